@@ -1,0 +1,1 @@
+"""Benchmarking and correctness harness for attention kernels."""

@@ -1,0 +1,105 @@
+"""What a backend is, and what flows through it. Imports no torch: the reading half lists backends too."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnbench.case import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What the reference quantizer made of q, k, v: e4m3 tensors in the layout of the originals, and fp32 descales.
+
+    Descales by scaling: tensor (1,), head (batch, heads), token (batch, seqlen, heads),
+    block (batch, ceil(seqlen / block_size), heads); none: ones of shape (1,). With Hadamard, q and k are rotated.
+    Real value = stored value x descale.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    q_descale: Tensor
+    k_descale: Tensor
+    v_descale: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """q (batch, seqlen_q, num_heads, head_dim), k (batch, seqlen_k, num_heads_kv, head_dim), v (..., head_dim_v).
+
+    For e4m3 these are the bf16 originals, and `quantized` holds what the reference quantizer made of them.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    quantized: Quantized | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """out (batch, seqlen_q, num_heads, head_dim_v) in the case's output dtype; lse (batch, num_heads, seqlen_q) fp32,
+    None where the backend gives none; dq, dk, dv for backward."""
+
+    out: Tensor
+    lse: Tensor | None = None
+    dq: Tensor | None = None
+    dk: Tensor | None = None
+    dv: Tensor | None = None
+
+
+Call = Callable[[], Outputs]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One way to compute attention. Only these members are required; `trait` reads the optional ones.
+
+    Optional: devices (default cpu and cuda), accumulator (fp32), own_quantizer (False: starts from the quantized
+    tensors), partials_16bit (False), extra_bytes(case) (0: memory beyond inputs and outputs),
+    kernel_facts(case) (None: what goes into the record's `kernel`).
+    """
+
+    name: str
+    deterministic: bool  # bitwise repeatable
+
+    def version(self) -> str: ...
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run on this machine, with the way out; None when it can. Cheap: no torch, no CUDA context."""
+
+    def unsupported(self, case: Case) -> str | None:
+        """Why it cannot answer this case; None when it can."""
+
+    def prepare(self, case: Case, inputs: Inputs) -> Call:
+        """Does everything untimed and returns the call that is timed. One `prepare` per set of inputs."""
+
+
+_TRAITS: Mapping[str, Any] = {
+    "deterministic": True,
+    "devices": ("cpu", "cuda"),
+    "accumulator": "fp32",
+    "own_quantizer": False,
+    "partials_16bit": False,
+}
+
+
+def trait(backend: Backend, name: str) -> Any:
+    """An optional attribute of a backend, or its default."""
+    return getattr(backend, name, _TRAITS[name])
+
+
+def extra_bytes(backend: Backend, case: Case) -> int:
+    """Device memory that a call needs beyond its inputs and outputs; 0 where the backend does not say."""
+    method = getattr(backend, "extra_bytes", None)
+    return int(method(case)) if method else 0
+
+
+def kernel_facts(backend: Backend, case: Case) -> Mapping[str, Any] | None:
+    """What is known of the machine code behind this case (registers, spills, instructions), for the record."""
+    method = getattr(backend, "kernel_facts", None)
+    return method(case) if method else None

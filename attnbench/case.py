@@ -1,0 +1,178 @@
+"""A case: one attention problem. The glossary of the whole project.
+
+| term | means |
+|---|---|
+| seqlen_q, seqlen_k | query and key length |
+| num_heads, num_heads_kv | query heads and key/value heads; the GQA ratio is their quotient |
+| head_dim, head_dim_v | d of q and k; d of v and the output |
+| layout | (batch, seqlen, heads, head_dim), last dimension contiguous |
+| causal | bottom-right aligned: query i sees key j when j <= i + seqlen_k - seqlen_q |
+| softmax_scale | multiplies q k^T; None means head_dim**-0.5 |
+| lse | natural log of the row sum of exp(scaled scores), fp32, (batch, num_heads, seqlen_q); -inf for a row that sees no key, whose output is 0 |
+| descale | real value = stored value x descale, fp32 |
+| dtype | fp16, bf16, e4m3 (an e4m3 case returns bf16) |
+| scaling, block_size, hadamard, p_scale | how the reference quantizer makes the e4m3 tensors, and the scale of P before it is rounded |
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Mapping
+
+DTYPES = ("fp16", "bf16", "e4m3")
+SCALINGS = ("none", "tensor", "head", "token", "block")
+# DeepSeek's MLA in its latent form (576 = 512 + 64) is the largest head_dim that a published attention kernel takes.
+MAX_HEAD_DIM = 576
+# Sizes beyond this overflow the 32-bit lengths of every kernel interface in the field.
+MAX_SIZE = 2**31 - 1
+
+REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
+FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
+RESERVED = ("pass", "window", "mask", "seqlens", "page_size", "num_splits")
+
+
+class CaseError(ValueError):
+    """A case that cannot exist; the message names the field, the value and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One attention problem; see the module's glossary. Build it with `Case.make`, which fills and checks."""
+
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    num_heads: int
+    num_heads_kv: int
+    head_dim: int
+    head_dim_v: int
+    dtype: str = "bf16"
+    causal: bool = False
+    inputs: str = "normal"
+    seed: int = 0
+    scaling: str = "head"
+    block_size: int = 128
+    hadamard: bool = False
+    p_scale: float = 256
+    softmax_scale: float | None = None
+
+    @classmethod
+    def make(cls, **values: Any) -> Case:
+        """A checked case. `seqlen` sets both lengths; num_heads_kv and head_dim_v default to their counterparts.
+
+        Raises CaseError for anything that cannot be a case.
+        """
+        _complete(values)
+        _check_sizes(values)
+        _check_names(values)
+        return cls(**values)
+
+    @property
+    def scale(self) -> float:
+        """The softmax scale that applies."""
+        return self.head_dim**-0.5 if self.softmax_scale is None else self.softmax_scale
+
+    @property
+    def is_fp8(self) -> bool:
+        return self.dtype == "e4m3"
+
+    @property
+    def key(self) -> str:
+        """Readable, stable name: `bf16-d128-h16.4-b4-q4096-k4096-causal-normal.0`, then every non-default extra."""
+        dims = str(self.head_dim) if self.head_dim_v == self.head_dim else f"{self.head_dim}.{self.head_dim_v}"
+        heads = str(self.num_heads) if self.num_heads_kv == self.num_heads else f"{self.num_heads}.{self.num_heads_kv}"
+        key = (
+            f"{self.dtype}-d{dims}-h{heads}-b{self.batch}-q{self.seqlen_q}-k{self.seqlen_k}"
+            f"-{'causal' if self.causal else 'full'}-{self.inputs}.{self.seed}"
+        )
+        if self.dtype == "e4m3":
+            for name in FP8_FIELDS:
+                value = getattr(self, name)
+                if value != DEFAULTS[name]:
+                    key += f"-{name}={_plain(value)}"
+        if self.softmax_scale is not None and self.softmax_scale != self.head_dim**-0.5:
+            key += f"-softmax_scale={_plain(self.softmax_scale)}"
+        return key
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+FIELDS = tuple(field.name for field in fields(Case))
+DEFAULTS: Mapping[str, Any] = {
+    "dtype": "bf16", "causal": False, "inputs": "normal", "seed": 0,
+    "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256, "softmax_scale": None,
+}  # fmt: skip
+_POSITIVE = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size")
+
+
+def _complete(values: dict[str, Any]) -> None:
+    """Fills, in place, what follows from the other fields."""
+    if "seqlen" in values:
+        seqlen = values.pop("seqlen")
+        values.setdefault("seqlen_q", seqlen)
+        values.setdefault("seqlen_k", seqlen)
+    for name in values:
+        if name in RESERVED:
+            raise CaseError(f'"{name}" is reserved for a later version and cannot be set yet; remove it')
+        if name not in FIELDS:
+            raise CaseError(f'unknown field "{name}"; the fields are {", ".join(FIELDS)}')
+    for name in REQUIRED:
+        if values.get(name) is None:
+            raise CaseError(f'"{name}" is required and missing')
+    if values.get("num_heads_kv") is None:
+        values["num_heads_kv"] = values["num_heads"]
+    if values.get("head_dim_v") is None:
+        values["head_dim_v"] = values["head_dim"]
+
+
+def _check_sizes(values: dict[str, Any]) -> None:
+    for name in _POSITIVE:
+        value = values.get(name, 1)
+        if type(value) is not int:
+            raise CaseError(f"{name} must be a whole number, not {value!r}")
+        if not 1 <= value <= MAX_SIZE:
+            raise CaseError(f"{name} must be between 1 and {MAX_SIZE}, not {value}")
+    for name in ("head_dim", "head_dim_v"):
+        if values[name] > MAX_HEAD_DIM:
+            raise CaseError(f"{name} {values[name]} is above {MAX_HEAD_DIM}, the largest that any backend takes")
+    if values["num_heads"] % values["num_heads_kv"]:
+        raise CaseError(
+            f"num_heads {values['num_heads']} is not a multiple of num_heads_kv {values['num_heads_kv']}; "
+            "grouped-query attention needs a whole ratio"
+        )
+
+
+def _check_names(values: dict[str, Any]) -> None:
+    for name, allowed in (("dtype", DTYPES), ("scaling", SCALINGS)):
+        if values.get(name, allowed[0]) not in allowed:
+            raise CaseError(f"{name} must be one of {', '.join(allowed)}, not {values[name]!r}")
+    for name in ("causal", "hadamard"):
+        if type(values.get(name, False)) is not bool:
+            raise CaseError(f"{name} must be true or false, not {values[name]!r}")
+    if type(values.get("seed", 0)) is not int or values.get("seed", 0) < 0:
+        raise CaseError(f"seed must be a whole number from 0, not {values['seed']!r}")
+    for name in ("p_scale", "softmax_scale"):
+        value = values.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):
+            raise CaseError(f"{name} must be a positive number, not {value!r}")
+    if values.get("dtype", "bf16") != "e4m3":
+        for name in FP8_FIELDS:
+            if values.get(name, DEFAULTS[name]) != DEFAULTS[name]:
+                raise CaseError(f'{name} applies to dtype e4m3 only, not to {values.get("dtype", "bf16")}')
+    if values.get("hadamard") and values["head_dim"] & (values["head_dim"] - 1):
+        raise CaseError(f"hadamard needs a head_dim that is a power of two, not {values['head_dim']}")
+
+
+def _plain(value: Any) -> str:
+    if value is True:
+        return "on"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool) -> int:
+    """Query-key pairs that one head attends, exactly. Causal is bottom-right aligned."""
+    if not causal:
+        return seqlen_q * seqlen_k
+    if seqlen_q <= seqlen_k:
+        return seqlen_q * (2 * seqlen_k - seqlen_q + 1) // 2
+    return seqlen_k * (seqlen_k + 1) // 2

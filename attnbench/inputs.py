@@ -1,0 +1,157 @@
+"""Input distributions: how q, k and v of a case are drawn. Importing this module does not import torch.
+
+Tensors are drawn in fp32 on the CPU from a generator seeded by (distribution, seed, tensor, input set), so that every
+machine checks the same numbers, then rounded to the case's dtype (e4m3 cases: bf16 originals, quantized by `quantize`).
+"""
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Callable, NamedTuple
+
+from attnbench.backend import Inputs
+from attnbench.case import Case
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# FlashAttention-3 paper (arXiv 2407.08608), section 4.3: N(0, 1) + N(0, 100) * Bernoulli(0.001), 100 being a variance.
+OUTLIER_PROBABILITY = 0.001
+OUTLIER_STD = 10.0
+# Language models show a few channels of q and k far above the rest (LLM.int8(), arXiv 2208.07339, section 4).
+OUTLIER_CHANNELS = 4
+CHANNEL_GAIN = 10.0
+# Attention sink (arXiv 2309.17453): the first key collects most of the weight; a logit about 6 above the rest does that.
+SINK_LOGIT = 6.0
+# Scaled logits reach about +-LARGE_LOGIT, far outside what exp can take without the running maximum.
+LARGE_LOGIT = 1000.0
+# Needle logits stand this far above the rest: exp(-60) vanishes in every dtype, so retrieval is exact.
+NEEDLE_LOGIT = 60.0
+
+
+class Draw(NamedTuple):
+    """What a distribution works with: fp32 q, k, v in the layout of Inputs, and the case. Changed in place."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    case: Case
+    generator: torch.Generator
+
+
+class Distribution(NamedTuple):
+    about: str
+    apply: Callable[[Draw], None]
+
+
+def _normal(draw: Draw) -> None:
+    """Plain N(0, 1), which is what the tensors already hold."""
+
+
+def _outliers(draw: Draw) -> None:
+    import torch
+
+    for tensor in (draw.q, draw.k, draw.v):
+        hit = torch.rand(tensor.shape, generator=draw.generator) < OUTLIER_PROBABILITY
+        tensor += hit * torch.randn(tensor.shape, generator=draw.generator) * OUTLIER_STD
+
+
+def _channel_outliers(draw: Draw) -> None:
+    import torch
+
+    channels = torch.randperm(draw.q.shape[-1], generator=draw.generator)[:OUTLIER_CHANNELS]
+    draw.q[..., channels] *= CHANNEL_GAIN**0.5
+    draw.k[..., channels] *= CHANNEL_GAIN
+
+
+def _sink(draw: Draw) -> None:
+    """Key 0 gets a common direction that every query shares, so that its scaled logit stands SINK_LOGIT above."""
+    draw.q += 1.0
+    draw.k[:, 0] = SINK_LOGIT / (draw.case.scale * draw.q.shape[-1])
+
+
+def _large_logits(draw: Draw) -> None:
+    """Scaled logits with a standard deviation of a quarter of LARGE_LOGIT."""
+    gain = (LARGE_LOGIT / 4 / (draw.case.scale * draw.q.shape[-1] ** 0.5)) ** 0.5
+    draw.q.mul_(gain)
+    draw.k.mul_(gain)
+
+
+def _rising(draw: Draw) -> None:
+    """Logits rise with the key index, so that every key tile brings a new running maximum."""
+    _ramp(draw, rising=True)
+
+
+def _falling(draw: Draw) -> None:
+    """Logits fall with the key index, so that the first tile's maximum must survive."""
+    _ramp(draw, rising=False)
+
+
+def _ramp(draw: Draw, rising: bool) -> None:
+    import torch
+
+    seqlen_k, head_dim = draw.k.shape[1], draw.k.shape[-1]
+    ramp = torch.linspace(0.0, 40.0, seqlen_k)
+    ramp = ramp if rising else ramp.flip(0)
+    draw.q[..., 0] = 1.0 / (draw.case.scale * head_dim**0.5)
+    draw.k[..., 0] = ramp[None, :, None] * head_dim**0.5
+
+
+def _needle(draw: Draw) -> None:
+    """Query i matches one key only: the last it may see (causal), else key i modulo seqlen_k; out row = that v row.
+
+    A mask that is off by one retrieves another row or none at all. Keys are random signs; the other logits of a row
+    are at least NEEDLE_LOGIT below in expectation, since unrelated sign vectors are nearly orthogonal.
+    """
+    import torch
+
+    case, head_dim = draw.case, draw.k.shape[-1]
+    draw.k.copy_(torch.randint(0, 2, draw.k.shape, generator=draw.generator) * 2.0 - 1.0)
+    rows = torch.arange(case.seqlen_q)
+    target = rows + case.seqlen_k - case.seqlen_q if case.causal else rows % case.seqlen_k
+    keys = draw.k[:, target.clamp(min=0)]
+    ratio = case.num_heads // case.num_heads_kv
+    draw.q.copy_(keys.repeat_interleave(ratio, dim=2) * (4 * NEEDLE_LOGIT / (case.scale * head_dim)))
+
+
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "normal": Distribution("N(0, 1)", _normal),
+    "outliers": Distribution("N(0, 1) + N(0, 100) * Bernoulli(0.001), the FlashAttention-3 paper's error test", _outliers),
+    "channel_outliers": Distribution("N(0, 1) with 4 channels of q and k far above the rest", _channel_outliers),
+    "sink": Distribution("N(0, 1) with a first key that collects most of the weight", _sink),
+    "large_logits": Distribution("scaled logits up to about 1000", _large_logits),
+    "rising": Distribution("logits rise with the key index: a new running maximum in every key tile", _rising),
+    "falling": Distribution("logits fall with the key index: the first maximum must survive", _falling),
+    "needle": Distribution("each query matches one key, the last it may see when causal", _needle),
+}
+
+
+def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
+    """The inputs of a case. Further input sets (for cache rotation) are other draws of the same distribution.
+
+    Raises KeyError for an unknown distribution (suites are checked for that beforehand).
+    """
+    import torch
+
+    from attnbench.quantize import quantize
+
+    q = _randn(case, "q", input_set, case.seqlen_q, case.num_heads, case.head_dim)
+    k = _randn(case, "k", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim)
+    v = _randn(case, "v", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim_v)
+    DISTRIBUTIONS[case.inputs].apply(Draw(q, k, v, case, _generator(case, "more", input_set)))
+    dtype = torch.float16 if case.dtype == "fp16" else torch.bfloat16
+    q, k, v = (tensor.to(dtype).to(device) for tensor in (q, k, v))
+    return Inputs(q, k, v, quantize(q, k, v, case) if case.is_fp8 else None)
+
+
+def _randn(case: Case, name: str, input_set: int, seqlen: int, heads: int, dim: int) -> Tensor:
+    import torch
+
+    return torch.randn((case.batch, seqlen, heads, dim), generator=_generator(case, name, input_set))
+
+
+def _generator(case: Case, name: str, input_set: int) -> torch.Generator:
+    import torch
+
+    seed = zlib.crc32(f"{case.inputs}.{case.seed}.{name}.{input_set}".encode())
+    return torch.Generator().manual_seed(seed)

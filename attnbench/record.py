@@ -1,0 +1,214 @@
+"""A record: one fact about one backend on one case. Stored raw, never edited.
+
+The types make untruths unwritable: a measurement exists only on a record that passed its checks, an incorrect record
+says which rule failed, an unsupported one says why, an error says its kind.
+"""
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Mapping
+
+from attnbench.case import Case
+
+SCHEMA = 1
+STATUSES = ("ok", "incorrect", "unsupported", "error")
+KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
+
+
+class RecordError(ValueError):
+    """A record that would state something untrue, or a stored line that is no record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule and how it went. `value` and `limit` are in the rule's own unit (relative errors have none)."""
+
+    rule: str
+    value: float
+    limit: float
+    passed: bool
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f" at {self.where}" if self.where else ""
+        return f"{self.rule} {self.value:.3g}, limit {self.limit:.3g}{place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How the outputs compare with the fp64 oracle.
+
+    coverage: "full", or "sampled" where only some query rows were compared; rows: query rows compared, over all heads.
+    checks: every rule that was applied, in order. values: figures without a limit of their own (bias, cosine, the
+    e4m3 errors E1, E2, E3, the eager reference's errors that the limits derive from). recheck: what was verified again
+    on the last timed buffers and on fresh inputs after timing ("" where nothing was timed).
+    """
+
+    coverage: str
+    rows: int
+    checks: tuple[Check, ...]
+    values: Mapping[str, float] = field(default_factory=dict)
+    recheck: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Samples taken without interruption: seconds per call, in time order, at most 512 of `sample_count` kept."""
+
+    samples_s: tuple[float, ...]
+    sample_count: int
+    process: int = 0
+    round: int = 0
+    arm: str = ""
+    start_s: float = 0.0  # seconds since the epoch at the block's first sample
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Raw timing. Each sample is the mean over `calls_per_sample` back-to-back calls.
+
+    outliers: (block, sample) pairs whose modified Z score is over 10; flagged, never removed.
+    unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
+    prep_s: everything untimed that `prepare` did; compile_s: the first call beyond a later one (compilation, autotuning).
+    peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
+    input_sets: how many input sets were rotated, so that the cache is cold.
+    """
+
+    blocks: tuple[Block, ...]
+    timer: str
+    regime: str
+    cache: str
+    calls_per_sample: int
+    converged: bool
+    unmet: tuple[str, ...] = ()
+    outliers: tuple[tuple[int, int], ...] = ()
+    input_sets: int = 1
+    warmup_s: float = 0.0
+    prep_s: float = 0.0
+    compile_s: float = 0.0
+    peak_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.blocks or not any(block.samples_s for block in self.blocks):
+            raise RecordError("a measurement without samples; missing is never zero")
+        for block in self.blocks:
+            if not all(sample > 0 and math.isfinite(sample) for sample in block.samples_s):
+                raise RecordError("a measurement holds a sample that is not a positive, finite number of seconds")
+
+    @property
+    def samples_s(self) -> tuple[float, ...]:
+        """All kept samples, in time order."""
+        return tuple(sample for block in self.blocks for sample in block.samples_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One case on one backend. `measurement` only with status ok; see design rules in `__post_init__`."""
+
+    case: Case
+    backend: str
+    backend_version: str
+    status: str
+    kind: str | None = None
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
+    measurement: Measurement | None = None
+    kernel: Mapping[str, Any] | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise RecordError(f"unknown status {self.status!r}; one of {', '.join(STATUSES)}")
+        if (self.status == "error") != (self.kind is not None):
+            raise RecordError(f"kind goes with status error and with nothing else (status {self.status}, kind {self.kind})")
+        if self.kind is not None and self.kind not in KINDS:
+            raise RecordError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
+        if self.status != "ok" and not self.reason:
+            raise RecordError(f"a record with status {self.status} must say why")
+        if self.status in ("ok", "incorrect") and self.accuracy is None:
+            raise RecordError(f"a record with status {self.status} must carry the accuracy that says so")
+        if self.measurement is not None and self.status != "ok":
+            raise RecordError(f"a measurement on a record with status {self.status}: only a checked result is timed")
+        if self.status == "ok" and not self.accuracy.passed:
+            raise RecordError("status ok with a failed check")
+        if self.status == "unsupported" and self.accuracy is not None:
+            raise RecordError("an unsupported case has nothing to judge")
+
+    @property
+    def case_key(self) -> str:
+        return self.case.key
+
+    def to_json(self) -> str:
+        """One line of JSON. Non-finite numbers are written as the strings "NaN", "Infinity", "-Infinity"."""
+        row = asdict(self)
+        row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
+        return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """The record of one stored line. Raises RecordError when the line is no record of this schema."""
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RecordError(f"not JSON: {error}") from None
+        if not isinstance(row, dict) or row.get("schema") != SCHEMA:
+            found = row.get("schema") if isinstance(row, dict) else type(row).__name__
+            raise RecordError(f"schema {found!r}; this version reads schema {SCHEMA}")
+        try:
+            return cls._from_row(row)
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"not a record: {error!r}") from None
+
+    @classmethod
+    def _from_row(cls, row: dict[str, Any]) -> Record:
+        row = dict(row)
+        row.pop("case_key", None)
+        case, accuracy, measurement = Case.make(**row.pop("case")), row.pop("accuracy"), row.pop("measurement")
+        return cls(
+            case=case,
+            accuracy=None if accuracy is None else _accuracy(accuracy),
+            measurement=None if measurement is None else _measurement(measurement),
+            warnings=tuple(row.pop("warnings", ())),
+            **row,
+        )
+
+
+def _accuracy(row: dict[str, Any]) -> Accuracy:
+    checks = tuple(Check(**{**check, "value": _number(check["value"]), "limit": _number(check["limit"])}) for check in row["checks"])
+    values = {name: _number(value) for name, value in row["values"].items()}
+    return Accuracy(row["coverage"], row["rows"], checks, values, row["recheck"])
+
+
+def _measurement(row: dict[str, Any]) -> Measurement:
+    blocks = tuple(Block(**{**block, "samples_s": tuple(block["samples_s"])}) for block in row["blocks"])
+    outliers = tuple(tuple(pair) for pair in row["outliers"])
+    return Measurement(**{**row, "blocks": blocks, "unmet": tuple(row["unmet"]), "outliers": outliers})
+
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _finite(value: Any) -> Any:
+    """The same value with non-finite floats named by strings, which every JSON reader takes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _number(value: float | str) -> float:
+    return _NON_FINITE[value] if isinstance(value, str) else value
