@@ -1,0 +1,172 @@
+"""Run directories: `environment.json`, `suite.yaml` (resolved) and `records.jsonl`, one record a line.
+
+A record is appended and fsynced as soon as it exists, so neither Ctrl-C, `kill -9` nor a full disk loses one that was
+taken. One writer at a time holds the directory's lock; the lock ends with the process, however it ends.
+"""
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from attnbench.record import Record, RecordError
+
+RECORDS = "records.jsonl"
+ENVIRONMENT = "environment.json"
+SUITE = "suite.yaml"
+LOCK = ".lock"
+
+
+class StoreError(Exception):
+    """A run directory that cannot be used as asked; the message names it and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory as read. problems: lines that are no records, named by number; the rest is used."""
+
+    path: Path
+    name: str
+    environment: dict[str, Any]
+    suite_text: str
+    records: tuple[Record, ...]
+    problems: tuple[str, ...] = ()
+
+
+def is_run(path: Path) -> bool:
+    return (Path(path) / RECORDS).is_file()
+
+
+def read(path: str | Path) -> Run:
+    """The run at `path`. Raises StoreError where there is no run, or one of another schema."""
+    path = Path(path)
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such run directory")
+    if not is_run(path):
+        raise StoreError(f"{path}: not a run directory (it has no {RECORDS})")
+    records, problems = _read_records(path / RECORDS)
+    if problems and not records and all("schema" in problem for problem in problems):
+        raise StoreError(f"{path}: {problems[0]}; read it with the version of attnbench that wrote it")
+    return Run(
+        path=path,
+        name=path.resolve().name,
+        environment=_read_environment(path / ENVIRONMENT),
+        suite_text=(path / SUITE).read_text() if (path / SUITE).is_file() else "",
+        records=tuple(records),
+        problems=tuple(problems),
+    )
+
+
+def _read_records(path: Path) -> tuple[list[Record], list[str]]:
+    records, problems = [], []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                problems.append(f"{path.name}:{number}: truncated line, left out")
+                continue
+            try:
+                records.append(Record.from_json(line.decode()))
+            except (RecordError, ValueError) as error:
+                problems.append(f"{path.name}:{number}: {error}")
+    return records, problems
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise StoreError(f"{path}: not JSON ({error}); remove it to read the records without their environment") from None
+
+
+class Writer:
+    """Appends records to one run directory; holds its lock until `close`."""
+
+    def __init__(self, path: Path, lock: IO[str], records: IO[bytes], taken: tuple[Record, ...]):
+        self.path = path
+        self.taken = taken
+        self._lock = lock
+        self._records = records
+
+    @classmethod
+    def create(cls, path: Path, environment: dict[str, Any], suite_text: str) -> Writer:
+        """A new run directory. Raises StoreError when `path` exists and is not empty."""
+        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+            raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
+            write_file(path / SUITE, suite_text)
+            return cls(path, lock, (path / RECORDS).open("ab", buffering=0), ())
+        except OSError as error:
+            raise StoreError(f"cannot write the run directory {path}: {error.strerror}") from None
+
+    @classmethod
+    def resume(cls, path: Path, environment: dict[str, Any]) -> Writer:
+        """The run at `path`, to be continued; a last line cut short is dropped. Keeps earlier environments.
+
+        Raises StoreError when another process writes into it, or when its lines cannot all be read.
+        """
+        run = read(path)
+        unreadable = [problem for problem in run.problems if "truncated" not in problem]
+        if unreadable:
+            raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
+        lock = _lock(path)
+        run = read(path)  # again, now that nobody else can append
+        records = (path / RECORDS).open("r+b", buffering=0)
+        records.truncate(_complete_length(records))
+        records.seek(0, os.SEEK_END)
+        merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
+        write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
+        return cls(path, lock, records, run.records)
+
+    def append(self, record: Record) -> None:
+        """Appends and fsyncs. Raises StoreError on a full disk; what was appended before stays whole."""
+        line = record.to_json().encode() + b"\n"
+        start = self._records.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):
+                written += self._records.write(line[written:])
+            os.fsync(self._records.fileno())
+        except OSError as error:
+            self._records.truncate(start)
+            raise StoreError(
+                f"{self.path}: cannot write a record ({error.strerror}); every earlier record is safe. "
+                f"Make room, then continue with --resume {self.path}"
+            ) from None
+
+    def close(self) -> None:
+        self._records.close()
+        self._lock.close()
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a whole file or nothing: a temporary beside it, fsynced, then renamed."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _lock(path: Path) -> IO[str]:
+    lock = (path / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StoreError(f"{path}: another attnbench is writing into it; wait for it, or choose another --out") from None
+    return lock
+
+
+def _complete_length(records: IO[bytes]) -> int:
+    """Bytes up to and including the last line break."""
+    records.seek(0)
+    return records.read().rfind(b"\n") + 1
