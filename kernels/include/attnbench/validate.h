@@ -144,7 +144,7 @@ inline int32_t check_sizes(const AttnbenchForwardArgs& args, const Reason& reaso
   const int64_t tiles_per_head = (int64_t{args.seqlen_q} + SMALLEST_TILE_M - 1) / SMALLEST_TILE_M;
   if (int64_t{args.batch} * args.num_heads > LARGEST_GRID / tiles_per_head) {
     return reason.refuse(ATTNBENCH_TOO_LARGE,
-                         "batch %d x num_heads %d x seqlen_q %d: more than 2^31 - 1 tiles of 64 rows", 
+                         "batch %d x num_heads %d x seqlen_q %d: more than 2^31 - 1 tiles of 64 rows", args.batch,
                          args.num_heads, args.seqlen_q);
   }
   return ATTNBENCH_OK;
