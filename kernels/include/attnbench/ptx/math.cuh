@@ -1,0 +1,30 @@
+// Approximate fp32 functions of the multi-function unit (PTX ISA, "ex2", "lg2", "rcp"). Subnormals flush to zero:
+// without .ftz each ex2 costs three more instructions for range handling.
+#pragma once
+
+#include <attnbench/device.cuh>
+
+namespace attnbench::ptx {
+
+// 2^x, relative error at most 2^-22; ex2(-inf) = +0.
+ATTNBENCH_DEVICE float ex2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// log2(x); lg2(+0) = -inf.
+ATTNBENCH_DEVICE float lg2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x, at most 1 ulp; reciprocal(+0) = +inf.
+ATTNBENCH_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace attnbench::ptx
