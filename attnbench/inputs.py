@@ -66,7 +66,7 @@ def _channel_outliers(draw: Draw) -> None:
 
 def _sink(draw: Draw) -> None:
     """Key 0 gets a common direction that every query shares, so that its scaled logit stands SINK_LOGIT above."""
-    draw.q += 1.0
+    draw.q.add_(1.0)
     draw.k[:, 0] = SINK_LOGIT / (draw.case.scale * draw.q.shape[-1])
 
 

@@ -1,7 +1,7 @@
 """Run directories: `environment.json`, `suite.yaml` (resolved) and `records.jsonl`, one record a line.
 
 A record is appended and fsynced as soon as it exists, so neither Ctrl-C, `kill -9` nor a full disk loses one that was
-taken. One writer at a time holds the directory's lock; the lock ends with the process, however it ends.
+taken. One writer at a time holds a lock on the directory; the lock ends with the process, however it ends.
 """
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from attnbench.record import Record, RecordError
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"
 SUITE = "suite.yaml"
-LOCK = ".lock"
 
 
 class StoreError(Exception):
@@ -86,7 +85,7 @@ def _read_environment(path: Path) -> dict[str, Any]:
 class Writer:
     """Appends records to one run directory; holds its lock until `close`."""
 
-    def __init__(self, path: Path, lock: IO[str], records: IO[bytes], taken: tuple[Record, ...]):
+    def __init__(self, path: Path, lock: int, records: IO[bytes], taken: tuple[Record, ...]):
         self.path = path
         self.taken = taken
         self._lock = lock
@@ -95,7 +94,7 @@ class Writer:
     @classmethod
     def create(cls, path: Path, environment: dict[str, Any], suite_text: str) -> Writer:
         """A new run directory. Raises StoreError when `path` exists and is not empty."""
-        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -118,11 +117,13 @@ class Writer:
             raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
         lock = _lock(path)
         run = read(path)  # again, now that nobody else can append
-        records = (path / RECORDS).open("r+b", buffering=0)
-        records.truncate(_complete_length(records))
-        records.seek(0, os.SEEK_END)
         merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
-        write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
+        try:
+            records = (path / RECORDS).open("r+b", buffering=0)
+            records.truncate(_complete_length(records))
+            write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot continue the run directory {path}: {error.strerror}") from None
         return cls(path, lock, records, run.records)
 
     def append(self, record: Record) -> None:
@@ -143,7 +144,7 @@ class Writer:
 
     def close(self) -> None:
         self._records.close()
-        self._lock.close()
+        os.close(self._lock)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -156,14 +157,15 @@ def write_file(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _lock(path: Path) -> IO[str]:
-    lock = (path / LOCK).open("w")
+def _lock(path: Path) -> int:
+    """A file descriptor of the directory that holds its exclusive lock; closing it gives the lock back."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
+        os.close(directory)
         raise StoreError(f"{path}: another attnbench is writing into it; wait for it, or choose another --out") from None
-    return lock
+    return directory
 
 
 def _complete_length(records: IO[bytes]) -> int:

@@ -1,0 +1,41 @@
+"""The e4m3 pipeline of a fused kernel, emulated in fp32: what the scheme itself costs, without a kernel's bugs.
+
+Starts from the reference quantizer's tensors; key tiles in order, a running maximum, P times p_scale rounded to e4m3.
+Runs anywhere torch does. Its time says nothing about FP8 hardware.
+"""
+from __future__ import annotations
+
+from attnbench.backend import Call, Inputs, Outputs
+from attnbench.case import Case
+
+
+class Fp8Emulated:
+    name = "fp8_emulated"
+    deterministic = True
+    devices = ("cpu", "cuda")
+    accumulator = "fp32"
+
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        return f"torch {version('torch')}"
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def unsupported(self, case: Case) -> str | None:
+        return None if case.is_fp8 else f"it emulates e4m3 only, not {case.dtype}"
+
+    def prepare(self, case: Case, inputs: Inputs) -> Call:
+        from attnbench.reference import choose_rows, eager
+
+        rows = choose_rows(case, "full", inputs.q.device)
+
+        def call() -> Outputs:
+            result = eager(case, inputs, rows, self.accumulator)
+            return Outputs(result.out.transpose(1, 2).to(inputs.q.dtype), result.lse.float())
+
+        return call
+
+
+BACKENDS = (Fp8Emulated(),)

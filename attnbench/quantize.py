@@ -1,0 +1,76 @@
+"""The reference quantizer: bf16 q, k, v to e4m3 with fp32 descales, per tensor, head, token or block.
+
+Scheme names as in the FlashAttention-3 paper (arXiv 2407.08608, section 3.3): block quantization keeps one scale per
+tile of rows; incoherent processing rotates q and k first (see `hadamard`).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnbench.backend import Quantized
+from attnbench.case import Case
+from attnbench.hadamard import rotate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+E4M3_MAX = 448.0
+
+
+def quantize(q: Tensor, k: Tensor, v: Tensor, case: Case) -> Quantized:
+    """e4m3 tensors in the layout of the originals and their descales (shapes: see `Quantized`).
+
+    The sign seed of the rotation is the case's seed.
+    """
+    q, k, v = (tensor.float() for tensor in (q, k, v))
+    if case.hadamard:
+        q, k = rotate(q, case.seed), rotate(k, case.seed)
+    pairs = [quantize_tensor(tensor, case.scaling, case.block_size) for tensor in (q, k, v)]
+    return Quantized(*(stored for stored, _ in pairs), *(descale for _, descale in pairs))
+
+
+def quantize_tensor(x: Tensor, scaling: str, block_size: int) -> tuple[Tensor, Tensor]:
+    """(e4m3 tensor, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
+
+    The largest magnitude of a group maps to 448; a group of zeros gets descale 1.
+    """
+    import torch
+
+    descale = _group_amax(x, scaling, block_size) / E4M3_MAX
+    descale = torch.where(descale == 0, torch.ones_like(descale), descale)
+    if scaling == "none":
+        descale = torch.ones_like(descale)
+    stored = (x / expand_descale(descale, x.shape, scaling, block_size)).clamp(-E4M3_MAX, E4M3_MAX)
+    return stored.to(torch.float8_e4m3fn), descale
+
+
+def _group_amax(x: Tensor, scaling: str, block_size: int) -> Tensor:
+    import torch
+
+    magnitude = x.abs()
+    if scaling in ("none", "tensor"):
+        return magnitude.amax().reshape(1)
+    if scaling == "head":
+        return magnitude.amax(dim=(1, 3))
+    per_token = magnitude.amax(dim=3)
+    if scaling == "token":
+        return per_token
+    blocks = -(-x.shape[1] // block_size)
+    padded = torch.nn.functional.pad(per_token, (0, 0, 0, blocks * block_size - x.shape[1]))
+    return padded.reshape(x.shape[0], blocks, block_size, x.shape[2]).amax(dim=2)
+
+
+def expand_descale(descale: Tensor, shape: tuple[int, ...], scaling: str, block_size: int) -> Tensor:
+    """The descale broadcast against a tensor of shape (batch, seqlen, heads, dim)."""
+    if scaling in ("none", "tensor"):
+        return descale.reshape(1, 1, 1, 1)
+    if scaling == "head":
+        return descale[:, None, :, None]
+    if scaling == "block":
+        descale = descale.repeat_interleave(block_size, dim=1)[:, : shape[1]]
+    return descale[..., None]
+
+
+def dequantize(stored: Tensor, descale: Tensor, case: Case) -> Tensor:
+    """stored x descale in fp32, (batch, seqlen, heads, dim)."""
+    return stored.float() * expand_descale(descale, stored.shape, case.scaling, case.block_size)

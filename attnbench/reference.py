@@ -1,0 +1,217 @@
+"""The fp64 oracle, and the same-precision eager reference whose error is the budget of every kernel.
+
+Both walk over query rows in chunks, so that extra memory does not grow with seqlen squared, and over the same rows:
+all of them up to FULL_SEQLEN, beyond that a stratified sample.
+
+The eager reference: scores and softmax in fp32, P rounded to the input dtype, products accumulated in fp32, the output
+rounded once. For e4m3 it is the emulated pipeline: key tiles in order, a running maximum, P times p_scale rounded to
+e4m3, and the accumulator that the kernel declares.
+"""
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Iterator
+
+from attnbench.accumulate import matmul_into
+from attnbench.backend import Inputs
+from attnbench.case import Case
+from attnbench.quantize import dequantize
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FULL_SEQLEN = 4096
+# Every tile height in use (64, 80, 96, 128, 192, 256) starts and ends near one of these rows or is hit by the random ones.
+SAMPLE_TILE = 64
+SAMPLE_RANDOM_ROWS = 64
+# fp64 scores held at once; three such arrays stay below 200 MiB of extra memory.
+CHUNK_BYTES = 32 * 2**20
+# Key tile of the emulated e4m3 pipeline.
+FP8_TILE_N = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which query rows are compared: index (batch, num_heads, rows), ascending; coverage is "full" or "sampled"."""
+
+    index: Tensor
+    coverage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention at the chosen rows: out (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows)."""
+
+    out: Tensor
+    lse: Tensor
+
+
+def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
+    """coverage "auto", "full" or "sampled"; auto is full up to FULL_SEQLEN queries.
+
+    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head.
+    """
+    import torch
+
+    if coverage == "auto":
+        coverage = "full" if case.seqlen_q <= FULL_SEQLEN else "sampled"
+    heads = (case.batch, case.num_heads, 1)
+    if coverage == "full":
+        return Rows(torch.arange(case.seqlen_q, device=device).repeat(*heads), coverage)
+    starts = torch.arange(0, case.seqlen_q, SAMPLE_TILE)
+    ends = (starts + SAMPLE_TILE - 1).clamp(max=case.seqlen_q - 1)
+    edges = torch.cat((starts, ends)).repeat(*heads)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"rows.{case.seed}".encode()))
+    drawn = torch.randint(0, case.seqlen_q, (*heads[:2], SAMPLE_RANDOM_ROWS), generator=generator)
+    return Rows(torch.cat((edges, drawn), dim=-1).sort(dim=-1).values.to(device), coverage)
+
+
+def visible_keys(case: Case, index: Tensor) -> Tensor:
+    """How many keys each query row sees, same shape as `index`."""
+    if not case.causal:
+        return index.new_full(index.shape, case.seqlen_k)
+    return (index + 1 + case.seqlen_k - case.seqlen_q).clamp(0, case.seqlen_k)
+
+
+def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> Attention:
+    """fp64 attention on the case's inputs: for e4m3 on the dequantized tensors, or on the originals when asked."""
+    import torch
+
+    q, k, v = _operands(case, inputs, originals)
+    result = _empty(case, rows, torch.float64)
+    for part in _parts(case, rows):
+        scores = (part.queries(q).double() * case.scale) @ part.keys(k).double().T
+        lse, total = _softmax_in_place(scores, part)
+        out = (scores @ part.keys(v).double()).div_(total)
+        part.store(result, out, lse)
+    return result
+
+
+def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
+    """The same-precision reference on the same inputs, its output rounded to the case's output dtype (held in fp64)."""
+    import torch
+
+    result = _empty(case, rows, torch.float64)
+    q, k, v = _operands(case, inputs, originals=False)
+    compute = _fp8_pipeline if case.is_fp8 else _eager_16bit
+    for part in _parts(case, rows):
+        out, lse = compute(case, part, q, k, v, accumulator)
+        part.store(result, out.to(inputs.q.dtype), lse)
+    return result
+
+
+def _eager_16bit(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
+    scores = (part.queries(q).float() @ part.keys(k).float().T).mul_(case.scale)
+    lse, total = _softmax_in_place(scores, part)
+    return scores.div_(total).to(v.dtype).float() @ part.keys(v).float(), lse
+
+
+def _fp8_pipeline(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
+    """Emulated e4m3 forward: running maximum over key tiles, P * p_scale rounded to e4m3, row sum of unrounded P."""
+    import torch
+
+    queries = part.queries(q)
+    maximum = queries.new_full((queries.shape[0], 1), -torch.inf)
+    total = queries.new_zeros((queries.shape[0], 1))
+    out = queries.new_zeros((queries.shape[0], v.shape[-1]))
+    for start in range(0, part.limit, FP8_TILE_N):
+        stop = min(start + FP8_TILE_N, part.limit)
+        keys = part.keys(k)[start:stop]
+        scores = matmul_into(queries.new_zeros((queries.shape[0], stop - start)), queries, keys.T, accumulator)
+        scores.mul_(case.scale).masked_fill_(part.hidden(start, stop), -torch.inf)
+        new_maximum = torch.maximum(maximum, scores.amax(dim=1, keepdim=True))
+        safe = new_maximum.masked_fill(new_maximum == -torch.inf, 0.0)
+        rescale = torch.exp(maximum - safe)
+        p = torch.exp(scores - safe)
+        total = total * rescale + p.sum(dim=1, keepdim=True)
+        p = (p * case.p_scale).clamp(max=448.0).to(torch.float8_e4m3fn).float()
+        out = matmul_into(out * rescale, p, part.keys(v)[start:stop], accumulator)
+        maximum = new_maximum
+    lse = (maximum + total.log()).squeeze(1)
+    return out / (total * case.p_scale).masked_fill(total == 0, 1.0), lse
+
+
+def _operands(case: Case, inputs: Inputs, originals: bool) -> tuple[Tensor, Tensor, Tensor]:
+    quantized = inputs.quantized
+    if quantized is None or originals:
+        return inputs.q, inputs.k, inputs.v
+    return (
+        dequantize(quantized.q, quantized.q_descale, case),
+        dequantize(quantized.k, quantized.k_descale, case),
+        dequantize(quantized.v, quantized.v_descale, case),
+    )
+
+
+def _softmax_in_place(scores: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+    """scores become exp(scores - max); returns lse (rows,) and the row sum (rows, 1), 1 where a row sees no key."""
+    import torch
+
+    if part.limit == 0:
+        return scores.new_full((scores.shape[0],), -torch.inf), scores.new_ones((scores.shape[0], 1))
+    scores.masked_fill_(part.hidden(0, part.limit), -torch.inf)
+    maximum = scores.amax(dim=1, keepdim=True)
+    scores.sub_(maximum.masked_fill(maximum == -torch.inf, 0.0)).exp_()
+    total = scores.sum(dim=1, keepdim=True)
+    return (maximum + total.log()).squeeze(1), total.masked_fill_(total == 0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A chunk of rows of the query heads that share one key/value head.
+
+    index (heads in the group, rows); visible: keys each flattened row sees, (heads * rows, 1); limit: the most of them.
+    """
+
+    batch: int
+    kv_head: int
+    heads: slice
+    chunk: slice
+    index: Tensor
+    visible: Tensor
+    limit: int
+
+    def queries(self, q: Tensor) -> Tensor:
+        """(heads * rows, head_dim)"""
+        group = q[self.batch, :, self.heads].transpose(0, 1)
+        rows = self.index[..., None].expand(-1, -1, q.shape[-1])
+        return group.gather(1, rows).reshape(-1, q.shape[-1])
+
+    def keys(self, x: Tensor) -> Tensor:
+        """(limit, dim) of k or v: only the keys that some row of the chunk sees."""
+        return x[self.batch, : self.limit, self.kv_head]
+
+    def hidden(self, start: int, stop: int) -> Tensor:
+        """True where a row must not see key start <= j < stop; (heads * rows, stop - start)"""
+        import torch
+
+        return torch.arange(start, stop, device=self.visible.device) >= self.visible
+
+    def store(self, result: Attention, out: Tensor, lse: Tensor) -> None:
+        shape = self.index.shape
+        result.out[self.batch, self.heads, self.chunk] = out.reshape(*shape, -1).to(result.out.dtype)
+        result.lse[self.batch, self.heads, self.chunk] = lse.reshape(shape).to(result.lse.dtype)
+
+
+def _parts(case: Case, rows: Rows) -> Iterator[Part]:
+    ratio = case.num_heads // case.num_heads_kv
+    count = rows.index.shape[-1]
+    step = max(1, CHUNK_BYTES // (8 * case.seqlen_k * ratio))
+    for batch in range(case.batch):
+        for kv_head in range(case.num_heads_kv):
+            heads = slice(kv_head * ratio, (kv_head + 1) * ratio)
+            for start in range(0, count, step):
+                chunk = slice(start, min(start + step, count))
+                index = rows.index[batch, heads, chunk]
+                visible = visible_keys(case, index)
+                limit = int(visible.max())
+                yield Part(batch, kv_head, heads, chunk, index, visible.reshape(-1, 1), limit)
+
+
+def _empty(case: Case, rows: Rows, dtype: torch.dtype) -> Attention:
+    import torch
+
+    shape = rows.index.shape
+    out = torch.empty((*shape, case.head_dim_v), dtype=dtype, device=rows.index.device)
+    return Attention(out, torch.empty(shape, dtype=dtype, device=rows.index.device))
