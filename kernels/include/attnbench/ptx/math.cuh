@@ -27,4 +27,10 @@ ATTNBENCH_DEVICE float reciprocal(float x) {
   return y;
 }
 
+// The larger of both; where one is NaN, the other.
+ATTNBENCH_DEVICE float maximum(float x, float y) { return fmaxf(x, y); }
+
+// x * y + z, rounded once.
+ATTNBENCH_DEVICE float multiply_add(float x, float y, float z) { return __fmaf_rn(x, y, z); }
+
 }  // namespace attnbench::ptx

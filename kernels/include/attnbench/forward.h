@@ -1,0 +1,76 @@
+// What every forward kernel gets at run time, and how the host makes it from the checked arguments of abi.h.
+#pragma once
+
+#include <attnbench/abi.h>
+#include <attnbench/host.h>
+#include <attnbench/layout.cuh>
+#include <attnbench/ptx/tma.cuh>
+
+#include <cstdint>
+
+namespace attnbench {
+
+// Run-time problem. Lengths count tokens.
+struct ForwardParams {
+  void* out;               // 16-bit elements, for kernels that store without TMA
+  int64_t out_strides[3];  // elements, (batch, seqlen, head)
+  float* lse;              // (batch, num_heads, seqlen_q), or nullptr
+  int batch;
+  int seqlen_q;
+  int seqlen_k;
+  int num_heads;
+  int heads_per_kv_head;  // num_heads / num_heads_kv
+  float scale_log2;       // softmax_scale * log2(e): exp(softmax_scale * s) = exp2(scale_log2 * s)
+};
+
+constexpr float LOG2_E = 1.44269504088896341f;
+
+inline ForwardParams forward_params(const AttnbenchForwardArgs& args) {
+  ForwardParams params;
+  params.out = args.out;
+  for (int i = 0; i < 3; ++i) params.out_strides[i] = args.out_strides[i];
+  params.lse = args.lse;
+  params.batch = args.batch;
+  params.seqlen_q = args.seqlen_q;
+  params.seqlen_k = args.seqlen_k;
+  params.num_heads = args.num_heads;
+  params.heads_per_kv_head = args.num_heads / args.num_heads_kv;
+  params.scale_log2 = args.softmax_scale * LOG2_E;
+  return params;
+}
+
+// One map per operand, boxes of 64 columns (one 128-byte panel of a 16-bit type) by a kernel's own number of rows.
+struct ForwardMaps {
+  ptx::TensorMap q, k, v, out;
+};
+
+// abi.h gives strides as (batch, seqlen, head); a tensor map counts from the inside: head_dim, seqlen, head, batch.
+inline int32_t encode_operand(ptx::TensorMap* map, Dtype dtype, const void* data, int64_t head_dim, int64_t seqlen,
+                              int64_t heads, int64_t batch, const int64_t abi_strides[3], int box_rows) {
+  const int64_t sizes[4] = {head_dim, seqlen, heads, batch};
+  const int64_t strides[3] = {abi_strides[1], abi_strides[2], abi_strides[0]};
+  const int box[4] = {panel_columns(dtype), box_rows, 1, 1};
+  return encode_tensor_map(map, dtype, data, sizes, strides, box);
+}
+
+// q_rows, kv_rows, out_rows: sequence rows of one copy (at most 256, the limit of a box dimension).
+inline int32_t encode_forward_maps(const AttnbenchForwardArgs& args, int q_rows, int kv_rows, int out_rows,
+                                   ForwardMaps* maps) {
+  const Dtype dtype = static_cast<Dtype>(args.dtype);
+  if (int32_t status = encode_operand(&maps->q, dtype, args.q, args.head_dim, args.seqlen_q, args.num_heads, args.batch,
+                                      args.q_strides, q_rows)) {
+    return status;
+  }
+  if (int32_t status = encode_operand(&maps->k, dtype, args.k, args.head_dim, args.seqlen_k, args.num_heads_kv,
+                                      args.batch, args.k_strides, kv_rows)) {
+    return status;
+  }
+  if (int32_t status = encode_operand(&maps->v, dtype, args.v, args.head_dim_v, args.seqlen_k, args.num_heads_kv,
+                                      args.batch, args.v_strides, kv_rows)) {
+    return status;
+  }
+  return encode_operand(&maps->out, dtype, args.out, args.head_dim_v, args.seqlen_q, args.num_heads, args.batch,
+                        args.out_strides, out_rows);
+}
+
+}  // namespace attnbench

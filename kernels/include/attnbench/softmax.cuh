@@ -1,0 +1,151 @@
+// Online softmax over score tiles in wgmma accumulator layout (Milakov and Gimelshein 2018; FlashAttention, Dao et al.
+// 2022, Algorithm 1). A thread holds two rows, r and r + 8; the four threads of a quad share them.
+#pragma once
+
+#include <attnbench/device.cuh>
+#include <attnbench/layout.cuh>
+#include <attnbench/mask.cuh>
+#include <attnbench/ptx/convert.cuh>
+#include <attnbench/ptx/math.cuh>
+#include <attnbench/ptx/warp.cuh>
+
+namespace attnbench {
+
+constexpr int ROWS_PER_THREAD = 2;
+constexpr float LN_2 = 0.69314718055994531f;
+
+// A row's maximum may stay behind the true one by up to this many powers of two, which saves most rescales of the
+// output (FlashAttention-4's conditional rescaling). The weights then reach 2^8, exact enough in fp16 and bf16, whose
+// relative precision does not depend on the size.
+// NOTE: not for e4m3, whose largest value is 448.
+constexpr float RESCALE_THRESHOLD_LOG2 = 8.0f;
+constexpr float RESCALE_ALWAYS = 0.0f;
+
+struct SoftmaxRows {
+  float maximum[ROWS_PER_THREAD];  // of the raw scores, or up to the threshold below; -inf: no key seen yet
+  float sum[ROWS_PER_THREAD];      // this thread's part of sum(exp2(scale_log2 * (score - maximum)))
+};
+
+// exp2 arguments are relative to this: 0 for a row without keys, since -inf - -inf is NaN.
+ATTNBENCH_DEVICE float finite_maximum(float maximum) { return maximum == NEGATIVE_INFINITY ? 0.0f : maximum; }
+
+// Largest of `start` and the row's scores in this thread. Two chains: one would wait on its own latency.
+template <int Registers>
+ATTNBENCH_DEVICE float thread_row_maximum(const float (&s)[Registers], int row, float start) {
+  float even = ptx::maximum(start, s[2 * row]);
+  float odd = s[2 * row + 1];
+  ATTNBENCH_UNROLL
+  for (int i = 4 + 2 * row; i < Registers; i += 4) {
+    even = ptx::maximum(even, s[i]);
+    odd = ptx::maximum(odd, s[i + 1]);
+  }
+  return ptx::maximum(even, odd);
+}
+
+ATTNBENCH_DEVICE float quad_maximum(float value) {
+  value = ptx::maximum(value, ptx::shuffle_xor(value, 1));
+  return ptx::maximum(value, ptx::shuffle_xor(value, 2));
+}
+
+ATTNBENCH_DEVICE float quad_sum(float value) {
+  value += ptx::shuffle_xor(value, 1);
+  return value + ptx::shuffle_xor(value, 2);
+}
+
+// Row maxima of the first score tile.
+template <int Registers>
+ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Registers]) {
+  ATTNBENCH_UNROLL
+  for (int r = 0; r < ROWS_PER_THREAD; ++r) {
+    rows.maximum[r] = quad_maximum(thread_row_maximum(s, r, NEGATIVE_INFINITY));
+    rows.sum[r] = 0.0f;
+  }
+}
+
+// Takes a further tile into the maxima. factor: what sum (done here) and output (left to the caller) are to be
+// multiplied with. A maximum that would grow by less than threshold_log2 stays, and its factor is exactly 1.
+template <int Registers>
+ATTNBENCH_DEVICE void update_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2,
+                                     float threshold_log2, float (&factor)[ROWS_PER_THREAD]) {
+  ATTNBENCH_UNROLL
+  for (int r = 0; r < ROWS_PER_THREAD; ++r) {
+    const float previous = rows.maximum[r];
+    float next = quad_maximum(thread_row_maximum(s, r, previous));
+    if ((next - previous) * scale_log2 < threshold_log2) next = previous;
+    factor[r] = ptx::ex2((previous - finite_maximum(next)) * scale_log2);
+    rows.maximum[r] = next;
+    rows.sum[r] *= factor[r];
+  }
+}
+
+// Turns scores into weights exp2(scale_log2 * (s - maximum)) and adds them to the row sums.
+template <int Registers>
+ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], float scale_log2) {
+  ATTNBENCH_UNROLL
+  for (int r = 0; r < ROWS_PER_THREAD; ++r) {
+    const float offset = finite_maximum(rows.maximum[r]) * scale_log2;
+    ATTNBENCH_UNROLL
+    for (int i = 2 * r; i < Registers; i += 4) {
+      s[i] = ptx::ex2(ptx::multiply_add(s[i], scale_log2, -offset));
+      s[i + 1] = ptx::ex2(ptx::multiply_add(s[i + 1], scale_log2, -offset));
+      rows.sum[r] += s[i];
+      rows.sum[r] += s[i + 1];
+    }
+  }
+}
+
+// Multiplies each row of an output accumulator.
+template <int Registers>
+ATTNBENCH_DEVICE void scale_rows(float (&o)[Registers], const float (&factor)[ROWS_PER_THREAD]) {
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < Registers; ++i) o[i] *= factor[i >> 1 & 1];
+}
+
+// The same, skipped where no row of the warp needs it: most tiles, given RESCALE_THRESHOLD_LOG2.
+template <int Registers>
+ATTNBENCH_DEVICE void scale_rows_if_any(float (&o)[Registers], const float (&factor)[ROWS_PER_THREAD]) {
+  if (ptx::any_sync(factor[0] != 1.0f || factor[1] != 1.0f)) scale_rows(o, factor);
+}
+
+template <Dtype T>
+ATTNBENCH_DEVICE uint32_t pack_pair(float low, float high) {
+  static_assert(T == Dtype::fp16 || T == Dtype::bf16, "16-bit types");
+  return T == Dtype::fp16 ? ptx::pack_f16x2(low, high) : ptx::pack_bf16x2(low, high);
+}
+
+// Rounds a tile of weights to 16 bits, which makes it the A operand of the next product: weights[step] is k-step
+// `step` (16 keys). No exchange between threads is needed (layout.cuh, a_fragment_source).
+template <Dtype T, int Steps>
+ATTNBENCH_DEVICE void pack_weights(uint32_t (&weights)[Steps][4], const float (&p)[Steps * 8]) {
+  ATTNBENCH_UNROLL
+  for (int step = 0; step < Steps; ++step) {
+    ATTNBENCH_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      weights[step][i] = pack_pair<T>(p[a_fragment_source(step, i, 0)], p[a_fragment_source(step, i, 1)]);
+    }
+  }
+}
+
+// Divides the output by the row sums and gives the rows' LSE (natural logarithm). A row without keys gets output 0
+// and LSE -inf.
+template <int Registers>
+ATTNBENCH_DEVICE void normalize(SoftmaxRows& rows, float (&o)[Registers], float scale_log2,
+                                float (&lse)[ROWS_PER_THREAD]) {
+  float inverse[ROWS_PER_THREAD];
+  ATTNBENCH_UNROLL
+  for (int r = 0; r < ROWS_PER_THREAD; ++r) {
+    const float sum = quad_sum(rows.sum[r]);
+    inverse[r] = ptx::reciprocal(sum);
+    lse[r] = sum == 0.0f ? NEGATIVE_INFINITY : (rows.maximum[r] * scale_log2 + ptx::lg2(sum)) * LN_2;
+  }
+  scale_rows(o, inverse);
+  // NOTE: not by a factor of 0: the accumulator may hold 0 * NaN from a value row that this query does not see.
+  if (ptx::any_sync(lse[0] == NEGATIVE_INFINITY || lse[1] == NEGATIVE_INFINITY)) {
+    ATTNBENCH_UNROLL
+    for (int i = 0; i < Registers; ++i) {
+      if (lse[i >> 1 & 1] == NEGATIVE_INFINITY) o[i] = 0.0f;
+    }
+  }
+}
+
+}  // namespace attnbench
