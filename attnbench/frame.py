@@ -1,0 +1,90 @@
+"""Records as a pandas DataFrame: one row a record, flat columns, units in their names."""
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Iterable
+
+import pandas
+
+from attnbench import store
+from attnbench.case import FIELDS
+from attnbench.metrics import METRICS, compulsory_bytes, forward_flops
+from attnbench.result import Result, results
+
+Paths = str | Path | Iterable[str | Path]
+
+
+def load(run: Paths) -> pandas.DataFrame:
+    """The records of a run directory, or of several, in the order in which they were written.
+
+    Columns: run; machine; every field of the case; case_key; backend, backend_version, status, kind, reason, warnings;
+    flops and bytes (of the case); one for each metric; how it was timed; coverage; `rule_...` and `limit_...` for each
+    rule that was applied; `value_...` for each further figure of the accuracy. A cell without a fact is missing (NaN or
+    None), never zero.
+    """
+    paths = (run,) if isinstance(run, (str, Path)) else tuple(run)
+    rows = [_row(result) for path in paths for result in results(store.read(path))]
+    return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(_COLUMNS))
+
+
+def _row(result: Result) -> dict[str, Any]:
+    record = result.record
+    row = {"run": result.run, "machine": result.machine.name}
+    row |= {name: getattr(record.case, name) for name in FIELDS}
+    row |= {
+        "case_key": record.case_key,
+        "backend": record.backend,
+        "backend_version": record.backend_version,
+        "status": record.status,
+        "kind": record.kind,
+        "reason": record.reason,
+        "warnings": "; ".join(record.warnings),
+        "flops": forward_flops(record.case),
+        "bytes": compulsory_bytes(record.case),
+    }
+    row |= {metric.column: metric.of(result) for metric in METRICS}
+    return row | _timing_columns(result) | _accuracy_columns(result)
+
+
+def _timing_columns(result: Result) -> dict[str, Any]:
+    measurement, statistics = result.record.measurement, result.statistics
+    if measurement is None or statistics is None:
+        return dict.fromkeys(_TIMING)
+    interval = statistics.interval
+    values = (
+        measurement.timer, measurement.regime, measurement.cache, statistics.processes, measurement.calls_per_sample,
+        statistics.sample_count, statistics.count, statistics.outliers, measurement.input_sets, measurement.converged,
+        "; ".join(measurement.unmet), measurement.warmup_s, interval and interval.low_s, interval and interval.high_s,
+        interval and interval.coverage,
+    )  # fmt: skip
+    return dict(zip(_TIMING, values, strict=True))
+
+
+def _accuracy_columns(result: Result) -> dict[str, Any]:
+    accuracy = result.record.accuracy
+    if accuracy is None:
+        return dict.fromkeys(("coverage", "rows_compared", "recheck"))
+    row: dict[str, Any] = {
+        "coverage": accuracy.coverage, "rows_compared": accuracy.rows, "recheck": accuracy.recheck,
+    }  # fmt: skip
+    for check in accuracy.checks:
+        name = _slug(check.rule)
+        row[f"rule_{name}"] = check.value
+        row[f"limit_{name}"] = check.limit
+    return row | {f"value_{name}": value for name, value in accuracy.values.items() if name not in _METRIC_COLUMNS}
+
+
+@cache
+def _slug(rule: str) -> str:
+    """A rule's name as a column: `worst row's relative RMSE` becomes `worst_row_relative_rmse`."""
+    return re.sub(r"\W+", "_", rule.lower().replace("'s ", " ")).strip("_")
+
+
+_METRIC_COLUMNS = tuple(metric.column for metric in METRICS)
+_TIMING = ("timer", "regime", "cache", "processes", "calls_per_sample", "samples_taken", "samples_kept", "outliers",
+           "input_sets", "converged", "unmet", "warmup_s", "ci_low_s", "ci_high_s", "ci_coverage")  # fmt: skip
+_COLUMNS = ("run", "machine", *FIELDS, "case_key", "backend", "backend_version", "status", "kind", "reason", "warnings",
+            "flops", "bytes", *_METRIC_COLUMNS, *_TIMING, "coverage", "rows_compared",
+            "recheck")  # fmt: skip

@@ -1,0 +1,145 @@
+"""The only FLOP and byte formulas of the project, and the table of metrics that are computed from records at read time.
+
+Conventions: 2 FLOP per multiply-add; no FLOPs for the softmax; no credit for masked or recomputed work; causal is
+bottom-right aligned (`case.attended_pairs`). Every report prints them.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable
+
+from attnbench import units
+from attnbench.case import Case, attended_pairs
+
+if TYPE_CHECKING:
+    from attnbench.result import Result
+
+ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1}
+OUTPUT_BYTES = 2  # an e4m3 case returns bf16
+FP32_BYTES = 4
+# Rules as `judge` names them.
+RELATIVE_RMSE = "relative RMSE"
+WORST_ROW = "worst row's relative RMSE"
+MAX_ERROR = "max error"
+
+
+def forward_flops(case: Case) -> int:
+    """FLOPs of the forward pass: 2 * attended pairs * num_heads * batch * (head_dim + head_dim_v)."""
+    pairs = attended_pairs(case.seqlen_q, case.seqlen_k, case.causal)
+    return 2 * pairs * case.num_heads * case.batch * (case.head_dim + case.head_dim_v)
+
+
+def compulsory_bytes(case: Case) -> int:
+    """Bytes that any kernel must move between memory and chip: q, k, v, out, lse and the descales, once each.
+
+    lse counts whether or not the backend returns it, so that one case has one figure; masked parts count too.
+    """
+    element = ELEMENT_BYTES[case.dtype]
+    query_rows = case.batch * case.seqlen_q * case.num_heads
+    key_rows = case.batch * case.seqlen_k * case.num_heads_kv
+    inputs = element * (query_rows * case.head_dim + key_rows * (case.head_dim + case.head_dim_v))
+    outputs = query_rows * (OUTPUT_BYTES * case.head_dim_v + FP32_BYTES)
+    return inputs + outputs + FP32_BYTES * _descales(case)
+
+
+def _descales(case: Case) -> int:
+    """fp32 descales of q, k and v together (shapes: `backend.Quantized`); scaling none needs none."""
+    if not case.is_fp8 or case.scaling == "none":
+        return 0
+    if case.scaling == "tensor":
+        return 3
+
+    def groups(seqlen: int) -> int:
+        return {"head": 1, "token": seqlen, "block": -(-seqlen // case.block_size)}[case.scaling]
+
+    return case.batch * (groups(case.seqlen_q) * case.num_heads + 2 * groups(case.seqlen_k) * case.num_heads_kv)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure of one result. `of` gives None where the record does not hold what it needs; missing is never zero.
+
+    column: its name in the DataFrame, unit included; unit: a hint for `units.show`; better: "up" or "down".
+    """
+
+    name: str
+    column: str
+    unit: str
+    better: str
+    about: str
+    of: Callable[[Result], float | None]
+
+
+def _timed(name: str) -> Callable[[Result], float | None]:
+    return lambda result: None if result.statistics is None else getattr(result.statistics, name)
+
+
+def _measured(name: str) -> Callable[[Result], float | None]:
+    return lambda result: None if result.record.measurement is None else getattr(result.record.measurement, name)
+
+
+def _recorded(name: str) -> Callable[[Result], float | None]:
+    def of(result: Result) -> float | None:
+        accuracy = result.record.accuracy
+        return None if accuracy is None else accuracy.values.get(name)
+
+    return of
+
+
+def _relative_stdev(result: Result) -> float | None:
+    statistics = result.statistics
+    return None if statistics is None or statistics.relative_stdev is None else 100 * statistics.relative_stdev
+
+
+def _tflops(result: Result) -> float | None:
+    return None if result.flops_per_s is None else result.flops_per_s / 1e12
+
+
+def _half_width(result: Result) -> float | None:
+    interval = result.statistics.interval if result.statistics else None
+    return None if interval is None else 100 * interval.half_width(result.statistics.median_s)
+
+
+def _bytes_per_s(result: Result) -> float | None:
+    return None if result.time_s is None else compulsory_bytes(result.case) / result.time_s
+
+
+def _prep_and_kernel_s(result: Result) -> float | None:
+    return None if result.time_s is None else result.record.measurement.prep_s + result.time_s
+
+
+def _of_ceiling(ceiling: str) -> Callable[[Result], float | None]:
+    def of(result: Result) -> float | None:
+        limit = getattr(result, ceiling)
+        return None if result.flops_per_s is None or limit is None else 100 * result.flops_per_s / limit
+
+    return of
+
+
+def _check(rule: str) -> Callable[[Result], float | None]:
+    return lambda result: result.check_value(rule)
+
+
+METRICS = (
+    Metric("time", "median_s", units.SECONDS, "down", "median seconds per call", _timed("median_s")),
+    Metric("p10", "p10_s", units.SECONDS, "down", "10th percentile of the samples", _timed("p10_s")),
+    Metric("p90", "p90_s", units.SECONDS, "down", "90th percentile of the samples", _timed("p90_s")),
+    Metric("min", "min_s", units.SECONDS, "down", "fastest sample", _timed("min_s")),
+    Metric("mean", "mean_s", units.SECONDS, "down", "mean of the samples", _timed("mean_s")),
+    Metric("ci", "ci_half_width_pct", units.PERCENT, "down", "half-width of the median's interval", _half_width),
+    Metric("stdev", "relative_stdev_pct", units.PERCENT, "down", "standard deviation / mean", _relative_stdev),
+    Metric("rate", "tflops", units.TFLOPS, "up", "forward FLOPs / median time", _tflops),
+    Metric("peak", "pct_peak", units.PERCENT, "up", "rate / datasheet's dense peak", _of_ceiling("peak_flops_per_s")),
+    Metric("gemm", "pct_gemm", units.PERCENT, "up", "rate / the run's own bf16 GEMM", _of_ceiling("gemm_flops_per_s")),
+    Metric("bandwidth", "bytes_per_s", units.BYTES_PER_S, "up", "compulsory bytes / median time", _bytes_per_s),
+    Metric("prep", "prep_s", units.SECONDS, "down", "untimed work of `prepare`", _measured("prep_s")),
+    Metric("prep+kernel", "prep_and_kernel_s", units.SECONDS, "down", "prep and one call", _prep_and_kernel_s),
+    Metric("compile", "compile_s", units.SECONDS, "down", "first call beyond a later one", _measured("compile_s")),
+    Metric("memory", "peak_bytes", units.BYTES, "down", "peak memory, inputs included", _measured("peak_bytes")),
+    Metric("rmse", "relative_rmse", units.ERROR, "down", "RMSE / RMS of the oracle", _check(RELATIVE_RMSE)),
+    Metric("worst row", "worst_row", units.ERROR, "down", "the worst row's relative RMSE", _check(WORST_ROW)),
+    Metric("max error", "max_error", units.ERROR, "down", "largest error / RMS of the oracle", _check(MAX_ERROR)),
+    Metric("e1", "e1", units.ERROR, "down", "FP8: the kernel's own relative RMSE", _recorded("e1")),
+    Metric("e2", "e2", units.ERROR, "down", "FP8: what quantization alone costs", _recorded("e2")),
+    Metric("e3", "e3", units.ERROR, "down", "FP8: end to end, against the originals", _recorded("e3")),
+)

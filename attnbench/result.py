@@ -1,0 +1,79 @@
+"""A result: a record as it is read, with the run and machine it comes from and what its samples say."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnbench.case import Case
+from attnbench.metrics import forward_flops
+from attnbench.peaks import Machine
+from attnbench.record import Check, Record
+from attnbench.stats import Statistics
+from attnbench.store import Run
+
+# What a measurement's timer is called when it timed the host's clock: then no GPU's peak applies.
+HOST_TIMER = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A record, read. Nothing here is stored; everything follows from the record and the run's environment."""
+
+    run: str
+    machine: Machine
+    record: Record
+    statistics: Statistics | None
+
+    @classmethod
+    def of(cls, record: Record, run: str = "", machine: Machine = Machine("")) -> Result:
+        return cls(run, machine, record, Statistics.of(record.measurement) if record.measurement else None)
+
+    @property
+    def case(self) -> Case:
+        return self.record.case
+
+    @property
+    def backend(self) -> str:
+        return self.record.backend
+
+    @property
+    def time_s(self) -> float | None:
+        """Median seconds per call; None where the record holds no measurement."""
+        return self.statistics.median_s if self.statistics else None
+
+    @property
+    def flops_per_s(self) -> float | None:
+        return forward_flops(self.case) / self.statistics.median_s if self.statistics else None
+
+    @property
+    def peak_flops_per_s(self) -> float | None:
+        """The datasheet peak that this result is held against; None on a CPU or where no peak is known."""
+        measurement = self.record.measurement
+        if measurement is None or measurement.timer == HOST_TIMER:
+            return None
+        return self.machine.peak_flops_per_s(self.case.dtype)
+
+    @property
+    def gemm_flops_per_s(self) -> float | None:
+        """The run's own bf16 GEMM rate; None where it was not recorded, and for e4m3, which runs at another rate."""
+        return None if self.case.is_fp8 else self.machine.gemm_flops_per_s
+
+    def check(self, rule: str) -> Check | None:
+        """The check of that name; None where it was not applied."""
+        if self.record.accuracy is None:
+            return None
+        return next((check for check in self.record.accuracy.checks if check.rule == rule), None)
+
+    def check_value(self, rule: str) -> float | None:
+        check = self.check(rule)
+        return None if check is None else check.value
+
+
+def results(run: Run) -> tuple[Result, ...]:
+    """Every record of a run, read; where one case and backend was taken twice, both (see `latest`)."""
+    machine = Machine.of(run.environment)
+    return tuple(Result.of(record, run.name, machine) for record in run.records)
+
+
+def latest(items: tuple[Result, ...]) -> tuple[Result, ...]:
+    """One result for each (run, case, backend): the last that was written, at the first one's place."""
+    return tuple({(item.run, item.case, item.backend): item for item in items}.values())

@@ -1,0 +1,166 @@
+"""Estimators for reading timing samples. Nothing here judges one run against another; that is `compare`'s part."""
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import Sequence
+
+from attnbench.record import Measurement
+
+CONFIDENCE = 0.95
+# B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research 30 (1982): 10 to 30
+# batches; more of them gain little and let the correlation between neighbouring batches back in.
+BATCHES = 10
+SAMPLES_PER_BATCH = 3
+# B. Iglewicz and D. Hoaglin, "How to detect and handle outliers" (ASQC, 1993): 0.6745 makes the MAD, and 1.253314 the
+# mean absolute deviation, consistent with the standard deviation of a normal sample. They advise a limit of 3.5; timing
+# has long right tails, so only what no jitter explains is flagged.
+MAD_TO_Z = 0.6745
+MEAN_DEVIATION_TO_Z = 1.253314
+OUTLIER_Z = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval of the median, in seconds, with the coverage that its order statistics really have.
+
+    units: how many independent values it comes from; unit: what each of them is (process, block, batch).
+    """
+
+    low_s: float
+    high_s: float
+    coverage: float
+    units: int
+    unit: str
+
+    def half_width(self, median_s: float) -> float:
+        """Half the interval's width relative to the median; 0.002 means +-0.2 %."""
+        return (self.high_s - self.low_s) / 2 / median_s
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a measurement's samples say, over all blocks; times are seconds per call.
+
+    count: samples kept; sample_count: samples taken; relative_stdev: sample standard deviation / mean, None for one
+    sample; interval: of the median, None where there are too few samples to say.
+    """
+
+    count: int
+    sample_count: int
+    median_s: float
+    p10_s: float
+    p90_s: float
+    min_s: float
+    mean_s: float
+    relative_stdev: float | None
+    interval: Interval | None
+    outliers: int
+    processes: int
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Statistics:
+        samples = measurement.samples_s
+        p10, median, p90 = percentiles(samples)
+        mean = statistics.fmean(samples)
+        return cls(
+            count=len(samples),
+            sample_count=sum(block.sample_count for block in measurement.blocks),
+            median_s=median,
+            p10_s=p10,
+            p90_s=p90,
+            min_s=min(samples),
+            mean_s=mean,
+            relative_stdev=relative_stdev(samples, mean),
+            interval=median_interval(measurement),
+            outliers=len(measurement.outliers),
+            processes=len({block.process for block in measurement.blocks}),
+        )
+
+
+def percentiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """The 10th, 50th and 90th percentile, interpolated linearly between order statistics (numpy's default)."""
+    if len(samples) == 1:
+        return samples[0], samples[0], samples[0]
+    deciles = statistics.quantiles(samples, n=10, method="inclusive")
+    return deciles[0], deciles[4], deciles[8]
+
+
+def relative_stdev(samples: Sequence[float], mean: float) -> float | None:
+    """Sample standard deviation over the mean; None for a single sample."""
+    if len(samples) < 2:
+        return None
+    # statistics.stdev computes in exact fractions, which takes a hundred times as long.
+    return math.dist(samples, (mean,) * len(samples)) / math.sqrt(len(samples) - 1) / mean
+
+
+def median_interval(measurement: Measurement) -> Interval | None:
+    """The interval of the median over the largest units that the measurement has.
+
+    Samples taken one after the other are correlated, so the unit is never a single sample: it is the process where
+    there are several, else the block where there are enough of them, else a batch of consecutive samples (Schmeiser).
+    """
+    blocks = [block for block in measurement.blocks if block.samples_s]
+    by_process = [
+        [sample for block in group for sample in block.samples_s]
+        for _, group in groupby(sorted(blocks, key=lambda block: block.process), key=lambda block: block.process)
+    ]
+    if len(by_process) > 1:
+        return _interval([statistics.median(samples) for samples in by_process], "process")
+    if len(blocks) >= _units_needed():
+        return _interval([statistics.median(block.samples_s) for block in blocks], "block")
+    samples = by_process[0]
+    if len(samples) < BATCHES * SAMPLES_PER_BATCH:
+        return None
+    edges = [index * len(samples) // BATCHES for index in range(BATCHES + 1)]
+    return _interval([statistics.median(samples[a:b]) for a, b in zip(edges, edges[1:])], "batch")
+
+
+def _interval(values: list[float], unit: str) -> Interval:
+    """The narrowest symmetric pair of order statistics with at least CONFIDENCE coverage of the median.
+
+    Distribution-free: P(x_(r) <= median <= x_(n+1-r)) = 1 - 2 P(Binomial(n, 1/2) < r); H. David and H. Nagaraja, "Order
+    Statistics" (3rd ed.), section 7.1. With fewer values than that takes, their range, with the coverage it has.
+    """
+    values, count = sorted(values), len(values)
+    rank, coverage = _rank(count)
+    return Interval(values[rank - 1], values[count - rank], coverage, count, unit)
+
+
+@cache
+def _rank(count: int) -> tuple[int, float]:
+    """The largest rank whose pair of order statistics still has CONFIDENCE coverage, or 1; and the coverage it has."""
+    rank, coverage = 1, 1 - 2 * 0.5**count
+    below = 2 * 0.5**count
+    for r in range(2, count // 2 + 1):
+        below += 2 * math.comb(count, r - 1) * 0.5**count
+        if 1 - below < CONFIDENCE:
+            break
+        rank, coverage = r, 1 - below
+    return rank, coverage
+
+
+@cache
+def _units_needed() -> int:
+    """The fewest values whose range covers the median with CONFIDENCE: six for 95 %."""
+    return next(count for count in range(2, 100) if _rank(count)[1] >= CONFIDENCE)
+
+
+def modified_z(samples: Sequence[float]) -> list[float]:
+    """The modified Z score of every sample (Iglewicz and Hoaglin): 0.6745 (x - median) / MAD.
+
+    Where more than half the samples are equal the MAD is 0, and the mean absolute deviation takes its place.
+    """
+    median = statistics.median(samples)
+    deviations = [sample - median for sample in samples]
+    magnitudes = [abs(deviation) for deviation in deviations]
+    spread = statistics.median(magnitudes) / MAD_TO_Z or statistics.fmean(magnitudes) * MEAN_DEVIATION_TO_Z
+    return [deviation / spread if spread else 0.0 for deviation in deviations]
+
+
+def outliers(samples: Sequence[float], limit: float = OUTLIER_Z) -> tuple[int, ...]:
+    """The places of the samples whose modified Z score is over the limit, either way; to be flagged, never removed."""
+    return tuple(index for index, score in enumerate(modified_z(samples)) if abs(score) > limit)

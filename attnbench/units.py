@@ -1,0 +1,64 @@
+"""The one place where numbers become text. Seconds and bytes inside; a unit hint says how to show them."""
+from __future__ import annotations
+
+import math
+
+# Unit hints of metrics (see `metrics.Metric.unit`).
+SECONDS, TFLOPS, BYTES, BYTES_PER_S, PERCENT, RATIO, ERROR = "s", "TFLOPS", "B", "B/s", "%", "x", "error"
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value with its unit, for people: `1.234 ms`, `652 TFLOPS`, `66.0 %`; an em dash where there is none."""
+    if value is None:
+        return "—"
+    return _SHOW[unit](value)
+
+
+def show_time(time_s: float) -> str:
+    """Four digits in us, ms or s."""
+    for factor, name in ((1e6, "us"), (1e3, "ms")):
+        if time_s * factor < 999.95:
+            return f"{significant(time_s * factor, 4)} {name}"
+    return f"{significant(time_s, 4)} s"
+
+
+def show_bytes(count: float) -> str:
+    """Three digits in B, KiB, MiB or GiB."""
+    for name in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{significant(count, 3)} {name}"
+        count /= 1024
+    return f"{significant(count, 3)} GiB"
+
+
+def significant(value: float, digits: int) -> str:
+    """A number with so many significant digits, without an exponent between 1e-4 and 1e6."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits - 1}e}")  # 9.996 has one digit fewer after the point once it is rounded to 10.0
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def error(value: float) -> str:
+    """A relative error: two digits and an exponent, so that a column of them lines up."""
+    return f"{value:.1e}" if math.isfinite(value) else f"{value:g}"
+
+
+def lengths(count: int) -> str:
+    """A sequence length as people write it: 4096 is 4k, 1000 stays 1000."""
+    if count >= 1024 and count % 1024 == 0:
+        return f"{count // 1024}k"
+    return str(count)
+
+
+_SHOW = {
+    SECONDS: show_time,
+    TFLOPS: lambda value: f"{significant(value, 3)} TFLOPS",
+    BYTES: show_bytes,
+    BYTES_PER_S: lambda value: f"{significant(value / 1e9, 3)} GB/s",
+    PERCENT: lambda value: f"{significant(value, 3)} %",
+    RATIO: lambda value: f"{significant(value, 3)}x",
+    ERROR: error,
+}
