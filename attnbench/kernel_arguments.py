@@ -1,0 +1,92 @@
+"""From tensors to the argument struct of a kernel library: checks what a pointer no longer shows, then fills.
+
+Sizes, strides and alignment are checked by the library itself (kernels/include/attnbench/validate.h), once for all.
+"""
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from attnbench.kernel_library import ABI_VERSION, DTYPES, ForwardArgs, KernelError, KernelLibrary, Strides, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TORCH_DTYPES = {"torch.float16": "fp16", "torch.bfloat16": "bf16", "torch.float8_e4m3fn": "e4m3"}
+
+
+def check_tensors(library: KernelLibrary, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None) -> None:
+    """What a pointer no longer shows: devices, ranks, shapes and dtypes that agree. Raises KernelError."""
+    named = {"q": q, "k": k, "v": v, "out": out} | ({} if lse is None else {"lse": lse})
+    for name, tensor in named.items():
+        if tensor.device.type != library.device_type:
+            raise KernelError(f"{name} is on {tensor.device}: {library.path.name} takes {library.device_type} tensors")
+        if tensor.device != q.device:
+            raise KernelError(f"{name} is on {tensor.device}, q on {q.device}: all must be on one device")
+    for name in ("q", "k", "v", "out"):
+        if named[name].dim() != 4:
+            raise KernelError(f"{name} has {named[name].dim()} dimensions: must be (batch, seqlen, heads, head_dim)")
+        if named[name].stride(3) != 1 and named[name].shape[3] != 1:
+            raise KernelError(f"{name}: the last dimension must be contiguous, its stride is {named[name].stride(3)}")
+    if str(q.dtype) not in TORCH_DTYPES:
+        raise KernelError(f"dtype {q.dtype}: must be one of {', '.join(TORCH_DTYPES)}")
+    for name in ("k", "v"):
+        if named[name].dtype != q.dtype:
+            raise KernelError(f"{name} is {named[name].dtype}, q is {q.dtype}: must be the same")
+    _check_shapes(q, k, v, out, lse)
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None) -> None:
+    batch, seqlen_q, num_heads, head_dim = q.shape
+    _, seqlen_k, num_heads_kv, head_dim_v = v.shape
+    expected = {
+        "k": (k, (batch, seqlen_k, num_heads_kv, head_dim)),
+        "v": (v, (batch, seqlen_k, num_heads_kv, head_dim_v)),
+        "out": (out, (batch, seqlen_q, num_heads, head_dim_v)),
+    }
+    if lse is not None:
+        expected["lse"] = (lse, (batch, num_heads, seqlen_q))
+        if str(lse.dtype) != "torch.float32" or not lse.is_contiguous():
+            raise KernelError(f"lse must be contiguous fp32, not {lse.dtype} with strides {tuple(lse.stride())}")
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise KernelError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
+    output_dtype = "torch.bfloat16" if TORCH_DTYPES[str(q.dtype)] == "e4m3" else str(q.dtype)
+    if str(out.dtype) != output_dtype:
+        raise KernelError(f"out is {out.dtype}: must be {output_dtype} for {q.dtype} inputs")
+
+
+def forward_args(
+    variant: Variant,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor | None,
+    causal: bool,
+    softmax_scale: float,
+    stream: int = 0,
+) -> ForwardArgs:
+    """The argument struct of one call; shapes as in abi.h. Keeps pointers only: the tensors must outlive it.
+
+    Sizes that no int32 holds become -1, which the library refuses as a bad shape.
+    """
+    strides = {name: Strides(*tensor.stride()[:3]) for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out))}
+    sizes = {"batch": q.shape[0], "seqlen_q": q.shape[1], "seqlen_k": k.shape[1]}
+    sizes |= {"num_heads": q.shape[2], "num_heads_kv": k.shape[2], "head_dim": q.shape[3], "head_dim_v": v.shape[3]}
+    return ForwardArgs(
+        abi_version=ABI_VERSION,
+        struct_size=ctypes.sizeof(ForwardArgs),
+        variant=variant.index,
+        dtype=DTYPES[TORCH_DTYPES[str(q.dtype)]],
+        causal=int(causal),
+        softmax_scale=softmax_scale,
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        out=out.data_ptr(),
+        lse=None if lse is None else lse.data_ptr(),
+        stream=stream or None,
+        **{f"{name}_strides": value for name, value in strides.items()},
+        **{name: size if size < 2**31 else -1 for name, size in sizes.items()},
+    )

@@ -1,0 +1,177 @@
+"""Compiles kernels/*.cu: one library per file, for Hopper by nvcc or as a CPU emulation by the host compiler.
+
+A library is rebuilt when the content of anything it is made of changes: source, headers, flags, compiler version. A
+JSON file beside it keeps what the build was (hash, seconds, compiler, what ptxas said, the variant table), so that the
+reading half needs neither the compiler nor the library. Importing this module imports no torch.
+"""
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from attnbench.kernel_recipe import ARCH, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
+
+# Two compilers at a time: the machines this is sized for have two cores.
+JOBS = 2
+
+# ptxas reports a wgmma pipeline that it has to serialize, or a setmaxnreg that it ignores, as a mere remark.
+_SERIALIZATION = re.compile(r"^.*\(C75\d\d\).*$", re.MULTILINE)
+
+
+class BuildError(RuntimeError):
+    """A kernel that does not compile, or whose machine code breaks a rule; the message has the compiler's words."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a library was made of and how; the content of the JSON file beside it.
+
+    log: what the compiler printed (ptxas -v: registers, spills, shared memory). variants: rows of the variant table
+    (Hopper builds only: an emulated one may be no kernel library, or need a sanitizer's run time to load).
+    compile_s: seconds the compiler took, 0 for nothing.
+    """
+
+    source: str
+    library: str
+    arch: str
+    digest: str
+    source_digest: str
+    compiler: str
+    flags: tuple[str, ...]
+    compile_s: float
+    log: str
+    variants: tuple[dict[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        return Path(self.source).stem
+
+
+def is_stale(build: Build) -> bool:
+    """Whether a Hopper library was built from other sources than those that lie here. Needs no compiler."""
+    source = KERNELS / build.source
+    return not source.is_file() or source_digest([source], [KERNELS / "include"]) != build.source_digest
+
+
+def kernel_sources(names: Sequence[str] = ()) -> list[Path]:
+    """The forward kernels, or those named by their stem (`fwd_ws`). Raises BuildError for an unknown name."""
+    sources = {path.stem: path for path in sorted(KERNELS.glob("fwd_*.cu"))}
+    unknown = [name for name in names if name not in sources]
+    if unknown:
+        raise BuildError(f'no kernel "{unknown[0]}" in {KERNELS}; there are {", ".join(sources) or "none"}')
+    return [sources[name] for name in names] if names else list(sources.values())
+
+
+def read_build(library: Path) -> Build | None:
+    """The recorded build of a library; None when there is none or it cannot be read."""
+    try:
+        row = json.loads(library.with_suffix(".json").read_text())
+        return Build(**{**row, "flags": tuple(row["flags"]), "variants": tuple(row["variants"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def compile_library(recipe: Recipe, force: bool = False) -> Build:
+    """Builds a library unless it is there with the same hash. Safe against other processes that build it too.
+
+    Raises BuildError with the compiler's words.
+    """
+    recipe.library.parent.mkdir(parents=True, exist_ok=True)
+    with open(recipe.library.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        digest = recipe.digest()
+        known = read_build(recipe.library)
+        if not force and known is not None and known.digest == digest and recipe.library.is_file():
+            return known
+        return _compile(recipe, digest)
+
+
+def _compile(recipe: Recipe, digest: str) -> Build:
+    # NOTE: written beside and renamed, never in place: a process that has the old library mapped keeps its pages.
+    partial = recipe.library.with_suffix(".partial.so")
+    recipe.sidecar.unlink(missing_ok=True)
+    started = time.monotonic()
+    done = subprocess.run(recipe.command(partial), capture_output=True, text=True)
+    compile_s = time.monotonic() - started
+    log = done.stdout + done.stderr
+    if done.returncode != 0:
+        raise BuildError(f"{recipe.source.name}: {recipe.compiler} failed with exit status {done.returncode}\n{log}")
+    if recipe.arch == ARCH:
+        _refuse_slow_code(recipe.source.name, log, partial)
+    build = Build(
+        source=recipe.source.name,
+        library=str(recipe.library.name),
+        arch=recipe.arch,
+        digest=digest,
+        source_digest=source_digest((recipe.source, *recipe.more_sources), recipe.include_dirs),
+        compiler=recipe.compiler_version,
+        flags=recipe.flags,
+        compile_s=round(compile_s, 2),
+        log=log,
+        variants=_variant_rows(partial) if recipe.arch == ARCH else (),
+    )
+    os.replace(partial, recipe.library)
+    recipe.sidecar.write_text(json.dumps(asdict(build), indent=1) + "\n")
+    return build
+
+
+def _refuse_slow_code(name: str, log: str, library: Path) -> None:
+    """Serialized wgmma and spills in a main loop cost several times the run time, and ptxas exits 0 on both."""
+    from attnbench.kernel_inspect import main_loop_spills
+
+    lines = _SERIALIZATION.findall(log)
+    if lines:
+        raise BuildError(f"{name}: ptxas serializes wgmma or ignores setmaxnreg:\n" + "\n".join(lines))
+    spilled = main_loop_spills(log, library)
+    if spilled:
+        raise BuildError(f"{name}: registers are spilled in the main loop:\n" + "\n".join(spilled))
+
+
+def _variant_rows(library: Path) -> tuple[dict[str, Any], ...]:
+    from attnbench.kernel_library import KernelLibrary
+
+    return tuple(asdict(variant) for variant in KernelLibrary(library).variants)
+
+
+def build_all(
+    names: Sequence[str] = (), jobs: int = JOBS, force: bool = False, report: Callable[[Build], None] | None = None
+) -> list[Build]:
+    """Compiles the forward kernels for Hopper, `jobs` at a time. `report` gets each build as it is done.
+
+    Tries every file, then raises BuildError with all that failed. Raises ToolMissing without an nvcc.
+    """
+    recipes = [hopper_recipe(source) for source in kernel_sources(names)]
+    return _build_each(recipes, jobs, force, report)
+
+
+def build_emulated(source: Path, **options: Any) -> Path:
+    """Compiles one kernel file for the CPU and returns the library; options as in `emulated_recipe`."""
+    recipe = emulated_recipe(source, **options)
+    compile_library(recipe)
+    return recipe.library
+
+
+def _build_each(
+    recipes: Sequence[Recipe], jobs: int, force: bool, report: Callable[[Build], None] | None
+) -> list[Build]:
+    builds, failures = [], []
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        for future in [pool.submit(compile_library, recipe, force) for recipe in recipes]:
+            try:
+                builds.append(future.result())
+            except BuildError as error:
+                failures.append(str(error))
+                continue
+            if report is not None:
+                report(builds[-1])
+    if failures:
+        raise BuildError("\n".join(failures))
+    return builds

@@ -1,0 +1,199 @@
+"""What ptxas made of each kernel variant: registers, spills, shared memory, instructions, and the overlap it kept.
+
+Two sources: what ptxas printed while it compiled (always there), and the machine code itself (needs cuobjdump and
+nvdisasm; without them those figures are None, which a table shows as missing, never as zero).
+"""
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from attnbench.kernel_build import Build, build_all, is_stale, kernel_sources, read_build
+from attnbench.kernel_library import Variant
+from attnbench.kernel_recipe import ARCH, BUILD
+from attnbench.kernel_sass import LoopFacts, SassFacts, parse_sass, sass_facts
+from attnbench.kernel_toolchain import ToolMissing, find_disassembler
+
+_ENTRY = re.compile(r"Compiling entry function '(\S+)' for")
+_PROPERTIES = re.compile(r"Function properties for '?([^\s']+)'?")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers(?:, used (\d+) barriers)?(?:.*?, (\d+) bytes smem)?")
+
+
+@dataclass(frozen=True)
+class PtxasFacts:
+    """What `ptxas -v` printed of one kernel. Registers are per thread at entry, before setmaxnreg moves them."""
+
+    registers: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+    static_shared_bytes: int
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """One row of a variant table with what the compiler made of it. sass: None without a disassembler."""
+
+    library: str
+    compiler: str
+    digest: str
+    variant: Variant
+    ptxas: PtxasFacts
+    serialization: tuple[str, ...]
+    sass: SassFacts | None
+
+    @property
+    def key(self) -> str:
+        return f"{self.library}/{self.variant.key}"
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a CTA: static as compiled, and dynamic as the launch asks for it."""
+        return self.ptxas.static_shared_bytes + self.variant.shared_memory_bytes
+
+
+def ptxas_facts(log: str) -> dict[str, PtxasFacts]:
+    """Figures of every kernel in the output of `ptxas -v`, by symbol."""
+    found: dict[str, PtxasFacts] = {}
+    entry = described = None
+    spills = (0, 0)
+    for line in log.splitlines():
+        if match := _ENTRY.search(line):
+            entry, spills = match.group(1), (0, 0)
+        elif match := _PROPERTIES.search(line):
+            described = match.group(1)
+        elif (match := _STACK.search(line)) and described == entry:
+            spills = (int(match.group(2)), int(match.group(3)))
+        elif (match := _USED.search(line)) and entry is not None:
+            found[entry] = PtxasFacts(int(match.group(1)), *spills, int(match.group(3) or 0))
+    return found
+
+
+def main_loop_spills(log: str, library: Path) -> list[str]:
+    """A line for each kernel that reads or writes spilled registers between its first and last wgmma.
+
+    Where the machine code cannot be read, every kernel that spills at all is named: the place is unknown.
+    """
+    spilling = [name for name, facts in ptxas_facts(log).items() if facts.spill_store_bytes or facts.spill_load_bytes]
+    if not spilling:
+        return []
+    try:
+        functions = parse_sass(find_disassembler().sass(library))
+    except ToolMissing as error:
+        return [f"{name}: spills, and nothing here can tell where ({error})" for name in spilling]
+    counts = {name: sass_facts(functions[name]).spills_between_tensor for name in spilling}
+    return [f"{name}: {count} LDL/STL between the first and the last wgmma" for name, count in counts.items() if count]
+
+
+def inspect_build(build: Build, library: Path) -> list[KernelFacts]:
+    """Facts of every variant of a Hopper library, in the order of its table. Kept in a file beside the library."""
+    cached = _read_cache(build, library)
+    if cached is not None:
+        return cached
+    ptxas = ptxas_facts(build.log)
+    try:
+        functions = parse_sass(find_disassembler().sass(library))
+    except ToolMissing:
+        functions = None
+    facts = []
+    for row in build.variants:
+        variant = Variant(**{**row, "flags": tuple(row["flags"])})
+        if variant.kernel not in ptxas or (functions is not None and variant.kernel not in functions):
+            raise ValueError(f"{library.name}: no kernel {variant.kernel!r}, which the variant table names")
+        facts.append(
+            KernelFacts(
+                library=build.name,
+                compiler=build.compiler,
+                digest=build.digest,
+                variant=variant,
+                ptxas=ptxas[variant.kernel],
+                serialization=_lines_about(variant.kernel, build.log),
+                sass=None if functions is None else sass_facts(functions[variant.kernel]),
+            )
+        )
+    _cache_path(library).write_text(to_json(facts))
+    return facts
+
+
+def _lines_about(kernel: str, log: str) -> tuple[str, ...]:
+    return tuple(line for line in log.splitlines() if re.search(r"\(C75\d\d\)", line) and kernel in line)
+
+
+def _cache_path(library: Path) -> Path:
+    return library.with_suffix(".inspect.json")
+
+
+def _read_cache(build: Build, library: Path) -> list[KernelFacts] | None:
+    try:
+        facts = from_json(_cache_path(library).read_text())
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    fresh = len(facts) == len(build.variants) and all(one.digest == build.digest for one in facts)
+    return facts if fresh and all(one.sass is not None for one in facts) else None
+
+
+def inspect_all(names: Sequence[str] = (), build: bool = True) -> list[KernelFacts]:
+    """Facts of every variant of the forward kernels, or of those named. Compiles what is missing or out of date.
+
+    With build=False only what is built and fresh is read. Raises ToolMissing without an nvcc, BuildError as
+    `build_all` does.
+    """
+    if build:
+        builds = build_all(names)
+    else:
+        found = (read_build(library_path(source.stem)) for source in kernel_sources(names))
+        builds = [one for one in found if one is not None and not is_stale(one)]
+    return [facts for one in builds for facts in inspect_build(one, library_path(one.name))]
+
+
+def library_path(name: str) -> Path:
+    """Where the Hopper library of a kernel file lies once it is built."""
+    return BUILD / ARCH / f"{name}.so"
+
+
+def record_facts(facts: KernelFacts) -> dict[str, Any]:
+    """The flat figures that go into a record's `kernel` field. What could not be read is absent."""
+    row: dict[str, Any] = {
+        "kernel": facts.variant.kernel,
+        "schedule": facts.variant.schedule,
+        "tile_m": facts.variant.tile_m,
+        "tile_n": facts.variant.tile_n,
+        "stages": facts.variant.stages,
+        "threads": facts.variant.threads,
+        "library_digest": facts.digest,
+        "compiler": facts.compiler,
+        "shared_bytes": facts.shared_bytes,
+    }
+    row |= {name: getattr(facts.ptxas, name) for name in ("registers", "spill_store_bytes", "spill_load_bytes")}
+    return row | ({} if facts.sass is None else sass_figures(facts.sass))
+
+
+def sass_figures(sass: SassFacts) -> dict[str, Any]:
+    """The machine code's figures as one flat row; those of the steady main loop are named loop_*."""
+    row = {name: value for name, value in asdict(sass).items() if name != "loops"}
+    row["main_loops"] = len(sass.loops)
+    row["ex2_in_flight_share"] = sass.ex2_in_flight_share
+    row["ex2_before_last_wait_share"] = sass.ex2_before_last_wait_share
+    if sass.steady_loop is not None:
+        row |= {f"loop_{name}": value for name, value in asdict(sass.steady_loop).items()}
+    return row
+
+
+def to_json(facts: Sequence[KernelFacts]) -> str:
+    return json.dumps([asdict(one) for one in facts], indent=1) + "\n"
+
+
+def from_json(text: str) -> list[KernelFacts]:
+    return [_from_row(row) for row in json.loads(text)]
+
+
+def _from_row(row: Mapping[str, Any]) -> KernelFacts:
+    sass = row["sass"]
+    if sass is not None:
+        sass = SassFacts(**{**sass, "loops": tuple(LoopFacts(**loop) for loop in sass["loops"])})
+    facts = KernelFacts(**{**row, "ptxas": PtxasFacts(**row["ptxas"]), "sass": sass})
+    variant = Variant(**{**row["variant"], "flags": tuple(row["variant"]["flags"])})
+    return replace(facts, variant=variant, serialization=tuple(row["serialization"]))

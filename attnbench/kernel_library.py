@@ -1,0 +1,178 @@
+"""Loads a compiled kernel library through its plain C interface (kernels/include/attnbench/abi.h) by ctypes.
+
+Works without a GPU or a driver: the variant table and the argument check need neither, and a launch returns a status.
+The emulated build of a kernel is loaded in the same way and takes CPU tensors. Importing this module imports no torch.
+"""
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+
+ABI_VERSION = 1
+DTYPES = {"fp16": 0, "bf16": 1, "e4m3": 2}
+FLAGS = {"overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8}
+ACCUMULATORS = ("fp32", "hopper", "two_level")
+# Exported by the emulated build only; tells which device a library's pointers belong to.
+EMULATION_SYMBOL = "attnbench_emulation_configure"
+REASON_BYTES = 512
+
+# Status codes that callers tell apart; all others only have a text.
+OK, NO_DRIVER, WRONG_ARCHITECTURE = 0, 12, 13
+
+Strides = c_int64 * 3
+
+
+class VariantRow(ctypes.Structure):
+    """AttnbenchVariant of abi.h."""
+
+    _fields_ = [
+        ("name", c_char_p), ("kernel", c_char_p), ("dtype", c_int32), ("head_dim", c_int32), ("causal", c_int32),
+        ("tile_m", c_int32), ("tile_n", c_int32), ("stages", c_int32), ("threads", c_int32),
+        ("consumer_warpgroups", c_int32), ("shared_memory_bytes", c_int32), ("flags", c_uint32),
+        ("accumulator", c_int32),
+    ]  # fmt: skip
+
+
+class ForwardArgs(ctypes.Structure):
+    """AttnbenchForwardArgs of abi.h."""
+
+    _fields_ = [
+        ("abi_version", c_uint32), ("struct_size", c_uint32), ("variant", c_int32), ("dtype", c_int32),
+        ("batch", c_int32), ("seqlen_q", c_int32), ("seqlen_k", c_int32), ("num_heads", c_int32),
+        ("num_heads_kv", c_int32), ("head_dim", c_int32), ("head_dim_v", c_int32), ("causal", c_int32),
+        ("softmax_scale", c_float), ("descale_block_size", c_int32),
+        ("q", c_void_p), ("k", c_void_p), ("v", c_void_p), ("out", c_void_p), ("lse", c_void_p),
+        ("q_strides", Strides), ("k_strides", Strides), ("v_strides", Strides), ("out_strides", Strides),
+        ("q_descale", c_void_p), ("k_descale", c_void_p), ("v_descale", c_void_p),
+        ("q_descale_strides", Strides), ("k_descale_strides", Strides), ("v_descale_strides", Strides),
+        ("workspace", c_void_p), ("workspace_bytes", c_uint64), ("stream", c_void_p),
+    ]  # fmt: skip
+
+
+class KernelError(RuntimeError):
+    """A library that cannot be used, or a call that it refused; `status` is its code (None before a call)."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a library's variant table; see AttnbenchVariant in abi.h. causal None: takes both."""
+
+    index: int
+    schedule: str
+    kernel: str
+    dtype: str
+    head_dim: int
+    causal: bool | None
+    tile_m: int
+    tile_n: int
+    stages: int
+    threads: int
+    consumer_warpgroups: int
+    shared_memory_bytes: int
+    flags: tuple[str, ...]
+    accumulator: str
+
+    @property
+    def key(self) -> str:
+        """Readable name, unique within a library: `overlap-bf16-d128-causal`."""
+        mask = {None: "any", True: "causal", False: "full"}[self.causal]
+        return f"{self.schedule}-{self.dtype}-d{self.head_dim}-{mask}"
+
+    def answers(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> bool:
+        wanted = (schedule, dtype, head_dim)
+        return (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
+
+
+class KernelLibrary:
+    """A loaded library. Raises KernelError when the file is no kernel library of this ABI version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            self._library = ctypes.CDLL(str(path))
+            self._declare()
+        except OSError as error:
+            raise KernelError(f"cannot load {path}: {error}") from None
+        except AttributeError as error:
+            raise KernelError(f"{path} is no kernel library: {error}") from None
+        version = self._library.attnbench_abi_version()
+        if version != ABI_VERSION:
+            raise KernelError(
+                f"{path} speaks ABI version {version}, this program {ABI_VERSION}; rebuild it: attnbench kernels build"
+            )
+        self.variants = tuple(self._describe(index) for index in range(self._library.attnbench_variant_count()))
+
+    def _declare(self) -> None:
+        signatures = {
+            "attnbench_abi_version": (c_uint32, ()),
+            "attnbench_variant_count": (c_int32, ()),
+            "attnbench_describe": (POINTER(VariantRow), (c_int32,)),
+            "attnbench_supports": (c_int32, (POINTER(ForwardArgs), c_char_p, c_size_t)),
+            "attnbench_workspace_bytes": (c_uint64, (POINTER(ForwardArgs),)),
+            "attnbench_launch": (c_int32, (POINTER(ForwardArgs),)),
+            "attnbench_status_string": (c_char_p, (c_int32,)),
+        }
+        for name, (result, arguments) in signatures.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+
+    def _describe(self, index: int) -> Variant:
+        row = self._library.attnbench_describe(index).contents
+        return Variant(
+            index=index,
+            schedule=row.name.decode(),
+            kernel=row.kernel.decode(),
+            dtype=next(name for name, code in DTYPES.items() if code == row.dtype),
+            head_dim=row.head_dim,
+            causal={-1: None, 0: False, 1: True}[row.causal],
+            tile_m=row.tile_m,
+            tile_n=row.tile_n,
+            stages=row.stages,
+            threads=row.threads,
+            consumer_warpgroups=row.consumer_warpgroups,
+            shared_memory_bytes=row.shared_memory_bytes,
+            flags=tuple(name for name, bit in FLAGS.items() if row.flags & bit),
+            accumulator=ACCUMULATORS[row.accumulator],
+        )
+
+    @property
+    def c_library(self) -> ctypes.CDLL:
+        """The library itself, for exports beyond abi.h (the emulation's)."""
+        return self._library
+
+    @property
+    def device_type(self) -> str:
+        """Where its tensors live: "cpu" for the emulated build, else "cuda"."""
+        return "cpu" if hasattr(self._library, EMULATION_SYMBOL) else "cuda"
+
+    def find(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> Variant | None:
+        """The row that answers, or None."""
+        return next((row for row in self.variants if row.answers(schedule, dtype, head_dim, causal)), None)
+
+    def supports(self, args: ForwardArgs) -> tuple[int, str]:
+        """Status and reason of a call, without a launch; (0, "") when it would be accepted."""
+        text = ctypes.create_string_buffer(REASON_BYTES)
+        status = self._library.attnbench_supports(ctypes.byref(args), text, REASON_BYTES)
+        return status, text.value.decode(errors="replace")
+
+    def workspace_bytes(self, args: ForwardArgs) -> int:
+        return self._library.attnbench_workspace_bytes(ctypes.byref(args))
+
+    def launch(self, args: ForwardArgs) -> None:
+        """Enqueues the kernel on args.stream. Raises KernelError with the reason when the library refuses."""
+        status = self._library.attnbench_launch(ctypes.byref(args))
+        if status != OK:
+            raise self.error(status, args)
+
+    def error(self, status: int, args: ForwardArgs) -> KernelError:
+        """The error that a status of `launch` stands for."""
+        refused, reason = self.supports(args)
+        text = reason if refused == status else ""
+        name = self._library.attnbench_status_string(status).decode(errors="replace")
+        return KernelError(f"{self.path.name}: {name}{': ' + text if text else ''} (status {status})", status)

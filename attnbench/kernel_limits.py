@@ -1,0 +1,199 @@
+"""Limits on what the compiler may make of a kernel, in one table (LIMITS).
+
+Each stands for a mistake that costs up to a factor of two in speed and that a correct result does not show. They are
+enforced for the pinned nvcc: another one may schedule differently, which `kernels inspect` then shows.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
+
+from attnbench.kernel_inspect import KernelFacts
+
+# H100 and H200: registers of a multiprocessor, and shared memory that one CTA may have (CUDA C++ Programming Guide,
+# technical specifications of compute capability 9.0: 227 KiB).
+REGISTER_FILE = 65_536
+SHARED_MEMORY_BYTES = 232_448
+# Registers are handed out to warps in units of 8 per thread (the same table).
+REGISTER_UNIT = 8
+# wgmma: rows of one instruction, and its depth for 16-bit and 8-bit inputs (PTX ISA, wgmma.mma_async shapes).
+WGMMA_M = 64
+WGMMA_K = {"fp16": 16, "bf16": 16, "e4m3": 32}
+WARPGROUP = 128
+# Instructions of a main loop beyond the arithmetic that `_loop_budget` counts: barriers, descriptors, row maxima's
+# shuffles, branches. 128 is what the 128x128 tile needs with room for about 20.
+LOOP_OVERHEAD = 128
+# Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
+EX2_RESCALE = 2
+
+
+Figure = Callable[[KernelFacts], float]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One rule. value and bounds take the facts; applies says for which variants; why is its source in a phrase."""
+
+    name: str
+    value: Figure
+    low: Figure | None
+    high: Figure | None
+    why: str
+    applies: Callable[[KernelFacts], bool] = lambda facts: True
+    needs_sass: bool = True
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One limit that one variant breaks."""
+
+    key: str
+    limit: str
+    value: float
+    low: float | None
+    high: float | None
+    why: str
+
+    def __str__(self) -> str:
+        if self.low is not None and self.low == self.high:
+            bound = f"must be {self.low:g}"
+        else:
+            bounds = (("at least", self.low), ("at most", self.high))
+            bound = " and ".join(f"{word} {value:g}" for word, value in bounds if value is not None)
+        return f"{self.key}: {self.limit} is {self.value:g}, {bound} ({self.why})"
+
+
+def _constant(value: float) -> Figure:
+    return lambda facts: value
+
+
+def _has(flag: str) -> Callable[[KernelFacts], bool]:
+    return lambda facts: flag in facts.variant.flags
+
+
+def _row_blocks(facts: KernelFacts) -> int:
+    """64-row blocks of scores that one warpgroup works on per step."""
+    return facts.variant.tile_m // facts.variant.consumer_warpgroups // WGMMA_M
+
+
+def _scores(facts: KernelFacts) -> int:
+    """Scores that one thread holds per step."""
+    return _row_blocks(facts) * WGMMA_M * facts.variant.tile_n // WARPGROUP
+
+
+def _step_tensor(facts: KernelFacts) -> int:
+    """wgmma instructions of one step: depth of q k^T over head_dim, of p v over the keys."""
+    depth = WGMMA_K[facts.variant.dtype]
+    return _row_blocks(facts) * (facts.variant.head_dim // depth + facts.variant.tile_n // depth)
+
+
+def _loop_steps(facts: KernelFacts) -> float:
+    """Steps in one pass of the steady loop: above 1 where the compiler or the author unrolled it."""
+    return facts.sass.steady_loop.tensor / _step_tensor(facts)
+
+
+def _loop_budget(facts: KernelFacts) -> float:
+    """Per score: maximum, FFMA, EX2, sum, half a conversion. Per output value: the rescaling multiplication."""
+    outputs = _row_blocks(facts) * WGMMA_M * facts.variant.head_dim // WARPGROUP
+    return _loop_steps(facts) * (4.5 * _scores(facts) + outputs + LOOP_OVERHEAD)
+
+
+def _register_limit(facts: KernelFacts) -> int:
+    return REGISTER_FILE // facts.variant.threads // REGISTER_UNIT * REGISTER_UNIT
+
+
+def _loop(name: str) -> Figure:
+    return lambda facts: getattr(facts.sass.steady_loop, name) if facts.sass.steady_loop else 0
+
+
+def _at_most(name: str, bound: Any, why: str, value: Figure, **options: Any) -> Limit:
+    return Limit(name, value, None, bound if callable(bound) else _constant(bound), why, **options)
+
+
+def _at_least(name: str, bound: Any, why: str, value: Figure, **options: Any) -> Limit:
+    return Limit(name, value, bound if callable(bound) else _constant(bound), None, why, **options)
+
+
+MAIN_LOOPS = "main loops"
+LIMITS = (
+    _at_most(
+        "registers at entry", _register_limit, "one CTA must fit the register file",
+        lambda facts: facts.ptxas.registers, needs_sass=False,
+    ),
+    _at_most(
+        "shared memory bytes", SHARED_MEMORY_BYTES, "227 KiB a CTA",
+        lambda facts: facts.shared_bytes, needs_sass=False,
+    ),
+    _at_most(
+        "C75xx lines", 0, "ptxas serializes wgmma or ignores setmaxnreg",
+        lambda facts: len(facts.serialization), needs_sass=False,
+    ),
+    _at_least(
+        MAIN_LOOPS, 1, "no loop with wgmma was found, so nothing about it can be checked",
+        lambda facts: len(facts.sass.loops),
+    ),
+    _at_most(
+        "LDL/STL between wgmma", 0, "spilled registers in the main loop",
+        lambda facts: facts.sass.spills_between_tensor,
+    ),
+    _at_most(
+        "WARPGROUP.ARRIVE per wgmma", 0.5, "one for each wgmma is the mark of serialization",
+        lambda facts: facts.sass.arrive / (facts.sass.hgmma + facts.sass.qgmma),
+    ),
+    _at_least("steps in a pass of the main loop", 1, "the tile needs more wgmma than there are", _loop_steps),
+    _at_most(
+        "part of a step in the main loop", 0, "the count of wgmma does not follow from the tile",
+        lambda facts: _loop_steps(facts) % 1,
+    ),
+    _at_least(
+        "EX2 in the main loop", _scores, "one exponential for each score",
+        lambda facts: _loop("ex2")(facts) / _loop_steps(facts),
+    ),
+    _at_most(
+        "EX2 in the main loop", lambda facts: _scores(facts) + EX2_RESCALE * _row_blocks(facts),
+        "one exponential for each score and one for each row",
+        lambda facts: _loop("ex2")(facts) / _loop_steps(facts),
+    ),
+    _at_least(
+        "FFMA in the main loop", _scores, "scale and maximum must fold into one FFMA for each score",
+        lambda facts: _loop("ffma")(facts) / _loop_steps(facts),
+    ),
+    _at_most("R2UR in the main loop", 0, "descriptors must be uniform over the warp", _loop("r2ur")),
+    _at_most(
+        "instructions of the main loop", _loop_budget, "issue slots bound the overlap",
+        _loop("instructions"), applies=_has("overlap"),
+    ),
+    _at_least("UTMALDG", 3, "q, k and v come by TMA", lambda facts: facts.sass.utmaldg),
+    _at_least(
+        "setmaxnreg alloc", 1, "consumers take the producer's registers",
+        lambda facts: facts.sass.setmaxnreg_alloc, applies=_has("warp_specialized"),
+    ),
+    _at_least(
+        "setmaxnreg dealloc", 1, "the producer gives its registers up",
+        lambda facts: facts.sass.setmaxnreg_dealloc, applies=_has("warp_specialized"),
+    ),
+    _at_least(
+        "share of EX2 before the last wait", 1, "ptxas moved the wait above the exponentials",
+        lambda facts: facts.sass.ex2_before_last_wait_share or 0, applies=_has("overlap"),
+    ),
+    _at_least(
+        "share of EX2 with wgmma in flight", 1, "exponentials while the warpgroup's tensor work is done",
+        lambda facts: facts.sass.ex2_in_flight_share or 0, applies=_has("overlap"),
+    ),
+)  # fmt: skip
+
+
+def violations(facts: Sequence[KernelFacts]) -> list[Violation]:
+    """Every limit that some variant breaks. Limits on the machine code are skipped where it could not be read."""
+    found = []
+    for one in facts:
+        for limit in LIMITS:
+            if not limit.applies(one) or (limit.needs_sass and one.sass is None):
+                continue
+            if limit.needs_sass and limit.name != MAIN_LOOPS and not one.sass.loops:
+                continue
+            value = limit.value(one)
+            low, high = (bound(one) if bound else None for bound in (limit.low, limit.high))
+            if (low is not None and value < low) or (high is not None and value > high):
+                found.append(Violation(one.key, limit.name, value, low, high, limit.why))
+    return found

@@ -1,0 +1,196 @@
+"""Reads Hopper machine code (cuobjdump -sass): instructions, main loops, and what runs under tensor work in them.
+
+A main loop is an innermost loop that holds tensor instructions (HGMMA for 16-bit, QGMMA for 8-bit inputs). Loops are
+natural loops of the control-flow graph, so that blocks which ptxas moved out of line still count as theirs.
+"""
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Iterable, Mapping, Sequence
+
+from attnbench.kernel_loops import Flight, Graph, in_flight_before, natural_loops, step
+
+_FUNCTION = re.compile(r"^\s*Function : (\S+)")
+_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);")
+_TENSOR = ("HGMMA", "QGMMA")
+_SPILL = ("LDL", "STL")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One machine instruction. predicate: "P0", "!UP1", or "" when it always runs."""
+
+    address: int
+    predicate: str
+    opcode: str
+    operands: str
+
+    @property
+    def name(self) -> str:
+        """The opcode without its modifiers: MUFU of MUFU.EX2."""
+        return self.opcode.split(".", 1)[0]
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.name in _TENSOR
+
+    @property
+    def commits(self) -> bool:
+        """Closes a wgmma group: ptxas folds wgmma.commit_group into the group's last instruction."""
+        return self.is_tensor and self.operands.endswith("gsb0")
+
+    @property
+    def groups_left(self) -> int | None:
+        """N of wgmma.wait_group N; None for any other instruction."""
+        if self.opcode != "WARPGROUP.DEPBAR.LE":
+            return None
+        return int(self.operands.rsplit(",", 1)[1].strip(), 16)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFacts:
+    """Counts over one pass of a main loop.
+
+    ex2_in_flight: exponentials at which some wgmma group is surely unfinished (on every path). ex2_before_last_wait:
+    exponentials between the first wgmma of an iteration and its last wait.
+    """
+
+    instructions: int
+    tensor: int
+    arrive: int
+    waits: int
+    ex2: int
+    ex2_in_flight: int
+    ex2_before_last_wait: int
+    ffma: int
+    r2ur: int
+    spills: int
+
+
+@dataclass(frozen=True, slots=True)
+class SassFacts:
+    """Counts over one kernel's machine code. spills_between_tensor: LDL and STL from the first to the last wgmma."""
+
+    instructions: int
+    hgmma: int
+    qgmma: int
+    arrive: int
+    utmaldg: int
+    utmastg: int
+    utmaredg: int
+    setmaxnreg_alloc: int
+    setmaxnreg_dealloc: int
+    ex2: int
+    spills_between_tensor: int
+    loops: tuple[LoopFacts, ...]
+
+    @property
+    def steady_loop(self) -> LoopFacts | None:
+        """The shortest main loop: the one without masking."""
+        return min(self.loops, key=lambda loop: loop.instructions, default=None)
+
+    @property
+    def ex2_in_flight_share(self) -> float | None:
+        """Over all main loops; None where they hold no exponential."""
+        return _share(self.loops, "ex2_in_flight")
+
+    @property
+    def ex2_before_last_wait_share(self) -> float | None:
+        return _share(self.loops, "ex2_before_last_wait")
+
+
+def _share(loops: Iterable[LoopFacts], name: str) -> float | None:
+    total = sum(loop.ex2 for loop in loops)
+    return sum(getattr(loop, name) for loop in loops) / total if total else None
+
+
+def parse_sass(text: str) -> dict[str, tuple[Instruction, ...]]:
+    """Instructions of every function in cuobjdump's listing, by symbol."""
+    functions: dict[str, list[Instruction]] = {}
+    current: list[Instruction] | None = None
+    for line in text.splitlines():
+        if header := _FUNCTION.match(line):
+            current = functions.setdefault(header.group(1), [])
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            address, predicate, opcode, operands = found.groups()
+            current.append(Instruction(int(address, 16), predicate or "", opcode, operands.strip()))
+    return {name: tuple(instructions) for name, instructions in functions.items()}
+
+
+def sass_facts(instructions: Sequence[Instruction]) -> SassFacts:
+    """What one kernel's machine code shows."""
+    names = Counter(instruction.name for instruction in instructions)
+    opcodes = Counter(instruction.opcode for instruction in instructions)
+    return SassFacts(
+        instructions=len(instructions),
+        hgmma=names["HGMMA"],
+        qgmma=names["QGMMA"],
+        arrive=opcodes["WARPGROUP.ARRIVE"],
+        utmaldg=names["UTMALDG"],
+        utmastg=names["UTMASTG"],
+        utmaredg=names["UTMAREDG"],
+        setmaxnreg_alloc=sum(opcodes[name] for name in opcodes if name.startswith("USETMAXREG.TRY_ALLOC")),
+        setmaxnreg_dealloc=sum(opcodes[name] for name in opcodes if name.startswith("USETMAXREG.DEALLOC")),
+        ex2=opcodes["MUFU.EX2"],
+        spills_between_tensor=_spills_between_tensor(instructions),
+        loops=_main_loops(instructions),
+    )
+
+
+def _spills_between_tensor(instructions: Sequence[Instruction]) -> int:
+    places = [index for index, instruction in enumerate(instructions) if instruction.is_tensor]
+    if not places:
+        return 0
+    return sum(instruction.name in _SPILL for instruction in instructions[places[0] : places[-1]])
+
+
+def _main_loops(instructions: Sequence[Instruction]) -> tuple[LoopFacts, ...]:
+    if not any(instruction.is_tensor for instruction in instructions):
+        return ()
+    graph = Graph.of(instructions)
+    order = graph.reverse_postorder()
+    in_flight = in_flight_before(graph, order)
+    loops = [
+        body
+        for body in natural_loops(graph, order).values()
+        if any(instruction.is_tensor for block in body for instruction in graph.blocks[block])
+    ]
+    innermost = [body for body in loops if not any(other < body for other in loops)]
+    rank = {block: position for position, block in enumerate(order)}
+    return tuple(_loop_facts(graph, sorted(body, key=rank.__getitem__), in_flight) for body in innermost)
+
+
+def _loop_facts(graph: Graph, body: Sequence[int], in_flight: Mapping[int, Flight]) -> LoopFacts:
+    instructions, ex2_in_flight = [], 0
+    for block in body:
+        flight = in_flight[block]
+        for instruction in graph.blocks[block]:
+            ex2_in_flight += instruction.opcode == "MUFU.EX2" and (flight[0] > 0 or flight[1])
+            flight = step(flight, instruction)
+            instructions.append(instruction)
+    names = Counter(instruction.name for instruction in instructions)
+    opcodes = Counter(instruction.opcode for instruction in instructions)
+    return LoopFacts(
+        instructions=len(instructions),
+        tensor=names["HGMMA"] + names["QGMMA"],
+        arrive=opcodes["WARPGROUP.ARRIVE"],
+        waits=opcodes["WARPGROUP.DEPBAR.LE"],
+        ex2=opcodes["MUFU.EX2"],
+        ex2_in_flight=ex2_in_flight,
+        ex2_before_last_wait=_ex2_before_last_wait(instructions),
+        ffma=names["FFMA"],
+        r2ur=names["R2UR"],
+        spills=names["LDL"] + names["STL"],
+    )
+
+
+def _ex2_before_last_wait(instructions: Sequence[Instruction]) -> int:
+    """Counts from the first wgmma after the last wait, round the loop, to that wait: ptxas may rotate a loop."""
+    waits = [index for index, instruction in enumerate(instructions) if instruction.groups_left is not None]
+    if not waits:
+        return 0
+    rotated = [*instructions[waits[-1] + 1 :], *instructions[: waits[-1] + 1]]
+    first = next(index for index, instruction in enumerate(rotated) if instruction.is_tensor)
+    return sum(instruction.opcode == "MUFU.EX2" for instruction in rotated[first:])
