@@ -1,0 +1,199 @@
+// Forward attention, level 2: warp specialization.
+//
+// What it adds to level 1: one warp does nothing but start TMA copies into a ring of shared-memory stages, and two or
+// three further warpgroups do nothing but compute, each on its own 64 query rows against the same keys and values.
+// Loads thus run ahead of the products by the depth of the ring, and warpgroups are free to drift apart, so that one
+// can be in its softmax while another is in its products. The producer hands most of its registers to the consumers
+// (setmaxnreg), which is what makes tiles this large possible.
+//
+// Algorithm: FlashAttention-3 (Shah et al. 2024, section 3.1, Algorithm 1), without its ping-pong and pipelining.
+//
+//   head_dim  causal  tile (queries x keys)  stages  shared memory  registers (producer / consumer)
+//         64     any       192 x 128            2        88 KiB         32 / 160
+//        128      no       128 x 176            2       208 KiB         24 / 240
+//        128     yes       128 x 128            2       160 KiB         24 / 240
+//        256     any       128 x  80            2       224 KiB         24 / 240
+#include <attnbench/forward.h>
+#include <attnbench/mask.cuh>
+#include <attnbench/output.cuh>
+#include <attnbench/pipeline.cuh>
+#include <attnbench/products.cuh>
+#include <attnbench/ptx/barrier.cuh>
+#include <attnbench/ptx/registers.cuh>
+#include <attnbench/scheduler.cuh>
+#include <attnbench/softmax.cuh>
+#include <attnbench/variants.h>
+
+namespace attnbench {
+namespace {
+
+template <Dtype Type, int HeadDim, bool Causal>
+struct Config {
+  static constexpr const char* schedule = "ws";
+  static constexpr Dtype dtype = Type;
+  static constexpr int head_dim = HeadDim;
+  static constexpr bool causal = Causal;
+  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
+  static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
+  static constexpr int tile_n = HeadDim == 256 ? 80 : HeadDim == 128 && !Causal ? 176 : 128;
+  static constexpr int q_rows = tile_m;
+  static constexpr int out_rows = tile_m;  // not used: the output leaves straight from registers
+  static constexpr int stages = 2;
+  static constexpr int threads = (1 + consumer_warpgroups) * WARPGROUP_THREADS;
+  // The sum over warpgroups must stay within the registers that the CTA starts with: 65536 / threads per thread,
+  // rounded down to a multiple of 8.
+  static constexpr int producer_registers = consumer_warpgroups == 3 ? 32 : 24;
+  static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
+  static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED;
+};
+
+template <class C>
+struct SharedStorage {
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[tile_bytes(C::head_dim, C::tile_m)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  uint64_t q_full, k_full[C::stages], k_empty[C::stages], v_full[C::stages], v_empty[C::stages];
+};
+
+// Shared-memory addresses of everything in SharedStorage.
+template <class C>
+struct Addresses {
+  static constexpr uint32_t kv_bytes = tile_bytes(C::head_dim, C::tile_n);
+  uint32_t q, k, v, q_full, k_full, k_empty, v_full, v_empty;
+
+  ATTNBENCH_DEVICE_MEMBER uint32_t k_stage(int stage) const { return k + stage * kv_bytes; }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v_stage(int stage) const { return v + stage * kv_bytes; }
+};
+
+template <class C>
+ATTNBENCH_DEVICE Addresses<C> addresses(uint32_t base) {
+  using Shared = SharedStorage<C>;
+  return {base + uint32_t(offsetof(Shared, q)),       base + uint32_t(offsetof(Shared, k)),
+          base + uint32_t(offsetof(Shared, v)),       base + uint32_t(offsetof(Shared, q_full)),
+          base + uint32_t(offsetof(Shared, k_full)),  base + uint32_t(offsetof(Shared, k_empty)),
+          base + uint32_t(offsetof(Shared, v_full)),  base + uint32_t(offsetof(Shared, v_empty))};
+}
+
+template <class C>
+ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
+  init_barriers(shared.q_full, 1, 1, "q_full");
+  init_barriers(shared.k_full, C::stages, 1, "k_full");
+  init_barriers(shared.v_full, C::stages, 1, "v_full");
+  init_barriers(shared.k_empty, C::stages, C::consumer_warpgroups, "k_empty");
+  init_barriers(shared.v_empty, C::stages, C::consumer_warpgroups, "v_empty");
+  ptx::fence_mbarrier_init();
+}
+
+// One thread: starts all copies of the CTA's tile, waiting for a free stage before each.
+template <class C>
+ATTNBENCH_DEVICE void produce(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
+                              const ForwardParams& params, const Addresses<C>& shared, const Tile& tile) {
+  const int kv_head = tile.head / params.heads_per_kv_head;
+  load_tile<C::head_dim, C::tile_m>(shared.q, &q_map, shared.q_full, tile.first_row, tile.head, tile.batch,
+                                    ptx::EVICT_FIRST);
+  RingPosition<C::stages> at;
+  ATTNBENCH_NO_UNROLL
+  for (int j = 0; j < tile.key_tiles; ++j) {
+    wait_empty(shared.k_empty, at);
+    load_tile<C::head_dim, C::tile_n>(shared.k_stage(at.stage), &k_map, shared.k_full + at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
+    wait_empty(shared.v_empty, at);
+    load_tile<C::head_dim, C::tile_n>(shared.v_stage(at.stage), &v_map, shared.v_full + at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
+    at.advance();
+  }
+}
+
+// One warpgroup: 64 query rows against all keys of the tile.
+template <class C>
+ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& shared, const Tile& tile,
+                              int warpgroup) {
+  const int thread = thread_index() % WARPGROUP_THREADS;
+  const int first_row = tile.first_row + warpgroup * WARPGROUP_ROWS;
+  const int row = first_row + accumulator_row(thread, 0);
+  const uint32_t q = shared.q + warpgroup * panel_bytes(WARPGROUP_ROWS);
+  const int unmasked = unmasked_key_tiles<C::causal>(first_row, C::tile_n, params.seqlen_q, params.seqlen_k);
+
+  float output[C::head_dim / 2];
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < C::head_dim / 2; ++i) output[i] = 0.0f;
+  SoftmaxRows rows = {{NEGATIVE_INFINITY, NEGATIVE_INFINITY}, {0.0f, 0.0f}};
+  RingPosition<C::stages> at;
+
+  wait_barrier(shared.q_full, 0);
+  ATTNBENCH_NO_UNROLL
+  for (int j = 0; j < tile.key_tiles; ++j) {
+    float scores[C::tile_n / 2];
+    wait_full(shared.k_full, at);
+    ptx::wgmma_fence();
+    issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(scores, q, shared.k_stage(at.stage));
+    ptx::wgmma_commit_group();
+    ptx::wgmma_wait_group<0>();
+    // One arrival speaks for the warpgroup: a wgmma-group is formed, and completes, per warpgroup (PTX ISA,
+    // wgmma.commit_group).
+    if (thread == 0) ptx::mbarrier_arrive(shared.k_empty + at.stage * MBARRIER_BYTES);
+
+    if (j >= unmasked) {
+      mask_scores<C::causal>(scores, thread, row, j * C::tile_n, params.seqlen_q, params.seqlen_k);
+    }
+    float factor[ROWS_PER_THREAD];
+    update_maximum(rows, scores, params.scale_log2, RESCALE_ALWAYS, factor);
+    exponentiate(rows, scores, params.scale_log2);
+    scale_rows(output, factor);
+    uint32_t weights[C::tile_n / STEP_K][4];
+    pack_weights<C::dtype>(weights, scores);
+
+    wait_full(shared.v_full, at);
+    ptx::wgmma_fence();
+    issue_weights_value<C::dtype, C::head_dim, C::tile_n>(output, weights, shared.v_stage(at.stage));
+    ptx::wgmma_commit_group();
+    ptx::wgmma_wait_group<0>();
+    if (thread == 0) ptx::mbarrier_arrive(shared.v_empty + at.stage * MBARRIER_BYTES);
+    at.advance();
+  }
+
+  float lse[ROWS_PER_THREAD];
+  normalize(rows, output, params.scale_log2, lse);
+  store_lse(params, lse, thread, row, tile.head, tile.batch);
+  store_output_direct<C::dtype>(params, output, thread, row, tile.head, tile.batch);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
+                              const ptx::TensorMap&, const ForwardParams& params) {
+  const Addresses<C> shared = addresses<C>(shared_base());
+  if (thread_index() == 0) init_all_barriers(shared);
+  ptx::cta_sync();
+
+  const Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, block_index());
+  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
+  // uniform registers.
+  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
+  if (warpgroup == 0) {
+    ptx::setmaxnreg_dec<C::producer_registers>();
+    if (thread_index() < WARP_THREADS && ptx::elect_one()) produce<C>(q_map, k_map, v_map, params, shared, tile);
+  } else {
+    ptx::setmaxnreg_inc<C::consumer_registers>();
+    consume<C>(params, shared, tile, warpgroup - 1);
+  }
+}
+
+}  // namespace
+}  // namespace attnbench
+
+#define WS(dtype, head_dim, causal) attnbench::Config<attnbench::Dtype::dtype, head_dim, causal>
+#define VARIANTS(V)                               \
+  V(fwd_ws_fp16_d64, WS(fp16, 64, false))         \
+  V(fwd_ws_fp16_d64_causal, WS(fp16, 64, true))   \
+  V(fwd_ws_fp16_d128, WS(fp16, 128, false))       \
+  V(fwd_ws_fp16_d128_causal, WS(fp16, 128, true)) \
+  V(fwd_ws_fp16_d256, WS(fp16, 256, false))       \
+  V(fwd_ws_fp16_d256_causal, WS(fp16, 256, true)) \
+  V(fwd_ws_bf16_d64, WS(bf16, 64, false))         \
+  V(fwd_ws_bf16_d64_causal, WS(bf16, 64, true))   \
+  V(fwd_ws_bf16_d128, WS(bf16, 128, false))       \
+  V(fwd_ws_bf16_d128_causal, WS(bf16, 128, true)) \
+  V(fwd_ws_bf16_d256, WS(bf16, 256, false))       \
+  V(fwd_ws_bf16_d256_causal, WS(bf16, 256, true))
+
+ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

@@ -1,0 +1,96 @@
+// From a list of configurations to a kernel library: the __global__ functions, the variant table, the launch and the
+// exports of abi.h. A kernel file defines, in namespace attnbench,
+//   template <class C> struct SharedStorage   its size is the dynamic shared memory of a CTA
+//   template <class C> void forward(q_map, k_map, v_map, out_map, params)   the device code
+//   a Config type per variant with the members that describe() and launch_config() below read
+// and ends with ATTNBENCH_FORWARD_LIBRARY(LIST), where LIST(V) expands to V(symbol, Config...) per variant.
+#pragma once
+
+#include <attnbench/forward.h>
+#include <attnbench/mask.cuh>
+#include <attnbench/scheduler.cuh>
+
+namespace attnbench {
+
+using ForwardKernel = void(ptx::TensorMap, ptx::TensorMap, ptx::TensorMap, ptx::TensorMap, ForwardParams);
+
+// Members of Config: schedule (text), dtype, head_dim, causal, tile_m, tile_n, stages, threads, consumer_warpgroups,
+// flags. shared_bytes: sizeof its SharedStorage.
+template <class C>
+constexpr AttnbenchVariant describe(const char* kernel, int shared_bytes) {
+  return {C::schedule,
+          kernel,
+          int32_t(C::dtype),
+          C::head_dim,
+          C::causal,
+          C::tile_m,
+          C::tile_n,
+          C::stages,
+          C::threads,
+          C::consumer_warpgroups,
+          shared_bytes,
+          C::flags,
+          ATTNBENCH_ACCUMULATOR_FP32};
+}
+
+// Tiles of unequal length are dealt out by a counter in the workspace (scheduler.cuh).
+template <class C>
+constexpr bool uses_tile_counter() {
+  return C::causal && (C::flags & ATTNBENCH_FLAG_PERSISTENT) != 0;
+}
+
+// Members of Config: also q_rows, out_rows: rows of one copy of q and out.
+template <class C>
+int32_t launch_config(ForwardKernel* kernel, int shared_bytes, const AttnbenchForwardArgs& args) {
+  ForwardMaps maps;
+  if (int32_t status = encode_forward_maps(args, C::q_rows, C::tile_n, C::out_rows, &maps)) return status;
+  ForwardParams params = forward_params(args);
+  int grid = tile_count<C::tile_m>(params);
+  if (C::flags & ATTNBENCH_FLAG_PERSISTENT) {
+    int multiprocessors = 0;
+    if (int32_t status = multiprocessor_count(&multiprocessors)) return status;
+    if (grid > multiprocessors) grid = multiprocessors;
+  }
+  if (uses_tile_counter<C>()) {
+    params.tile_counter = static_cast<int*>(args.workspace);
+    if (int32_t status = zero_async(args.workspace, sizeof(int), args.stream)) return status;
+  }
+  return launch(kernel, grid, C::threads, shared_bytes, args.stream, maps.q, maps.k, maps.v, maps.out, params);
+}
+
+}  // namespace attnbench
+
+#define ATTNBENCH_VARIANT_KERNEL(symbol, ...)                                    \
+  using symbol##_config = __VA_ARGS__;                                           \
+  extern "C" ATTNBENCH_KERNEL(symbol##_config::threads)                          \
+      symbol(ATTNBENCH_GRID_CONSTANT const attnbench::ptx::TensorMap q,          \
+             ATTNBENCH_GRID_CONSTANT const attnbench::ptx::TensorMap k,          \
+             ATTNBENCH_GRID_CONSTANT const attnbench::ptx::TensorMap v,          \
+             ATTNBENCH_GRID_CONSTANT const attnbench::ptx::TensorMap out,        \
+             ATTNBENCH_GRID_CONSTANT const attnbench::ForwardParams params) {    \
+    attnbench::forward<symbol##_config>(q, k, v, out, params);                   \
+  }
+#define ATTNBENCH_VARIANT_SHARED_BYTES(symbol) int32_t(sizeof(attnbench::SharedStorage<symbol##_config>))
+#define ATTNBENCH_VARIANT_ROW(symbol, ...) \
+  attnbench::describe<symbol##_config>(#symbol, ATTNBENCH_VARIANT_SHARED_BYTES(symbol)),
+#define ATTNBENCH_VARIANT_LAUNCH(symbol, ...)                                                                  \
+  if (args.variant == row++) {                                                                                 \
+    return attnbench::launch_config<symbol##_config>(symbol, ATTNBENCH_VARIANT_SHARED_BYTES(symbol), args);    \
+  }
+#define ATTNBENCH_VARIANT_WORKSPACE(symbol, ...) \
+  if (args.variant == row++) return attnbench::uses_tile_counter<symbol##_config>() ? sizeof(int) : 0;
+
+#define ATTNBENCH_FORWARD_LIBRARY(LIST)                                         \
+  LIST(ATTNBENCH_VARIANT_KERNEL)                                                \
+  static const AttnbenchVariant ATTNBENCH_TABLE[] = {LIST(ATTNBENCH_VARIANT_ROW)}; \
+  static int32_t attnbench_launch_variant(const AttnbenchForwardArgs& args) {   \
+    int row = 0;                                                                \
+    LIST(ATTNBENCH_VARIANT_LAUNCH)                                              \
+    return ATTNBENCH_UNSUPPORTED_VARIANT;                                       \
+  }                                                                             \
+  static uint64_t attnbench_variant_workspace(const AttnbenchForwardArgs& args) { \
+    int row = 0;                                                                \
+    LIST(ATTNBENCH_VARIANT_WORKSPACE)                                           \
+    return 0;                                                                   \
+  }                                                                             \
+  ATTNBENCH_EXPORTS(ATTNBENCH_TABLE, attnbench_launch_variant, attnbench_variant_workspace)
