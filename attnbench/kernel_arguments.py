@@ -5,6 +5,7 @@ Sizes, strides and alignment are checked by the library itself (kernels/include/
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.kernel_library import ABI_VERSION, DTYPES, ForwardArgs, KernelError, KernelLibrary, Strides, Variant
@@ -12,7 +13,11 @@ from attnbench.kernel_library import ABI_VERSION, DTYPES, ForwardArgs, KernelErr
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnbench.case import Case
+
 TORCH_DTYPES = {"torch.float16": "fp16", "torch.bfloat16": "bf16", "torch.float8_e4m3fn": "e4m3"}
+# Stands for any well-aligned device address where only sizes and strides are asked about.
+ALIGNED_ADDRESS = 256
 
 
 def check_tensors(library: KernelLibrary, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None) -> None:
@@ -23,9 +28,8 @@ def check_tensors(library: KernelLibrary, q: Tensor, k: Tensor, v: Tensor, out: 
             raise KernelError(f"{name} is on {tensor.device}: {library.path.name} takes {library.device_type} tensors")
         if tensor.device != q.device:
             raise KernelError(f"{name} is on {tensor.device}, q on {q.device}: all must be on one device")
+    _check_rank(q, k, v, out)
     for name in ("q", "k", "v", "out"):
-        if named[name].dim() != 4:
-            raise KernelError(f"{name} has {named[name].dim()} dimensions: must be (batch, seqlen, heads, head_dim)")
         if named[name].stride(3) != 1 and named[name].shape[3] != 1:
             raise KernelError(f"{name}: the last dimension must be contiguous, its stride is {named[name].stride(3)}")
     if str(q.dtype) not in TORCH_DTYPES:
@@ -34,6 +38,12 @@ def check_tensors(library: KernelLibrary, q: Tensor, k: Tensor, v: Tensor, out: 
         if named[name].dtype != q.dtype:
             raise KernelError(f"{name} is {named[name].dtype}, q is {q.dtype}: must be the same")
     _check_shapes(q, k, v, out, lse)
+
+
+def _check_rank(*tensors: Tensor) -> None:
+    for name, tensor in zip(("q", "k", "v", "out"), tensors):
+        if tensor.dim() != 4:
+            raise KernelError(f"{name} has {tensor.dim()} dimensions: must be (batch, seqlen, heads, head_dim)")
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None) -> None:
@@ -89,4 +99,76 @@ def forward_args(
         stream=stream or None,
         **{f"{name}_strides": value for name, value in strides.items()},
         **{name: size if size < 2**31 else -1 for name, size in sizes.items()},
+    )
+
+
+@dataclass(frozen=True)
+class BoundForward:
+    """One forward pass with everything that needs preparation done: outputs and workspace allocated, arguments filled.
+
+    out (batch, seqlen_q, num_heads, head_dim_v), lse (batch, num_heads, seqlen_q) fp32; see abi.h. `tensors` keeps
+    alive what the argument struct points to.
+    """
+
+    library: KernelLibrary
+    args: ForwardArgs
+    out: Tensor
+    lse: Tensor
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(
+        cls,
+        library: KernelLibrary,
+        variant: Variant,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        softmax_scale: float,
+    ) -> BoundForward:
+        """Raises KernelError with the reason where the library would refuse; launches nothing."""
+        import torch
+
+        _check_rank(q, k, v)
+        dtype = torch.bfloat16 if str(q.dtype) == "torch.float8_e4m3fn" else q.dtype
+        out = q.new_empty((*q.shape[:3], v.shape[3]), dtype=dtype)
+        lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
+        check_tensors(library, q, k, v, out, lse)
+        args = forward_args(variant, q, k, v, out, lse, causal, softmax_scale)
+        status, _ = library.supports(args)
+        if status:
+            raise library.error(status, args)
+        workspace = q.new_empty(library.workspace_bytes(args), dtype=torch.uint8)
+        args.workspace, args.workspace_bytes = workspace.data_ptr() or None, workspace.numel()
+        return cls(library, args, out, lse, (q, k, v, out, lse, workspace))
+
+    def launch(self, stream: int = 0) -> None:
+        """Enqueues the kernel on a cudaStream_t of the current device. Raises KernelError."""
+        self.args.stream = stream or None
+        self.library.launch(self.args)
+
+
+def case_args(variant: Variant, case: Case) -> ForwardArgs:
+    """Arguments of a case with contiguous tensors that do not exist: for the library's check, never for a launch."""
+    head_dim, head_dim_v = case.head_dim, case.head_dim_v
+    shapes = {
+        "q": (case.seqlen_q, case.num_heads, head_dim),
+        "k": (case.seqlen_k, case.num_heads_kv, head_dim),
+        "v": (case.seqlen_k, case.num_heads_kv, head_dim_v),
+        "out": (case.seqlen_q, case.num_heads, head_dim_v),
+    }
+    strides = {name: Strides(seqlen * heads * dim, heads * dim, dim) for name, (seqlen, heads, dim) in shapes.items()}
+    return ForwardArgs(
+        abi_version=ABI_VERSION,
+        struct_size=ctypes.sizeof(ForwardArgs),
+        variant=variant.index,
+        dtype=DTYPES[case.dtype],
+        causal=int(case.causal),
+        softmax_scale=case.scale,
+        **{name: getattr(case, name) for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv")},
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        **{name: ALIGNED_ADDRESS for name in shapes},
+        **{f"{name}_strides": value for name, value in strides.items()},
     )

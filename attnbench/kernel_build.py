@@ -12,12 +12,11 @@ import os
 import re
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from attnbench.kernel_recipe import ARCH, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
+from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
 
 # Two compilers at a time: the machines this is sized for have two cores.
 JOBS = 2
@@ -53,6 +52,11 @@ class Build:
     @property
     def name(self) -> str:
         return Path(self.source).stem
+
+
+def library_path(name: str) -> Path:
+    """Where the Hopper library of a kernel file lies once it is built."""
+    return BUILD / ARCH / f"{name}.so"
 
 
 def is_stale(build: Build) -> bool:
@@ -162,6 +166,8 @@ def build_emulated(source: Path, **options: Any) -> Path:
 def _build_each(
     recipes: Sequence[Recipe], jobs: int, force: bool, report: Callable[[Build], None] | None
 ) -> list[Build]:
+    from concurrent.futures import ThreadPoolExecutor
+
     builds, failures = [], []
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         for future in [pool.submit(compile_library, recipe, force) for recipe in recipes]:

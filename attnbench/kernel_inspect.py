@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from attnbench.kernel_build import Build, build_all, is_stale, kernel_sources, read_build
+from attnbench.kernel_build import Build, build_all, is_stale, kernel_sources, library_path, read_build
 from attnbench.kernel_library import Variant
-from attnbench.kernel_recipe import ARCH, BUILD
 from attnbench.kernel_sass import LoopFacts, SassFacts, parse_sass, sass_facts
 from attnbench.kernel_toolchain import ToolMissing, find_disassembler
 
@@ -100,7 +99,7 @@ def inspect_build(build: Build, library: Path) -> list[KernelFacts]:
         functions = None
     facts = []
     for row in build.variants:
-        variant = Variant(**{**row, "flags": tuple(row["flags"])})
+        variant = Variant.from_row(row)
         if variant.kernel not in ptxas or (functions is not None and variant.kernel not in functions):
             raise ValueError(f"{library.name}: no kernel {variant.kernel!r}, which the variant table names")
         facts.append(
@@ -149,11 +148,6 @@ def inspect_all(names: Sequence[str] = (), build: bool = True) -> list[KernelFac
     return [facts for one in builds for facts in inspect_build(one, library_path(one.name))]
 
 
-def library_path(name: str) -> Path:
-    """Where the Hopper library of a kernel file lies once it is built."""
-    return BUILD / ARCH / f"{name}.so"
-
-
 def record_facts(facts: KernelFacts) -> dict[str, Any]:
     """The flat figures that go into a record's `kernel` field. What could not be read is absent."""
     row: dict[str, Any] = {
@@ -195,5 +189,4 @@ def _from_row(row: Mapping[str, Any]) -> KernelFacts:
     if sass is not None:
         sass = SassFacts(**{**sass, "loops": tuple(LoopFacts(**loop) for loop in sass["loops"])})
     facts = KernelFacts(**{**row, "ptxas": PtxasFacts(**row["ptxas"]), "sass": sass})
-    variant = Variant(**{**row["variant"], "flags": tuple(row["variant"]["flags"])})
-    return replace(facts, variant=variant, serialization=tuple(row["serialization"]))
+    return replace(facts, variant=Variant.from_row(row["variant"]), serialization=tuple(row["serialization"]))

@@ -9,6 +9,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Mapping
 
 ABI_VERSION = 1
 DTYPES = {"fp16": 0, "bf16": 1, "e4m3": 2}
@@ -77,6 +78,11 @@ class Variant:
     shared_memory_bytes: int
     flags: tuple[str, ...]
     accumulator: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Variant:
+        """A variant as JSON keeps it."""
+        return cls(**{**row, "flags": tuple(row["flags"])})
 
     @property
     def key(self) -> str:

@@ -1,21 +1,27 @@
 """What `attnbench kernels build` and `attnbench kernels inspect` print."""
 from __future__ import annotations
 
+import sys
 from typing import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from attnbench.kernel_build import Build
 from attnbench.kernel_inspect import KernelFacts
 from attnbench.kernel_limits import violations
+from attnbench.kernel_toolchain import DISASSEMBLER_WHEELS
 
 # Shown where the machine code could not be read; never a number.
 UNREAD = "-"
 
+# Columns of a log file or a pipe, where there is no terminal to ask.
+LOG_WIDTH = 150
+
 _HEADINGS = (
-    "kernel", "regs", "spill B", "smem KiB", "C75xx", "wgmma", "arrive", "TMA ld/st/red", "setmaxnreg",
-    "EX2 < wait", "EX2 in flight", "loop instr", "loop EX2", "loop FFMA", "loop R2UR", "loop LDL/STL",
+    "variant", "regs", "spill\nbytes", "smem\nKiB", "C75xx", "wgmma", "arrive", "TMA\nld/st/red", "setmaxnreg\nup/down",
+    "EX2\nbefore wait", "EX2\nin flight", "loop\ninstr", "loop\nEX2", "loop\nFFMA", "loop\nR2UR", "LDL/\nSTL",
 )  # fmt: skip
 
 
@@ -24,27 +30,23 @@ def build_line(build: Build) -> str:
     return f"{build.name}: {len(build.variants)} variants, {build.compile_s:.1f} s with {build.compiler}"
 
 
-def facts_table(facts: Sequence[KernelFacts]) -> Table:
-    """One row a variant. Columns of the machine code show "-" where no disassembler was there to read it."""
-    table = Table(title="Static figures of the compiled kernels", caption=_caption(facts))
+def facts_table(library: str, facts: Sequence[KernelFacts]) -> Table:
+    """One row a variant of one library. Figures of the machine code show "-" where nothing was there to read it.
+
+    The loop columns are those of the main loop without masking, per pass; LDL/STL from the first to the last wgmma.
+    """
+    compiler = ", ".join(sorted({one.compiler for one in facts}))
+    table = Table(title=f"{library} ({compiler})", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading == "kernel" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
     for one in facts:
         table.add_row(*_cells(one))
     return table
 
 
-def _caption(facts: Sequence[KernelFacts]) -> str:
-    parts = [", ".join(sorted({one.compiler for one in facts})) or "nothing built"]
-    if any(one.sass is None for one in facts):
-        parts.append(f"{UNREAD}: not read, no disassembler (cuobjdump, nvdisasm)")
-    parts.append("loop columns: the main loop without masking, per pass")
-    return " · ".join(parts)
-
-
 def _cells(facts: KernelFacts) -> tuple[str, ...]:
     ptxas = (
-        facts.key,
+        facts.variant.key,
         str(facts.ptxas.registers),
         f"{facts.ptxas.spill_store_bytes}/{facts.ptxas.spill_load_bytes}",
         f"{facts.shared_bytes / 1024:.1f}",
@@ -54,7 +56,7 @@ def _cells(facts: KernelFacts) -> tuple[str, ...]:
     if sass is None:
         return ptxas + (UNREAD,) * (len(_HEADINGS) - len(ptxas))
     loop = sass.steady_loop
-    loop_cells = (loop.instructions, loop.ex2, loop.ffma, loop.r2ur, loop.spills) if loop else (UNREAD,) * 5
+    loop_cells = (loop.instructions, loop.ex2, loop.ffma, loop.r2ur) if loop else (UNREAD,) * 4
     machine_code = (
         sass.hgmma + sass.qgmma,
         sass.arrive,
@@ -63,7 +65,7 @@ def _cells(facts: KernelFacts) -> tuple[str, ...]:
         _percent(sass.ex2_before_last_wait_share),
         _percent(sass.ex2_in_flight_share),
     )
-    return ptxas + tuple(map(str, machine_code + loop_cells))
+    return ptxas + tuple(map(str, (*machine_code, *loop_cells, sass.spills_between_tensor)))
 
 
 def _percent(share: float | None) -> str:
@@ -71,13 +73,19 @@ def _percent(share: float | None) -> str:
 
 
 def print_inspection(facts: Sequence[KernelFacts], console: Console | None = None) -> int:
-    """Prints the table and every broken limit. Returns how many limits are broken."""
-    console = console or Console()
-    console.print(facts_table(facts))
+    """Prints a table for each library and every broken limit. Returns how many limits are broken."""
+    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    for library in dict.fromkeys(one.library for one in facts):
+        console.print(facts_table(library, [one for one in facts if one.library == library]))
+    unread = any(one.sass is None for one in facts)
+    if unread:
+        console.print(f"{UNREAD}: not read, there is no disassembler: pip install {' '.join(DISASSEMBLER_WHEELS)}")
     broken = violations(facts)
     for violation in broken:
         console.print(str(violation), style="red", highlight=False, soft_wrap=True)
-    if not broken:
-        unread = " that need no disassembler" if any(one.sass is None for one in facts) else ""
-        console.print(f"All limits{unread} hold for {len(facts)} variants.", highlight=False)
+    if not facts:
+        console.print("No kernel is built: attnbench kernels build")
+    elif not broken:
+        kind = "limits that need no disassembler" if unread else "limits"
+        console.print(f"All {kind} hold for {len(facts)} variants.", highlight=False)
     return len(broken)

@@ -1,0 +1,90 @@
+"""Which kernel file holds which schedule, and the built library behind it.
+
+Importing this module is instant (`attnbench list` does); what looks at libraries is imported where it is used.
+
+A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DEFAULT_SCHEDULE. The table is fixed here,
+so that backends can be listed where nothing is built; a test holds it against the variant tables of the libraries.
+"""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Mapping
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from attnbench.kernel_build import Build
+    from attnbench.kernel_inspect import KernelFacts
+    from attnbench.kernel_library import KernelLibrary, Variant
+
+DEFAULT_SCHEDULE = "overlap"
+# Schedule -> stem of its file under kernels/.
+SCHEDULES: Mapping[str, str] = {
+    "overlap": "fwd_overlap",
+    "simple": "fwd_simple",
+    "ws": "fwd_ws",
+    "pingpong": "fwd_pingpong",
+    "no_ws": "fwd_overlap",
+    "no_overlap": "fwd_overlap",
+}
+WAY_OUT = "build it: attnbench kernels build"
+
+
+@dataclass(frozen=True)
+class BuiltKernel:
+    """A library on disk with the record of its build."""
+
+    path: Path
+    build: Build
+
+    @functools.cached_property
+    def library(self) -> KernelLibrary:
+        from attnbench.kernel_library import KernelLibrary
+
+        return KernelLibrary(self.path)
+
+    @functools.cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variant table as recorded when it was built; the library is not loaded for it."""
+        from attnbench.kernel_library import Variant
+
+        return tuple(Variant.from_row(row) for row in self.build.variants)
+
+    @functools.cached_property
+    def facts(self) -> Mapping[int, KernelFacts]:
+        """Static figures by row of the variant table."""
+        from attnbench.kernel_inspect import inspect_build
+
+        return {one.variant.index: one for one in inspect_build(self.build, self.path)}
+
+
+def missing(schedule: str) -> str | None:
+    """Why the library of a schedule cannot be used, with the way out; None when it is there and fresh."""
+    from attnbench.kernel_build import is_stale, library_path, read_build
+
+    name = SCHEDULES[schedule]
+    path = library_path(name)
+    build = read_build(path)
+    if build is None or not path.is_file():
+        return f"kernels/{name}.cu is not built; {WAY_OUT}"
+    if is_stale(build):
+        return f"the library of kernels/{name}.cu is older than its source; {WAY_OUT}"
+    if all(row["schedule"] != schedule for row in build.variants):
+        return f'kernels/{name}.cu has no variant "{schedule}"'
+    return None
+
+
+@functools.cache
+def built_kernel(schedule: str) -> BuiltKernel:
+    """The built library of a schedule, looked up once per process. Raises KernelError where it is `missing`."""
+    from attnbench.kernel_build import library_path, read_build
+    from attnbench.kernel_library import KernelError
+
+    if schedule not in SCHEDULES:
+        raise KernelError(f'no schedule "{schedule}"; there are {", ".join(SCHEDULES)}')
+    reason = missing(schedule)
+    if reason is not None:
+        raise KernelError(reason)
+    path = library_path(SCHEDULES[schedule])
+    return BuiltKernel(path, read_build(path))
