@@ -98,6 +98,7 @@ class Case:
 
 
 FIELDS = tuple(field.name for field in fields(Case))
+_FIELD_SET = frozenset(FIELDS)
 DEFAULTS: Mapping[str, Any] = {
     "dtype": "bf16", "causal": False, "inputs": "normal", "seed": 0,
     "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256, "softmax_scale": None,
@@ -111,11 +112,8 @@ def _complete(values: dict[str, Any]) -> None:
         seqlen = values.pop("seqlen")
         values.setdefault("seqlen_q", seqlen)
         values.setdefault("seqlen_k", seqlen)
-    for name in values:
-        if name in RESERVED:
-            raise CaseError(f'"{name}" is reserved for a later version and cannot be set yet; remove it')
-        if name not in FIELDS:
-            raise CaseError(f'unknown field "{name}"; the fields are {", ".join(FIELDS)}')
+    if not values.keys() <= _FIELD_SET:
+        _refuse_unknown(values)
     for name in REQUIRED:
         if values.get(name) is None:
             raise CaseError(f'"{name}" is required and missing')
@@ -123,6 +121,13 @@ def _complete(values: dict[str, Any]) -> None:
         values["num_heads_kv"] = values["num_heads"]
     if values.get("head_dim_v") is None:
         values["head_dim_v"] = values["head_dim"]
+
+
+def _refuse_unknown(values: dict[str, Any]) -> None:
+    name = next(name for name in values if name not in _FIELD_SET)
+    if name in RESERVED:
+        raise CaseError(f'"{name}" is reserved for a later version and cannot be set yet; remove it')
+    raise CaseError(f'unknown field "{name}"; the fields are {", ".join(FIELDS)}')
 
 
 def _check_sizes(values: dict[str, Any]) -> None:
@@ -143,22 +148,24 @@ def _check_sizes(values: dict[str, Any]) -> None:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    for name, allowed in (("dtype", DTYPES), ("scaling", SCALINGS)):
-        if values.get(name, allowed[0]) not in allowed:
-            raise CaseError(f"{name} must be one of {', '.join(allowed)}, not {values[name]!r}")
+    dtype, seed = values.get("dtype", "bf16"), values.get("seed", 0)
+    if dtype not in DTYPES:
+        raise CaseError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if "scaling" in values and values["scaling"] not in SCALINGS:
+        raise CaseError(f"scaling must be one of {', '.join(SCALINGS)}, not {values['scaling']!r}")
     for name in ("causal", "hadamard"):
         if type(values.get(name, False)) is not bool:
             raise CaseError(f"{name} must be true or false, not {values[name]!r}")
-    if type(values.get("seed", 0)) is not int or values.get("seed", 0) < 0:
-        raise CaseError(f"seed must be a whole number from 0, not {values['seed']!r}")
+    if type(seed) is not int or seed < 0:
+        raise CaseError(f"seed must be a whole number from 0, not {seed!r}")
     for name in ("p_scale", "softmax_scale"):
         value = values.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):
             raise CaseError(f"{name} must be a positive number, not {value!r}")
-    if values.get("dtype", "bf16") != "e4m3":
+    if dtype != "e4m3":
         for name in FP8_FIELDS:
-            if values.get(name, DEFAULTS[name]) != DEFAULTS[name]:
-                raise CaseError(f'{name} applies to dtype e4m3 only, not to {values.get("dtype", "bf16")}')
+            if name in values and values[name] != DEFAULTS[name]:
+                raise CaseError(f"{name} applies to dtype e4m3 only, not to {dtype}")
     if values.get("hadamard") and values["head_dim"] & (values["head_dim"] - 1):
         raise CaseError(f"hadamard needs a head_dim that is a power of two, not {values['head_dim']}")
 
