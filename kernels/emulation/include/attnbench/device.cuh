@@ -1,0 +1,27 @@
+// Emulated counterpart of kernels/include/attnbench/device.cuh: decorations, thread coordinates, shared memory.
+#pragma once
+
+#include <attnbench/emulation/exports.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#define ATTNBENCH_DEVICE static inline __attribute__((always_inline))
+#define ATTNBENCH_DEVICE_MEMBER inline __attribute__((always_inline))
+
+#define ATTNBENCH_KERNEL(threads) void
+#define ATTNBENCH_GRID_CONSTANT
+
+// Unrolling is for registers; the host compiler's own choice keeps the emulated build small.
+#define ATTNBENCH_UNROLL
+#define ATTNBENCH_NO_UNROLL
+
+namespace attnbench {
+
+ATTNBENCH_DEVICE int thread_index() { return emulation::self().index; }
+ATTNBENCH_DEVICE int block_index() { return emulation::cta().block; }
+ATTNBENCH_DEVICE int grid_size() { return emulation::engine.grid; }
+ATTNBENCH_DEVICE uint32_t shared_base() { return emulation::SHARED_BASE; }
+
+}  // namespace attnbench

@@ -1,0 +1,190 @@
+// Named barriers (PTX ISA, "bar"), warp collectives, and setmaxnreg.
+#pragma once
+
+#include <attnbench/emulation/mbarrier.h>
+
+namespace attnbench::emulation {
+
+// ---- named barriers ----
+
+inline void check_whole_warps(NamedBarrier& barrier, int id, SiteId site) {
+  for (int warp = 0; warp < cta().warps; ++warp) {
+    if (barrier.arrivals_of_warp[warp] % 32 != 0) {
+      hazard(Hazard::named_barrier, site,
+             format("barrier %d completes with %d lanes of warp %d", id, barrier.arrivals_of_warp[warp], warp));
+    }
+    barrier.arrivals_of_warp[warp] = 0;
+  }
+}
+
+// Counts one thread in. Returns the generation it belongs to.
+inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
+  NamedBarrier& barrier = cta().named[id];
+  if (barrier.arrived == 0) {
+    barrier.expected = threads;
+    barrier.first_site = site;
+  } else if (barrier.expected != threads) {
+    hazard(Hazard::named_barrier, site,
+           format("barrier %d for %d threads, but %d at ", id, threads, barrier.expected) + engine.sites.text(barrier.first_site));
+  }
+  release(barrier.entered);
+  const uint32_t generation = barrier.generation;
+  ++barrier.arrivals_of_warp[self().warp()];
+  if (++barrier.arrived == barrier.expected) {
+    check_whole_warps(barrier, id, site);
+    barrier.arrived = 0;
+    ++barrier.generation;
+    barrier.left.assign(barrier.entered, cta().agents);
+    wake(barrier.waiters);
+  }
+  return generation;
+}
+
+inline bool valid_named_barrier(int id, int threads, SiteId site) {
+  if (id >= 0 && id < NAMED_BARRIERS && threads > 0 && threads % 32 == 0 && threads <= cta().threads) return true;
+  fatal(Hazard::named_barrier, site, format("barrier %d (0 to 15) for %d threads (a multiple of 32, at most %d)", id,
+                                            threads, cta().threads));
+  return false;
+}
+
+inline void sync_on(int id, int threads, SiteId site) {
+  before_blocking();
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
+  if (!valid_named_barrier(id, threads, site)) return;
+  const uint32_t generation = enter_named_barrier(id, threads, site);
+  NamedBarrier& barrier = cta().named[id];
+  while (barrier.generation == generation) park(barrier.waiters, {Waiting::named_barrier, site, id, threads});
+  acquire(barrier.left);
+  after_blocking();
+}
+
+inline void barrier_sync(int id, int threads, Where where) {
+  sync_on(id, threads, engine.sites.visit(Primitive::barrier_sync, where));
+}
+
+inline void cta_sync(Where where) { sync_on(0, cta().threads, engine.sites.visit(Primitive::cta_sync, where)); }
+
+inline void barrier_arrive(int id, int threads, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::barrier_arrive, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, id, threads)) return;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
+  if (!valid_named_barrier(id, threads, site)) return;
+  enter_named_barrier(id, threads, site);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_TWICE)) enter_named_barrier(id, threads, site);
+}
+
+inline void early_arrive(const ArriveRecord& record) {
+  ++engine.statistics.mutated;
+  if (engine.sites[record.site].primitive == Primitive::barrier_arrive) {
+    enter_named_barrier(record.target, record.threads, record.site);
+  } else if (MBarrier* barrier = find_barrier(static_cast<uint32_t>(record.target), record.site)) {
+    arrive_on(*barrier, record.site);
+  }
+}
+
+// ---- warp collectives ----
+
+// Waits for all 32 lanes; afterwards `values` of the returned rendezvous holds what each lane brought. It stays valid
+// until the lane enters the collective after the next.
+inline const Rendezvous& meet(uint32_t value, SiteId site, bool orders_memory) {
+  Cta& c = cta();
+  Thread& thread = self();
+  Rendezvous& meeting = c.warp[static_cast<size_t>(thread.warp())].rendezvous[thread.rendezvous ^= 1];
+  const Primitive primitive = engine.sites[site].primitive;
+  if (meeting.arrived == 0) {
+    meeting.primitive = primitive;
+    meeting.site = site;
+  } else if (meeting.primitive != primitive || meeting.site != site) {
+    hazard(Hazard::divergence, site, "other lanes of the warp are at " + engine.sites.text(meeting.site), meeting.site);
+  }
+  meeting.values[thread.lane()] = value;
+  if (++meeting.arrived < 32) {
+    park(meeting.waiters, {Waiting::warp, site, meeting.arrived, 0});
+    return meeting;
+  }
+  meeting.arrived = 0;
+  if (orders_memory) {
+    static Knowledge joint;
+    joint.clear(c.agents);
+    Thread* first = &c.thread[static_cast<size_t>(thread.warp() * 32)];
+    for (int lane = 0; lane < 32; ++lane) joint.join(first[lane].knowledge, c.agents);
+    for (int lane = 0; lane < 32; ++lane) {
+      first[lane].knowledge.assign(joint, c.agents);
+      ++first[lane].time();
+    }
+  }
+  wake(meeting.waiters);
+  return meeting;
+}
+
+inline void warp_sync(Where where) {
+  const SiteId site = engine.sites.visit(Primitive::warp_sync, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  meet(0, site, true);
+}
+
+// NOTE: shuffles and votes synchronize the lanes but order no memory (PTX ISA, "shfl.sync"; bar.warp.sync does).
+inline uint32_t shuffle(uint32_t value, int source_lane, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::shuffle, where);
+  return meet(value, site, false).values[source_lane & 31];
+}
+
+inline bool any_sync(bool predicate, Where where) {
+  const Rendezvous& meeting = meet(predicate, engine.sites.visit(Primitive::any_sync, where), false);
+  for (uint32_t value : meeting.values) {
+    if (value) return true;
+  }
+  return false;
+}
+
+// The same lane for a whole launch, and any lane: the choice is the hardware's.
+inline bool elect_one(Where where) {
+  engine.sites.visit(Primitive::elect_one, where);
+  return self().lane() == cta().elected_lane;
+}
+
+// ---- setmaxnreg ----
+
+// Registers a thread starts with: the file shared by all threads, in steps of 8, at most 255 usable.
+inline int registers_at_entry(int threads) { return std::min(REGISTER_FILE / threads / 8 * 8, 256); }
+
+// Calls `change` once for the warp, in its last lane.
+template <typename Change>
+inline void once_per_warp(Change change) {
+  Warp& warp = cta().warp[static_cast<size_t>(self().warp())];
+  if (++warp.reallocating < 32) return;
+  warp.reallocating = 0;
+  change(warp);
+}
+
+inline void setmaxnreg_dec(int registers, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::setmaxnreg_dec, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  once_per_warp([&](Warp& warp) {
+    if (registers > warp.registers) {
+      hazard(Hazard::registers, site, format("lowers %d registers to %d", warp.registers, registers));
+    }
+    cta().register_pool += (warp.registers - registers) * 32;
+    warp.registers = registers;
+    wake(cta().register_waiters);
+  });
+}
+
+inline void setmaxnreg_inc(int registers, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::setmaxnreg_inc, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  once_per_warp([&](Warp& warp) {
+    if (registers < warp.registers) {
+      hazard(Hazard::registers, site, format("raises %d registers to %d", warp.registers, registers));
+    }
+    const int needed = (registers - warp.registers) * 32;
+    while (cta().register_pool < needed) park(cta().register_waiters, {Waiting::registers, site, needed, 0});
+    cta().register_pool -= needed;
+    warp.registers = registers;
+  });
+}
+
+}  // namespace attnbench::emulation

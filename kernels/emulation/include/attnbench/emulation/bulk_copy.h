@@ -1,0 +1,204 @@
+// TMA tile loads and stores (PTX ISA, "cp.async.bulk.tensor") with the 128-byte swizzle, out-of-bounds handling and
+// bulk groups. Loads write shared memory, and stores read it, only when they are delivered.
+#pragma once
+
+#include <attnbench/emulation/mbarrier.h>
+
+namespace attnbench::emulation {
+
+// Where the 128-byte swizzle puts the byte at `address`: bits 4-6 exclusive-or bits 7-9 (PTX ISA, "Tensor swizzling
+// modes"). The hardware applies it to the shared address itself.
+inline uint32_t swizzle_128(uint32_t address) { return address ^ ((address >> 7 & 7u) << 4); }
+
+inline uint32_t box_row_bytes(const TensorMap& map) {
+  return static_cast<uint32_t>(map.box[0] * element_bytes(map.element));
+}
+
+inline uint32_t box_rows(const TensorMap& map) {
+  return static_cast<uint32_t>(map.box[1] * map.box[2] * map.box[3]);
+}
+
+inline uint32_t box_bytes(const TensorMap& map) { return box_row_bytes(map) * box_rows(map); }
+
+// Calls visit(global pointer or null where out of bounds, shared offset of the row, elements in bounds) for each row of
+// the box at `at`.
+template <typename Visit>
+inline void for_each_box_row(const TensorMap& map, const int (&at)[4], Visit visit) {
+  uint32_t offset = 0;
+  for (int i3 = 0; i3 < map.box[3]; ++i3) {
+    for (int i2 = 0; i2 < map.box[2]; ++i2) {
+      for (int i1 = 0; i1 < map.box[1]; ++i1, offset += box_row_bytes(map)) {
+        const int64_t index[4] = {at[0], int64_t{at[1]} + i1, int64_t{at[2]} + i2, int64_t{at[3]} + i3};
+        bool inside = true;
+        int64_t bytes = 0;
+        for (int d = 1; d < 4; ++d) {
+          inside = inside && index[d] >= 0 && index[d] < map.sizes[d];
+          bytes += index[d] * map.stride_bytes[d - 1];
+        }
+        visit(inside ? map.base + bytes : nullptr, offset, index[0]);
+      }
+    }
+  }
+}
+
+// Copies one box row between global memory and the 16-byte chunks of its swizzled place in shared memory.
+inline void copy_row_in(const TensorMap& map, const unsigned char* row, int64_t first, uint32_t destination) {
+  const int bytes = element_bytes(map.element);
+  unsigned char packed[128] = {};
+  if (row) {
+    for (int i = 0; i < map.box[0]; ++i) {
+      if (first + i >= 0 && first + i < map.sizes[0]) std::memcpy(packed + i * bytes, row + (first + i) * bytes, static_cast<size_t>(bytes));
+    }
+  }
+  for (uint32_t at = 0; at < box_row_bytes(map); at += 16) {
+    std::memcpy(cta().shared + swizzle_128(destination + at), packed + at, 16);
+  }
+}
+
+// ---- loads ----
+
+inline bool valid_copy(const TensorMap& map, uint32_t shared_address, SiteId site) {
+  // NOTE: 128 bytes is what the instruction needs; a box whose rows are to fall on the swizzle pattern that wgmma
+  // descriptors assume must also start on a multiple of 1024, the pattern's period.
+  if (shared_address % 1024 != 0) {
+    hazard(Hazard::out_of_bounds, site, format("shared address 0x%x is not a multiple of 1024", shared_address));
+  }
+  return in_bounds(site, shared_address, box_bytes(map));
+}
+
+inline void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0, int c1, int c2,
+                        int c3, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::tma_load_4d, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
+  MBarrier* barrier = find_barrier(barrier_address, site);
+  if (!barrier || !valid_copy(*map, destination, site)) return;
+  Cta& c = cta();
+  if (self().knowledge.fenced.time[barrier->initializer] < barrier->init_time) {
+    hazard(Hazard::proxy_fence, site, "completes on " + barrier_text(*barrier) +
+                                          ", whose initialization no fence_mbarrier_init made visible to TMA", barrier->init_site);
+  }
+  const int index = c.barrier_at[barrier_address / 8];
+  const uint32_t number = ++barrier->loads;
+  const Agent agent = static_cast<Agent>(LOAD_AGENT + index);
+  const uint32_t bytes = box_bytes(*map);
+  for (uint32_t at = destination; at < destination + bytes; at += GRANULE_BYTES) {
+    write_granule(at, {number, agent, site, 0xffff, false});
+  }
+  ++self().time();
+  std::memset(c.shared + destination, POISON_BYTE, bytes);
+  barrier->undelivered.push_back(number);
+  c.loads.push_back({*map, destination, index, number, {c0, c1, c2, c3}, site});
+  ++engine.statistics.tma_loads;
+  post(Event::load, static_cast<int>(c.loads.size()) - 1);
+}
+
+inline void deliver_load(Load& load) {
+  for_each_box_row(load.map, load.coordinates, [&](const unsigned char* row, uint32_t offset, int64_t first) {
+    copy_row_in(load.map, row, first, load.destination + offset);
+  });
+  MBarrier& barrier = cta().barrier[static_cast<size_t>(load.barrier)];
+  auto& missing = barrier.undelivered;
+  missing.erase(std::find(missing.begin(), missing.end(), load.number));
+  // Whoever sees the phase complete knows all loads up to the first that is still missing.
+  const uint32_t complete = missing.empty() ? barrier.loads : *std::min_element(missing.begin(), missing.end()) - 1;
+  uint32_t& known = barrier.arrived.happened.time[LOAD_AGENT + load.barrier];
+  known = std::max(known, complete);
+  barrier.transaction_bytes -= box_bytes(load.map);
+  complete_phase_if_due(barrier);
+}
+
+// ---- stores ----
+
+inline StoreQueue* own_stores(SiteId site) {
+  Thread& thread = self();
+  if (thread.stores) return thread.stores.get();
+  Cta& c = cta();
+  if (c.store_slots.size() == MAX_STORING_THREADS) {
+    fatal(Hazard::launch, site, format("more than %d threads issue bulk stores: raise MAX_STORING_THREADS", MAX_STORING_THREADS));
+    return nullptr;
+  }
+  thread.stores = std::make_unique<StoreQueue>();
+  thread.stores->slot = static_cast<int>(c.store_slots.size());
+  c.store_slots.push_back(thread.index);
+  return thread.stores.get();
+}
+
+inline void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::tma_store_4d, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
+  StoreQueue* stores = own_stores(site);
+  if (!stores || !valid_copy(*map, source, site)) return;
+  const Agent agent = static_cast<Agent>(STORE_AGENT + stores->slot);
+  for (uint32_t at = source; at < source + box_bytes(*map); at += GRANULE_BYTES) {
+    read_granule(at, {stores->committed + 1, agent, site, 0xffff, false});
+  }
+  stores->open.push_back({*map, source, {c0, c1, c2, c3}, site, {}});
+  ++engine.statistics.tma_stores;
+}
+
+inline void bulk_commit_group(Where where) {
+  const SiteId site = engine.sites.visit(Primitive::bulk_commit_group, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  StoreQueue* stores = own_stores(site);
+  if (!stores) return;
+  stores->groups.push_back(std::move(stores->open));
+  stores->open.clear();
+  ++stores->committed;
+  post(Event::store_read, self().index);
+}
+
+// The oldest unread group of `thread` reads its boxes from shared memory.
+inline void deliver_store_read(Thread& thread) {
+  StoreQueue& stores = *thread.stores;
+  for (Store& store : stores.groups[stores.read - stores.written]) {
+    store.captured.resize(box_bytes(store.map));
+    for (uint32_t at = 0; at < store.captured.size(); at += 16) {
+      std::memcpy(store.captured.data() + at, cta().shared + swizzle_128(store.source + at), 16);
+    }
+  }
+  ++stores.read;
+  wake(stores.waiters);
+  post(Event::store_write, thread.index);
+}
+
+inline void deliver_store_write(Thread& thread) {
+  StoreQueue& stores = *thread.stores;
+  for (const Store& store : stores.groups.front()) {
+    const TensorMap& map = store.map;
+    const int bytes = element_bytes(map.element);
+    for_each_box_row(map, store.coordinates, [&](unsigned char* row, uint32_t offset, int64_t first) {
+      for (int i = 0; row && i < map.box[0]; ++i) {
+        if (first + i < 0 || first + i >= map.sizes[0]) continue;
+        std::memcpy(row + (first + i) * bytes, store.captured.data() + offset + static_cast<uint32_t>(i * bytes), static_cast<size_t>(bytes));
+      }
+    });
+  }
+  stores.groups.pop_front();
+  ++stores.written;
+  wake(stores.waiters);
+}
+
+// Waits until at most `pending` of the thread's groups have not read (or, with `written`, not written) yet.
+inline void bulk_wait_group(int pending, bool written, Where where) {
+  const SiteId site =
+      engine.sites.visit(written ? Primitive::bulk_wait_group : Primitive::bulk_wait_group_read, where);
+  before_blocking();
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
+  Thread& thread = self();
+  if (thread.stores) {
+    StoreQueue& stores = *thread.stores;
+    const uint32_t count = static_cast<uint32_t>(pending);
+    const uint32_t needed = stores.committed > count ? stores.committed - count : 0;
+    while ((written ? stores.written : stores.read) < needed) {
+      park(stores.waiters, {Waiting::bulk_group, site, static_cast<int>(needed), 0});
+    }
+    uint32_t& known = thread.knowledge.happened.time[STORE_AGENT + stores.slot];
+    known = std::max(known, needed);
+  }
+  after_blocking();
+}
+
+}  // namespace attnbench::emulation

@@ -1,0 +1,216 @@
+// The state of one emulated CTA: shared memory with its access history, threads, barriers, and work in flight.
+#pragma once
+
+#include <attnbench/emulation/clock.h>
+#include <attnbench/emulation/fiber.h>
+#include <attnbench/emulation/numeric.h>
+#include <attnbench/emulation/report.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+namespace attnbench::emulation {
+
+// Dynamic shared memory a CTA may have on compute capability 9.0 (CUDA C++ Programming Guide, "Compute Capabilities"),
+// after the 1 KiB that the system keeps for itself at address 0.
+constexpr uint32_t SHARED_BASE = 1024;
+constexpr uint32_t SHARED_LIMIT_BYTES = 232448;
+constexpr uint32_t GRANULE_BYTES = 16;  // what swizzles permute, and the least a descriptor can address
+constexpr uint32_t GRANULES = (SHARED_BASE + SHARED_LIMIT_BYTES) / GRANULE_BYTES;
+constexpr int REGISTER_FILE = 65536;    // 32-bit registers of a multiprocessor
+constexpr int NAMED_BARRIERS = 16;
+constexpr unsigned char POISON_BYTE = 0xff;        // a NaN in fp16, bf16 and e4m3
+constexpr uint32_t POISON_REGISTER = 0x7fe5c0deu;  // a NaN that no arithmetic makes
+
+// A decoded tensor map: what cuTensorMapEncodeTiled would have been given. Dimensions: head_dim, seqlen, head, batch.
+struct TensorMap {
+  unsigned char* base;
+  Element element;
+  int64_t sizes[4];
+  int64_t stride_bytes[3];
+  int box[4];
+};
+
+struct Thread;
+using WaitList = std::vector<Thread*>;
+
+// What a blocked thread waits for; read by the deadlock report.
+struct Waiting {
+  enum What : uint8_t { nothing, mbarrier, named_barrier, wgmma, bulk_group, warp, registers } what = nothing;
+  SiteId site = 0;
+  int object = 0;  // mbarrier index, named barrier number, groups
+  int detail = 0;  // parity, thread count
+};
+
+struct MBarrier {
+  uint32_t address = 0;
+  uint32_t count = 0, pending = 0;
+  int64_t transaction_bytes = 0;  // announced and not yet arrived
+  uint32_t phase = 0;
+  const char* name = nullptr;
+  int stage = 0;
+  Agent initializer = 0;
+  uint32_t init_time = 0;
+  SiteId init_site = 0, last_wait_site = 0;
+  uint32_t loads = 0;                  // issued so far
+  std::vector<uint32_t> undelivered;   // numbers of the loads in flight
+  Knowledge arrived, completed;
+  WaitList waiters;
+};
+
+struct NamedBarrier {
+  int expected = 0, arrived = 0;
+  uint32_t generation = 0;
+  SiteId first_site = 0;
+  uint8_t arrivals_of_warp[MAX_THREADS / 32] = {};
+  Knowledge entered, left;
+  WaitList waiters;
+};
+
+struct Load {
+  TensorMap map;
+  uint32_t destination;
+  int barrier;
+  uint32_t number;  // among the loads of its barrier
+  int coordinates[4];
+  SiteId site;
+};
+
+struct Store {
+  TensorMap map;
+  uint32_t source;
+  int coordinates[4];
+  SiteId site;
+  std::vector<unsigned char> captured;  // the box as read from shared memory
+};
+
+// The bulk stores of one thread, in groups that complete in order.
+struct StoreQueue {
+  int slot = -1;
+  std::vector<Store> open;                // not yet committed
+  std::deque<std::vector<Store>> groups;  // committed and not written
+  uint32_t committed = 0, read = 0, written = 0;
+  WaitList waiters;
+};
+
+// One accumulator tile on its way through the tensor core: from the first wgmma that names a thread's registers until
+// every thread has waited for the last one.
+struct Accumulator {
+  int columns = 0;
+  int threads_out = 0;          // that have not yet taken their fragment back
+  uint32_t last_operation = 0;  // number of the last wgmma on it
+  std::vector<float> value;     // 64 x columns
+};
+
+struct WgmmaOperation {
+  Element element;
+  int columns;
+  bool transpose_a, transpose_b, from_registers, accumulate;
+  uint64_t descriptor_a, descriptor_b;
+  SiteId site;
+  std::shared_ptr<Accumulator> accumulator;
+  int issued = 0;
+  bool executed = false;
+  const uint32_t* fragment_a[128];  // where each thread keeps its A fragment
+  uint32_t issued_fragment_a[128][4];
+};
+
+// The tensor work of one warpgroup, in program order.
+struct Warpgroup {
+  std::deque<WgmmaOperation> operations;
+  uint32_t first_operation = 0;      // number of operations.front()
+  std::vector<uint32_t> group_ends;  // operation number after each commit group
+  std::vector<int> group_commits;    // threads that have committed it
+  uint32_t groups_done = 0;
+  WaitList waiters;
+};
+
+// What a thread remembers of an accumulator (or A fragment) it has used: enough to tell whether it touched the
+// registers after its last wgmma_fence.
+struct RegisterUse {
+  const void* registers;
+  int words;
+  bool accumulator;
+  uint32_t fences_at_return;        // fences executed when the registers came back from the tensor core
+  std::vector<uint32_t> at_fence;   // contents at the last fence
+};
+
+struct InFlight {
+  float* registers;
+  std::shared_ptr<Accumulator> accumulator;
+  uint32_t last_operation;
+};
+
+struct Thread {
+  Fiber fiber;
+  int index = 0;
+  bool finished = false;
+  Waiting waiting;
+  Knowledge knowledge;
+  int rendezvous = 0;           // parity of the warp's next collective
+  uint32_t operations = 0;      // wgmma issued
+  uint32_t groups = 0;          // wgmma groups committed
+  uint32_t operations_committed = 0;
+  uint32_t fences = 0;          // wgmma_fence executed
+  std::vector<InFlight> in_flight;
+  std::vector<RegisterUse> uses;
+  std::unique_ptr<StoreQueue> stores;
+  uint64_t descriptor_a = 0, descriptor_b = 0;  // of the last wgmma, for mutations
+  uint32_t blocking_calls = 0, early_done = 0;
+  int lane() const { return index % 32; }
+  int warp() const { return index / 32; }
+  int warpgroup() const { return index / 128; }
+  Agent agent() const { return static_cast<Agent>(THREAD_AGENT + index); }
+  uint32_t& time() { return knowledge.happened.time[agent()]; }
+};
+
+// A warp collective (shuffle, vote, sync) being entered by its 32 lanes.
+struct Rendezvous {
+  int arrived = 0;
+  Primitive primitive = Primitive::warp_sync;
+  SiteId site = 0;
+  uint32_t values[32];
+  WaitList waiters;
+};
+
+struct Warp {
+  uint32_t ready = 0;  // lanes that can run
+  Rendezvous rendezvous[2];
+  int registers = 0;   // per thread
+  int reallocating = 0;
+};
+
+// Asynchronous work that may execute from step `due` on.
+struct Event {
+  enum What : uint8_t { load, wgmma_group, store_read, store_write } what;
+  int index;  // load number, warpgroup, thread
+  uint64_t due;
+};
+
+struct Cta {
+  int block = 0, threads = 0, warps = 0, agents = 0;
+  uint32_t shared_end = 0;  // first address past the launch's shared memory
+  int alive = 0;
+  bool dead = false;  // stopped by a hazard that leaves nothing to continue with
+  int register_pool = 0;
+  int elected_lane = 0;
+
+  std::vector<Thread> thread;
+  std::vector<Warp> warp;
+  std::vector<Warpgroup> warpgroup;
+  std::vector<MBarrier> barrier;
+  std::vector<int16_t> barrier_at;  // by address / 8; -1: none
+  NamedBarrier named[NAMED_BARRIERS];
+  std::deque<Load> loads;
+  std::vector<Event> events;
+  std::vector<Granule> granule;
+  unsigned char* shared = nullptr;  // indexed by shared address
+  std::vector<int> store_slots;     // threads that issue bulk stores
+  WaitList register_waiters;
+  std::unique_ptr<FiberStacks> stacks;
+  std::vector<unsigned char> arena;
+};
+
+}  // namespace attnbench::emulation

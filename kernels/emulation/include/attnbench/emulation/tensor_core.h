@@ -1,0 +1,192 @@
+// What one wgmma computes: descriptors, operand gathering and the 64 x N x K product (PTX ISA, "Asynchronous warpgroup
+// level matrix multiply-accumulate").
+#pragma once
+
+#include <attnbench/emulation/shared_memory.h>
+
+namespace attnbench::emulation {
+
+constexpr int WGMMA_ROWS = 64;
+constexpr int INSTRUCTION_K_BYTES = 32;  // 16 elements of 16 bits, 32 of 8 bits
+constexpr int CHUNKS_PER_ROW = INSTRUCTION_K_BYTES / static_cast<int>(GRANULE_BYTES);
+constexpr int MAX_COLUMNS = 256;
+constexpr int MAX_CHUNKS = MAX_COLUMNS * CHUNKS_PER_ROW;
+
+// PTX ISA, "Matrix descriptor format": all addresses in units of 16 bytes.
+struct Descriptor {
+  uint32_t start, leading, stride, base_offset, swizzle;  // bytes; swizzle 0 none, 1: 128, 2: 64, 3: 32 bytes
+
+  explicit Descriptor(uint64_t bits)
+      : start(static_cast<uint32_t>(bits & 0x3fff) << 4),
+        leading(static_cast<uint32_t>(bits >> 16 & 0x3fff) << 4),
+        stride(static_cast<uint32_t>(bits >> 32 & 0x3fff) << 4),
+        base_offset(static_cast<uint32_t>(bits >> 49 & 7)),
+        swizzle(static_cast<uint32_t>(bits >> 62)) {}
+
+  // Bytes of a row of the swizzle atom.
+  uint32_t pitch() const { return swizzle == 0 ? 16u : 256u >> swizzle; }
+
+  uint32_t swizzled(uint32_t address) const {
+    const uint32_t mask = swizzle == 0 ? 0u : 8u / (1u << (swizzle - 1)) - 1u;  // 7, 3, 1
+    return address ^ ((address >> 7 & mask) << 4);
+  }
+};
+
+// Shared addresses of an operand's 16-byte chunks, `extent` rows (M or N) by one instruction's K.
+// K-major: chunk row * 2 + half. MN-major (16-bit only): chunk k * (extent / 8) + row / 8.
+// Canonical layouts as in PTX ISA, "Strides": a swizzle atom has 8 rows (K-major) or 8 steps of K (MN-major).
+inline void operand_chunks(const Descriptor& d, bool mn_major, int extent, uint32_t* out) {
+  if (!mn_major) {
+    for (int row = 0; row < extent; ++row) {
+      const uint32_t base = d.start + static_cast<uint32_t>(row / 8) * d.stride + static_cast<uint32_t>(row % 8) * d.pitch();
+      for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
+        const uint32_t step = d.swizzle == 0 ? d.leading : GRANULE_BYTES;
+        out[row * CHUNKS_PER_ROW + half] = d.swizzled(base + static_cast<uint32_t>(half) * step);
+      }
+    }
+    return;
+  }
+  const int chunks = extent / 8, per_atom = static_cast<int>(d.pitch() / GRANULE_BYTES);
+  const uint32_t atom_step = d.swizzle == 0 ? d.stride : d.leading, k_step = d.swizzle == 0 ? d.leading : d.stride;
+  for (int k = 0; k < 16; ++k) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      out[k * chunks + chunk] = d.swizzled(d.start + static_cast<uint32_t>(chunk / per_atom) * atom_step +
+                                           static_cast<uint32_t>(k / 8) * k_step + static_cast<uint32_t>(k % 8) * d.pitch() +
+                                           static_cast<uint32_t>(chunk % per_atom) * GRANULE_BYTES);
+    }
+  }
+}
+
+inline int chunk_count(int extent) { return extent * CHUNKS_PER_ROW; }
+
+// Whether the layout looks at the leading byte offset.
+inline bool uses_leading(const Descriptor& d, bool mn_major, int extent) {
+  return d.swizzle == 0 || (mn_major && extent * 2 > static_cast<int>(d.pitch()));
+}
+
+// Rows of A (thread's registers) that a fragment covers: row of register r, element e of lane within its warp's 16 rows,
+// and the element's k. PTX ISA, "Register fragments for wgmma ... matrix A".
+inline int fragment_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
+inline int fragment_k(Element element, int lane, int reg, int i) {
+  const int per_register = 4 / element_bytes(element);
+  return (lane % 4) * per_register + i + (reg / 2) * 4 * per_register;
+}
+
+// Row and column of accumulator register `reg` of `thread` (0 to 127). PTX ISA, "... matrix D".
+inline int accumulator_row(int thread, int reg) { return thread / 32 * 16 + thread % 32 / 4 + 8 * (reg / 2 % 2); }
+inline int accumulator_column(int thread, int reg) { return reg / 4 * 8 + thread % 4 * 2 + reg % 2; }
+
+// Operands of one instruction widened to float: a[row][k], b[k][column].
+struct Operands {
+  int k = 16, columns = 0;
+  alignas(64) float a[WGMMA_ROWS][32];
+  alignas(64) float b[32][MAX_COLUMNS];
+};
+
+inline void gather_a(const WgmmaOperation& op, Operands& out) {
+  const unsigned char* shared = cta().shared;
+  uint32_t chunks[MAX_CHUNKS];
+  operand_chunks(Descriptor(op.descriptor_a), op.transpose_a, WGMMA_ROWS, chunks);
+  const int per_chunk = out.k / CHUNKS_PER_ROW;
+  if (!op.transpose_a) {
+    for (int row = 0; row < WGMMA_ROWS; ++row) {
+      for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
+        widen_chunk(op.element, shared + chunks[row * CHUNKS_PER_ROW + half], &out.a[row][half * per_chunk]);
+      }
+    }
+    return;
+  }
+  float wide[16];
+  for (int k = 0; k < 16; ++k) {
+    for (int chunk = 0; chunk < WGMMA_ROWS / 8; ++chunk) {
+      widen_chunk(op.element, shared + chunks[k * (WGMMA_ROWS / 8) + chunk], wide);
+      for (int i = 0; i < 8; ++i) out.a[chunk * 8 + i][k] = wide[i];
+    }
+  }
+}
+
+inline void gather_fragment_a(const WgmmaOperation& op, Operands& out) {
+  for (int thread = 0; thread < 128; ++thread) {
+    alignas(16) unsigned char bytes[16];
+    float wide[16];
+    std::memcpy(bytes, op.fragment_a[thread], sizeof bytes);
+    widen_chunk(op.element, bytes, wide);
+    const int per_register = 4 / element_bytes(op.element), lane = thread % 32;
+    for (int reg = 0; reg < 4; ++reg) {
+      float* row = out.a[thread / 32 * 16 + fragment_row(lane, reg)];
+      for (int i = 0; i < per_register; ++i) row[fragment_k(op.element, lane, reg, i)] = wide[reg * per_register + i];
+    }
+  }
+}
+
+inline void gather_b(const WgmmaOperation& op, Operands& out) {
+  const unsigned char* shared = cta().shared;
+  uint32_t chunks[MAX_CHUNKS];
+  operand_chunks(Descriptor(op.descriptor_b), op.transpose_b, op.columns, chunks);
+  if (op.transpose_b) {
+    for (int k = 0; k < 16; ++k) {
+      for (int chunk = 0; chunk < op.columns / 8; ++chunk) {
+        widen_chunk(op.element, shared + chunks[k * (op.columns / 8) + chunk], &out.b[k][chunk * 8]);
+      }
+    }
+    return;
+  }
+  float wide[16];
+  const int per_chunk = out.k / CHUNKS_PER_ROW;
+  for (int column = 0; column < op.columns; ++column) {
+    for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
+      widen_chunk(op.element, shared + chunks[column * CHUNKS_PER_ROW + half], wide);
+      for (int i = 0; i < per_chunk; ++i) out.b[half * per_chunk + i][column] = wide[i];
+    }
+  }
+}
+
+// Eight floats at a time on any target (GCC vector extension); 8 rows by 8 columns stay in registers.
+typedef float Vector __attribute__((vector_size(32), aligned(4)));
+
+inline void multiply_accumulate(const Operands& in, float* value) {
+  constexpr int ROWS = 8;
+  for (int column = 0; column < in.columns; column += 8) {
+    for (int row = 0; row < WGMMA_ROWS; row += ROWS) {
+      Vector sum[ROWS];
+      for (int i = 0; i < ROWS; ++i) std::memcpy(&sum[i], value + (row + i) * in.columns + column, sizeof(Vector));
+      for (int k = 0; k < in.k; ++k) {
+        Vector b;
+        std::memcpy(&b, &in.b[k][column], sizeof b);
+        for (int i = 0; i < ROWS; ++i) sum[i] += in.a[row + i][k] * b;
+      }
+      for (int i = 0; i < ROWS; ++i) std::memcpy(value + (row + i) * in.columns + column, &sum[i], sizeof(Vector));
+    }
+  }
+}
+
+// Sum of the terms as Hopper's e4m3 tensor core forms it: each term is aligned to the largest and only the highest 14
+// bits of it count, truncated towards minus infinity (DeepSeek-V3 technical report, section 3.5.2).
+constexpr int ALIGNED_BITS = 14;
+
+inline float truncated_sum(const float* terms, int count) {
+  float largest = 0.0f;
+  for (int i = 0; i < count; ++i) {
+    if (!std::isfinite(terms[i])) return NAN;
+    largest = std::max(largest, std::fabs(terms[i]));
+  }
+  if (largest == 0.0f) return 0.0f;
+  const double quantum = std::ldexp(1.0, std::ilogb(largest) - (ALIGNED_BITS - 1));
+  double sum = 0.0;
+  for (int i = 0; i < count; ++i) sum += std::floor(terms[i] / quantum) * quantum;
+  return static_cast<float>(sum);
+}
+
+inline void multiply_accumulate_truncated(const Operands& in, float* value) {
+  float terms[33];
+  for (int row = 0; row < WGMMA_ROWS; ++row) {
+    for (int column = 0; column < in.columns; ++column) {
+      float& sum = value[row * in.columns + column];
+      for (int k = 0; k < in.k; ++k) terms[k] = in.a[row][k] * in.b[k][column];
+      terms[in.k] = sum;
+      sum = truncated_sum(terms, in.k + 1);
+    }
+  }
+}
+
+}  // namespace attnbench::emulation

@@ -1,0 +1,324 @@
+// wgmma as the hardware runs it: issued by 128 threads, executed later by the tensor core, waited for in groups.
+//
+// Smem operands and A fragments are read when the operation executes. Accumulator registers hold a poison NaN from the
+// first wgmma that names them until the thread's covering wait_group.
+#pragma once
+
+#include <attnbench/emulation/barriers.h>
+#include <attnbench/emulation/tensor_core.h>
+
+namespace attnbench::emulation {
+
+constexpr int WARPGROUP_THREADS = 128;
+
+// ---- fences ----
+
+inline RegisterUse* find_use(Thread& thread, const void* registers) {
+  for (RegisterUse& use : thread.uses) {
+    if (use.registers == registers) return &use;
+  }
+  return nullptr;
+}
+
+inline InFlight* find_in_flight(Thread& thread, const void* registers) {
+  for (InFlight& entry : thread.in_flight) {
+    if (entry.registers == registers) return &entry;
+  }
+  return nullptr;
+}
+
+inline void wgmma_fence(Where where) {
+  const SiteId site = engine.sites.visit(Primitive::wgmma_fence, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  Thread& thread = self();
+  ++thread.fences;
+  for (RegisterUse& use : thread.uses) {
+    if (use.accumulator && find_in_flight(thread, use.registers)) continue;
+    const auto* words = static_cast<const uint32_t*>(use.registers);
+    use.at_fence.assign(words, words + use.words);
+  }
+}
+
+inline bool changed_since_fence(const RegisterUse& use) {
+  return !use.at_fence.empty() && std::memcmp(use.at_fence.data(), use.registers, use.at_fence.size() * 4) != 0;
+}
+
+// PTX ISA, "wgmma.fence": needed before the first wgmma, and between any access to registers and a wgmma that uses
+// them, except accumulators passed from one wgmma to the next of the same shape.
+inline void check_accumulator_fence(Thread& thread, const float* registers, int words, bool accumulate, SiteId site) {
+  RegisterUse* use = find_use(thread, registers);
+  if (!use) {
+    if (thread.fences == 0) hazard(Hazard::wgmma_fence, site, "no wgmma_fence before the first wgmma");
+    thread.uses.push_back({registers, words, true, 0, {}});
+    return;
+  }
+  if (thread.fences <= use->fences_at_return) {
+    hazard(Hazard::wgmma_fence, site, "no wgmma_fence since the accumulator registers came back");
+  } else if (accumulate && changed_since_fence(*use)) {
+    hazard(Hazard::wgmma_fence, site, "accumulator registers written after the last wgmma_fence");
+  }
+}
+
+inline void check_fragment_fence(Thread& thread, const uint32_t* fragment, SiteId site) {
+  RegisterUse* use = find_use(thread, fragment);
+  if (!use) {
+    if (thread.fences == 0) hazard(Hazard::wgmma_fence, site, "no wgmma_fence before the first wgmma");
+    thread.uses.push_back({fragment, 4, false, 0, {}});
+  } else if (changed_since_fence(*use)) {
+    hazard(Hazard::wgmma_fence, site, "A fragment registers written after the last wgmma_fence");
+  }
+}
+
+// ---- issue ----
+
+struct WgmmaCall {
+  Element element;
+  int columns;
+  bool transpose_a, transpose_b, accumulate;
+  uint64_t descriptor_a, descriptor_b;  // descriptor_a 0 where the fragment is given
+  const uint32_t* fragment_a;           // null: A from shared memory
+};
+
+inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained, bool mn_major, int extent, SiteId site,
+                                  int first_kind) {
+  const int kind = engine.config.mutation - first_kind;
+  if (kind < 0 || kind > 4 || engine.config.mutation_site != site) return bits;
+  uint64_t changed = bits;
+  if (kind == 0) changed = (bits & ~uint64_t{0x3fff}) | ((bits + 2) & 0x3fff);
+  if (kind == 1 && chained) changed = previous;
+  if (kind == 2) changed += (bits >> 32 & 0x3fff) << 32;
+  if (kind == 3 && uses_leading(Descriptor(bits), mn_major, extent)) changed += (bits >> 16 & 0x3fff) << 16;
+  if (kind == 4) changed = (bits & ~(uint64_t{3} << 62)) | (uint64_t{2} << 62);
+  if (changed != bits) ++engine.statistics.mutated;
+  return changed;
+}
+
+// Checks and records the reads of one smem operand on behalf of the running thread's warp.
+inline void record_operand(uint64_t bits, bool mn_major, int extent, const char* name, SiteId site) {
+  const Descriptor descriptor(bits);
+  constexpr uint64_t RESERVED = uint64_t{3} << 14 | uint64_t{3} << 30 | uint64_t{7} << 46 | uint64_t{0x3ff} << 52;
+  if ((bits & RESERVED) != 0 || descriptor.base_offset != 0) {
+    hazard(Hazard::descriptor, site, format("descriptor of %s 0x%016llx: reserved bits or a base offset are set", name,
+                                            static_cast<unsigned long long>(bits)));
+  }
+  uint32_t chunks[MAX_CHUNKS];
+  operand_chunks(descriptor, mn_major, extent, chunks);
+  const Thread& thread = self();
+  const Access access = {thread.groups + 1, static_cast<Agent>(WGMMA_AGENT + thread.warpgroup()), site, 0xffff, false};
+  for (int i = 0; i < chunk_count(extent); ++i) {
+    if (!in_bounds(site, chunks[i], GRANULE_BYTES)) return;
+    read_granule(chunks[i], access);
+  }
+}
+
+inline void execute_operation(WgmmaOperation& op);
+
+// The operation that the thread's next issue belongs to; made by the first of the 128 threads.
+inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* registers, SiteId site) {
+  Thread& thread = self();
+  Warpgroup& group = own_warpgroup();
+  const size_t index = thread.operations - group.first_operation;
+  if (index == group.operations.size()) {
+    group.operations.push_back({call.element, call.columns, call.transpose_a, call.transpose_b, call.fragment_a != nullptr,
+                                call.accumulate, call.descriptor_a, call.descriptor_b, site, nullptr, 0, false, {}, {}});
+    WgmmaOperation& op = group.operations.back();
+    if (const InFlight* chain = find_in_flight(thread, registers)) {
+      op.accumulator = chain->accumulator;
+    } else {
+      op.accumulator = std::make_shared<Accumulator>();
+      op.accumulator->columns = call.columns;
+      op.accumulator->threads_out = WARPGROUP_THREADS;
+      op.accumulator->value.assign(static_cast<size_t>(WGMMA_ROWS * call.columns), 0.0f);
+    }
+    op.accumulator->last_operation = thread.operations;
+    return op;
+  }
+  WgmmaOperation& op = group.operations[index];
+  if (op.site != site || op.descriptor_b != call.descriptor_b || op.descriptor_a != call.descriptor_a ||
+      op.columns != call.columns || op.accumulate != call.accumulate) {
+    hazard(Hazard::divergence, site, "other threads of the warpgroup issue another wgmma at " + engine.sites.text(op.site), op.site);
+  }
+  return op;
+}
+
+// Takes the thread's accumulator registers into the tensor core: saves their values where they count, then poisons them.
+inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32_t number) {
+  Thread& thread = self();
+  const int words = op.columns / 2;
+  for (InFlight& entry : thread.in_flight) {
+    if (entry.registers == registers && entry.accumulator == op.accumulator && entry.accumulator->columns == op.columns) {
+      entry.last_operation = number;
+      return;
+    }
+    if (registers < entry.registers + entry.accumulator->columns / 2 && entry.registers < registers + words) {
+      hazard(Hazard::accumulator, op.site, "registers of another shape or thread order are in flight");
+      return;
+    }
+  }
+  check_accumulator_fence(thread, registers, words, op.accumulate, op.site);
+  if (op.accumulate) {
+    const int t = thread.index % WARPGROUP_THREADS;
+    for (int r = 0; r < words; ++r) {
+      op.accumulator->value[static_cast<size_t>(accumulator_row(t, r) * op.columns + accumulator_column(t, r))] = registers[r];
+    }
+  }
+  for (int r = 0; r < words; ++r) registers[r] = float_of(POISON_REGISTER);
+  thread.in_flight.push_back({registers, op.accumulator, number});
+}
+
+inline void wgmma_issue(WgmmaCall call, float* registers, Where where) {
+  const SiteId site = engine.sites.visit(call.fragment_a ? Primitive::wgmma_rs : Primitive::wgmma_ss, where);
+  Thread& thread = self();
+  const bool chained = find_in_flight(thread, registers) != nullptr;
+  const uint64_t original_a = call.descriptor_a, original_b = call.descriptor_b;
+  if (!call.fragment_a) {
+    call.descriptor_a = mutate_descriptor(original_a, thread.descriptor_a, chained, call.transpose_a, WGMMA_ROWS, site,
+                                          ATTNBENCH_MUTATION_A_START);
+  }
+  call.descriptor_b = mutate_descriptor(original_b, thread.descriptor_b, chained, call.transpose_b, call.columns, site,
+                                        ATTNBENCH_MUTATION_B_START);
+  thread.descriptor_a = original_a;
+  thread.descriptor_b = original_b;
+
+  WgmmaOperation& op = next_operation(call, registers, site);
+  enter_accumulator(op, registers, thread.operations);
+  const int t = thread.index % WARPGROUP_THREADS;
+  if (call.fragment_a) {
+    check_fragment_fence(thread, call.fragment_a, site);
+    op.fragment_a[t] = call.fragment_a;
+    std::memcpy(op.issued_fragment_a[t], call.fragment_a, 16);
+  }
+  // Once per warp: the warp's lanes are converged here (.aligned), and each lane's knowledge alone must do.
+  if (thread.lane() == 0) {
+    if (!call.fragment_a) record_operand(call.descriptor_a, call.transpose_a, WGMMA_ROWS, "A", site);
+    record_operand(call.descriptor_b, call.transpose_b, call.columns, "B", site);
+  }
+  ++thread.operations;
+  if (++op.issued == WARPGROUP_THREADS && engine.config.delivery == ATTNBENCH_DELIVERY_EAGER) execute_operation(op);
+}
+
+// ---- execution ----
+
+inline void execute_operation(WgmmaOperation& op) {
+  if (op.executed) return;
+  op.executed = true;
+  ++engine.statistics.wgmma;
+  static Operands operands;
+  operands.k = INSTRUCTION_K_BYTES / element_bytes(op.element);
+  operands.columns = op.columns;
+  if (op.from_registers) {
+    for (int t = 0; t < WARPGROUP_THREADS; ++t) {
+      if (std::memcmp(op.fragment_a[t], op.issued_fragment_a[t], 16) == 0) continue;
+      hazard(Hazard::operand, op.site, format("A fragment registers of lane %d, warp %d of the warpgroup, overwritten in flight", t % 32, t / 32));
+      break;
+    }
+    gather_fragment_a(op, operands);
+  } else {
+    gather_a(op, operands);
+  }
+  gather_b(op, operands);
+  std::vector<float>& value = op.accumulator->value;
+  if (!op.accumulate) std::fill(value.begin(), value.end(), 0.0f);
+  if (op.element == Element::e4m3 && engine.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED) {
+    multiply_accumulate_truncated(operands, value.data());
+  } else {
+    multiply_accumulate(operands, value.data());
+  }
+}
+
+// The warpgroup's oldest committed group executes.
+inline void deliver_group(Warpgroup& group) {
+  const uint32_t end = group.group_ends[group.groups_done];
+  while (group.first_operation < end) {
+    execute_operation(group.operations.front());
+    group.operations.pop_front();
+    ++group.first_operation;
+  }
+  ++group.groups_done;
+  wake(group.waiters);
+}
+
+// ---- commit and wait ----
+
+inline void wgmma_commit_group(Where where) {
+  const SiteId site = engine.sites.visit(Primitive::wgmma_commit_group, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  Thread& thread = self();
+  Warpgroup& group = own_warpgroup();
+  if (thread.groups == group.group_ends.size()) {
+    group.group_ends.push_back(thread.operations);
+    group.group_commits.push_back(0);
+  } else if (group.group_ends[thread.groups] != thread.operations) {
+    hazard(Hazard::divergence, site, "threads of the warpgroup commit different numbers of wgmma");
+  }
+  const uint32_t number = thread.groups++;
+  thread.operations_committed = thread.operations;
+  if (++group.group_commits[number] == WARPGROUP_THREADS) {
+    post(Event::wgmma_group, thread.warpgroup());
+  }
+}
+
+// Gives the thread its part of a finished accumulator.
+inline void return_fragment(const InFlight& entry, SiteId site) {
+  Thread& thread = self();
+  const int words = entry.accumulator->columns / 2, t = thread.index % WARPGROUP_THREADS;
+  for (int r = 0; r < words; ++r) {
+    if (bits_of(entry.registers[r]) != POISON_REGISTER) {
+      hazard(Hazard::accumulator, site, format("accumulator register %d was written while in flight", r));
+      break;
+    }
+  }
+  const float* value = entry.accumulator->value.data();
+  for (int r = 0; r < words; ++r) {
+    entry.registers[r] = value[accumulator_row(t, r) * entry.accumulator->columns + accumulator_column(t, r)];
+  }
+  if (RegisterUse* use = find_use(thread, entry.registers)) use->fences_at_return = thread.fences;
+}
+
+inline void wgmma_wait_group(int pending, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::wgmma_wait_group, where);
+  before_blocking();
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (engine.mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
+  Thread& thread = self();
+  Warpgroup& group = own_warpgroup();
+  const uint32_t count = static_cast<uint32_t>(pending);
+  const uint32_t needed = thread.groups > count ? thread.groups - count : 0;
+  while (group.groups_done < needed) park(group.waiters, {Waiting::wgmma, site, static_cast<int>(needed), 0});
+  if (needed > 0) {
+    uint32_t& known = thread.knowledge.happened.time[WGMMA_AGENT + thread.warpgroup()];
+    known = std::max(known, needed);
+    const uint32_t end = group.group_ends[needed - 1];
+    for (size_t i = 0; i < thread.in_flight.size();) {
+      if (thread.in_flight[i].last_operation >= end) {
+        ++i;
+        continue;
+      }
+      return_fragment(thread.in_flight[i], site);
+      thread.in_flight.erase(thread.in_flight.begin() + static_cast<long>(i));
+    }
+  }
+  after_blocking();
+}
+
+// ---- fragment stores ----
+
+// stmatrix .x4 (PTX ISA, "stmatrix"): lane i addresses row i % 8 of matrix i / 8; register r of lane l holds row l / 4,
+// columns 2 (l % 4) and the next of matrix r; transposed, row and column change places.
+inline void stmatrix_x4(uint32_t address, const uint32_t (&value)[4], bool transposed, Where where) {
+  const SiteId site = engine.sites.visit(Primitive::stmatrix, where);
+  uint32_t words[4][32];
+  for (int r = 0; r < 4; ++r) {
+    const Rendezvous& meeting = meet(value[r], site, false);
+    std::memcpy(words[r], meeting.values, sizeof words[r]);
+  }
+  const int matrix = self().lane() / 8, row = self().lane() % 8;
+  uint16_t line[8];
+  for (int column = 0; column < 8; ++column) {
+    const int r = transposed ? column : row, c = transposed ? row : column;
+    line[column] = static_cast<uint16_t>(words[matrix][r * 4 + c / 2] >> (c % 2 * 16));
+  }
+  store_shared(address, line, sizeof line, Primitive::stmatrix, where);
+}
+
+}  // namespace attnbench::emulation

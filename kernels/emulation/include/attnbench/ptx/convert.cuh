@@ -1,0 +1,26 @@
+// Emulated conversions, bit-exact; see kernels/include/attnbench/ptx/convert.cuh.
+#pragma once
+
+#include <attnbench/device.cuh>
+
+namespace attnbench::ptx {
+
+ATTNBENCH_DEVICE uint32_t pack_f16x2(float low, float high) {
+#if defined(ATTNBENCH_VECTOR_F16)
+  if (low == low && high == high) {
+    return static_cast<uint32_t>(_cvtss_sh(low, 0)) | static_cast<uint32_t>(_cvtss_sh(high, 0)) << 16;
+  }
+#endif
+  return static_cast<uint32_t>(emulation::f16_from_float(low)) | static_cast<uint32_t>(emulation::f16_from_float(high)) << 16;
+}
+
+ATTNBENCH_DEVICE uint32_t pack_bf16x2(float low, float high) {
+  return static_cast<uint32_t>(emulation::bf16_from_float(low)) | static_cast<uint32_t>(emulation::bf16_from_float(high)) << 16;
+}
+
+ATTNBENCH_DEVICE uint32_t pack_e4m3x4(float e0, float e1, float e2, float e3) {
+  return static_cast<uint32_t>(emulation::e4m3_from_float(e0)) | static_cast<uint32_t>(emulation::e4m3_from_float(e1)) << 8 |
+         static_cast<uint32_t>(emulation::e4m3_from_float(e2)) << 16 | static_cast<uint32_t>(emulation::e4m3_from_float(e3)) << 24;
+}
+
+}  // namespace attnbench::ptx

@@ -1,0 +1,17 @@
+// Emulated approximate functions: correctly rounded or nearly so, with the flushing of subnormals that .ftz means; see
+// kernels/include/attnbench/ptx/math.cuh.
+#pragma once
+
+#include <attnbench/device.cuh>
+
+namespace attnbench::ptx {
+
+ATTNBENCH_DEVICE float flush_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+
+ATTNBENCH_DEVICE float ex2(float x) { return flush_subnormal(exp2f(x)); }
+ATTNBENCH_DEVICE float lg2(float x) { return log2f(flush_subnormal(x)); }
+ATTNBENCH_DEVICE float reciprocal(float x) { return flush_subnormal(1.0f / flush_subnormal(x)); }
+ATTNBENCH_DEVICE float maximum(float x, float y) { return x > y || y != y ? x : y; }
+ATTNBENCH_DEVICE float multiply_add(float x, float y, float z) { return std::fma(x, y, z); }
+
+}  // namespace attnbench::ptx
