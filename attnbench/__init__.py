@@ -1,1 +1,23 @@
-"""Benchmarking and correctness harness for attention kernels."""
+"""Benchmarking and correctness harness for attention kernels.
+
+`attnbench.load(run)` gives a run's records as a pandas DataFrame. For plugins: Case, Inputs, Outputs.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attnbench.backend import Backend, Inputs, Outputs
+from attnbench.case import Case
+
+if TYPE_CHECKING:
+    import pandas
+
+__version__ = "0.1.0"
+__all__ = ["Backend", "Case", "Inputs", "Outputs", "load"]
+
+
+def load(*runs: Any) -> pandas.DataFrame:
+    """One row a record, flat columns; see `attnbench.frame.load`."""
+    from attnbench.frame import load as load_frame  # pandas is slow to import and only needed here
+
+    return load_frame(*runs)

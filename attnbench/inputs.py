@@ -6,9 +6,10 @@ machine checks the same numbers, then rounded to the case's dtype (e4m3 cases: b
 from __future__ import annotations
 
 import zlib
+from dataclasses import fields
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from attnbench.backend import Inputs
+from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -142,6 +143,21 @@ def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
     dtype = torch.float16 if case.dtype == "fp16" else torch.bfloat16
     q, k, v = (tensor.to(dtype).to(device) for tensor in (q, k, v))
     return Inputs(q, k, v, quantize(q, k, v, case) if case.is_fp8 else None)
+
+
+def copy_inputs(inputs: Inputs) -> Inputs:
+    """The same numbers in other memory: another input set for a rotation that keeps the cache cold."""
+    quantized = inputs.quantized
+    if quantized is not None:
+        quantized = Quantized(*(getattr(quantized, field.name).clone() for field in fields(quantized)))
+    return Inputs(inputs.q.clone(), inputs.k.clone(), inputs.v.clone(), quantized)
+
+
+def input_bytes(case: Case) -> int:
+    """Bytes of one input set: q, k, v, and for e4m3 the quantized tensors beside their 16-bit originals."""
+    queries = case.seqlen_q * case.num_heads * case.head_dim
+    keys_and_values = case.seqlen_k * case.num_heads_kv * (case.head_dim + case.head_dim_v)
+    return case.batch * (queries + keys_and_values) * (3 if case.is_fp8 else 2)
 
 
 def _randn(case: Case, name: str, input_set: int, seqlen: int, heads: int, dim: int) -> Tensor:

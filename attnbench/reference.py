@@ -26,6 +26,7 @@ FULL_SEQLEN = 4096
 # Every tile height in use (64, 80, 96, 128, 192, 256) starts and ends near one of these rows or is hit by the random ones.
 SAMPLE_TILE = 64
 SAMPLE_RANDOM_ROWS = 64
+SPOT_ROWS = 6
 # fp64 scores held at once; three such arrays stay below 200 MiB of extra memory.
 CHUNK_BYTES = 32 * 2**20
 # Key tile of the emulated e4m3 pipeline.
@@ -49,9 +50,10 @@ class Attention:
 
 
 def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
-    """coverage "auto", "full" or "sampled"; auto is full up to FULL_SEQLEN queries.
+    """coverage "auto", "full", "sampled" or "spot"; auto is full up to FULL_SEQLEN queries.
 
-    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head.
+    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head; a spot
+    check holds the first row, the last, and SPOT_ROWS random ones.
     """
     import torch
 
@@ -62,10 +64,11 @@ def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
         return Rows(torch.arange(case.seqlen_q, device=device).repeat(*heads), coverage)
     starts = torch.arange(0, case.seqlen_q, SAMPLE_TILE)
     ends = (starts + SAMPLE_TILE - 1).clamp(max=case.seqlen_q - 1)
-    edges = torch.cat((starts, ends)).repeat(*heads)
+    edges = torch.cat((starts, ends)) if coverage == "sampled" else torch.tensor([0, case.seqlen_q - 1])
     generator = torch.Generator().manual_seed(zlib.crc32(f"rows.{case.seed}".encode()))
-    drawn = torch.randint(0, case.seqlen_q, (*heads[:2], SAMPLE_RANDOM_ROWS), generator=generator)
-    return Rows(torch.cat((edges, drawn), dim=-1).sort(dim=-1).values.to(device), coverage)
+    count = SAMPLE_RANDOM_ROWS if coverage == "sampled" else SPOT_ROWS
+    drawn = torch.randint(0, case.seqlen_q, (*heads[:2], count), generator=generator)
+    return Rows(torch.cat((edges.repeat(*heads), drawn), dim=-1).sort(dim=-1).values.to(device), coverage)
 
 
 def visible_keys(case: Case, index: Tensor) -> Tensor:

@@ -1,0 +1,67 @@
+# make run      install, run the main job on whatever this machine has, write a report
+# make test     install, run all tests
+# make help     the rest
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Any Python 3.11 or newer with venv. For `make gpu` it may be an interpreter that already has everything.
+PYTHON ?= python3
+# An index to take torch from, such as PyTorch's own index of CPU wheels; empty: pip's configured one.
+TORCH_INDEX ?=
+# nvcc from PyPI, for machines that have none: the version that the static figures are pinned to.
+NVCC_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+               nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
+# Disassemblers that read nvcc 13.0's output; PyPI has them from this version on.
+SASS_WHEELS := nvidia-cuda-cuobjdump==13.2.* nvidia-cuda-nvdisasm==13.2.*
+
+VENV := .venv
+BIN := $(VENV)/bin
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+HAS_NVCC := $(shell command -v nvcc >/dev/null 2>&1 || test -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" && echo yes)
+CONSTRAINTS := $(if $(HAS_GPU),,-c constraints-cpu.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed Makefile
+	$(PIP) $(CONSTRAINTS) -e '.[test]'
+	$(PIP) --no-deps $(SASS_WHEELS) $(if $(HAS_NVCC),,$(NVCC_WHEELS))
+	touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## create .venv and install attnbench into it
+
+.PHONY: run
+run: $(VENV)/.installed ## the main job: run suites/quick.yaml, print a table, write a report
+	@run=results/$$(date -u +%Y%m%dT%H%M%SZ)-quick; status=0; \
+	$(BIN)/attnbench run suites/quick.yaml --out $$run || status=$$?; \
+	if [ -f $$run/records.jsonl ]; then $(BIN)/attnbench report $$run -o $$run/report.md; fi; \
+	exit $$status
+
+.PHONY: test
+test: $(VENV)/.tested ## install and run all tests
+	$(BIN)/python -m pytest -q
+
+.PHONY: test-full
+test-full: $(VENV)/.tested ## the full product of the emulation tests too; takes long
+	$(BIN)/python -m pytest -q -m "full or not full"
+
+.PHONY: kernels
+kernels: $(VENV)/.tested ## compile kernels/ for sm_90a into build/
+	$(BIN)/attnbench kernels build
+
+.PHONY: bench
+bench: $(VENV)/.installed ## measure the harness itself: start-up, dry run, report, overhead
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+.PHONY: clean
+clean: ## remove .venv and build/
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,168 @@
+"""The command line: parse, call one function, print. Everything heavy is imported inside the verb that needs it."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from attnbench.run import Outcome
+    from attnbench.suite import Suite
+
+USAGE_ERROR = 2
+STATUS_MEANS = {
+    0: "all good",
+    1: "a result is incorrect",
+    3: "incomplete: something crashed, hung, failed or did not run",
+    130: "interrupted",
+}
+
+
+class UserError(click.ClickException):
+    """A mistake of the user's: one line, exit status 2."""
+
+    exit_code = USAGE_ERROR
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"attnbench: {self.format_message()}", err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="attnbench")
+def main() -> None:
+    """Benchmarking and correctness harness for attention kernels.
+
+    \b
+    attnbench run suites/quick.yaml           check every backend, then time it
+    attnbench report results/RUN -o report.md
+    Shell completion: eval "$(_ATTNBENCH_COMPLETE=bash_source attnbench)"   (or zsh_source, fish_source)
+    """
+
+
+def _suite_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    files = [CompletionItem(incomplete, type="file")]
+    from attnbench.suite import shipped_suites
+
+    return files + [CompletionItem(name, help=about) for name, about, _ in shipped_suites() if name.startswith(incomplete)]
+
+
+def _backend_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from attnbench.backends import builtin
+
+    return [name for name in builtin() if name.startswith(incomplete)]
+
+
+class Budget(click.ParamType):
+    """`90s`, `15m`, `2h`, or plain seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> float:
+        if isinstance(value, float):
+            return value
+        number, factor = (value[:-1], {"s": 1, "m": 60, "h": 3600}[value[-1]]) if value[-1:] in ("s", "m", "h") else (value, 1)
+        try:
+            seconds = float(number) * factor
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            self.fail(f'"{value}" is no duration; write 90s, 15m or 2h', parameter, context)
+        return seconds
+
+
+@main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
+@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
+@click.option("--backend", "backends", multiple=True, metavar="NAME", shell_complete=_backend_names, help="Run this backend instead of the suite's list; repeatable.")
+@click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable.")
+@click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Finish this run; repeats nothing.")
+@click.option("--no-time", is_flag=True, help="Check only.")
+@click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
+@click.option("--budget", type=Budget(), help="Begin no case after so long, such as 15m.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
+@click.option("--processes", type=int, metavar="N", help="Measure every case in N fresh processes.")
+def run(suites: tuple[str, ...], **options: Any) -> None:
+    """Check every case of SUITE on every backend against the fp64 oracle, then time it.
+
+    Writes one run directory a suite, results/<utc time>-<suite>, and prints a summary.
+
+    \b
+    Exit status: 0 all good; 1 a result is incorrect; 2 a mistake in the command or the suite; 3 incomplete;
+    130 interrupted. Where several apply: 1 over 3.
+    """
+    from attnbench.run_command import run_command
+
+    sys.exit(_told(run_command, suites, **options))
+
+
+@main.command(epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.md"), show_default=True, help="The markdown file; plots go beside it.")
+def report(runs: tuple[Path, ...], output: Path) -> None:
+    """Write a markdown report with plots from one or more run directories.
+
+    A pure function of the run directories: the same records give the same bytes.
+    """
+    from attnbench.report import write_report
+
+    click.echo(f"report: {_told(write_report, list(runs), output)}")
+
+
+@main.command("list", epilog="Example: attnbench list backends")
+@click.argument("what", default="backends", type=click.Choice(["backends", "suites", "inputs", "metrics"]))
+@click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="Name these too; they are not imported.")
+def list_command(what: str, plugins: tuple[str, ...]) -> None:
+    """What there is: backends (and why one cannot run here), suites, inputs, metrics."""
+    from attnbench.listing import LISTINGS
+
+    for line in _told(LISTINGS[what], plugins):
+        click.echo(line)
+
+
+@main.command(epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py")
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("case_key")
+@click.argument("backend")
+def repro(run_directory: Path, case_key: str, backend: str) -> None:
+    """Print a standalone Python script that reproduces one record."""
+    from attnbench.repro import repro_script
+
+    click.echo(_told(repro_script, run_directory, case_key, backend))
+
+
+@main.command(epilog="Example: attnbench schema > attnbench.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of the suite format, for editors."""
+    import json
+
+    from attnbench.suite import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command(epilog="Example: attnbench doctor")
+def doctor() -> None:
+    """Is this machine fit to measure? What is missing, and the command that mends it. Exit status 3 where it is not."""
+    from attnbench.doctor import run_doctor
+
+    sys.exit(run_doctor())
+
+
+def _told(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Calls; a mistake of the user's becomes one line and exit status 2."""
+    from attnbench.errors import user_errors
+
+    try:
+        return function(*arguments, **options)
+    except user_errors() as error:
+        raise UserError(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""Which exceptions are a user's mistake: the command line shows them as one line, without a traceback."""
+from __future__ import annotations
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    from attnbench.case import CaseError
+    from attnbench.plugins import PluginError
+    from attnbench.run import RunError
+    from attnbench.store import StoreError
+    from attnbench.suite_yaml import SuiteError
+
+    return (CaseError, PluginError, RunError, StoreError, SuiteError)

@@ -1,0 +1,54 @@
+"""`attnbench list`: what there is. Reads no torch and imports no plugin."""
+from __future__ import annotations
+
+from typing import Callable, Iterator, Mapping, Sequence
+
+from attnbench.backend import trait
+from attnbench.backends import builtin
+from attnbench.plugins import announced_names
+
+
+def list_backends(plugins: Sequence[str]) -> Iterator[str]:
+    """One line a backend: its name, what it runs on, its version, or why it cannot run here."""
+    rows = []
+    for name, backend in builtin().items():
+        reason = backend.unavailable()
+        state = f"not here: {reason}" if reason else f"available ({backend.version()})"
+        rows.append((name, ", ".join(trait(backend, "devices")), state))
+    rows += [(name, "", "plugin, not imported") for name in announced_names(plugins)]
+    return _columns(rows)
+
+
+def list_suites(plugins: Sequence[str]) -> Iterator[str]:
+    from attnbench.suite import shipped_suites
+
+    return _columns([(name, about) for name, about, _ in shipped_suites()])
+
+
+def list_inputs(plugins: Sequence[str]) -> Iterator[str]:
+    from attnbench.inputs import DISTRIBUTIONS
+
+    return _columns([(name, distribution.about) for name, distribution in DISTRIBUTIONS.items()])
+
+
+def list_metrics(plugins: Sequence[str]) -> Iterator[str]:
+    from attnbench.metrics import METRICS
+
+    return _columns([(metric.name, metric.unit, metric.about) for metric in METRICS])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Left-aligned columns, the last one as long as it is."""
+    if not rows:
+        return
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip()
+
+
+LISTINGS: Mapping[str, Callable[[Sequence[str]], Iterator[str]]] = {
+    "backends": list_backends,
+    "suites": list_suites,
+    "inputs": list_inputs,
+    "metrics": list_metrics,
+}

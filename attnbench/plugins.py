@@ -1,0 +1,145 @@
+"""Kernels that are not ours: `file.py:function`, `module:function`, `file.py` with BACKENDS, installed entry points.
+
+Only a worker imports a plugin: code that crashes while it is imported must not take the run with it.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from attnbench.backend import Backend, Call, Inputs, Outputs
+from attnbench.case import Case
+
+ENTRY_POINTS = "attnbench.backends"
+
+
+class PluginError(Exception):
+    """A plugin that cannot be used; the message names it and the way out."""
+
+
+class ContractError(Exception):
+    """A backend that broke its contract: wrong type, shape, dtype or device, or it wrote its inputs."""
+
+
+@dataclass(frozen=True)
+class FunctionBackend:
+    """A plain function as a backend: function(q, k, v, *, causal, softmax_scale) -> out or (out, lse)."""
+
+    name: str
+    function: Callable[..., Any]
+    source: str
+    deterministic: bool = True
+
+    def version(self) -> str:
+        return self.source
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def unsupported(self, case: Case) -> str | None:
+        return "a plugin function gets no descales; give a module with BACKENDS for e4m3" if case.is_fp8 else None
+
+    def prepare(self, case: Case, inputs: Inputs) -> Call:
+        q, k, v, function, causal, scale = inputs.q, inputs.k, inputs.v, self.function, case.causal, case.scale
+
+        def call() -> Outputs:
+            result = function(q, k, v, causal=causal, softmax_scale=scale)
+            if isinstance(result, (tuple, list)):
+                if len(result) != 2:
+                    raise ContractError(f"{self.name} returned {len(result)} values; return out, or (out, lse)")
+                return Outputs(*result)
+            return Outputs(result)
+
+        return call
+
+
+def announced_names(specs: Sequence[str]) -> list[str]:
+    """What `list` and `--dry-run` call the plugins without importing them: the function, the entry point, or the file."""
+    return [_split(spec)[1] or spec for spec in specs] + [point.name for point in entry_points(group=ENTRY_POINTS)]
+
+
+def check_spec(spec: str) -> None:
+    """Raises PluginError for a spec that names no file and cannot name a module. Imports nothing."""
+    place, _ = _split(spec)
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise PluginError(f'plugin "{spec}": no file {place}')
+    elif ":" not in spec:
+        raise PluginError(f'plugin "{spec}": give file.py:function, module:function, or file.py')
+
+
+def load(specs: Sequence[str]) -> dict[str, Backend]:
+    """The backends of all plugins by name, entry points included. Raises PluginError with the import's own words."""
+    found: dict[str, Backend] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        _add(found, _module_backends(_imported(point.value, lambda: importlib.import_module(point.module)), point.value))
+    for spec in specs:
+        place, name = _split(spec)
+        module = _imported(spec, lambda: _import_file(place) if place.endswith(".py") else importlib.import_module(place))
+        _add(found, [_function(module, name, spec)] if name else _module_backends(module, spec))
+    return found
+
+
+def _add(found: dict[str, Backend], backends: Sequence[Backend]) -> None:
+    for backend in backends:
+        if backend.name in found:
+            raise PluginError(f'two plugin backends are named "{backend.name}"; rename one')
+        found[backend.name] = backend
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """(file or module, function or "")"""
+    place, separator, name = spec.rpartition(":")
+    return (place, name) if separator else (spec, "")
+
+
+def _import_file(place: str) -> Any:
+    path = Path(place).resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))  # a plugin may import its neighbours
+    spec.loader.exec_module(module)
+    return module
+
+
+def _imported(spec: str, do_import: Callable[[], Any]) -> Any:
+    try:
+        return do_import()
+    except BaseException as error:  # whatever a module does at import, SystemExit included, is reported as one line
+        last = traceback.format_exception_only(error)[-1].strip()
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(f'plugin "{spec}" does not import: {last} ({Path(frame.filename).name}:{frame.lineno})') from None
+
+
+def _function(module: Any, name: str, spec: str) -> Backend:
+    function = getattr(module, name, None)
+    if function is None:
+        raise PluginError(f'plugin "{spec}": it has no "{name}"')
+    if not callable(function):
+        raise PluginError(f'plugin "{spec}": "{name}" is no function but {type(function).__name__}')
+    try:
+        inspect.signature(function).bind(None, None, None, causal=False, softmax_scale=1.0)
+    except ValueError:
+        pass  # a compiled function has no signature to look at; the call will tell
+    except TypeError as error:
+        raise PluginError(f'plugin "{spec}": must take (q, k, v, *, causal, softmax_scale): {error}') from None
+    return FunctionBackend(name, function, source=f"{Path(_split(spec)[0]).name}:{name}")
+
+
+def _module_backends(module: Any, spec: str) -> Sequence[Backend]:
+    backends = getattr(module, "BACKENDS", None)
+    if not isinstance(backends, (tuple, list)) or not backends:
+        raise PluginError(f'plugin "{spec}": a module needs BACKENDS = (backend, ...); for one function say "{spec}:function"')
+    for backend in backends:
+        if not isinstance(backend, Backend):
+            missing = [name for name in ("name", "deterministic", "version", "unavailable", "unsupported", "prepare") if not hasattr(backend, name)]
+            raise PluginError(f'plugin "{spec}": {type(backend).__name__} in BACKENDS lacks {", ".join(missing)}')
+    return backends

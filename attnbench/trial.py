@@ -1,0 +1,333 @@
+"""One backend on one case: prepare, check, time, check again, and the record of it.
+
+Everything wide is caught here, at the worker's edge, and becomes a status; what kills the process becomes one in `run`.
+"""
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator
+
+from attnbench import __version__
+from attnbench.backend import Backend, Inputs, Outputs, extra_bytes, kernel_facts, trait
+from attnbench.case import Case
+from attnbench.environment import available_memory_bytes
+from attnbench.inputs import copy_inputs, input_bytes, make_inputs
+from attnbench.judge import Factors, Reference, judge, make_reference
+from attnbench.plugins import ContractError
+from attnbench.record import Accuracy, Check, Measurement, Record
+from attnbench.suite_model import Checks, Timing
+from attnbench.timers import make_flush, make_timer
+from attnbench.timing import measure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
+MEMORY_SHARE = 0.8
+# Input sets for a cold cache: enough to hold this many caches, never more than so many sets or this share of memory.
+CACHES_ROTATED = 5
+MOST_INPUT_SETS = 64
+ROTATION_MEMORY_SHARE = 0.25
+REASON_CHARACTERS = 2000
+FRESH = 1  # the input set of the recheck: other numbers than the checked ones
+
+
+@dataclass
+class Phases:
+    """Seconds spent per phase, and a word to whoever watches when a phase begins."""
+
+    announce: Callable[[str], None] = lambda phase: None
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self.announce(phase)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + time.perf_counter() - started
+
+
+class Bench:
+    """The inputs and references of one case, made when first needed and shared by all its backends."""
+
+    def __init__(self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases):
+        self.case, self.device, self.checks, self.timing = case, device, checks, timing
+        self.cache_bytes, self.phases = cache_bytes, phases
+        self._reference: Reference | None = None
+        self._fresh: Reference | None = None
+
+    @property
+    def reference(self) -> Reference:
+        if self._reference is None:
+            with self.phases("inputs"):
+                inputs = make_inputs(self.case, self.device)
+            with self.phases("oracle"):
+                self._reference = make_reference(self.case, inputs, self.checks.oracle)
+        return self._reference
+
+    def make_budgets(self, backend: Backend) -> None:
+        """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
+        reference = self.reference
+        with self.phases("oracle"):
+            reference.eager(trait(backend, "accumulator"))
+            if self.case.is_fp8:
+                reference.eager("fp32")
+
+    @property
+    def fresh(self) -> Reference:
+        """Other inputs of the same case, with the oracle at a few rows only."""
+        if self._fresh is None:
+            with self.phases("inputs"):
+                inputs = make_inputs(self.case, self.device, FRESH)
+            with self.phases("oracle"):
+                self._fresh = make_reference(self.case, inputs, "spot")
+        return self._fresh
+
+    def too_large(self, backend: Backend) -> str | None:
+        """Why the case cannot fit into the device's memory, known before anything is allocated."""
+        need = 2 * input_bytes(self.case) + extra_bytes(backend, self.case)
+        have = int(available_memory_bytes(self.device) * MEMORY_SHARE)
+        if need <= have:
+            return None
+        return f"needs about {need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB of the {self.device} memory may be used"
+
+
+def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
+    """The record of one backend on one case. Never raises for what the backend did."""
+    case = bench.case
+    base = Record(case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
+    try:
+        reason = _cannot(bench, backend)
+        if reason is not None:
+            return replace(base, status="unsupported", kind=None, reason=reason)
+        return _checked(bench, backend, timed, replace(base, kernel=kernel_facts(backend, case)))
+    except ContractError as error:
+        return replace(base, kind="contract", reason=str(error))
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        return replace(base, kind="oom" if is_out_of_memory(error) else "exception", reason=describe(error))
+
+
+def _cannot(bench: Bench, backend: Backend) -> str | None:
+    kind = bench.device.split(":")[0]
+    if kind not in trait(backend, "devices"):
+        return f"it runs on {', '.join(trait(backend, 'devices'))} only, not on {kind}"
+    return backend.unavailable() or backend.unsupported(bench.case) or bench.too_large(backend)
+
+
+def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Record:
+    reference = bench.reference
+    bench.make_budgets(backend)
+    with poisoned_memory(), bench.phases("check"):
+        outputs = _guarded_call(bench.case, backend, reference.inputs)
+        accuracy = judge(reference, backend, outputs, _factors(bench.checks))
+        if accuracy.passed:
+            accuracy = _with_repeats(bench, backend, outputs, accuracy)
+    base = replace(base, warnings=_accumulator_warnings(backend, accuracy))
+    if not accuracy.passed:
+        reason = "; ".join(str(check) for check in accuracy.failures)
+        return replace(base, status="incorrect", kind=None, reason=reason, accuracy=accuracy)
+    if not timed:
+        return replace(base, status="ok", kind=None, reason="", accuracy=accuracy)
+    base = replace(base, accuracy=accuracy)
+    try:
+        return _timed(bench, backend, outputs, base)
+    except Exception as error:
+        kind = "contract" if isinstance(error, ContractError) else "oom" if is_out_of_memory(error) else "exception"
+        return replace(base, kind=kind, reason=f"while being timed: {describe(error)}")
+
+
+def _timed(bench: Bench, backend: Backend, checked: Outputs, base: Record) -> Record:
+    import torch
+
+    sets = _input_sets(bench, backend)
+    on_cuda = bench.device != "cpu"
+    with bench.phases("prepare"):
+        rotation = [bench.reference.inputs, *(copy_inputs(bench.reference.inputs) for _ in range(sets - 1))]
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        first = backend.prepare(bench.case, rotation[0])
+        if on_cuda:
+            torch.cuda.synchronize()
+        prep_s = time.perf_counter() - started
+        calls = [first, *(backend.prepare(bench.case, inputs) for inputs in rotation[1:])]
+    timer = make_timer(bench.timing.timer, bench.device, sets)
+    flush = make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
+    with bench.phases("time"):
+        measurement = measure(calls, bench.timing, timer, flush=flush)
+    peak = torch.cuda.max_memory_allocated() if on_cuda else None
+    measurement = replace(measurement, prep_s=prep_s, peak_bytes=peak)
+    with bench.phases("recheck"):
+        failure = _recheck(bench, backend, timer.last())
+    if failure is not None:
+        accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *failure.failures), recheck="failed")
+        reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
+        return replace(base, status="incorrect", kind=None, reason=reason, accuracy=accuracy)
+    accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
+    warnings = _rotation_warning(bench, sets)
+    return replace(base, status="ok", kind=None, reason="", accuracy=accuracy, measurement=measurement, warnings=base.warnings + warnings)
+
+
+def _guarded_call(case: Case, backend: Backend, inputs: Inputs) -> Outputs:
+    """One call whose outputs have the right type, shape, dtype and device, and which left its inputs as they were.
+
+    On CUDA the outputs are copied on the current stream at once: a kernel on another stream that nobody waits for shows.
+    """
+    import torch
+
+    tensors = _tensors(inputs)
+    before = [_checksum(tensor) for tensor in tensors]
+    outputs = backend.prepare(case, inputs)()
+    check_contract(case, inputs, outputs)
+    outputs = replace(outputs, out=outputs.out.clone(), lse=None if outputs.lse is None else outputs.lse.clone())
+    if inputs.q.is_cuda:
+        torch.cuda.synchronize()
+    if before != [_checksum(tensor) for tensor in tensors]:
+        raise ContractError("it wrote its inputs: their checksum changed during the call")
+    return outputs
+
+
+def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
+    """Raises ContractError unless `outputs` are Outputs of the types, shapes, dtypes and device that the case asks for."""
+    import torch
+
+    if not isinstance(outputs, Outputs):
+        raise ContractError(f"the call returned {type(outputs).__name__}, not attnbench.Outputs")
+    wanted = {"out": ((case.batch, case.seqlen_q, case.num_heads, case.head_dim_v), inputs.q.dtype)}
+    if outputs.lse is not None:
+        wanted["lse"] = ((case.batch, case.num_heads, case.seqlen_q), torch.float32)
+    for name, (shape, dtype) in wanted.items():
+        tensor = getattr(outputs, name)
+        if not isinstance(tensor, torch.Tensor):
+            raise ContractError(f"{name} is {type(tensor).__name__}, not a tensor")
+        if tuple(tensor.shape) != shape:
+            raise ContractError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
+        if tensor.dtype != dtype:
+            raise ContractError(f"{name} has dtype {tensor.dtype}, not {dtype}")
+        if tensor.device != inputs.q.device:
+            raise ContractError(f"{name} is on {tensor.device}, not on {inputs.q.device}")
+
+
+def _with_repeats(bench: Bench, backend: Backend, outputs: Outputs, accuracy: Accuracy) -> Accuracy:
+    """Calls a deterministic backend again, bench.checks.repeats times: bitwise equal."""
+    import torch
+
+    if not trait(backend, "deterministic") or bench.checks.repeats == 0:
+        return accuracy
+    call = backend.prepare(bench.case, bench.reference.inputs)
+    differing, where = 0, ""
+    for _ in range(bench.checks.repeats):
+        again = call().out
+        if not torch.equal(again, outputs.out):
+            differing += 1
+            batch, row, head, column = (int(i) for i in (again != outputs.out).nonzero()[0])
+            where = f"batch {batch}, head {head}, row {row}, column {column}"
+    check = Check("repeats that differ bitwise", differing, 0, differing == 0, where)
+    return replace(accuracy, checks=(*accuracy.checks, check))
+
+
+def _recheck(bench: Bench, backend: Backend, last: Outputs) -> Accuracy | None:
+    """Judges the last timed buffers and a call on fresh inputs; the failed accuracy, or None when both pass."""
+    check_contract(bench.case, bench.reference.inputs, last)
+    for reference, outputs in (
+        (bench.reference, last),
+        (bench.fresh, _guarded_call(bench.case, backend, bench.fresh.inputs)),
+    ):
+        accuracy = judge(reference, backend, outputs, _factors(bench.checks))
+        if not accuracy.passed:
+            return accuracy
+    return None
+
+
+def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ...]:
+    """A kernel that is right by the accumulator it declares, and would not be by fp32's, is stamped."""
+    declared, values = trait(backend, "accumulator"), accuracy.values
+    if declared == "fp32" or "e1" not in values:
+        return ()
+    limit = Factors().fp8 * values["e1_emulated"]
+    if values["e1"] <= limit:
+        return ()
+    return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
+
+
+def _input_sets(bench: Bench, backend: Backend) -> int:
+    if bench.timing.cache == "warm" or bench.timing.regime == "burst":
+        return 1
+    wanted = _sets_for_cold(bench)
+    memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
+    affordable = int(memory // (input_bytes(bench.case) + extra_bytes(backend, bench.case)))
+    return max(1, min(wanted, affordable, MOST_INPUT_SETS))
+
+
+def _sets_for_cold(bench: Bench) -> int:
+    size = input_bytes(bench.case)
+    rotated = CACHES_ROTATED * bench.cache_bytes
+    return 1 if size > rotated else -(-rotated // size) + 1
+
+
+def _rotation_warning(bench: Bench, sets: int) -> tuple[str, ...]:
+    wanted = _sets_for_cold(bench)
+    if bench.timing.cache == "warm" or bench.timing.regime == "burst" or sets >= wanted:
+        return ()
+    return (f"cache partly warm: {sets} input sets in turn, {wanted} would hold {CACHES_ROTATED} times the cache",)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """torch's deterministic mode with uninitialized memory filled with NaN: an output never written shows."""
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def describe(error: BaseException) -> str:
+    """The error and the last lines of its traceback, without this machine's paths."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
+    return f"{text} ({places})" if places else text
+
+
+def _version(backend: Backend) -> str:
+    try:
+        return str(backend.version())
+    except Exception as error:  # a library that is not installed has no version; `unavailable` says why
+        return f"unknown ({type(error).__name__})"
+
+
+def _factors(checks: Checks) -> Factors:
+    return Factors(**checks.factors.model_dump())
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    tensors = [inputs.q, inputs.k, inputs.v]
+    if inputs.quantized is not None:
+        quantized = inputs.quantized
+        tensors += [quantized.q, quantized.k, quantized.v, quantized.q_descale, quantized.k_descale, quantized.v_descale]
+    return tensors
+
+
+def _checksum(tensor: Tensor) -> int:
+    """Sum of the bits as integers: any single write that changes bits changes it."""
+    import torch
+
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
+    return int(tensor.view(width).sum(dtype=torch.int64))

@@ -1,0 +1,125 @@
+"""The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
+
+jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}}
+events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "devices": ...} once; or {"event": "refused", "reason": ...}
+        {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
+        {"event": "record", "record": "..."}                 one per backend, as the line to be stored
+        {"event": "done", "spent_s": {phase: seconds}}       one per job
+        {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
+"""
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from typing import IO, Any
+
+from attnbench import plugins
+from attnbench.backend import Backend, trait
+from attnbench.backends import builtin
+from attnbench.case import Case
+from attnbench.suite_model import Checks, Timing
+
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
+
+
+def main() -> None:
+    """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    jobs_fd, events_fd, device, *specs = sys.argv[1:]
+    with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
+        worker = Worker(events, device)
+        if worker.start(specs):
+            for line in jobs:
+                worker.work(json.loads(line))
+
+
+class Worker:
+    def __init__(self, events: IO[str], device: str):
+        self._events = events
+        self._device = device
+        self._backends: dict[str, Backend] = {}
+        self._cache_bytes = 0
+
+    def start(self, specs: list[str]) -> bool:
+        """Loads torch, the device and every backend, and says so; False when it cannot work."""
+        try:
+            self._backends = builtin() | plugins.load(specs)
+            facts = self._open_device()
+        except (plugins.PluginError, DeviceError) as error:
+            self._send(event="refused", reason=str(error))
+            return False
+        reasons = {name: backend.unavailable() for name, backend in self._backends.items()}
+        devices = {name: trait(backend, "devices") for name, backend in self._backends.items()}
+        self._send(event="ready", facts=facts, backends=reasons, devices=devices)
+        return True
+
+    def _open_device(self) -> dict[str, Any]:
+        import torch
+
+        from attnbench.environment import worker_facts
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.backends.cuda.matmul.allow_tf32 = False
+        if self._device != "cpu":
+            if not torch.cuda.is_available():
+                raise DeviceError(f"torch {torch.__version__} sees no CUDA device; install a CUDA build, or use --device cpu")
+            index = torch.device(self._device).index or 0
+            if index >= torch.cuda.device_count():
+                raise DeviceError(f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices")
+            torch.cuda.set_device(index)
+        facts = worker_facts(self._device)
+        self._cache_bytes = facts.get("cache_bytes") or 0
+        return facts
+
+    def work(self, job: dict[str, Any]) -> None:
+        """All backends of one case; inputs and oracle are made once."""
+        from attnbench.trial import Bench, Phases, run_trial
+
+        current = ""
+
+        def announce(phase: str) -> None:
+            self._send(event="phase", backend=current, phase=phase)
+
+        phases = Phases(announce)
+        bench = Bench(
+            case=Case.make(**job["case"]),
+            device=self._device,
+            checks=Checks.model_validate(job["checks"]),
+            timing=Timing.model_validate(job["timing"]),
+            cache_bytes=self._cache_bytes,
+            phases=phases,
+        )
+        for current in job["backends"]:
+            announce("start")
+            record = run_trial(bench, self._backends[current], job["time"])
+            self._send(event="record", record=record.to_json())
+            if record.status == "error":
+                self._end_if_poisoned()
+        self._send(event="done", spent_s=phases.spent_s)
+
+    def _end_if_poisoned(self) -> None:
+        """A sticky CUDA error makes every later call fail: a fresh process is the only cure."""
+        import torch
+
+        if self._device == "cpu":
+            return
+        try:
+            torch.cuda.synchronize()
+        except Exception as error:
+            self._send(event="poisoned", reason=str(error).splitlines()[0])
+            os._exit(1)
+
+    def _send(self, **event: Any) -> None:
+        self._events.write(json.dumps(event) + "\n")
+        self._events.flush()
+
+
+class DeviceError(Exception):
+    """The device asked for is not there."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The parent's end of a worker: start it, send jobs, read events with a deadline, and learn how it died."""
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+# Importing torch and opening a CUDA device, on a cold disk.
+START_TIMEOUT_S = 180.0
+TAIL_BYTES = 2000
+READ_BYTES = 1 << 16
+
+
+class WorkerRefused(Exception):
+    """The worker said why it cannot work: a plugin that does not import, a device that is not there."""
+
+
+class WorkerDied(Exception):
+    """The worker ended by itself. kind is "oom" when the kernel's out-of-memory killer struck, else "crash"."""
+
+    def __init__(self, reason: str, kind: str = "crash"):
+        super().__init__(reason)
+        self.kind = kind
+
+
+class WorkerSilent(Exception):
+    """Nothing was heard within the time allowed."""
+
+
+class WorkerProcess:
+    """One measuring process. What it prints goes to a file of its own, whose tail explains a crash."""
+
+    def __init__(self, device: str, plugins: Sequence[str]):
+        jobs_read, jobs_write = os.pipe()
+        events_read, events_write = os.pipe()
+        self._output = tempfile.TemporaryFile()
+        self._oom_kills = _oom_kills()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "attnbench.worker", str(jobs_read), str(events_write), device, *plugins],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(jobs_read, events_write),
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is the parent's to handle, and its helpers die with it
+        )
+        os.close(jobs_read)
+        os.close(events_write)
+        self._jobs = os.fdopen(jobs_write, "w")
+        self._events = events_read
+        self._buffer = b""
+
+    def start(self) -> Mapping[str, Any]:
+        """The ready event. Raises WorkerRefused or WorkerDied."""
+        try:
+            event = self.next_event(START_TIMEOUT_S)
+        except WorkerSilent:
+            raise WorkerDied(f"the worker did not start within {START_TIMEOUT_S:.0f} s{self._tail()}") from None
+        if event["event"] == "refused":
+            raise WorkerRefused(event["reason"])
+        return event
+
+    def submit(self, job: Mapping[str, Any]) -> None:
+        self._output_start = self._output.seek(0, os.SEEK_END)
+        try:
+            self._jobs.write(json.dumps(job) + "\n")
+            self._jobs.flush()
+        except BrokenPipeError:
+            pass  # it is dead; reading its events says how
+
+    def next_event(self, timeout_s: float) -> dict[str, Any]:
+        """The next event. Raises WorkerSilent after timeout_s without one, WorkerDied when there will be none."""
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._events], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise WorkerSilent
+            chunk = os.read(self._events, READ_BYTES)
+            if not chunk:
+                raise self._death()
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
+
+    def kill(self) -> None:
+        """Ends the worker and everything it started, whatever state it is in."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._jobs_close()
+        os.close(self._events)
+        self._output.close()
+
+    def _jobs_close(self) -> None:
+        try:
+            self._jobs.close()
+        except BrokenPipeError:
+            pass
+
+    def _death(self) -> WorkerDied:
+        code = self._process.wait()
+        tail = self._tail()
+        if code >= 0:
+            return WorkerDied(f"the worker process exited with status {code}{tail}")
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and _oom_kills() > self._oom_kills:
+            return WorkerDied(f"killed by the kernel: out of host memory{tail}", kind="oom")
+        return WorkerDied(f"the worker process was killed by {name}{tail}")
+
+    def _tail(self) -> str:
+        """The end of what the worker printed since its last job, without this machine's paths."""
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(getattr(self, "_output_start", 0), size - TAIL_BYTES))
+        text = self._output.read().decode(errors="replace").strip()
+        for path in (sys.prefix, str(Path.cwd()), str(Path.home())):
+            text = text.replace(path + "/", "")
+        return f"; its last output: {text}" if text else ""
+
+
+def _environment() -> dict[str, str]:
+    """The worker prints at once, shows where a segmentation fault struck, and pins its threads to cores."""
+    given = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+    return {**given, **os.environ, "PYTHONPATH": _import_path()}
+
+
+def _import_path() -> str:
+    """This very attnbench for the worker, whatever its working directory."""
+    package = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
+
+
+def _oom_kills() -> int:
+    """How often the kernel's out-of-memory killer struck on this machine so far; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
