@@ -2,6 +2,7 @@
 
 `attnbench.load(run)` gives a run's records as a pandas DataFrame. For plugins: Case, Inputs, Outputs.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -5,6 +5,7 @@ fraction bits, truncating (DeepSeek-V3, arXiv 2412.19437, section 3.5.2; SageAtt
 Two-level accumulation starts every key tile from zero and adds the tile's sum to an fp32 accumulator.
 This is a model from those papers; it has not been compared with hardware.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

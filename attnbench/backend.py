@@ -1,4 +1,5 @@
 """What a backend is, and what flows through it. Imports no torch: the reading half lists backends too."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

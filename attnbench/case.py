@@ -13,6 +13,7 @@
 | dtype | fp16, bf16, e4m3 (an e4m3 case returns bf16) |
 | scaling, block_size, hadamard, p_scale | how the reference quantizer makes the e4m3 tensors, and the scale of P before it is rounded |
 """
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields

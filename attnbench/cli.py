@@ -1,4 +1,5 @@
 """The command line: parse, call one function, print. Everything heavy is imported inside the verb that needs it."""
+
 from __future__ import annotations
 
 import sys
@@ -47,7 +48,9 @@ def _suite_names(context: click.Context, parameter: click.Parameter, incomplete:
     files = [CompletionItem(incomplete, type="file")]
     from attnbench.suite import shipped_suites
 
-    return files + [CompletionItem(name, help=about) for name, about, _ in shipped_suites() if name.startswith(incomplete)]
+    return files + [
+        CompletionItem(name, help=about) for name, about, _ in shipped_suites() if name.startswith(incomplete)
+    ]
 
 
 def _backend_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -64,7 +67,9 @@ class Budget(click.ParamType):
     def convert(self, value: Any, parameter: Any, context: Any) -> float:
         if isinstance(value, float):
             return value
-        number, factor = (value[:-1], {"s": 1, "m": 60, "h": 3600}[value[-1]]) if value[-1:] in ("s", "m", "h") else (value, 1)
+        number, factor = (
+            (value[:-1], {"s": 1, "m": 60, "h": 3600}[value[-1]]) if value[-1:] in ("s", "m", "h") else (value, 1)
+        )
         try:
             seconds = float(number) * factor
         except ValueError:
@@ -76,11 +81,30 @@ class Budget(click.ParamType):
 
 @main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
 @click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
-@click.option("--backend", "backends", multiple=True, metavar="NAME", shell_complete=_backend_names, help="Run this backend instead of the suite's list; repeatable.")
-@click.option("--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable.")
-@click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.")
-@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_backend_names,
+    help="Run this backend instead of the suite's list; repeatable.",
+)
+@click.option(
+    "--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable."
+)
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="SPEC",
+    help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent."
+)
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Finish this run; repeats nothing.")
 @click.option("--no-time", is_flag=True, help="Check only.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
@@ -103,7 +127,14 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
 
 @main.command(epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.md"), show_default=True, help="The markdown file; plots go beside it.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.md"),
+    show_default=True,
+    help="The markdown file; plots go beside it.",
+)
 def report(runs: tuple[Path, ...], output: Path) -> None:
     """Write a markdown report with plots from one or more run directories.
 

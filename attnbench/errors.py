@@ -1,4 +1,5 @@
 """Which exceptions are a user's mistake: the command line shows them as one line, without a traceback."""
+
 from __future__ import annotations
 
 

@@ -3,6 +3,7 @@
 q and k are multiplied by the same orthogonal M = diag(signs) H / sqrt(head_dim), so q M (k M)^T = q k^T, while the
 outliers of one entry are spread over the whole row. After QuIP (arXiv 2307.13304) and QuaRot (arXiv 2404.00456).
 """
+
 from __future__ import annotations
 
 import zlib

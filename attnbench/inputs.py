@@ -3,6 +3,7 @@
 Tensors are drawn in fp32 on the CPU from a generator seeded by (distribution, seed, tensor, input set), so that every
 machine checks the same numbers, then rounded to the case's dtype (e4m3 cases: bf16 originals, quantized by `quantize`).
 """
+
 from __future__ import annotations
 
 import zlib
@@ -117,7 +118,9 @@ def _needle(draw: Draw) -> None:
 
 DISTRIBUTIONS: dict[str, Distribution] = {
     "normal": Distribution("N(0, 1)", _normal),
-    "outliers": Distribution("N(0, 1) + N(0, 100) * Bernoulli(0.001), the FlashAttention-3 paper's error test", _outliers),
+    "outliers": Distribution(
+        "N(0, 1) + N(0, 100) * Bernoulli(0.001), the FlashAttention-3 paper's error test", _outliers
+    ),
     "channel_outliers": Distribution("N(0, 1) with 4 channels of q and k far above the rest", _channel_outliers),
     "sink": Distribution("N(0, 1) with a first key that collects most of the weight", _sink),
     "large_logits": Distribution("scaled logits up to about 1000", _large_logits),

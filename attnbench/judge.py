@@ -3,6 +3,7 @@
 Every relative limit is factor x max(eager error, u): the eager reference's own error on the same inputs is the budget,
 u is half the machine epsilon of the output dtype (without that floor, rows with few keys would accuse right kernels).
 """
+
 from __future__ import annotations
 
 import math

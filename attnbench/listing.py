@@ -1,4 +1,5 @@
 """`attnbench list`: what there is. Reads no torch and imports no plugin."""
+
 from __future__ import annotations
 
 from typing import Callable, Iterator, Mapping, Sequence

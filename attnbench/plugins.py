@@ -2,6 +2,7 @@
 
 Only a worker imports a plugin: code that crashes while it is imported must not take the run with it.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -79,10 +80,14 @@ def load(specs: Sequence[str]) -> dict[str, Backend]:
     """The backends of all plugins by name, entry points included. Raises PluginError with the import's own words."""
     found: dict[str, Backend] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        _add(found, _module_backends(_imported(point.value, lambda: importlib.import_module(point.module)), point.value))
+        _add(
+            found, _module_backends(_imported(point.value, lambda: importlib.import_module(point.module)), point.value)
+        )
     for spec in specs:
         place, name = _split(spec)
-        module = _imported(spec, lambda: _import_file(place) if place.endswith(".py") else importlib.import_module(place))
+        module = _imported(
+            spec, lambda: _import_file(place) if place.endswith(".py") else importlib.import_module(place)
+        )
         _add(found, [_function(module, name, spec)] if name else _module_backends(module, spec))
     return found
 
@@ -116,7 +121,9 @@ def _imported(spec: str, do_import: Callable[[], Any]) -> Any:
     except BaseException as error:  # whatever a module does at import, SystemExit included, is reported as one line
         last = traceback.format_exception_only(error)[-1].strip()
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise PluginError(f'plugin "{spec}" does not import: {last} ({Path(frame.filename).name}:{frame.lineno})') from None
+        raise PluginError(
+            f'plugin "{spec}" does not import: {last} ({Path(frame.filename).name}:{frame.lineno})'
+        ) from None
 
 
 def _function(module: Any, name: str, spec: str) -> Backend:
@@ -137,9 +144,15 @@ def _function(module: Any, name: str, spec: str) -> Backend:
 def _module_backends(module: Any, spec: str) -> Sequence[Backend]:
     backends = getattr(module, "BACKENDS", None)
     if not isinstance(backends, (tuple, list)) or not backends:
-        raise PluginError(f'plugin "{spec}": a module needs BACKENDS = (backend, ...); for one function say "{spec}:function"')
+        raise PluginError(
+            f'plugin "{spec}": a module needs BACKENDS = (backend, ...); for one function say "{spec}:function"'
+        )
     for backend in backends:
         if not isinstance(backend, Backend):
-            missing = [name for name in ("name", "deterministic", "version", "unavailable", "unsupported", "prepare") if not hasattr(backend, name)]
+            missing = [
+                name
+                for name in ("name", "deterministic", "version", "unavailable", "unsupported", "prepare")
+                if not hasattr(backend, name)
+            ]
             raise PluginError(f'plugin "{spec}": {type(backend).__name__} in BACKENDS lacks {", ".join(missing)}')
     return backends

@@ -1,4 +1,5 @@
 """What a run shows while it goes on: a live bar on a terminal, one line a record elsewhere."""
+
 from __future__ import annotations
 
 import statistics
@@ -49,7 +50,10 @@ class PlainProgress:
         if self._done < self._total:
             left = f"  [{show_left((self._total - self._done) * self._pace())} left]"
         width = len(str(self._total))
-        print(f"[{self._done:{width}}/{self._total}] {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}", flush=True)
+        print(
+            f"[{self._done:{width}}/{self._total}] {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}",
+            flush=True,
+        )
 
     def end(self) -> None:
         pass
@@ -64,7 +68,12 @@ class BarProgress:
     def begin(self, records: int, taken: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+        columns = (
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
         self._bar: RichProgress = Progress(*columns)
         self._bar.start()
         self._task = self._bar.add_task("starting", total=records, completed=taken)
@@ -72,13 +81,17 @@ class BarProgress:
 
     def phase(self, job: Job, backend: str, phase: str) -> None:
         failed = ", ".join(f"{count} {status}" for status, count in sorted(self._failures.items()))
-        self._bar.update(self._task, description=f"{backend}  {job.case.key}  {phase}" + (f"  [{failed}]" if failed else ""))
+        self._bar.update(
+            self._task, description=f"{backend}  {job.case.key}  {phase}" + (f"  [{failed}]" if failed else "")
+        )
 
     def record(self, record: Record) -> None:
         self._bar.advance(self._task)
         if record.status in ("incorrect", "error"):
             self._failures[record.status] += 1
-            self._bar.console.print(f"{record.backend}  {record.case_key}  {outcome_text(record)}", markup=False, highlight=False)
+            self._bar.console.print(
+                f"{record.backend}  {record.case_key}  {outcome_text(record)}", markup=False, highlight=False
+            )
 
     def end(self) -> None:
         if hasattr(self, "_bar"):

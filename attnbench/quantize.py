@@ -3,6 +3,7 @@
 Scheme names as in the FlashAttention-3 paper (arXiv 2407.08608, section 3.3): block quantization keeps one scale per
 tile of rows; incoherent processing rotates q and k first (see `hadamard`).
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -3,6 +3,7 @@
 The types make untruths unwritable: a measurement exists only on a record that passed its checks, an incorrect record
 says which rule failed, an unsupported one says why, an error says its kind.
 """
+
 from __future__ import annotations
 
 import json
@@ -131,7 +132,9 @@ class Record:
         if self.status not in STATUSES:
             raise RecordError(f"unknown status {self.status!r}; one of {', '.join(STATUSES)}")
         if (self.status == "error") != (self.kind is not None):
-            raise RecordError(f"kind goes with status error and with nothing else (status {self.status}, kind {self.kind})")
+            raise RecordError(
+                f"kind goes with status error and with nothing else (status {self.status}, kind {self.kind})"
+            )
         if self.kind is not None and self.kind not in KINDS:
             raise RecordError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
         if self.status != "ok" and not self.reason:
@@ -185,7 +188,10 @@ class Record:
 
 
 def _accuracy(row: dict[str, Any]) -> Accuracy:
-    checks = tuple(Check(**{**check, "value": _number(check["value"]), "limit": _number(check["limit"])}) for check in row["checks"])
+    checks = tuple(
+        Check(**{**check, "value": _number(check["value"]), "limit": _number(check["limit"])})
+        for check in row["checks"]
+    )
     values = {name: _number(value) for name, value in row["values"].items()}
     return Accuracy(row["coverage"], row["rows"], checks, values, row["recheck"])
 

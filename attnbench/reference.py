@@ -7,6 +7,7 @@ The eager reference: scores and softmax in fp32, P rounded to the input dtype, p
 rounded once. For e4m3 it is the emulated pipeline: key tiles in order, a running maximum, P times p_scale rounded to
 e4m3, and the accumulator that the kernel declares.
 """
+
 from __future__ import annotations
 
 import zlib

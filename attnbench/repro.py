@@ -2,6 +2,7 @@
 
 A plugin function needs torch and its own file only; a built-in backend, and e4m3, also import attnbench.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -34,7 +35,7 @@ LIMITS = $limits
 DTYPE = {"fp16": torch.float16}.get(case.dtype, torch.bfloat16)
 ''')
 
-_DRAW = Template('''
+_DRAW = Template("""
 
 def generator(name):
     return torch.Generator().manual_seed(zlib.crc32(f"{case.inputs}.{case.seed}.{name}.0".encode()))
@@ -55,9 +56,9 @@ draw = SimpleNamespace(
 )
 $apply(draw)
 q, k, v = (tensor.to(DTYPE).to(DEVICE) for tensor in (draw.q, draw.k, draw.v))
-''')
+""")
 
-_FUNCTION = Template('''
+_FUNCTION = Template("""
 
 import importlib.util
 
@@ -68,9 +69,9 @@ spec.loader.exec_module(plugin)
 result = plugin.$function(q, k, v, causal=case.causal, softmax_scale=case.scale)
 out, lse = result if isinstance(result, (tuple, list)) else (result, None)
 oracle_q, oracle_k, oracle_v = q, k, v
-''')
+""")
 
-_BUILTIN = Template('''
+_BUILTIN = Template("""
 
 from attnbench.backend import Inputs
 from attnbench.backends import builtin
@@ -88,7 +89,7 @@ if quantized is not None:  # the kernel's own error: against the oracle on what 
     oracle_q, oracle_k, oracle_v = (
         dequantize(getattr(quantized, name), getattr(quantized, f"{name}_descale"), problem) for name in "qkv"
     )
-''')
+""")
 
 _JUDGE = '''
 

@@ -3,6 +3,7 @@
 A job is one case with all its backends, so that inputs and oracle are made once. Each crash, hang or poisoned CUDA
 context costs the one record that was being made; the rest of the job goes on in a fresh worker.
 """
+
 from __future__ import annotations
 
 import time
@@ -137,7 +138,13 @@ def _open_writer(request: Request, ready: Mapping[str, Any]) -> store.Writer:
 
 
 def _run_jobs(
-    request: Request, jobs: Sequence[Job], backends: Sequence[str], crew: Crew, writer: store.Writer, outcome: Outcome, started: float
+    request: Request,
+    jobs: Sequence[Job],
+    backends: Sequence[str],
+    crew: Crew,
+    writer: store.Writer,
+    outcome: Outcome,
+    started: float,
 ) -> None:
     taken = {(record.case_key, record.backend) for record in writer.taken}
     total = len(jobs) * len(backends)
@@ -165,7 +172,9 @@ def _run_jobs(
             crew.work(job, wanted, keep, watch, outcome.spent_s)
 
 
-def _replicated(crew: Crew, job: Job, backends: Sequence[str], watch: Callable[[str, str], None], spent_s: Counter[str]) -> list[Record]:
+def _replicated(
+    crew: Crew, job: Job, backends: Sequence[str], watch: Callable[[str, str], None], spent_s: Counter[str]
+) -> list[Record]:
     """The job once in each of `processes` fresh workers; a backend's record is merged from all of them."""
     by_backend: dict[str, list[Record]] = {name: [] for name in backends}
     for _ in range(job.timing.processes):
@@ -194,7 +203,9 @@ def merge_processes(records: Sequence[Record]) -> Record:
         unmet=tuple(dict.fromkeys(text for measurement in measurements for text in measurement.unmet)),
     )
     warnings = tuple(dict.fromkeys(text for record in records for text in record.warnings))
-    return replace(first, measurement=merged, warnings=warnings, accuracy=_worst([record.accuracy for record in records]))
+    return replace(
+        first, measurement=merged, warnings=warnings, accuracy=_worst([record.accuracy for record in records])
+    )
 
 
 def _worst(accuracies: Sequence[Accuracy]) -> Accuracy:
@@ -229,7 +240,12 @@ class Crew:
             self._worker = None
 
     def work(
-        self, job: Job, backends: Sequence[str], keep: Callable[[Record], None], watch: Callable[[str, str], None], spent_s: Counter[str]
+        self,
+        job: Job,
+        backends: Sequence[str],
+        keep: Callable[[Record], None],
+        watch: Callable[[str, str], None],
+        spent_s: Counter[str],
     ) -> None:
         """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record."""
         left = list(backends)

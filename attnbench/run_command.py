@@ -1,4 +1,5 @@
 """`attnbench run`: from the command's options to runs, and what is printed at their end."""
+
 from __future__ import annotations
 
 import time
@@ -41,7 +42,11 @@ def run_command(
     loaded = _load(suites, out, resume)
     loaded = [
         with_overrides(
-            suite, backends=backends or None, only=tuple(map(parse_only, only)), time=False if no_time else None, timing=timing
+            suite,
+            backends=backends or None,
+            only=tuple(map(parse_only, only)),
+            time=False if no_time else None,
+            timing=timing,
         )
         for suite in loaded
     ]
@@ -82,7 +87,9 @@ def _load(suites: tuple[str, ...], out: Path | None, resume: Path | None) -> lis
     stored = parse_suite(read(resume).suite_text, str(resume / SUITE))
     for given in map(load_suite, suites):
         if given.name != stored.name:
-            raise RunError(f'--resume {resume} is a run of suite "{stored.name}", not of "{given.name}"; name no suite with --resume')
+            raise RunError(
+                f'--resume {resume} is a run of suite "{stored.name}", not of "{given.name}"; name no suite with --resume'
+            )
     return [stored]
 
 
@@ -138,7 +145,9 @@ def print_outcome(outcome: Outcome) -> None:
     for text in outcome.incomplete:
         click.echo(f"incomplete: {text}")
     counts = Counter(record.status for record in outcome.records)
-    counted = ", ".join(f"{counts[status]} {status}" for status in ("ok", "incorrect", "error", "unsupported") if counts[status])
+    counted = ", ".join(
+        f"{counts[status]} {status}" for status in ("ok", "incorrect", "error", "unsupported") if counts[status]
+    )
     click.echo(f"records: {outcome.path} ({counted or 'none'})")
     if outcome.interrupted or outcome.incomplete:
         click.echo(f"go on with: attnbench run --resume {outcome.path}")

@@ -3,6 +3,7 @@
 A record is appended and fsynced as soon as it exists, so neither Ctrl-C, `kill -9` nor a full disk loses one that was
 taken. One writer at a time holds a lock on the directory; the lock ends with the process, however it ends.
 """
+
 from __future__ import annotations
 
 import fcntl
@@ -79,7 +80,9 @@ def _read_environment(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({error}); remove it to read the records without their environment") from None
+        raise StoreError(
+            f"{path}: not JSON ({error}); remove it to read the records without their environment"
+        ) from None
 
 
 class Writer:
@@ -95,7 +98,9 @@ class Writer:
     def create(cls, path: Path, environment: dict[str, Any], suite_text: str) -> Writer:
         """A new run directory. Raises StoreError when `path` exists and is not empty."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
+            raise StoreError(
+                f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
@@ -164,7 +169,9 @@ def _lock(path: Path) -> int:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(directory)
-        raise StoreError(f"{path}: another attnbench is writing into it; wait for it, or choose another --out") from None
+        raise StoreError(
+            f"{path}: another attnbench is writing into it; wait for it, or choose another --out"
+        ) from None
     return directory
 
 

@@ -1,4 +1,5 @@
 """Timers for the CPU and for CUDA, and the cache flush. Each is named in the record: numbers of two timers never mix."""
+
 from __future__ import annotations
 
 import itertools
@@ -35,7 +36,9 @@ class CpuTimer:
     def region(self, estimate_s: float) -> int:
         return region_calls(estimate_s, CPU_RESOLUTION_S)
 
-    def take(self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None) -> Sequence[float]:
+    def take(
+        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
+    ) -> Sequence[float]:
         samples = []
         for _ in range(count):
             turn = list(itertools.islice(calls, calls_per_sample))
@@ -64,13 +67,17 @@ class EventTimer:
     def region(self, estimate_s: float) -> int:
         return region_calls(estimate_s, EVENT_RESOLUTION_S)
 
-    def take(self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None) -> Sequence[float]:
+    def take(
+        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
+    ) -> Sequence[float]:
         samples: list[float] = []
         while len(samples) < count:
             samples += self._batch(calls, min(EVENT_BATCH, count - len(samples)), calls_per_sample, before)
         return samples
 
-    def _batch(self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None) -> list[float]:
+    def _batch(
+        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
+    ) -> list[float]:
         import torch
 
         pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
@@ -108,7 +115,9 @@ class GraphTimer:
     def region(self, estimate_s: float) -> int:
         return self._calls
 
-    def take(self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None) -> Sequence[float]:
+    def take(
+        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
+    ) -> Sequence[float]:
         import torch
 
         if before is not None:

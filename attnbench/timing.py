@@ -3,6 +3,7 @@
 Three seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a
 StoppingRule says when there is enough. Devices are in `timers`; nothing here imports torch.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -42,7 +43,9 @@ class Timer(Protocol):
     def region(self, estimate_s: float) -> int:
         """Calls in one timed region, for a call of about that length."""
 
-    def take(self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None) -> Sequence[float]:
+    def take(
+        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
+    ) -> Sequence[float]:
         """`count` samples, each the mean of `calls_per_sample` back-to-back calls; `before` runs, untimed, ahead of each."""
 
     def last(self) -> Outputs:
@@ -105,9 +108,7 @@ class Convergence:
         if len(self.samples_s) < 2 * BATCHES:
             return math.inf
         size = len(self.samples_s) / BATCHES
-        medians = [
-            statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)
-        ]
+        medians = [statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)]
         return T_975_9 * statistics.stdev(medians) / math.sqrt(BATCHES) / statistics.fmean(medians)
 
 

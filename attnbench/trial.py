@@ -2,6 +2,7 @@
 
 Everything wide is caught here, at the worker's edge, and becomes a status; what kills the process becomes one in `run`.
 """
+
 from __future__ import annotations
 
 import time
@@ -173,7 +174,15 @@ def _timed(bench: Bench, backend: Backend, checked: Outputs, base: Record) -> Re
         return replace(base, status="incorrect", kind=None, reason=reason, accuracy=accuracy)
     accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
     warnings = _rotation_warning(bench, sets)
-    return replace(base, status="ok", kind=None, reason="", accuracy=accuracy, measurement=measurement, warnings=base.warnings + warnings)
+    return replace(
+        base,
+        status="ok",
+        kind=None,
+        reason="",
+        accuracy=accuracy,
+        measurement=measurement,
+        warnings=base.warnings + warnings,
+    )
 
 
 def _guarded_call(case: Case, backend: Backend, inputs: Inputs) -> Outputs:
@@ -321,7 +330,14 @@ def _tensors(inputs: Inputs) -> list[Tensor]:
     tensors = [inputs.q, inputs.k, inputs.v]
     if inputs.quantized is not None:
         quantized = inputs.quantized
-        tensors += [quantized.q, quantized.k, quantized.v, quantized.q_descale, quantized.k_descale, quantized.v_descale]
+        tensors += [
+            quantized.q,
+            quantized.k,
+            quantized.v,
+            quantized.q_descale,
+            quantized.k_descale,
+            quantized.v_descale,
+        ]
     return tensors
 
 

@@ -7,6 +7,7 @@ events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "
         {"event": "done", "spent_s": {phase: seconds}}       one per job
         {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -65,10 +66,14 @@ class Worker:
         torch.backends.cuda.matmul.allow_tf32 = False
         if self._device != "cpu":
             if not torch.cuda.is_available():
-                raise DeviceError(f"torch {torch.__version__} sees no CUDA device; install a CUDA build, or use --device cpu")
+                raise DeviceError(
+                    f"torch {torch.__version__} sees no CUDA device; install a CUDA build, or use --device cpu"
+                )
             index = torch.device(self._device).index or 0
             if index >= torch.cuda.device_count():
-                raise DeviceError(f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices")
+                raise DeviceError(
+                    f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices"
+                )
             torch.cuda.set_device(index)
         facts = worker_facts(self._device)
         self._cache_bytes = facts.get("cache_bytes") or 0

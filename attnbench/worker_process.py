@@ -1,4 +1,5 @@
 """The parent's end of a worker: start it, send jobs, read events with a deadline, and learn how it died."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """torch's fused CPU attention (FlashAttention-style tiling in C++), called by its own operator so nothing else can run."""
+
 from __future__ import annotations
 
 from attnbench.backend import Call, Inputs, Outputs

@@ -3,6 +3,7 @@
 Starts from the reference quantizer's tensors; key tiles in order, a running maximum, P times p_scale rounded to e4m3.
 Runs anywhere torch does. Its time says nothing about FP8 hardware.
 """
+
 from __future__ import annotations
 
 from attnbench.backend import Call, Inputs, Outputs

@@ -2,6 +2,7 @@
 
 Scores and softmax in fp32, P rounded to the input dtype, products accumulated in fp32, the output rounded once.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
