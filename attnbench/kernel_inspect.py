@@ -5,15 +5,14 @@ nvdisasm; without them those figures are None, which a table shows as missing, n
 """
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 from attnbench.kernel_build import Build, build_all, is_stale, kernel_sources, library_path, read_build
 from attnbench.kernel_library import Variant
-from attnbench.kernel_sass import LoopFacts, SassFacts, parse_sass, sass_facts
+from attnbench.kernel_sass import SassFacts, parse_sass, sass_facts
 from attnbench.kernel_toolchain import ToolMissing, find_disassembler
 
 _ENTRY = re.compile(r"Compiling entry function '(\S+)' for")
@@ -72,7 +71,7 @@ def ptxas_facts(log: str) -> dict[str, PtxasFacts]:
 
 
 def main_loop_spills(log: str, library: Path) -> list[str]:
-    """A line for each kernel that reads or writes spilled registers between its first and last wgmma.
+    """A line for each kernel that reads or writes spilled registers in its main loop or between its wgmma.
 
     Where the machine code cannot be read, every kernel that spills at all is named: the place is unknown.
     """
@@ -83,15 +82,12 @@ def main_loop_spills(log: str, library: Path) -> list[str]:
         functions = parse_sass(find_disassembler().sass(library))
     except ToolMissing as error:
         return [f"{name}: spills, and nothing here can tell where ({error})" for name in spilling]
-    counts = {name: sass_facts(functions[name]).spills_between_tensor for name in spilling}
-    return [f"{name}: {count} LDL/STL between the first and the last wgmma" for name, count in counts.items() if count]
+    counts = {name: sass_facts(functions[name]).main_spills for name in spilling}
+    return [f"{name}: {count} LDL/STL between wgmma or in the main loop" for name, count in counts.items() if count]
 
 
 def inspect_build(build: Build, library: Path) -> list[KernelFacts]:
-    """Facts of every variant of a Hopper library, in the order of its table. Kept in a file beside the library."""
-    cached = _read_cache(build, library)
-    if cached is not None:
-        return cached
+    """Facts of every variant of a Hopper library, in the order of its table."""
     ptxas = ptxas_facts(build.log)
     try:
         functions = parse_sass(find_disassembler().sass(library))
@@ -113,25 +109,12 @@ def inspect_build(build: Build, library: Path) -> list[KernelFacts]:
                 sass=None if functions is None else sass_facts(functions[variant.kernel]),
             )
         )
-    _cache_path(library).write_text(to_json(facts))
     return facts
 
 
 def _lines_about(kernel: str, log: str) -> tuple[str, ...]:
-    return tuple(line for line in log.splitlines() if re.search(r"\(C75\d\d\)", line) and kernel in line)
-
-
-def _cache_path(library: Path) -> Path:
-    return library.with_suffix(".inspect.json")
-
-
-def _read_cache(build: Build, library: Path) -> list[KernelFacts] | None:
-    try:
-        facts = from_json(_cache_path(library).read_text())
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    fresh = len(facts) == len(build.variants) and all(one.digest == build.digest for one in facts)
-    return facts if fresh and all(one.sass is not None for one in facts) else None
+    about = re.compile(rf"\(C75\d\d\).*(?<!\w){re.escape(kernel)}(?!\w)")
+    return tuple(line for line in log.splitlines() if about.search(line))
 
 
 def inspect_all(names: Sequence[str] = (), build: bool = True) -> list[KernelFacts]:
@@ -174,19 +157,3 @@ def sass_figures(sass: SassFacts) -> dict[str, Any]:
     if sass.steady_loop is not None:
         row |= {f"loop_{name}": value for name, value in asdict(sass.steady_loop).items()}
     return row
-
-
-def to_json(facts: Sequence[KernelFacts]) -> str:
-    return json.dumps([asdict(one) for one in facts], indent=1) + "\n"
-
-
-def from_json(text: str) -> list[KernelFacts]:
-    return [_from_row(row) for row in json.loads(text)]
-
-
-def _from_row(row: Mapping[str, Any]) -> KernelFacts:
-    sass = row["sass"]
-    if sass is not None:
-        sass = SassFacts(**{**sass, "loops": tuple(LoopFacts(**loop) for loop in sass["loops"])})
-    facts = KernelFacts(**{**row, "ptxas": PtxasFacts(**row["ptxas"]), "sass": sass})
-    return replace(facts, variant=Variant.from_row(row["variant"]), serialization=tuple(row["serialization"]))

@@ -133,8 +133,8 @@ LIMITS = (
         lambda facts: len(facts.sass.loops),
     ),
     _at_most(
-        "LDL/STL between wgmma", 0, "spilled registers in the main loop",
-        lambda facts: facts.sass.spills_between_tensor,
+        "LDL/STL in the main loop or between wgmma", 0, "spilled registers",
+        lambda facts: facts.sass.main_spills,
     ),
     _at_most(
         "WARPGROUP.ARRIVE per wgmma", 0.5, "one for each wgmma is the mark of serialization",

@@ -71,7 +71,10 @@ class LoopFacts:
 
 @dataclass(frozen=True, slots=True)
 class SassFacts:
-    """Counts over one kernel's machine code. spills_between_tensor: LDL and STL from the first to the last wgmma."""
+    """Counts over one kernel's machine code.
+
+    main_spills: LDL and STL that stand from the first to the last wgmma by address, or anywhere in a main loop.
+    """
 
     instructions: int
     hgmma: int
@@ -83,7 +86,7 @@ class SassFacts:
     setmaxnreg_alloc: int
     setmaxnreg_dealloc: int
     ex2: int
-    spills_between_tensor: int
+    main_spills: int
     loops: tuple[LoopFacts, ...]
 
     @property
@@ -123,6 +126,7 @@ def sass_facts(instructions: Sequence[Instruction]) -> SassFacts:
     """What one kernel's machine code shows."""
     names = Counter(instruction.name for instruction in instructions)
     opcodes = Counter(instruction.opcode for instruction in instructions)
+    bodies, loops = _main_loops(instructions)
     return SassFacts(
         instructions=len(instructions),
         hgmma=names["HGMMA"],
@@ -134,21 +138,23 @@ def sass_facts(instructions: Sequence[Instruction]) -> SassFacts:
         setmaxnreg_alloc=sum(opcodes[name] for name in opcodes if name.startswith("USETMAXREG.TRY_ALLOC")),
         setmaxnreg_dealloc=sum(opcodes[name] for name in opcodes if name.startswith("USETMAXREG.DEALLOC")),
         ex2=opcodes["MUFU.EX2"],
-        spills_between_tensor=_spills_between_tensor(instructions),
-        loops=_main_loops(instructions),
+        main_spills=_main_spills(instructions, bodies),
+        loops=loops,
     )
 
 
-def _spills_between_tensor(instructions: Sequence[Instruction]) -> int:
+def _main_spills(instructions: Sequence[Instruction], bodies: Iterable[Instruction]) -> int:
     places = [index for index, instruction in enumerate(instructions) if instruction.is_tensor]
     if not places:
         return 0
-    return sum(instruction.name in _SPILL for instruction in instructions[places[0] : places[-1]])
+    suspects = {*bodies, *instructions[places[0] : places[-1]]}
+    return sum(instruction.name in _SPILL for instruction in suspects)
 
 
-def _main_loops(instructions: Sequence[Instruction]) -> tuple[LoopFacts, ...]:
+def _main_loops(instructions: Sequence[Instruction]) -> tuple[tuple[Instruction, ...], tuple[LoopFacts, ...]]:
+    """All instructions that stand in some main loop, and the facts of each main loop."""
     if not any(instruction.is_tensor for instruction in instructions):
-        return ()
+        return (), ()
     graph = Graph.of(instructions)
     order = graph.reverse_postorder()
     in_flight = in_flight_before(graph, order)
@@ -159,7 +165,9 @@ def _main_loops(instructions: Sequence[Instruction]) -> tuple[LoopFacts, ...]:
     ]
     innermost = [body for body in loops if not any(other < body for other in loops)]
     rank = {block: position for position, block in enumerate(order)}
-    return tuple(_loop_facts(graph, sorted(body, key=rank.__getitem__), in_flight) for body in innermost)
+    facts = tuple(_loop_facts(graph, sorted(body, key=rank.__getitem__), in_flight) for body in innermost)
+    members = frozenset().union(*innermost)
+    return tuple(instruction for block in members for instruction in graph.blocks[block]), facts
 
 
 def _loop_facts(graph: Graph, body: Sequence[int], in_flight: Mapping[int, Flight]) -> LoopFacts:

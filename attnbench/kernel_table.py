@@ -1,7 +1,9 @@
 """What `attnbench kernels build` and `attnbench kernels inspect` print."""
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from typing import Sequence
 
 from rich import box
@@ -9,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attnbench.kernel_build import Build
-from attnbench.kernel_inspect import KernelFacts
+from attnbench.kernel_inspect import KernelFacts, record_facts
 from attnbench.kernel_limits import violations
 from attnbench.kernel_toolchain import DISASSEMBLER_WHEELS
 
@@ -33,7 +35,7 @@ def build_line(build: Build) -> str:
 def facts_table(library: str, facts: Sequence[KernelFacts]) -> Table:
     """One row a variant of one library. Figures of the machine code show "-" where nothing was there to read it.
 
-    The loop columns are those of the main loop without masking, per pass; LDL/STL from the first to the last wgmma.
+    The loop columns are those of the main loop without masking, per pass; LDL/STL counts those in any main loop or between wgmma.
     """
     compiler = ", ".join(sorted({one.compiler for one in facts}))
     table = Table(title=f"{library} ({compiler})", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -65,7 +67,7 @@ def _cells(facts: KernelFacts) -> tuple[str, ...]:
         _percent(sass.ex2_before_last_wait_share),
         _percent(sass.ex2_in_flight_share),
     )
-    return ptxas + tuple(map(str, (*machine_code, *loop_cells, sass.spills_between_tensor)))
+    return ptxas + tuple(map(str, (*machine_code, *loop_cells, sass.main_spills)))
 
 
 def _percent(share: float | None) -> str:
@@ -89,3 +91,20 @@ def print_inspection(facts: Sequence[KernelFacts], console: Console | None = Non
         kind = "limits that need no disassembler" if unread else "limits"
         console.print(f"All {kind} hold for {len(facts)} variants.", highlight=False)
     return len(broken)
+
+
+def inspection_json(facts: Sequence[KernelFacts]) -> str:
+    """All facts as JSON: a list of variants, each with its flat figures, every main loop and the limits it breaks.
+
+    "sass" is null where the machine code could not be read, and "figures" then lacks what comes from it.
+    """
+    rows = [
+        {
+            "key": one.key,
+            "figures": record_facts(one),
+            "violations": [str(violation) for violation in violations([one])],
+            **asdict(one),
+        }
+        for one in facts
+    ]
+    return json.dumps(rows, indent=1)

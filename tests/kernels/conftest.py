@@ -1,0 +1,45 @@
+"""What the kernel tests share: the compilers where there are any, and small libraries built once per session."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnbench.kernel_build import compile_library
+from attnbench.kernel_library import KernelLibrary
+from attnbench.kernel_recipe import emulated_recipe, hopper_recipe
+from attnbench.kernel_toolchain import ToolMissing, find_disassembler, find_nvcc
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def nvcc():
+    try:
+        return find_nvcc()
+    except ToolMissing as error:
+        pytest.skip(f"not run: {error}")
+
+
+@pytest.fixture(scope="session")
+def disassembler():
+    try:
+        return find_disassembler()
+    except ToolMissing as error:
+        pytest.skip(f"not run: {error}")
+
+
+@pytest.fixture(scope="session")
+def tiny_library(nvcc, tmp_path_factory) -> KernelLibrary:
+    """A real CUDA build of tiny.cu."""
+    recipe = hopper_recipe(HERE / "tiny.cu", build_dir=tmp_path_factory.mktemp("tiny"))
+    compile_library(recipe)
+    return KernelLibrary(recipe.library)
+
+
+@pytest.fixture(scope="session")
+def scalar_library(tmp_path_factory) -> KernelLibrary:
+    """Scalar attention behind the same interface, on CPU tensors."""
+    recipe = emulated_recipe(HERE / "scalar_attention.cpp", build_dir=tmp_path_factory.mktemp("scalar"))
+    compile_library(recipe)
+    return KernelLibrary(recipe.library)

@@ -1,0 +1,187 @@
+"""Building: which compiler is found, when a library is rebuilt, and which machine code is refused."""
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from attnbench import kernel_build, kernel_recipe
+from attnbench.kernel_build import BuildError, compile_library, is_stale, kernel_sources, read_build
+from attnbench.kernel_recipe import Recipe, emulated_recipe, hopper_recipe, included_files
+from attnbench.kernel_toolchain import ToolMissing, find_disassembler, find_host_compiler, find_nvcc
+
+HERE = Path(__file__).parent
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def fake_nvcc(path: Path, version: str) -> Path:
+    return program(path, f'echo "Cuda compilation tools, release {version[:4]}, V{version}"')
+
+
+def test_nvcc_is_found_in_order(tmp_path):
+    chosen = fake_nvcc(tmp_path / "chosen" / "my-nvcc", "13.0.1")
+    on_path = fake_nvcc(tmp_path / "path" / "nvcc", "13.0.2")
+    home = fake_nvcc(tmp_path / "home" / "bin" / "nvcc", "13.0.3")
+    wheel = fake_nvcc(tmp_path / "site" / "nvidia" / "cu13" / "bin" / "nvcc", "13.0.4")
+    environ = {"ATTNBENCH_NVCC": str(chosen), "PATH": str(on_path.parent), "CUDA_HOME": str(home.parent.parent)}
+    sites = [tmp_path / "site"]
+    assert find_nvcc(environ, sites).version == "13.0.1"
+    del environ["ATTNBENCH_NVCC"]
+    assert find_nvcc(environ, sites).path == on_path
+    environ["PATH"] = str(tmp_path)
+    assert find_nvcc(environ, sites).path == home
+    del environ["CUDA_HOME"]
+    found = find_nvcc(environ, sites)
+    assert found.path == wheel
+    assert found.library_dirs == (tmp_path / "site" / "nvidia" / "cu13" / "lib",)
+
+
+def test_missing_tools_say_the_way_out(tmp_path):
+    with pytest.raises(ToolMissing, match="pip install --no-deps nvidia-cuda-nvcc==13.0.88"):
+        find_nvcc({"PATH": str(tmp_path)}, [])
+    with pytest.raises(ToolMissing, match="no cuobjdump and no nvdisasm: pip install"):
+        find_disassembler({"PATH": str(tmp_path)}, [])
+    with pytest.raises(ToolMissing, match="ATTNBENCH_NVCC=/nowhere/nvcc is not a file"):
+        find_nvcc({"ATTNBENCH_NVCC": "/nowhere/nvcc", "PATH": os.environ["PATH"]})
+    with pytest.raises(ToolMissing, match="set CXX"):
+        find_host_compiler({"PATH": str(tmp_path)})
+    broken = program(tmp_path / "nvcc", "echo no version here")
+    with pytest.raises(ToolMissing, match="says nothing about a version"):
+        find_nvcc({"PATH": str(broken.parent)}, [])
+
+
+def test_disassembler_from_triton(tmp_path):
+    folder = tmp_path / "triton" / "backends" / "nvidia" / "bin"
+    for name in ("cuobjdump", "nvdisasm"):
+        program(folder / name, "true")
+    assert find_disassembler({"PATH": ""}, [tmp_path]).nvdisasm == folder / "nvdisasm"
+
+
+@pytest.fixture
+def small(tmp_path) -> Recipe:
+    """A C++ library of one source and one header, in a folder of its own."""
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "answer.h").write_text("#define ANSWER 42\n")
+    source = tmp_path / "small.cu"
+    source.write_text('#include <answer.h>\n#include <cstdint>\nextern "C" int32_t answer() { return ANSWER; }\n')
+    return emulated_recipe(source, build_dir=tmp_path / "build", include_dirs=[tmp_path / "include"])
+
+
+def test_rebuilt_only_when_content_changes(small):
+    first = compile_library(small)
+    written = small.library.stat().st_mtime_ns
+    assert first.compile_s > 0
+    os.utime(small.source)
+    assert compile_library(small) == first
+    assert small.library.stat().st_mtime_ns == written
+
+    header = small.source.parent / "include" / "answer.h"
+    header.write_text("#define ANSWER 43\n")
+    second = compile_library(small)
+    assert second.digest != first.digest
+    assert small.library.stat().st_mtime_ns != written
+    assert read_build(small.library) == second
+
+
+def test_flags_compiler_and_a_new_header_in_front_change_the_hash(small, tmp_path):
+    digest = small.digest()
+    assert replace(small, flags=(*small.flags, "-DMORE")).digest() != digest
+    assert replace(small, compiler_version="another").digest() != digest
+    assert replace(small, library=tmp_path / "elsewhere.so").digest() == digest
+    front = tmp_path / "front"
+    front.mkdir()
+    shadowed = replace(small, include_dirs=(front, *small.include_dirs))
+    assert shadowed.digest() == digest
+    (front / "answer.h").write_text("#define ANSWER 1\n")
+    assert shadowed.digest() != digest
+
+
+def test_a_damaged_record_or_a_lost_library_is_rebuilt(small):
+    first = compile_library(small)
+    small.sidecar.write_text("{")
+    assert read_build(small.library) is None
+    assert compile_library(small).digest == first.digest
+    small.library.unlink()
+    compile_library(small)
+    assert small.library.is_file()
+
+
+def test_a_compile_error_keeps_the_compilers_words(small):
+    compile_library(small)
+    small.source.write_text("int broken( {\n")
+    with pytest.raises(BuildError, match="small.cu: .* failed with exit status 1(.|\n)*expected"):
+        compile_library(small)
+    assert read_build(small.library) is None
+
+
+def test_every_header_of_ours_counts():
+    names = [name for name, _ in included_files(HERE / "tiny.cu", [kernel_recipe.KERNELS / "include"])]
+    expected = {"tiny.cu", "tiny_answer.h", "attnbench/host.h", "attnbench/abi.h", "attnbench/ptx/wgmma.cuh"}
+    assert expected <= set(names)
+    assert len(names) == len(set(names))
+    assert "cuda.h" not in names
+
+
+def test_unknown_kernel_name():
+    with pytest.raises(BuildError, match='no kernel "fwd_nothing" in .*; there are .*fwd_simple'):
+        kernel_sources(["fwd_nothing"])
+
+
+def test_stale_when_the_source_changed(tmp_path, monkeypatch):
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    source = kernels / "fwd_small.cu"
+    source.write_text('extern "C" int one() { return 1; }\n')
+    monkeypatch.setattr(kernel_build, "KERNELS", kernels)
+    build = compile_library(emulated_recipe(source, build_dir=tmp_path / "build"))
+    assert not is_stale(build)
+    source.write_text('extern "C" int one() { return 2; }\n')
+    assert is_stale(build)
+    source.unlink()
+    assert is_stale(build)
+
+
+def test_real_build_is_recorded(tiny_library):
+    build = read_build(tiny_library.path)
+    assert build.name == "tiny" and build.arch == "sm_90a" and build.compiler.startswith("nvcc ")
+    assert [row["kernel"] for row in build.variants] == ["tiny"]
+    assert "Compiling entry function 'tiny' for 'sm_90a'" in build.log
+
+
+def test_serialized_wgmma_is_a_build_error(nvcc, tmp_path):
+    recipe = hopper_recipe(HERE / "tiny.cu", build_dir=tmp_path)
+    recipe = replace(recipe, flags=(*recipe.flags, "-DTINY_SERIALIZED"))
+    with pytest.raises(BuildError, match=r"tiny.cu: ptxas serializes wgmma(.|\n)*\(C7510\)"):
+        compile_library(recipe)
+    assert not recipe.library.exists()
+
+
+def test_spills_in_the_main_loop_are_a_build_error(nvcc, disassembler, tmp_path):
+    recipe = hopper_recipe(HERE / "tiny.cu", build_dir=tmp_path)
+    recipe = replace(recipe, flags=(*recipe.flags, "-DTINY_SPILL"))
+    with pytest.raises(BuildError, match=r"registers are spilled in the main loop:\ntiny: \d+ LDL/STL"):
+        compile_library(recipe)
+
+
+def test_builds_with_the_wheels_layout(nvcc, tmp_path):
+    """A library folder of its own is handed to the linker, as the PyPI wheels need."""
+    recipe = replace(hopper_recipe(HERE / "tiny.cu", build_dir=tmp_path), library_dirs=(Path("/wheels/lib"),))
+    assert "-L/wheels/lib" in recipe.command(Path("out.so"))
+    assert recipe.digest() == replace(recipe, library_dirs=()).digest()
+
+
+def test_no_torch_at_import():
+    import subprocess
+    import sys
+
+    code = "import sys, attnbench.kernel_build, attnbench.kernel_inspect, attnbench.kernel_limits, attnbench.kernel_table"
+    code += ", attnbench.backends.hopper; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=kernel_recipe.ROOT).returncode == 0
