@@ -80,7 +80,7 @@ class Measurement:
 
     outliers: (block, sample) pairs whose modified Z score is over 10; flagged, never removed.
     unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
-    prep_s: everything untimed that `prepare` did; compile_s: the first call beyond a later one (compilation, autotuning).
+    prep_s: everything untimed that `prepare` did; compile_s: the very first prepare and call, beyond a later call.
     peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
     input_sets: how many input sets were rotated, so that the cache is cold.
     """

@@ -123,14 +123,12 @@ class Warm:
     """What warm-up found out."""
 
     estimate_s: float  # median seconds of one call
-    first_s: float  # the first call, with compilation and autotuning in it
     spent_s: float
 
 
 def warm_up(calls: Iterator[Call], timer: Timer, clock: Clock, window_s: float) -> Warm:
     """At least WARMUP_CALLS calls and two windows of window_s, until two consecutive windows' medians agree."""
     started = clock.now()
-    first_s = timer.take(calls, 1, 1, None)[0]
     estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
     previous = None
     for _ in range(WARMUP_LIMIT):
@@ -141,7 +139,7 @@ def warm_up(calls: Iterator[Call], timer: Timer, clock: Clock, window_s: float) 
         previous = estimate_s
         if clock.now() - started > WARMUP_LIMIT * window_s:
             break
-    return Warm(estimate_s, first_s, clock.now() - started)
+    return Warm(estimate_s, clock.now() - started)
 
 
 def measure(
@@ -186,7 +184,6 @@ def measure(
         outliers=tuple((0, index) for index in outliers(kept)),
         input_sets=len(calls),
         warmup_s=warm.spent_s,
-        compile_s=max(0.0, warm.first_s - warm.estimate_s),
     )
 
 

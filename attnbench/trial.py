@@ -5,6 +5,7 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 
 from __future__ import annotations
 
+import statistics
 import time
 import traceback
 from contextlib import contextmanager
@@ -12,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-from attnbench import __version__
-from attnbench.backend import Backend, Inputs, Outputs, extra_bytes, kernel_facts, trait
+from attnbench.backend import Backend, Call, Inputs, Outputs, extra_bytes, kernel_facts, trait
 from attnbench.case import Case
 from attnbench.environment import available_memory_bytes
 from attnbench.inputs import copy_inputs, input_bytes, make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
 from attnbench.plugins import ContractError
-from attnbench.record import Accuracy, Check, Measurement, Record
+from attnbench.record import Accuracy, Check, Record
 from attnbench.suite_model import Checks, Timing
 from attnbench.timers import make_flush, make_timer
 from attnbench.timing import measure
@@ -108,26 +108,25 @@ def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason)
         return _checked(bench, backend, timed, replace(base, kernel=kernel_facts(backend, case)))
-    except ContractError as error:
-        return replace(base, kind="contract", reason=str(error))
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
-        return replace(base, kind="oom" if is_out_of_memory(error) else "exception", reason=describe(error))
+        return replace(base, kind=failure_kind(error), reason=describe(error))
 
 
 def _cannot(bench: Bench, backend: Backend) -> str | None:
     kind = bench.device.split(":")[0]
+    elsewhere = None
     if kind not in trait(backend, "devices"):
-        return f"it runs on {', '.join(trait(backend, 'devices'))} only, not on {kind}"
-    return backend.unavailable() or backend.unsupported(bench.case) or bench.too_large(backend)
+        elsewhere = f"it runs on {', '.join(trait(backend, 'devices'))} only, not on {kind}"
+    return backend.unavailable() or elsewhere or backend.unsupported(bench.case) or bench.too_large(backend)
 
 
 def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Record:
     reference = bench.reference
     bench.make_budgets(backend)
     with poisoned_memory(), bench.phases("check"):
-        outputs = _guarded_call(bench.case, backend, reference.inputs)
+        outputs, first_call_s = _guarded_call(bench.case, backend, reference.inputs)
         accuracy = judge(reference, backend, outputs, _factors(bench.checks))
         if accuracy.passed:
             accuracy = _with_repeats(bench, backend, outputs, accuracy)
@@ -139,33 +138,23 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
         return replace(base, status="ok", kind=None, reason="", accuracy=accuracy)
     base = replace(base, accuracy=accuracy)
     try:
-        return _timed(bench, backend, outputs, base)
+        return _timed(bench, backend, base, first_call_s)
     except Exception as error:
-        kind = "contract" if isinstance(error, ContractError) else "oom" if is_out_of_memory(error) else "exception"
-        return replace(base, kind=kind, reason=f"while being timed: {describe(error)}")
+        return replace(base, kind=failure_kind(error), reason=f"while being timed: {describe(error)}")
 
 
-def _timed(bench: Bench, backend: Backend, checked: Outputs, base: Record) -> Record:
-    import torch
-
+def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) -> Record:
     sets = _input_sets(bench, backend)
-    on_cuda = bench.device != "cpu"
     with bench.phases("prepare"):
-        rotation = [bench.reference.inputs, *(copy_inputs(bench.reference.inputs) for _ in range(sets - 1))]
-        if on_cuda:
-            torch.cuda.reset_peak_memory_stats()
-        started = time.perf_counter()
-        first = backend.prepare(bench.case, rotation[0])
-        if on_cuda:
-            torch.cuda.synchronize()
-        prep_s = time.perf_counter() - started
-        calls = [first, *(backend.prepare(bench.case, inputs) for inputs in rotation[1:])]
+        first, prep_s, peak_bytes = _prepare_watched(bench, backend)
+        rotation = (copy_inputs(bench.reference.inputs) for _ in range(sets - 1))
+        calls = [first, *(backend.prepare(bench.case, inputs) for inputs in rotation)]
     timer = make_timer(bench.timing.timer, bench.device, sets)
     flush = make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
     with bench.phases("time"):
         measurement = measure(calls, bench.timing, timer, flush=flush)
-    peak = torch.cuda.max_memory_allocated() if on_cuda else None
-    measurement = replace(measurement, prep_s=prep_s, peak_bytes=peak)
+    compile_s = max(0.0, first_call_s - statistics.median(measurement.samples_s))
+    measurement = replace(measurement, prep_s=prep_s, compile_s=compile_s, peak_bytes=peak_bytes)
     with bench.phases("recheck"):
         failure = _recheck(bench, backend, timer.last())
     if failure is not None:
@@ -185,8 +174,30 @@ def _timed(bench: Bench, backend: Backend, checked: Outputs, base: Record) -> Re
     )
 
 
-def _guarded_call(case: Case, backend: Backend, inputs: Inputs) -> Outputs:
-    """One call whose outputs have the right type, shape, dtype and device, and which left its inputs as they were.
+def _prepare_watched(bench: Bench, backend: Backend) -> tuple[Call, float, int | None]:
+    """The call on the checked inputs, the seconds that preparing it took, and the peak memory of one call with its
+    inputs (None on the CPU, where nobody counts)."""
+    import torch
+
+    inputs = bench.reference.inputs
+    if not inputs.q.is_cuda:
+        started = time.perf_counter()
+        return backend.prepare(bench.case, inputs), time.perf_counter() - started, None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    started = time.perf_counter()
+    call = backend.prepare(bench.case, inputs)
+    torch.cuda.synchronize()
+    prep_s = time.perf_counter() - started
+    call()
+    torch.cuda.synchronize()
+    return call, prep_s, torch.cuda.max_memory_allocated() - held + input_bytes(bench.case)
+
+
+def _guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs, float]:
+    """One call whose outputs have the right type, shape, dtype and device, and which left its inputs as they were; and
+    how long preparing and calling took, compilation and autotuning included.
 
     On CUDA the outputs are copied on the current stream at once: a kernel on another stream that nobody waits for shows.
     """
@@ -194,14 +205,16 @@ def _guarded_call(case: Case, backend: Backend, inputs: Inputs) -> Outputs:
 
     tensors = _tensors(inputs)
     before = [_checksum(tensor) for tensor in tensors]
+    started = time.perf_counter()
     outputs = backend.prepare(case, inputs)()
     check_contract(case, inputs, outputs)
     outputs = replace(outputs, out=outputs.out.clone(), lse=None if outputs.lse is None else outputs.lse.clone())
     if inputs.q.is_cuda:
         torch.cuda.synchronize()
+    first_call_s = time.perf_counter() - started
     if before != [_checksum(tensor) for tensor in tensors]:
         raise ContractError("it wrote its inputs: their checksum changed during the call")
-    return outputs
+    return outputs, first_call_s
 
 
 def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
@@ -248,7 +261,7 @@ def _recheck(bench: Bench, backend: Backend, last: Outputs) -> Accuracy | None:
     check_contract(bench.case, bench.reference.inputs, last)
     for reference, outputs in (
         (bench.reference, last),
-        (bench.fresh, _guarded_call(bench.case, backend, bench.fresh.inputs)),
+        (bench.fresh, _guarded_call(bench.case, backend, bench.fresh.inputs)[0]),
     ):
         accuracy = judge(reference, backend, outputs, _factors(bench.checks))
         if not accuracy.passed:
@@ -302,6 +315,12 @@ def poisoned_memory() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+def failure_kind(error: BaseException) -> str:
+    if isinstance(error, ContractError):
+        return "contract"
+    return "oom" if is_out_of_memory(error) else "exception"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
@@ -309,6 +328,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The error and the last lines of its traceback, without this machine's paths."""
+    if isinstance(error, ContractError):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
