@@ -1,0 +1,258 @@
+"""Suites: a YAML file becomes jobs, every mistake in it one line with file and line number.
+
+Reading half: no torch. pydantic is imported when a suite is loaded, not before.
+"""
+from __future__ import annotations
+
+import collections
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping
+
+from attnbench.case import Case
+from attnbench.expand import expand
+from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
+from attnbench.selection import field_text, matcher, merge_only, only_text, parse_only
+from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source, suggest
+
+if TYPE_CHECKING:
+    from attnbench.suite_model import Checks, SuiteModel, Timing
+
+__all__ = ["Group", "Job", "Suite", "SuiteError", "json_schema", "load_suite", "parse_only", "parse_suite",
+           "shipped_suites", "with_overrides"]  # fmt: skip
+
+_SHIPPED = Path(__file__).resolve().parent.parent / "suites"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One case to run on every backend, and how."""
+
+    case: Case
+    group: str
+    time: bool
+    timing: Timing
+    checks: Checks
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An expanded group; its timing and checks are complete, the suite's merged with its own."""
+
+    plan: Plan
+    time: bool
+    timing: Timing
+    checks: Checks
+    cases: tuple[Case, ...]
+    excluded: tuple[tuple[Case, str], ...]
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A loaded suite. `backends` None: all that are available. `only`: the cases to keep, by field and values."""
+
+    name: str
+    about: str
+    backends: tuple[str, ...] | None
+    path: Path
+    groups: tuple[Group, ...]
+    timing: Timing
+    checks: Checks
+    only: Match
+    source: Source = field(compare=False, repr=False)
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Every case that `only` keeps, group by group, in the order of the file. Never empty."""
+        keep = matcher(self.only)
+        return tuple(
+            Job(case, group.name, group.time, group.timing, group.checks)
+            for group in self.groups
+            for case in group.cases
+            if keep(case)
+        )
+
+    def excluded(self) -> dict[Case, str]:
+        """The cases that the file excludes, with the reason it gives; those that `only` drops are not among them."""
+        keep = matcher(self.only)
+        return {case: reason for group in self.groups for case, reason in group.excluded if keep(case)}
+
+    def check_backends(self, known: Iterable[str]) -> None:
+        """Raises SuiteError, at its line, for a backend in the list that is not known."""
+        known = list(known)
+        for index, name in enumerate(self.backends or ()):
+            if name not in known:
+                message = f'unknown backend "{name}" under "backends"{suggest(name, known)}'
+                raise self.source.error(("backends", index), message)
+
+    def to_yaml(self) -> str:
+        """The resolved suite: defaults merged into the groups, every setting spelled out. Loads to the same jobs."""
+        from attnbench.suite_text import suite_text
+
+        return suite_text(self)
+
+
+def load_suite(path: str | Path) -> Suite:
+    """The suite in a file; a bare name that is no file means the shipped suite of that name. Raises SuiteError."""
+    return _build(read_source(_find(path)), Path(path))
+
+
+def parse_suite(text: str, name: str) -> Suite:
+    """The suite in a text, such as the one stored with a run; `name` stands for the file in messages."""
+    return _build(parse_source(text, name), Path(name))
+
+
+def shipped_suites() -> tuple[tuple[str, str, Path], ...]:
+    """(name, about, path) of every suite that comes with attnbench. Fast: nothing is validated or expanded."""
+    sources = [(path, read_source(path).value) for path in sorted(_SHIPPED.glob("*.yaml"))]
+    return tuple((str(value.get("name", path.stem)), str(value.get("about", "")), path) for path, value in sources)
+
+
+def with_overrides(
+    suite: Suite,
+    backends: Iterable[str] | None = None,
+    only: Match = (),
+    time: bool | None = None,
+    timing: Mapping[str, Any] | None = None,
+) -> Suite:
+    """The suite as the command line wants it; None, () and {} leave the file's word.
+
+    `only` replaces what the file keeps of the same field; the same field twice keeps the values of both. `time` and
+    `timing` hold for every group. Raises SuiteError for a setting that cannot be and where no case is left.
+    """
+    change = _timing_changer(timing or {})
+    groups = tuple(
+        dataclasses.replace(group, time=group.time if time is None else time, timing=change(group.timing))
+        for group in suite.groups
+    )
+    changed = dataclasses.replace(
+        suite,
+        backends=suite.backends if backends is None else tuple(backends),
+        groups=groups,
+        timing=change(suite.timing),
+        only=merge_only(suite.only, only),
+    )
+    _refuse_nothing_left(changed, "--only " + " --only ".join(only_text(item) for item in only))
+    return changed
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the suite format, for editors."""
+    from attnbench import suite_model
+
+    return suite_model.json_schema()
+
+
+def _find(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_file():
+        return path
+    shipped = _SHIPPED / f"{path}.yaml"
+    if path.name == str(path) and shipped.is_file():
+        return shipped
+    if path.is_dir():
+        raise SuiteError(f"{path}: is a folder; name a suite file in it")
+    names = sorted(file.stem for file in _SHIPPED.glob("*.yaml"))
+    raise SuiteError(f"{path}: no such suite file, and no shipped suite of that name{suggest(path.stem, names)}")
+
+
+def _build(source: Source, path: Path) -> Suite:
+    from attnbench.suite_model import validate
+
+    model = validate(source)
+    name = model.name or _name_from(path, source)
+    _refuse_repeated_names(model, source)
+    defaults = build_defaults(model.defaults, source)
+    groups = tuple(_groups(model, defaults, source))
+    _refuse_repeated_cases(groups, source)
+    only = build_match(model.only, source, ("only",))
+    suite = Suite(name, model.about, model.backends, path, groups, model.timing, model.checks, only, source)
+    _refuse_nothing_left(suite, source.name)
+    return suite
+
+
+def _name_from(path: Path, source: Source) -> str:
+    import re
+
+    from attnbench.suite_model import NAME_PATTERN
+
+    if not re.match(NAME_PATTERN, path.stem):
+        raise source.error((), '"name" is missing at the top level, and the file\'s own name cannot stand for it')
+    return path.stem
+
+
+def _groups(model: SuiteModel, defaults: Mapping[str, Any], source: Source) -> Iterator[Group]:
+    from attnbench.suite_model import merge
+
+    for index, group in enumerate(model.groups):
+        location = ("groups", index)
+        plan = build_plan(group, defaults, source, location)
+        timing = merge(model.timing, group.timing)
+        mistake = timing.mistake()
+        if mistake:
+            own = bool(group.timing.model_fields_set)
+            raise source.error((*location, "timing") if own else ("timing",), mistake)
+        cases, excluded = expand(plan, source)
+        yield Group(plan, group.time, timing, merge(model.checks, group.checks), cases, excluded)
+
+
+def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
+    first: dict[str, int] = {}
+    for index, group in enumerate(model.groups):
+        if group.name in first:
+            line = source.line(("groups", first[group.name]))
+            raise source.error(("groups", index, "name"), f'group "{group.name}" is here twice (first in line {line}); '
+                               "rename one")  # fmt: skip
+        first[group.name] = index
+    for index, name in enumerate(model.backends or ()):
+        if name in model.backends[:index]:
+            raise source.error(("backends", index), f'"backends" lists "{name}" twice; remove one')
+
+
+def _refuse_repeated_cases(groups: tuple[Group, ...], source: Source) -> None:
+    seen: dict[str, Group] = {}
+    count = 0
+    for group in groups:
+        for case in group.cases:
+            key = case.key
+            first = seen.setdefault(key, group)
+            if first is not group:
+                line = source.line(first.plan.location)
+                whose = f'group "{first.name}" (line {line}) has already; exclude it in one of them'
+                raise source.error(group.plan.location, f'group "{group.name}" has the case {key}, which {whose}')
+        count += len(group.cases)
+        if len(seen) != count:
+            key = _first_repeated(group)
+            raise source.error(group.plan.location, f'group "{group.name}" has the case {key} twice; exclude one')
+
+
+def _first_repeated(group: Group) -> str:
+    return collections.Counter(case.key for case in group.cases).most_common(1)[0][0]
+
+
+def _refuse_nothing_left(suite: Suite, asked: str) -> None:
+    """Raises SuiteError where no case is left, naming the field that keeps none."""
+    cases = [case for group in suite.groups for case in group.cases]
+    if not cases:
+        raise suite.source.error(("groups",), "the suite expands to nothing: every case is excluded")
+    if any(map(matcher(suite.only), cases)):
+        return
+    for item in suite.only:
+        if not any(map(matcher((item,)), cases)):
+            there = sorted({field_text(case, item[0]) for case in cases})
+            shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+            has = f"has {only_text(item)}; it has {item[0]} {shown}"
+            raise SuiteError(f'{asked}: no case of suite "{suite.name}" {has}')
+    raise SuiteError(f'{asked}: no case of suite "{suite.name}" matches all of these together; drop one')
+
+
+def _timing_changer(changes: Mapping[str, Any]) -> Callable[[Timing], Timing]:
+    if not changes:
+        return lambda timing: timing
+    from attnbench.suite_model import change_timing
+
+    return lambda timing: change_timing(timing, changes)

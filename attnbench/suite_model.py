@@ -1,0 +1,212 @@
+"""The suite format at the file boundary: pydantic models, their error messages, and the JSON Schema for editors."""
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+
+from attnbench.suite_values import FACTORS, FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
+from attnbench.suite_yaml import Location, Source, SuiteError, suggest
+
+# Group and suite names become parts of folder names and of report headings.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Timing(_Model):
+    """How a case is timed."""
+
+    regime: Literal["sustained", "burst"] = Field(
+        "sustained", description="sustained: back to back until clocks settle; burst: short work after a pause"
+    )
+    cache: Literal["cold", "warm"] = Field("cold", description="whether inputs may still be in the cache")
+    timer: Literal["auto", "cpu", "events", "graph"] = Field(
+        "auto", description="auto: CUDA events on a GPU, the clock on the CPU"
+    )
+    processes: int = Field(1, ge=1, le=100, description="fresh processes that each measure every case")
+    min_samples: int = Field(30, ge=1, description="samples to take at least")
+    min_time_s: Positive = Field(0.5, description="seconds inside the operation to measure at least")
+    max_time_s: Positive = Field(15.0, description="seconds after which measuring stops, converged or not")
+    timeout_s: Positive = Field(120.0, description="seconds after which a record counts as hung; its worker is ended")
+    warmup_s: float = Field(
+        0.25, ge=0, allow_inf_nan=False, description="a window of warm-up; at least two, until their medians agree"
+    )
+
+    def mistake(self) -> str | None:
+        """What is wrong with the values together; None where they agree."""
+        if self.max_time_s < self.min_time_s:
+            return f"max_time_s {self.max_time_s:g} is below min_time_s {self.min_time_s:g}; raise it"
+        return None
+
+
+class Factors(_Model):
+    """Limits as multiples of the eager reference's own error (fp8: of the emulated pipeline's)."""
+
+    max_error: Positive = Field(2.0, description="largest absolute error, relative to the tensor's RMS")
+    rmse: Positive = Field(1.5, description="relative RMSE")
+    worst_row: Positive = Field(4.0, description="relative RMSE of the worst row")
+    fp8: Positive = Field(1.3, description="e4m3: error against the emulated pipeline's")
+
+
+class Checks(_Model):
+    """How a result is checked before it is timed."""
+
+    oracle: Literal["auto", "full", "sampled"] = Field(
+        "auto", description="query rows compared with the fp64 oracle; auto: all up to seqlen_q 4096, then a sample"
+    )
+    repeats: int = Field(
+        2, ge=0, description="further calls whose outputs must equal the first's bitwise, unless declared otherwise"
+    )
+    factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
+    probes: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="none are defined yet")
+
+    @field_validator("probes")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names:
+            raise ValueError(f'unknown probe "{names[0]}" under "probes"; none are defined yet, remove it')
+        return names
+
+
+def _value_schema(name: str) -> dict[str, Any]:
+    if name in FLAGS:
+        return {"type": "boolean"}
+    if name in FACTORS:
+        return {"type": "number", "exclusiveMinimum": 0}
+    if name in ("dtype", "scaling", "inputs"):
+        return {"enum": list(allowed_names(name))}
+    size = [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
+    return {"anyOf": [*size, {"type": "null"}] if name in OPTIONAL else size}
+
+
+def _field_schema(shape: Any, about: str, bound: bool = False) -> WithJsonSchema:
+    """An object whose keys are case fields; `shape` makes the schema of a field's value from that of one value."""
+    schema = {"type": "object", "description": about, "additionalProperties": False,
+              "properties": {name: shape(_value_schema(name)) for name in NAMES}}  # fmt: skip
+    if bound:
+        rows = {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 2}}
+        schema["patternProperties"] = {"^[a-z_]+( *, *[a-z_]+)+$": rows}
+    return WithJsonSchema(schema)
+
+
+def _one_or_more(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "array", "minItems": 1, "items": schema}]}
+
+
+def _expression(_: dict[str, Any]) -> dict[str, Any]:
+    return {"type": ["string", "integer"]}
+
+
+Axes = Annotated[dict[str, Any], _field_schema(_one_or_more, "crossed; a comma binds fields", bound=True)]
+Fields = Annotated[dict[str, Any], _field_schema(lambda schema: schema, "values where a group sets none")]
+Match = Annotated[dict[str, Any], _field_schema(_one_or_more, "field: value, or list of values")]
+Derive = Annotated[dict[str, Any], _field_schema(_expression, "numbers, axis names and + - * / only")]
+
+
+class Exclude(_Model):
+    """Cases of a group to leave out."""
+
+    when: Match = Field(description="a case is left out when all of these match", min_length=1)
+    reason: str = Field(min_length=1, description="why; it is shown wherever the cases would be")
+
+
+class Group(_Model):
+    """Cases that belong together: the product of its axes."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="unique in the suite")
+    axes: Axes = Field({}, description="field: values; every combination becomes a case")
+    derive: Derive = Field({}, description="field: expression over the axes that comes out whole")
+    exclude: list[Exclude] = Field([], description="combinations to leave out, with the reason")
+    time: bool = Field(True, description="false: check only")
+    timing: Timing = Field(Timing(), description="overrides the suite's timing for this group")
+    checks: Checks = Field(Checks(), description="overrides the suite's checks for this group")
+
+
+class SuiteModel(_Model):
+    """A suite of attention cases."""
+
+    name: str = Field("", pattern=NAME_PATTERN, description="default: the file's name")
+    about: str = Field("", description="one line on what the suite is for")
+    backends: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
+        None, description="default: all that are available on the machine"
+    )
+    defaults: Fields = Field({}, description="values of case fields where a group sets none")
+    groups: list[Group] = Field(min_length=1)
+    timing: Timing = Field(Timing())
+    checks: Checks = Field(Checks())
+    only: Match = Field({}, description="keep only the cases that match all of these")
+
+
+# The model that stands under each key, to tell which keys are legal there.
+_MODELS = {"": SuiteModel, "groups": Group, "exclude": Exclude, "timing": Timing, "checks": Checks, "factors": Factors}
+_WANTED = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+    "bool_type": "true or false",
+    "finite_number": "a finite number", "string_type": "text", "dict_type": "a mapping", "model_type": "a mapping",
+    "list_type": "a list", "tuple_type": "a list", "string_too_short": "some text", "too_short": "at least one entry",
+    "greater_than": "more than {gt}", "greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}",
+    "literal_error": "one of {expected}", "string_pattern_mismatch": "letters, digits, _ . - only",
+}  # fmt: skip
+
+
+def validate(source: Source) -> SuiteModel:
+    """The checked model of a suite file. Raises SuiteError for the mistake that stands first in it."""
+    try:
+        return SuiteModel.model_validate(source.value)
+    except ValidationError as error:
+        # What is missing may stand there misspelt, so that other mistakes come first; of those, the topmost.
+        mistakes = error.errors(include_url=False)
+        mistake = min(mistakes, key=lambda mistake: (mistake["type"] == "missing", source.line(mistake["loc"])))
+        raise source.error(mistake["loc"], _explain(mistake, mistake["loc"])) from None
+
+
+def _explain(mistake: Any, location: Location) -> str:
+    name = str(location[-1]) if location else "suite"
+    keys = [part for part in location if isinstance(part, str)]
+    parent = keys[-2] if len(keys) > 1 else ""
+    if mistake["type"] == "extra_forbidden":
+        place = f'under "{parent}"' if parent else "at the top level"
+        return f'unknown key "{name}" {place}{suggest(name, _MODELS[parent].model_fields)}'
+    if mistake["type"] == "missing":
+        return f'"{name}" is missing' + (f' under "{parent}"' if parent else " at the top level")
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
+    if isinstance(location[-1], int):
+        name = f"{keys[-1]}[{name}]"
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in mistake.get("ctx", {}).items()}
+    if mistake["type"] == "literal_error":
+        limits["expected"] = limits["expected"].replace("'", "").replace(" or ", ", ")
+    wanted = _WANTED.get(mistake["type"], mistake["msg"]).format(**limits)
+    return f'"{name}" must be {wanted}, not {json.dumps(mistake["input"], default=str)[:60]}'
+
+
+def merge(common: Any, own: Any) -> Any:
+    """A suite's timing or checks with what a group sets of its own."""
+    changes = own.model_dump(exclude_unset=True)
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            changes[name] = merge(getattr(common, name), getattr(own, name))
+    return common.model_copy(update=changes)
+
+
+def change_timing(timing: Timing, changes: Mapping[str, Any]) -> Timing:
+    """Timing with some settings replaced from outside the file. Raises SuiteError."""
+    try:
+        changed = Timing.model_validate({**timing.model_dump(), **changes})
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        raise SuiteError(_explain(mistake, ("timing", *mistake["loc"]))) from None
+    if changed.mistake():
+        raise SuiteError(str(changed.mistake()))
+    return changed
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the suite format."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "attnbench suite"}
+    return head | {key: value for key, value in SuiteModel.model_json_schema().items() if key != "title"}
