@@ -151,40 +151,37 @@ inline bool elect_one(Where where) {
 // Registers a thread starts with: the file shared by all threads, in steps of 8, at most 255 usable.
 inline int registers_at_entry(int threads) { return std::min(REGISTER_FILE / threads / 8 * 8, 256); }
 
-// Calls `change` once for the warp, in its last lane.
-template <typename Change>
-inline void once_per_warp(Change change) {
-  Warp& warp = cta().warp[static_cast<size_t>(self().warp())];
-  if (++warp.reallocating < 32) return;
-  warp.reallocating = 0;
-  change(warp);
+// Meets the warp's lanes (.sync.aligned); true in the one that changes the warp's count for all.
+inline bool reallocates(SiteId site) {
+  meet(0, site, false);
+  return self().lane() == 0;
 }
+
+inline Warp& own_warp() { return cta().warp[static_cast<size_t>(self().warp())]; }
 
 inline void setmaxnreg_dec(int registers, Where where) {
   const SiteId site = engine.sites.visit(Primitive::setmaxnreg_dec, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  once_per_warp([&](Warp& warp) {
-    if (registers > warp.registers) {
-      hazard(Hazard::registers, site, format("lowers %d registers to %d", warp.registers, registers));
-    }
-    cta().register_pool += (warp.registers - registers) * 32;
-    warp.registers = registers;
-    wake(cta().register_waiters);
-  });
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
+  Warp& warp = own_warp();
+  if (registers > warp.registers) {
+    hazard(Hazard::registers, site, format("lowers %d registers to %d", warp.registers, registers));
+  }
+  cta().register_pool += (warp.registers - registers) * 32;
+  warp.registers = registers;
+  wake(cta().register_waiters);
 }
 
 inline void setmaxnreg_inc(int registers, Where where) {
   const SiteId site = engine.sites.visit(Primitive::setmaxnreg_inc, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  once_per_warp([&](Warp& warp) {
-    if (registers < warp.registers) {
-      hazard(Hazard::registers, site, format("raises %d registers to %d", warp.registers, registers));
-    }
-    const int needed = (registers - warp.registers) * 32;
-    while (cta().register_pool < needed) park(cta().register_waiters, {Waiting::registers, site, needed, 0});
-    cta().register_pool -= needed;
-    warp.registers = registers;
-  });
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
+  Warp& warp = own_warp();
+  if (registers < warp.registers) {
+    hazard(Hazard::registers, site, format("raises %d registers to %d", warp.registers, registers));
+  }
+  const int needed = (registers - warp.registers) * 32;
+  while (cta().register_pool < needed) park(cta().register_waiters, {Waiting::registers, site, needed, 0});
+  cta().register_pool -= needed;
+  warp.registers = registers;
 }
 
 }  // namespace attnbench::emulation

@@ -179,7 +179,6 @@ struct Warp {
   uint32_t ready = 0;  // lanes that can run
   Rendezvous rendezvous[2];
   int registers = 0;   // per thread
-  int reallocating = 0;
 };
 
 // Asynchronous work that may execute from step `due` on.

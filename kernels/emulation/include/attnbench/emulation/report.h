@@ -13,11 +13,13 @@
 namespace attnbench {
 
 // Call site of a primitive: the kernel's own line, since helpers forward the caller's.
+// NOTE: the built-ins must be default arguments themselves; within braces GCC 12 gives the place of the declaration.
 struct Where {
   const char* file;
   int line;
+  static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
-#define ATTNBENCH_WHERE (::attnbench::Where{__builtin_FILE(), __builtin_LINE()})
+#define ATTNBENCH_WHERE (::attnbench::Where::here())
 
 }  // namespace attnbench
 
@@ -28,7 +30,7 @@ enum class Primitive : uint8_t {
   tma_load_4d, tma_store_4d, bulk_commit_group, bulk_wait_group_read, bulk_wait_group,
   wgmma_fence, wgmma_ss, wgmma_rs, wgmma_commit_group, wgmma_wait_group,
   barrier_sync, barrier_arrive, cta_sync, warp_sync, shuffle, any_sync, elect_one,
-  fence_proxy_async_shared, stmatrix, store_shared, load_shared, setmaxnreg_inc, setmaxnreg_dec, thread_exit,
+  fence_proxy_async_shared, stmatrix, store_shared, load_shared, setmaxnreg_inc, setmaxnreg_dec, use_of_value, thread_exit,
 };
 
 inline const char* name_of(Primitive primitive) {
@@ -38,7 +40,7 @@ inline const char* name_of(Primitive primitive) {
       "bulk_wait_group", "wgmma_fence", "wgmma_ss", "wgmma_rs", "wgmma_commit_group", "wgmma_wait_group",
       "barrier_sync", "barrier_arrive", "cta_sync", "warp_sync", "shuffle", "any_sync", "elect_one",
       "fence_proxy_async_shared", "stmatrix", "store_shared", "load_shared", "setmaxnreg_inc", "setmaxnreg_dec",
-      "thread_exit"};
+      "use_of_value", "thread_exit"};
   return names[static_cast<int>(primitive)];
 }
 

@@ -155,7 +155,7 @@ inline void check_cta_end() {
     }
   }
   for (size_t i = 0; i < c.warp.size(); ++i) {
-    if (c.warp[i].registers != c.warp[i / 4 * 4].registers || c.warp[i].reallocating != 0) {
+    if (c.warp[i].registers != c.warp[i / 4 * 4].registers) {
       hazard(Hazard::registers, site, format("warps of warpgroup %d end with different register counts", static_cast<int>(i / 4)));
     }
   }

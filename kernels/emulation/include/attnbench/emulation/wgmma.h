@@ -301,6 +301,16 @@ inline void wgmma_wait_group(int pending, Where where) {
   after_blocking();
 }
 
+// ---- values made from registers in flight ----
+
+// A NaN keeps its payload through arithmetic, so a value read from accumulator registers in flight is known by it. The
+// conversions and stores that every result passes through look for it.
+inline void check_value(float value, Where where) {
+  if (__builtin_expect(bits_of(value) != POISON_REGISTER, 1)) return;
+  const SiteId site = engine.sites.visit(Primitive::use_of_value, where);
+  hazard(Hazard::accumulator, site, "uses a value read from accumulator registers while a wgmma was writing them");
+}
+
 // ---- fragment stores ----
 
 // stmatrix .x4 (PTX ISA, "stmatrix"): lane i addresses row i % 8 of matrix i / 8; register r of lane l holds row l / 4,

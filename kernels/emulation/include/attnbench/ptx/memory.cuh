@@ -5,7 +5,10 @@
 
 namespace attnbench::ptx {
 
-ATTNBENCH_DEVICE void store_global_f32(float* address, float value, Where = ATTNBENCH_WHERE) { *address = value; }
+ATTNBENCH_DEVICE void store_global_f32(float* address, float value, Where where = ATTNBENCH_WHERE) {
+  emulation::check_value(value, where);
+  *address = value;
+}
 
 ATTNBENCH_DEVICE void store_global_b32(void* address, uint32_t value, Where = ATTNBENCH_WHERE) {
   std::memcpy(address, &value, sizeof value);
