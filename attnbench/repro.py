@@ -127,8 +127,9 @@ found = {
     "relative RMSE": (math.sqrt(squared / count) / rms, ""),
     "worst row's relative RMSE": worst,
     "max error": (largest[0] / rms, largest[1]),
-    "LSE error": (worst_lse, ""),
 }
+if lse is not None:
+    found["LSE error"] = (worst_lse, "")
 failed = False
 for rule, (value, where) in found.items():
     limit = LIMITS.get(rule)

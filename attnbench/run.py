@@ -128,13 +128,27 @@ def unknown_backend(name: str, known: Sequence[str]) -> str:
 
 
 def _open_writer(request: Request, ready: Mapping[str, Any]) -> store.Writer:
-    facts = {**environment.collect(request.device), "worker": ready["facts"], "device": request.device}
+    facts = {
+        **environment.collect(request.device),
+        "worker": ready["facts"],
+        "device": request.device,
+        "plugins": [_without_folders(spec) for spec in request.plugins],
+    }
     try:
         if request.resume:
             return store.Writer.resume(request.out, facts)
         return store.Writer.create(request.out, facts, request.suite.to_yaml())
     except store.StoreError as error:
         raise RunError(str(error)) from None
+
+
+def _without_folders(spec: str) -> str:
+    """A plugin spec with its file named from here, or by its bare name where it lies elsewhere."""
+    place, separator, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+    path = Path(place)
+    if path.is_absolute():
+        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)
+    return f"{path}{separator}{function}"
 
 
 def _run_jobs(
