@@ -1,0 +1,140 @@
+"""The table at the end of `run`: times, rates and check results in the terminal. Light: no pandas, no matplotlib."""
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Iterable, Sequence
+
+from attnbench.result import Result, latest
+from attnbench.units import lengths, show_time, significant
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attnbench.case import Case
+    from attnbench.record import Record
+
+# A table with more rows scrolls off any terminal: then one row stands for a family on a backend.
+MAX_ROWS = 100
+# With more columns the cells of a usual terminal no longer fit: then each record gets a row of its own.
+MAX_BACKEND_COLUMNS = 4
+UNCONVERGED = " †"
+TITLE = "median time, TFLOPS (†: did not converge)"
+STYLES = {"incorrect": "bold red", "error": "red", "unsupported": "dim", "ok": ""}
+
+Cells = dict[tuple["Case", str], Result]
+
+
+def summary_table(records: Iterable[Record]) -> Table:
+    """Every record by case and backend where that fits a terminal, else folded to families by backend.
+
+    A time stands only where every check passed; "passed" is a case that was checked and not timed. Of two records of
+    one case and backend the later one counts.
+    """
+    results = latest(tuple(Result.of(record) for record in records))
+    cells = {(result.case, result.backend): result for result in results}
+    backends = list(dict.fromkeys(result.backend for result in results))
+    cases = list(dict.fromkeys(result.case for result in results))
+    if len(backends) <= MAX_BACKEND_COLUMNS and len(cases) <= MAX_ROWS:
+        return _by_case(cells, cases, backends)
+    if len(results) <= MAX_ROWS:
+        return _by_record(results)
+    return _folded(results)
+
+
+def _by_case(cells: Cells, cases: Sequence[Case], backends: Sequence[str]) -> Table:
+    table = _table(TITLE, "problem", "seqlen", "batch", *backends, left=1)
+    families = _grouped(cases)
+    for family, members in families.items():
+        for place, case in enumerate(members):
+            row = [_cell(cells.get((case, backend))) for backend in backends]
+            last = place == len(members) - 1
+            table.add_row(family if place == 0 else "", _seqlen(case), str(case.batch), *row, end_section=last)
+    return table
+
+
+def _by_record(results: Sequence[Result]) -> Table:
+    table = _table(TITLE, "problem", "seqlen", "batch", "backend", "result", left=1)
+    by_case: dict[Case, list[Result]] = {}
+    for result in results:
+        by_case.setdefault(result.case, []).append(result)
+    for family, cases in _grouped(by_case).items():
+        rows = [(case, result) for case in cases for result in by_case[case]]
+        for place, (case, result) in enumerate(rows):
+            first, last = place == 0, place == len(rows) - 1
+            table.add_row(family if first else "", _seqlen(case), str(case.batch), _literal(result.backend), _cell(result),
+                          end_section=last)  # fmt: skip
+    return table
+
+
+def _folded(results: Sequence[Result]) -> Table:
+    """One row a family, or a dtype where there are too many families; each cell the highest rate and what failed."""
+    row_of = _family if len({_family(result.case) for result in results}) <= MAX_ROWS else _dtype
+    backends = list(dict.fromkeys(result.backend for result in results))
+    title = f"{len(results):,} records, folded: highest TFLOPS (—: unsupported); `attnbench report` shows each"
+    table = _table(title, "problem", "cases", *backends, left=1)
+    rows: dict[str, list[Result]] = {}
+    for result in results:
+        rows.setdefault(row_of(result.case), []).append(result)
+    for name, members in rows.items():
+        cells = [_folded_cell([result for result in members if result.backend == backend]) for backend in backends]
+        table.add_row(name, str(len({result.case for result in members})), *cells)
+    return table
+
+
+def _folded_cell(members: Sequence[Result]) -> str:
+    status = [result.record.status for result in members]
+    rates = [result.flops_per_s / 1e12 for result in members if result.flops_per_s]
+    failed = status.count("incorrect") + status.count("error")
+    parts = [significant(max(rates), 3)] if rates else ["passed"] if "ok" in status else []
+    if failed:
+        parts.append(f"[{STYLES['incorrect']}]{failed} failed[/]")
+    return ", ".join(parts) or ("—" if members else "")
+
+
+def _table(title: str, *headers: str, left: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="", title_justify="left", pad_edge=False)
+    for place, header in enumerate(headers):
+        table.add_column(_literal(header), justify="left" if place < left else "right", overflow="fold", no_wrap=place == 0)
+    return table
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return ""
+    record = result.record
+    if result.time_s is not None:
+        mark = "" if record.measurement.converged else UNCONVERGED
+        return f"{show_time(result.time_s)}, {significant(result.flops_per_s / 1e12, 3)}{mark}"
+    words = {"ok": "passed", "error": f"error: {record.kind}"}.get(record.status, record.status)
+    style = STYLES[record.status]
+    return f"[{style}]{words}[/]" if style else words
+
+
+def _grouped(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    families: dict[str, list[Case]] = {}
+    for case in cases:
+        families.setdefault(_family(case), []).append(case)
+    return families
+
+
+def _family(case: Case) -> str:
+    """The case key without batch and lengths, nor inputs where they are the default."""
+    return re.sub(r"-b\d+-q\d+-k\d+", "", case.key).replace("-normal.0", "")
+
+
+def _dtype(case: Case) -> str:
+    return case.dtype
+
+
+def _seqlen(case: Case) -> str:
+    if case.seqlen_q == case.seqlen_k:
+        return lengths(case.seqlen_q)
+    return f"{lengths(case.seqlen_q)} x {lengths(case.seqlen_k)}"
+
+
+def _literal(text: str) -> str:
+    """`hopper[ws]` is a name, not rich's markup."""
+    return text.replace("[", r"\[")
