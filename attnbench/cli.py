@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from attnbench.run import Outcome
-    from attnbench.suite import Suite
 
 USAGE_ERROR = 2
 STATUS_MEANS = {
@@ -183,6 +179,51 @@ def doctor() -> None:
     from attnbench.doctor import run_doctor
 
     sys.exit(run_doctor())
+
+
+@main.group()
+def kernels() -> None:
+    """Our own Hopper kernels (kernels/): compile them, and read what the compiler made of them. Needs no GPU."""
+
+
+@kernels.command(epilog="Example: attnbench kernels build fwd_overlap")
+@click.argument("names", nargs=-1, metavar="[FILE]...")
+@click.option("--force", is_flag=True, help="Compile again even where nothing changed.")
+def build(names: tuple[str, ...], force: bool) -> None:
+    """Compile kernels/*.cu for sm_90a with nvcc (PATH, CUDA_HOME or PyPI wheels), what changed only.
+
+    A spill in a main loop, or a line of ptxas about serialized wgmma, is an error.
+    """
+    from attnbench.kernel_build import build_all
+    from attnbench.kernel_table import build_line
+
+    _told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
+
+
+@kernels.command(epilog="Example: attnbench kernels inspect fwd_overlap --json")
+@click.argument("names", nargs=-1, metavar="[FILE]...")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+@click.option("--update", is_flag=True, help="Record the figures as the ones to hold (kernels/static.json).")
+def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
+    """Registers, spills, shared memory and instructions of every variant, held against limits and recorded figures.
+
+    Exit status 1 where a limit is broken or a recorded figure has changed.
+    """
+    from attnbench.kernel_inspect import inspect_all
+    from attnbench.kernel_static import compare_recorded, read_recorded, update_recorded
+    from attnbench.kernel_table import inspection_json, print_inspection
+
+    facts = _told(inspect_all, names)
+    if update:
+        update_recorded(facts)
+    if as_json:
+        click.echo(inspection_json(facts))
+        return
+    broken = print_inspection(facts)
+    changed = compare_recorded(facts, read_recorded())
+    for line in changed:
+        click.echo(line)
+    sys.exit(1 if broken or changed else 0)
 
 
 def _told(function: Any, *arguments: Any, **options: Any) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 def user_errors() -> tuple[type[Exception], ...]:
     from attnbench.case import CaseError
+    from attnbench.kernel_build import BuildError
+    from attnbench.kernel_toolchain import ToolMissing
     from attnbench.plugins import PluginError
     from attnbench.run import RunError
     from attnbench.store import StoreError
     from attnbench.suite_yaml import SuiteError
 
-    return (CaseError, PluginError, RunError, StoreError, SuiteError)
+    return (BuildError, CaseError, PluginError, RunError, StoreError, SuiteError, ToolMissing)
