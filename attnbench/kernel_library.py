@@ -20,7 +20,7 @@ EMULATION_SYMBOL = "attnbench_emulation_configure"
 REASON_BYTES = 512
 
 # Status codes that callers tell apart; all others only have a text.
-OK, NO_DRIVER, WRONG_ARCHITECTURE = 0, 12, 13
+OK, WORKSPACE_TOO_SMALL, NO_DRIVER, WRONG_ARCHITECTURE = 0, 11, 12, 13
 
 Strides = c_int64 * 3
 
@@ -180,5 +180,7 @@ class KernelLibrary:
         """The error that a status of `launch` stands for."""
         refused, reason = self.supports(args)
         text = reason if refused == status else ""
+        if status == WORKSPACE_TOO_SMALL:
+            text = f"{args.workspace_bytes} bytes given, {self.workspace_bytes(args)} needed"
         name = self._library.attnbench_status_string(status).decode(errors="replace")
         return KernelError(f"{self.path.name}: {name}{': ' + text if text else ''} (status {status})", status)

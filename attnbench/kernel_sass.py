@@ -195,10 +195,15 @@ def _loop_facts(graph: Graph, body: Sequence[int], in_flight: Mapping[int, Fligh
 
 
 def _ex2_before_last_wait(instructions: Sequence[Instruction]) -> int:
-    """Counts from the first wgmma after the last wait, round the loop, to that wait: ptxas may rotate a loop."""
+    """Counts from an iteration's first wgmma to its last wait, the one that leaves no group unfinished.
+
+    NOTE: ptxas may rotate a loop, so the iteration is taken to begin after that wait, wherever the loop does.
+    """
     waits = [index for index, instruction in enumerate(instructions) if instruction.groups_left is not None]
     if not waits:
         return 0
-    rotated = [*instructions[waits[-1] + 1 :], *instructions[: waits[-1] + 1]]
+    fewest = min(instructions[index].groups_left for index in waits)
+    last = max(index for index in waits if instructions[index].groups_left == fewest)
+    rotated = [*instructions[last + 1 :], *instructions[: last + 1]]
     first = next(index for index, instruction in enumerate(rotated) if instruction.is_tensor)
     return sum(instruction.opcode == "MUFU.EX2" for instruction in rotated[first:])
