@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,8 @@ from attnbench.store import SUITE, read
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
 
 RESULTS = Path("results")
+# Columns of the summary where the output is no terminal.
+LOG_WIDTH = 140
 # Exit statuses, the gravest first.
 GRAVITY = (130, 1, 3, 0)
 
@@ -140,7 +143,8 @@ def print_outcome(outcome: Outcome) -> None:
     from attnbench.summary import summary_table
 
     if outcome.records:
-        Console().print(summary_table(outcome.records))
+        width = None if sys.stdout.isatty() else LOG_WIDTH
+        Console(width=width).print(summary_table(outcome.records))
     click.echo(time_split(outcome))
     for text in outcome.incomplete:
         click.echo(f"incomplete: {text}")
