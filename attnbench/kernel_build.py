@@ -20,6 +20,8 @@ from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recip
 
 # Two compilers at a time: the machines this is sized for have two cores.
 JOBS = 2
+# Lines of a compiler's errors that are shown; one mistake in a template makes thousands.
+SHOWN_LINES = 20
 
 # ptxas reports a wgmma pipeline that it has to serialize, or a setmaxnreg that it ignores, as a mere remark.
 _SERIALIZATION = re.compile(r"^.*\(C75\d\d\).*$", re.MULTILINE)
@@ -107,7 +109,8 @@ def _compile(recipe: Recipe, digest: str) -> Build:
     compile_s = time.monotonic() - started
     log = done.stdout + done.stderr
     if done.returncode != 0:
-        raise BuildError(f"{recipe.source.name}: {recipe.compiler} failed with exit status {done.returncode}\n{log}")
+        shown = _first_lines(log, recipe.library.with_suffix(".log"))
+        raise BuildError(f"{recipe.source.name}: {recipe.compiler} failed with exit status {done.returncode}\n{shown}")
     if recipe.arch == ARCH:
         _refuse_slow_code(recipe.source.name, log, partial)
     build = Build(
@@ -125,6 +128,14 @@ def _compile(recipe: Recipe, digest: str) -> Build:
     os.replace(partial, recipe.library)
     recipe.sidecar.write_text(json.dumps(asdict(build), indent=1) + "\n")
     return build
+
+
+def _first_lines(log: str, kept: Path) -> str:
+    """What a person reads of a compiler's output: the beginning. All of it is written to `kept`."""
+    kept.write_text(log)
+    lines = log.splitlines()
+    more = len(lines) - SHOWN_LINES
+    return "\n".join([*lines[:SHOWN_LINES], *([f"... {more} more lines in {kept}"] if more > 0 else [])])
 
 
 def _refuse_slow_code(name: str, log: str, library: Path) -> None:

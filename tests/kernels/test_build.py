@@ -122,6 +122,14 @@ def test_a_compile_error_keeps_the_compilers_words(small):
     assert read_build(small.library) is None
 
 
+def test_a_flood_of_errors_is_cut_and_kept(small):
+    small.source.write_text("\n".join(f"broken{index}();" for index in range(50)))
+    with pytest.raises(BuildError, match=r"\.\.\. \d+ more lines in .*small\.log$") as caught:
+        compile_library(small)
+    assert len(str(caught.value).splitlines()) < 25
+    assert "broken49" in small.library.with_suffix(".log").read_text()
+
+
 def test_every_header_of_ours_counts():
     names = [name for name, _ in included_files(HERE / "tiny.cu", [kernel_recipe.KERNELS / "include"])]
     expected = {"tiny.cu", "tiny_answer.h", "attnbench/host.h", "attnbench/abi.h", "attnbench/ptx/wgmma.cuh"}

@@ -1,0 +1,183 @@
+"""The limits and the record of static figures, on figures made up to break them one at a time."""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from attnbench.kernel_inspect import KernelFacts, PtxasFacts, record_facts
+from attnbench.kernel_library import Variant
+from attnbench.kernel_limits import LIMITS, violations
+from attnbench.kernel_sass import LoopFacts, SassFacts
+from attnbench.kernel_static import compare_recorded, read_recorded, recorded_figures, update_recorded
+from attnbench.kernel_table import inspection_json, print_inspection
+
+# head_dim 128, tile 128x128, two warpgroups: 8 + 8 wgmma, 64 scores a thread.
+VARIANT = Variant(
+    0, "overlap", "fwd_overlap_bf16_d128", "bf16", 128, False, 128, 128, 2, 384, 2, 200_000,
+    ("overlap", "warp_specialized", "persistent"), "fp32",
+)  # fmt: skip
+LOOP = LoopFacts(470, 16, 2, 2, 66, 66, 66, 66, 0, 0)
+MASKED = LoopFacts(640, 16, 2, 2, 66, 66, 66, 66, 0, 0)
+SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP))
+GOOD = KernelFacts("fwd_overlap", "nvcc 13.0.88", "d1g3st", VARIANT, PtxasFacts(168, 0, 0, 1024), (), SASS)
+
+
+def with_loop(**changes) -> KernelFacts:
+    return replace(GOOD, sass=replace(SASS, loops=(MASKED, replace(LOOP, **changes))))
+
+
+def with_sass(**changes) -> KernelFacts:
+    return replace(GOOD, sass=replace(SASS, **changes))
+
+
+BROKEN = {
+    "registers at entry": (replace(GOOD, ptxas=PtxasFacts(176, 0, 0, 0)), "is 176, at most 168"),
+    "shared memory bytes": (replace(GOOD, ptxas=PtxasFacts(168, 0, 0, 40_000)), "is 240000, at most 232448"),
+    "C75xx lines": (replace(GOOD, serialization=("(C7510) ...",)), "is 1, at most 0"),
+    "main loops": (with_sass(loops=()), "is 0, at least 1"),
+    "LDL/STL in the main loop or between wgmma": (with_sass(main_spills=3), "is 3, at most 0"),
+    "WARPGROUP.ARRIVE per wgmma": (with_sass(arrive=48), "is 1, at most 0.5"),
+    "steps in a pass of the main loop": (with_loop(tensor=8, ex2=33, ffma=33), "is 0.5, at least 1"),
+    "part of a step in the main loop": (with_loop(tensor=24, ex2=99, ffma=99, instructions=600), "is 0.5, at most 0"),
+    "EX2 in the main loop": (with_loop(ex2=63, ex2_in_flight=63, ex2_before_last_wait=63), "is 63, at least 64"),
+    "FFMA in the main loop": (with_loop(ffma=2), "is 2, at least 64"),
+    "R2UR in the main loop": (with_loop(r2ur=14), "is 14, at most 0"),
+    "instructions of the main loop": (with_loop(instructions=481), "is 481, at most 480"),
+    "UTMALDG": (with_sass(utmaldg=0), "is 0, at least 3"),
+    "setmaxnreg alloc": (with_sass(setmaxnreg_alloc=0), "is 0, at least 1"),
+    "setmaxnreg dealloc": (with_sass(setmaxnreg_dealloc=0), "is 0, at least 1"),
+    "share of EX2 before the last wait": (with_loop(ex2_before_last_wait=0), "is 0.5, at least 1"),
+    "share of EX2 with wgmma in flight": (with_loop(ex2_in_flight=0), "is 0.5, at least 1"),
+}
+
+
+def test_the_good_one_breaks_nothing():
+    assert violations([GOOD]) == []
+
+
+def test_every_limit_has_a_case_that_breaks_it():
+    assert set(BROKEN) == {limit.name for limit in LIMITS}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_limit(name):
+    facts, words = BROKEN[name]
+    found = [violation for violation in violations([GOOD, facts]) if violation.limit == name]
+    assert len(found) == 1
+    assert words in str(found[0])
+    assert str(found[0]).startswith("fwd_overlap/overlap-bf16-d128-full: ")
+
+
+def test_too_many_exponentials():
+    facts = with_loop(ex2=130, ex2_in_flight=130, ex2_before_last_wait=130)
+    assert [str(violation.high) for violation in violations([facts])] == ["66"]
+
+
+def test_an_unrolled_loop_is_judged_by_the_step():
+    twice = {"instructions": 940, "tensor": 32, "ex2": 132, "ex2_in_flight": 132, "ex2_before_last_wait": 132, "ffma": 132}
+    assert violations([replace(GOOD, sass=replace(SASS, loops=(replace(LOOP, **twice),)))]) == []
+
+
+def test_overlap_is_demanded_of_those_that_claim_it():
+    plain = replace(GOOD, variant=replace(VARIANT, flags=()))
+    idle = replace(LOOP, ex2_in_flight=0, instructions=600)
+    assert violations([replace(plain, sass=replace(SASS, loops=(idle,), setmaxnreg_alloc=0))]) == []
+
+
+def test_without_a_disassembler_only_the_rest_is_judged():
+    blind = replace(GOOD, sass=None)
+    assert violations([blind]) == []
+    assert [violation.limit for violation in violations([replace(blind, ptxas=PtxasFacts(176, 0, 0, 0))])] == [
+        "registers at entry"
+    ]
+
+
+def printed(facts) -> tuple[str, int]:
+    console = Console(width=150, record=True, file=open("/dev/null", "w"))
+    broken = print_inspection(facts, console)
+    return console.export_text(), broken
+
+
+def test_table():
+    text, broken = printed([GOOD])
+    assert broken == 0
+    assert "fwd_overlap (nvcc 13.0.88)" in text and "All limits hold for 1 variants." in text
+    row = next(line for line in text.splitlines() if "overlap-bf16-d128-full" in line)
+    assert row.split() == "overlap-bf16-d128-full 168 0/0 196.3 0 48 6 30/2/0 1/1 100% 100% 470 66 66 0 0".split()
+
+
+def test_table_without_a_disassembler_shows_no_zero():
+    text, broken = printed([replace(GOOD, sass=None)])
+    row = next(line for line in text.splitlines() if "overlap-bf16-d128-full" in line)
+    assert row.split() == ["overlap-bf16-d128-full", "168", "0/0", "196.3", "0", *["-"] * 11]
+    assert "-: not read, there is no disassembler: pip install nvidia-cuda-cuobjdump" in text
+    assert "All limits that need no disassembler hold" in text and broken == 0
+
+
+def test_table_names_what_is_broken():
+    text, broken = printed([BROKEN["R2UR in the main loop"][0]])
+    assert broken == 1
+    assert "R2UR in the main loop is 14, at most 0 (descriptors must be uniform over the warp)" in text
+    assert "hold for" not in text
+    assert "No kernel is built" in printed([])[0]
+
+
+def test_json():
+    good, bad, blind = json.loads(inspection_json([GOOD, BROKEN["UTMALDG"][0], replace(GOOD, sass=None)]))
+    assert good["key"] == "fwd_overlap/overlap-bf16-d128-full" and good["violations"] == []
+    assert good["figures"]["loop_ex2"] == 66 and len(good["sass"]["loops"]) == 2
+    assert len(bad["violations"]) == 1
+    assert blind["sass"] is None and "hgmma" not in blind["figures"]
+
+
+def test_record_figures_are_flat_and_plain():
+    row = record_facts(GOOD)
+    assert row["registers"] == 168 and row["shared_bytes"] == 201_024 and row["ex2_in_flight_share"] == 1.0
+    assert all(isinstance(value, (int, float, str)) for value in row.values())
+
+
+def test_recorded_figures_round_trip(tmp_path):
+    path = tmp_path / "static.json"
+    update_recorded([GOOD], path)
+    assert compare_recorded([GOOD], read_recorded(path)) == []
+    assert read_recorded(path)["variants"]["fwd_overlap/overlap-bf16-d128-full"] == recorded_figures(GOOD)
+
+
+def test_changes_are_told(tmp_path):
+    path = tmp_path / "static.json"
+    other = replace(GOOD, variant=replace(VARIANT, dtype="fp16"))
+    update_recorded([GOOD, other], path)
+    key = "fwd_overlap/overlap-bf16-d128-full"
+    assert compare_recorded([with_loop(instructions=475), other], read_recorded(path)) == [
+        f"{key}: loop_instructions 470 -> 475"
+    ]
+    assert compare_recorded([other], read_recorded(path)) == [f"{key}: no longer there"]
+    new = replace(GOOD, variant=replace(VARIANT, schedule="ws"))
+    assert compare_recorded([GOOD, other, new], read_recorded(path)) == ["fwd_overlap/ws-bf16-d128-full: not recorded"]
+
+
+def test_a_library_that_was_not_looked_at_is_not_compared(tmp_path):
+    path = tmp_path / "static.json"
+    update_recorded([GOOD, replace(GOOD, library="fwd_ws")], path)
+    assert compare_recorded([GOOD], read_recorded(path)) == []
+
+
+def test_figures_of_another_compiler_say_nothing(tmp_path):
+    path = tmp_path / "static.json"
+    update_recorded([GOOD], path)
+    with pytest.raises(ValueError, match="built by nvcc 13.2.1, recorded with nvcc 13.0.88"):
+        compare_recorded([replace(GOOD, compiler="nvcc 13.2.1")], read_recorded(path))
+    with pytest.raises(ValueError, match="recorded with nvcc 13.0.88, not with nvcc 13.2.1"):
+        update_recorded([replace(GOOD, compiler="nvcc 13.2.1")], path)
+
+
+def test_what_breaks_a_limit_or_was_not_read_is_not_recorded(tmp_path):
+    path = tmp_path / "static.json"
+    with pytest.raises(ValueError, match="breaks a limit is not recorded:\n.*R2UR"):
+        update_recorded([BROKEN["R2UR in the main loop"][0]], path)
+    with pytest.raises(ValueError, match="install cuobjdump and nvdisasm"):
+        update_recorded([replace(GOOD, sass=None)], path)
+    assert not path.exists()
