@@ -1,4 +1,5 @@
 """Records as a pandas DataFrame: one row a record, flat columns, units in their names."""
+
 from __future__ import annotations
 
 import re

@@ -3,6 +3,7 @@
 Conventions: 2 FLOP per multiply-add; no FLOPs for the softmax; no credit for masked or recomputed work; causal is
 bottom-right aligned (`case.attended_pairs`). Every report prints them.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ Datasheet convention: dense peak = SMs x datasheet tensor-core clock x FLOP per 
 Sources: NVIDIA A100 whitepaper (108 SMs, 1.41 GHz, 312 TFLOPS), NVIDIA H100 whitepaper, tables 2 and 3 (132 SMs at
 1.83 GHz, 989 TFLOPS; 114 SMs at 1.62 GHz, 756 TFLOPS).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -53,9 +54,7 @@ class Machine:
         per_clock = FLOP_PER_CLOCK_PER_SM.get(self.compute_capability, {}).get(dtype)
         if per_clock is None or not self.sm_count:
             return None
-        clock_hz = CLOCK_HZ_BY_SM_COUNT.get(
-            (self.compute_capability, self.sm_count), CLOCK_HZ[self.compute_capability]
-        )
+        clock_hz = CLOCK_HZ_BY_SM_COUNT.get((self.compute_capability, self.sm_count), CLOCK_HZ[self.compute_capability])
         return None if clock_hz is None else self.sm_count * clock_hz * per_clock
 
 
@@ -69,7 +68,7 @@ def gpu_of(environment: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is recorded of the GPU that was measured on; empty without one, or where the run kept to the CPU."""
     if str(environment.get("device", "")).startswith("cpu"):
         return {}
-    return section(environment, "gpu")
+    return {**section(environment, "gpu"), **section(section(environment, "worker"), "gpu")}
 
 
 def _capability(value: Any) -> tuple[int, int] | None:

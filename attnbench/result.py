@@ -1,4 +1,5 @@
 """A result: a record as it is read, with the run and machine it comes from and what its samples say."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from attnbench.store import Run
 
 # What a measurement's timer is called when it timed the host's clock: then no GPU's peak applies.
 HOST_TIMER = "cpu"
+UNKNOWN = Machine("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Result:
     statistics: Statistics | None
 
     @classmethod
-    def of(cls, record: Record, run: str = "", machine: Machine = Machine("")) -> Result:
+    def of(cls, record: Record, run: str = "", machine: Machine = UNKNOWN) -> Result:
         return cls(run, machine, record, Statistics.of(record.measurement) if record.measurement else None)
 
     @property
@@ -58,10 +60,10 @@ class Result:
         return None if self.case.is_fp8 else self.machine.gemm_flops_per_s
 
     def check(self, rule: str) -> Check | None:
-        """The check of that name; None where it was not applied."""
+        """The check of that name, the last one where it was applied again after timing; None where it never was."""
         if self.record.accuracy is None:
             return None
-        return next((check for check in self.record.accuracy.checks if check.rule == rule), None)
+        return next((check for check in reversed(self.record.accuracy.checks) if check.rule == rule), None)
 
     def check_value(self, rule: str) -> float | None:
         check = self.check(rule)

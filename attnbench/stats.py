@@ -1,4 +1,5 @@
 """Estimators for reading timing samples. Nothing here judges one run against another; that is `compare`'s part."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """The table at the end of `run`: times, rates and check results in the terminal. Light: no pandas, no matplotlib."""
+
 from __future__ import annotations
 
 import re
@@ -60,9 +61,8 @@ def _by_record(results: Sequence[Result]) -> Table:
     for family, cases in _grouped(by_case).items():
         rows = [(case, result) for case in cases for result in by_case[case]]
         for place, (case, result) in enumerate(rows):
-            first, last = place == 0, place == len(rows) - 1
-            table.add_row(family if first else "", _seqlen(case), str(case.batch), _literal(result.backend), _cell(result),
-                          end_section=last)  # fmt: skip
+            row = [_seqlen(case), str(case.batch), _literal(result.backend), _cell(result)]
+            table.add_row(family if place == 0 else "", *row, end_section=place == len(rows) - 1)
     return table
 
 
@@ -97,7 +97,9 @@ def _table(title: str, *headers: str, left: int) -> Table:
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_style="", title_justify="left", pad_edge=False)
     for place, header in enumerate(headers):
-        table.add_column(_literal(header), justify="left" if place < left else "right", overflow="fold", no_wrap=place == 0)
+        table.add_column(
+            _literal(header), justify="left" if place < left else "right", overflow="fold", no_wrap=place == 0
+        )
     return table
 
 

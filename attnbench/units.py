@@ -1,4 +1,5 @@
 """The one place where numbers become text. Seconds and bytes inside; a unit hint says how to show them."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Hand-made runs for the tests of everything that reads records: small, exact, without randomness."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """The DataFrame: one row a record, facts in flat columns, missing where the record does not hold them."""
+
 import pandas
 import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run

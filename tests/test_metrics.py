@@ -1,4 +1,5 @@
 """FLOPs and bytes against brute force; peaks against the datasheets; every metric on a record that has it and not."""
+
 import itertools
 
 import pytest
@@ -34,7 +35,7 @@ def test_flops_are_those_of_the_loops(seqlen_q, seqlen_k, causal):
 
 
 def test_flops_of_the_flashattention_3_grid():
-    """4 * seqlen**2 * head_dim * num_heads * batch, halved for causal up to the diagonal (FlashAttention-3, section 4.1)."""
+    """4 * seqlen**2 * head_dim * num_heads * batch, halved for causal up to the diagonal (FlashAttention-3, 4.1)."""
     assert forward_flops(case(causal=False)) == 4 * 4096**2 * 128 * 16 * 4
     assert forward_flops(case(causal=True)) == 4 * (4096 * 4097 // 2) * 128 * 16 * 4
 

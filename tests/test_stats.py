@@ -1,4 +1,5 @@
 """Estimators against numpy and brute force; intervals against the coverage that they claim."""
+
 import itertools
 
 import numpy
@@ -54,7 +55,7 @@ def test_half_width_is_relative_to_the_median():
 
 
 def test_interval_covers_the_median_of_correlated_samples():
-    """AR(1) noise with correlation 0.8: an interval from single samples would cover the median in about half the cases."""
+    """AR(1) noise with correlation 0.8: an interval from single samples covers the median in about half the cases."""
     generator = numpy.random.default_rng(0)
     trials, count, hits, naive_hits = 300, 500, 0, 0
     noise = generator.normal(size=(trials, count))

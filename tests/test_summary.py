@@ -1,4 +1,5 @@
 """The terminal table: what each kind of record becomes, how it folds, and that it stays light."""
+
 import subprocess
 import sys
 

@@ -1,0 +1,169 @@
+"""What surrounds the numbers: the machine, the conventions that they follow, and how to make them again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Iterator, Mapping
+
+import yaml
+
+from attnbench import units
+from attnbench.peaks import gpu_of, section
+from attnbench.report_data import ReportData
+from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
+from attnbench.stats import CONFIDENCE, OUTLIER_Z
+
+NOT_RECORDED = "not recorded"
+MAX_SUITE_LINES = 400
+# Facts without which timings cannot be judged: their absence is shown too.
+EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
+
+
+def environment_section(data: ReportData) -> list[str]:
+    """One column a run; a fact that no run recorded has no row, except for those that every run should have."""
+    columns = [dict(_facts(entry.run.environment)) for entry in data.runs]
+    names = dict.fromkeys(name for column in columns for name, value in column.items()
+                          if name in EXPECTED or value != NOT_RECORDED)  # fmt: skip
+    headers = [
+        "",
+        *(f"{entry.letter}: {entry.run.name}" if len(data.runs) > 1 else entry.run.name for entry in data.runs),
+    ]
+    rows = [["records", *(f"{len(entry.run.records):,}" for entry in data.runs)]]
+    rows += [[name, *(plain(anonymous(column.get(name, NOT_RECORDED))) for column in columns)] for name in names]
+    versions = {(result.backend, result.record.backend_version) for result in data.cells.values()}
+    rows_by_backend = [[code(name), plain(anonymous(version)) or NOT_RECORDED] for name, version in sorted(versions)]
+    return [
+        "## Machine",
+        table(headers, rows, left=len(headers)),
+        table(["backend", "version"], rows_by_backend, left=2),
+    ]
+
+
+def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value as text) of what a reader of timings asks for; `not recorded` where the environment is silent."""
+    cpu, versions, own = (section(environment, name) for name in ("cpu", "versions", "attnbench"))
+    worker = section(environment, "worker")
+    yield "date (UTC)", _text(environment.get("collected_utc"))
+    yield "CPU", _text(cpu.get("model"))
+    yield "cores usable", _text(cpu.get("cores"))
+    yield "CPU quota", _text(cpu.get("quota_cores"), lambda cores: f"{cores:g} cores")
+    yield "threads", _text(section(worker, "threads").get("intra_op"))
+    yield "clock policy", _text(cpu.get("governor"))
+    yield "virtual machine", _text(cpu.get("virtual_machine"), _yes)
+    yield "memory", _text(environment.get("memory_bytes"), units.show_bytes)
+    yield from _gpu_facts(environment)
+    yield "operating system", _text(section(environment, "os").get("distribution"))
+    yield "Python", _text(section(environment, "python").get("version"))
+    yield "torch", _text(section(worker, "torch").get("version") or versions.get("torch"))
+    for name in sorted(set(versions) - {"torch"}):
+        yield name, _text(versions[name])
+    yield "nvcc", _text(environment.get("nvcc"))
+    for name, sha in sorted(section(environment, "kernels").items()):
+        yield f"kernels/{name}", f"sha256 {sha}"
+    yield "attnbench revision", _text(own.get("revision")) + (" with local changes" if own.get("dirty") else "")
+    yield "resumed", _text(len(environment.get("resumed", [])) or None, lambda times: count(times, "time"))
+
+
+def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    gpu = gpu_of(environment)
+    yield "GPU", _text(gpu.get("name")) if gpu else _absent_gpu(environment)
+    yield "compute capability", _text(gpu.get("compute_capability"), _dotted)
+    yield "SMs", _text(gpu.get("sm_count"))
+    yield "L2", _text(gpu.get("l2_bytes"), units.show_bytes)
+    yield "GPU memory", _text(gpu.get("memory_bytes"), units.show_bytes)
+    yield "power limit", _text(gpu.get("power_limit_w"), lambda watts: f"{watts:g} W")
+    yield "default power limit", _text(gpu.get("default_power_limit_w"), lambda watts: f"{watts:g} W")
+    yield "maximum SM clock", _text(gpu.get("max_sm_clock_mhz"), lambda mhz: f"{mhz:g} MHz")
+    yield "ECC", _text(gpu.get("ecc"), _yes)
+    yield "MIG slice", _text(gpu.get("mig"), _yes)
+    yield "other processes on the GPU", _text(gpu.get("other_processes"))
+    yield "driver", _text(gpu.get("driver"))
+    yield "CUDA of the driver", _text(gpu.get("cuda_driver"))
+    gemm = section(environment, "sentinels").get("gemm_flops_per_s")
+    yield "own bf16 GEMM", _text(gemm, lambda rate: f"{units.significant(rate / 1e12, 4)} TFLOPS")
+
+
+def _text(value: Any, show=str) -> str:
+    return NOT_RECORDED if value is None else show(value)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _absent_gpu(environment: Mapping[str, Any]) -> str:
+    """`gpu` is null where the run kept to the CPU; absent where nobody looked."""
+    if environment.get("gpu_count"):
+        return "not used"
+    return "none" if "gpu" in environment else NOT_RECORDED
+
+
+def _dotted(value: Any) -> str:
+    return ".".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def conventions_section(data: ReportData) -> list[str]:
+    lines = [
+        "Layout (batch, seqlen, heads, head_dim). Causal is bottom-right aligned: query i sees key j when "
+        "j <= i + seqlen_k - seqlen_q.",
+        "FLOPs = 2 x attended pairs x num_heads x batch x (head_dim + head_dim_v); attended pairs of a head: "
+        "seqlen_q x seqlen_k, causal only those that the mask lets through, counted exactly. No FLOPs for the softmax, "
+        "no credit for masked or recomputed work.",
+        "GB/s: compulsory traffic (q, k, v, out, lse, descales, once each) over the median time.",
+        "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
+        "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3).",
+        "Times are medians over the kept samples. Their interval has at least "
+        f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
+        f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
+        "prep: what `prepare` did once before the first call (allocation, transposes, plans, and quantization where "
+        "the backend quantizes itself; the reference quantizer's time is in no figure). compile: how much longer the "
+        "first call took than a later one.",
+        "Limits: a factor times the error of an eager reference in the same precision, at least half the output "
+        "dtype's machine epsilon. Nothing is timed that did not pass.",
+    ]
+    timing = Counter(_timing(result.record.measurement) for result in data.timed.values())
+    if timing:
+        kinds = [f"{words} ({number:,})" if len(timing) > 1 else words for words, number in timing.most_common()]
+        lines.insert(4, f"Measured: {'; '.join(kinds)}.")
+    if len(timing) > 1:
+        lines.insert(
+            5, "**Measurements of different timer, regime or cache stand in one report: compare within each.**"
+        )
+    return ["## Conventions", bullets(lines)]
+
+
+def _timing(measurement) -> str:
+    processes = len({block.process for block in measurement.blocks})
+    return (
+        f"timer {code(measurement.timer)}, regime {code(measurement.regime)}, cache {code(measurement.cache)}, "
+        f"{count(processes, 'process', 'processes')}"
+    )
+
+
+def reproduce_section(data: ReportData) -> list[str]:
+    """The commands, with run directories under `results/` as `run` makes them, and each resolved suite, folded."""
+    suites = {entry.run.name: _suite_name(entry.run.suite_text) for entry in data.runs}
+    commands = [f"attnbench run results/{name}/suite.yaml    # suite {suite}" for name, suite in suites.items()]
+    commands.append(f"attnbench report {' '.join(f'results/{name}' for name in suites)}")
+    text = "Each run directory holds the suite as it ran:"
+    parts = ["## How to reproduce", f"{text}\n\n{fence(chr(10).join(commands), 'sh')}"]
+    for entry in data.runs:
+        lines = entry.run.suite_text.splitlines()
+        if lines and len(lines) <= MAX_SUITE_LINES:
+            parts.append(details(f"Suite of {entry.run.name}", fence(entry.run.suite_text, "yaml")))
+    return parts
+
+
+def _suite_name(suite_text: str) -> str:
+    try:
+        suite = yaml.safe_load(suite_text)
+    except yaml.YAMLError:
+        return NOT_RECORDED
+    return str(suite.get("name", NOT_RECORDED)) if isinstance(suite, dict) else NOT_RECORDED
+
+
+def title(data: ReportData) -> str:
+    names = list(dict.fromkeys(_suite_name(entry.run.suite_text) for entry in data.runs))
+    machines = list(dict.fromkeys(entry.machine.name for entry in data.runs))
+    named = [name if name != NOT_RECORDED else data.runs[0].run.name for name in names]
+    return f"# attnbench: {listing(named)} on {listing([plain(anonymous(name)) for name in machines])}"

@@ -1,0 +1,165 @@
+"""What did not come out whole: incorrect, error and unsupported cases by reason, and the warnings of the rest."""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, Sequence
+
+from attnbench.case import Case
+from attnbench.peaks import gpu_of
+from attnbench.report_data import Cells, LabelledRun, ReportData
+from attnbench.report_errors import ratio
+from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, plain, table
+from attnbench.result import Result
+from attnbench.units import significant
+
+# A page that lists more keys of one reason is no longer read; the DataFrame holds them all.
+MAX_KEYS = 200
+INLINE_KEYS = 2
+REASON_LETTERS = 300
+AFTER_TIMING = " (right when checked, wrong after timing)"
+
+Entry = tuple[Case, str, Result]
+
+
+def incomplete_section(data: ReportData) -> list[str]:
+    """Every incorrect, failed and unsupported case, identical reasons merged and counted."""
+    parts = ["## Incomplete cases"]
+    for status, section in (("incorrect", _incorrect), ("error", _errors), ("unsupported", _unsupported)):
+        entries = _with_status(data.cells, status)
+        if entries:
+            parts += section(entries, data)
+    return parts if len(parts) > 1 else [*parts, "None: every case on every backend was checked and passed."]
+
+
+def _with_status(cells: Cells, status: str) -> list[Entry]:
+    return [(case, series, result) for (case, series), result in cells.items() if result.record.status == status]
+
+
+def _incorrect(entries: list[Entry], data: ReportData) -> list[str]:
+    rows = []
+    for case, series, result in entries:
+        failures = result.record.accuracy.failures
+        worst = max(failures, key=ratio) if failures else None
+        figure = f"{worst.value:.2g} / {worst.limit:.2g} = {significant(ratio(worst), 3)}" if worst else "—"
+        also = [plain(check.rule) for check in failures if check is not worst]
+        rule = plain(worst.rule) if worst else plain(_first_line(result))
+        rule += AFTER_TIMING if result.record.accuracy.recheck == "failed" else ""
+        rows.append([
+            code(series), code(case.key), rule, figure,
+            plain(worst.where) if worst and worst.where else "—", "; ".join(also) or "—",
+        ])  # fmt: skip
+    headers = ["backend", "case", "rule that failed worst", "value / limit", "where", "also failed"]
+    case, series, result = entries[0]
+    example = f"attnbench repro results/{result.run} {case.key} {series.split(' (')[0]}"
+    return [
+        f"### Incorrect ({len(entries):,})",
+        "A case that fails a check is not timed.",
+        table(headers, rows, left=6),
+        f"A standalone script that reproduces one of them:\n\n{fence(example, 'sh')}",
+    ]
+
+
+def _errors(entries: list[Entry], data: ReportData) -> list[str]:
+    groups = _merge(entries, lambda series, result: (series, result.record.kind, _first_line(result)))
+    rows = [[code(series), kind, plain(reason), f"{len(members):,}", _inline(members)]
+            for (series, kind, reason), members in groups]  # fmt: skip
+    parts = [f"### Errors ({len(entries):,})", table(["backend", "kind", "reason", "count", "cases"], rows, left=3)]
+    for (series, kind, _), members in groups:
+        full = anonymous(members[0][2].record.reason).strip()
+        body = [fence(full)] if "\n" in full else []
+        if len(members) > INLINE_KEYS:
+            body.append(_keys(members))
+        if body:
+            title = f"{series}, {kind}: " + ("the output of the first, and every case" if len(body) > 1 else "more")
+            parts.append(details(title, "\n\n".join(body)))
+    return parts
+
+
+def _unsupported(entries: list[Entry], data: ReportData) -> list[str]:
+    groups = _merge(entries, lambda series, result: (series, anonymous(result.record.reason)))
+    rows = [[code(series), plain(_short(reason)), f"{len(members):,}", _inline(members)]
+            for (series, reason), members in groups]  # fmt: skip
+    long = [(f"{series}: {plain(_short(reason))}", members) for (series, reason), members in groups
+            if len(members) > INLINE_KEYS]  # fmt: skip
+    body = "\n\n".join(f"{title}\n\n{_keys(members)}" for title, members in long)
+    parts = [f"### Unsupported ({len(entries):,})", table(["backend", "reason", "count", "cases"], rows, left=2)]
+    return parts + ([details("Every unsupported case", body)] if body else [])
+
+
+def _merge(entries: list[Entry], key: Callable[[str, Result], tuple]) -> list[tuple[tuple, list[Entry]]]:
+    groups: dict[tuple, list[Entry]] = {}
+    for case, series, result in entries:
+        groups.setdefault(key(series, result), []).append((case, series, result))
+    return list(groups.items())
+
+
+def _first_line(result: Result) -> str:
+    """What happened; the lines after it are the tail of the output."""
+    lines = [line.strip() for line in anonymous(result.record.reason).splitlines() if line.strip()]
+    return _short(lines[0])
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= REASON_LETTERS else text[: REASON_LETTERS - 1] + "…"
+
+
+def _inline(members: Sequence[Entry]) -> str:
+    return " ".join(code(case.key) for case, _, _ in members) if len(members) <= INLINE_KEYS else "below"
+
+
+def _keys(members: Sequence[Entry]) -> str:
+    keys = [case.key for case, _, _ in members[:MAX_KEYS]]
+    if len(members) > MAX_KEYS:
+        keys.append(f"and {len(members) - MAX_KEYS:,} more, in attnbench.load(run)")
+    return fence("\n".join(keys))
+
+
+def warnings_section(data: ReportData) -> list[str]:
+    """Warnings of records, measurements that did not converge, flagged outliers, unreadable lines; [] where none."""
+    lines = [*_record_warnings(data), *_unconverged(data), *_outliers(data)]
+    for entry in data.runs:
+        lines += _run_warnings(entry)
+    if data.superseded:
+        lines.append(f"{count(data.superseded, 'record')} left out: a later one has the same case and backend.")
+    return ["## Warnings", bullets(lines)] if lines else []
+
+
+def _record_warnings(data: ReportData) -> Iterator[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for (case, series), result in data.cells.items():
+        for warning in result.record.warnings:
+            groups.setdefault((series, anonymous(warning)), []).append(case.key)
+    yield from (f"{code(series)}: {plain(_short(text))} ({_some(keys)})" for (series, text), keys in groups.items())
+
+
+def _unconverged(data: ReportData) -> Iterator[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for (case, series), result in data.timed.items():
+        measurement = result.record.measurement
+        if not measurement.converged:
+            unmet = "; ".join(measurement.unmet) or "no reason recorded"
+            groups.setdefault((series, unmet), []).append(case.key)
+    yield from (f"{code(series)} did not converge: {plain(unmet)} ({_some(keys)})"
+                for (series, unmet), keys in groups.items())  # fmt: skip
+
+
+def _outliers(data: ReportData) -> Iterator[str]:
+    flagged = [result.statistics for result in data.timed.values() if result.statistics.outliers]
+    if flagged:
+        samples = sum(stats.outliers for stats in flagged)
+        yield f"{count(samples, 'sample')} in {count(len(flagged), 'measurement')} flagged as outliers; all are kept."
+
+
+def _run_warnings(entry: LabelledRun) -> Iterator[str]:
+    yield from (f"{code(entry.run.name)}: {plain(anonymous(problem))}" for problem in entry.run.problems)
+    others = gpu_of(entry.run.environment).get("other_processes")
+    if others:
+        yield f"{code(entry.run.name)}: {count(others, 'other process', 'other processes')} on the GPU at its start."
+    if entry.run.environment.get("suspect"):
+        yield f"{code(entry.run.name)} is marked suspect: {plain(anonymous(str(entry.run.environment['suspect'])))}"
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = " ".join(map(code, keys[:3]))
+    return shown if len(keys) <= 3 else f"{count(len(keys), 'case')}, among them {shown}"

@@ -1,0 +1,67 @@
+"""Markdown pieces of a report: tables, folded parts, code, and text that came from records made safe to print."""
+
+from __future__ import annotations
+
+import re
+from typing import Iterable, Sequence
+
+from tabulate import tabulate
+
+# An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
+_PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A markdown table; the first `left` columns stand left, the others right."""
+    rows = [[_cell(cell) for cell in row] for row in rows]
+    align = ["left" if column < left else "right" for column in range(len(headers))]
+    heads = [_cell(header) for header in headers]
+    return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def details(title: str, body: str) -> str:
+    """A part that stays folded until the reader opens it."""
+    return f"<details>\n<summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def fence(text: str, language: str = "") -> str:
+    """A code block; its fence is longer than any inside."""
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def listing(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 case`, `1,200 cases`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def anonymous(text: str) -> str:
+    """Text of a record without terminal colours, folders and addresses, so that equal failures read equal."""
+    return _ADDRESS.sub("0x…", _PATH.sub(r"\1", _CONTROL.sub("", text)))
+
+
+def plain(text: str) -> str:
+    """Text of a record inside a sentence or a cell: what markdown or HTML would read as markup is escaped."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", escaped)

@@ -1,0 +1,157 @@
+"""The speed sections: TFLOPS, speedup and % of peak by case and series, times with prep, and every figure, folded."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from attnbench import units
+from attnbench.metrics import compulsory_bytes
+from attnbench.report_data import Family, ReportData, row_label
+from attnbench.report_markdown import code, details, listing, table
+from attnbench.result import Result
+from attnbench.units import significant
+
+# Two medians closer than this are level: the margin that a gate would ask for, and above the usual A/A noise.
+TIE = 0.01
+# Beyond this many rows the full figures are left to `attnbench.load`; a page with more does not open.
+MAX_FIGURE_ROWS = 2000
+UNCONVERGED = "†"
+
+
+def speed_sections(data: ReportData, plots: Sequence[str]) -> list[str]:
+    """One section a family that holds at least one measurement; every statistic of it, folded, where they fit."""
+    figures = len(data.timed) <= MAX_FIGURE_ROWS
+    families = [family for family in data.families if family.timed]
+    if not families:
+        return ["## Speed", "Nothing was timed."]
+    return [
+        "## Speed",
+        "Each cell: TFLOPS · speedup over the baseline · % of the datasheet's peak, as far as there is one. "
+        f"Bold: the fastest, and any within {100 * TIE:g} % of it. {UNCONVERGED}: did not converge. "
+        "—: unsupported; empty: no record."
+        + ("" if figures else f" {len(data.timed):,} measurements: all their figures are in `attnbench.load(run)`."),
+        *plots,
+        *(part for family in families for part in _family_section(family, figures)),
+    ]
+
+
+def _family_section(family: Family, figures: bool) -> list[str]:
+    shown = family.timed_series
+    hidden = [series for series in family.series if series not in shown]
+    parts = [f"### {family.title}", _caption(family), _rate_table(family, shown), _time_table(family, shown)]
+    if hidden:
+        parts.append(
+            f"No measurement here, see [incomplete cases](#incomplete-cases): {listing(list(map(code, hidden)))}."
+        )
+    if figures:
+        parts.append(details("All figures", _figure_table(family)))
+    return parts
+
+
+def _caption(family: Family) -> str:
+    sentences = [f"Constant: {family.constants}."]
+    if family.baseline:
+        sentences.append(f"Speedup over {code(family.baseline)}.")
+    peaks = sorted({result.peak_flops_per_s for result in family.timed.values()} - {None})
+    if peaks:
+        sentences.append(f"Peak: {listing([f'{significant(peak / 1e12, 4)} TFLOPS' for peak in peaks])}.")
+    elif not any(result.gemm_flops_per_s for result in family.timed.values()):
+        sentences.append("No peak is known for this machine.")
+    gemms = sorted({result.gemm_flops_per_s for result in family.timed.values()} - {None})
+    if gemms:
+        shown = listing([f"{significant(gemm / 1e12, 4)} TFLOPS" for gemm in gemms])
+        sentences.append(f"The run's own bf16 GEMM: {shown}{'' if peaks else ' (the % are of it)'}.")
+    return " ".join(sentences)
+
+
+def _rate_table(family: Family, shown: Sequence[str]) -> str:
+    rows = []
+    for case, best_s in family.best_s.items():
+        base = family.timed.get((case, family.baseline))
+        rows.append(
+            row_label(case, family.varying)
+            + [
+                _rate_cell(family.cells.get((case, series)), best_s, base, series == family.baseline)
+                for series in shown
+            ]
+        )
+    return table([*family.varying, *map(code, shown)], rows, left=len(family.varying))
+
+
+def _rate_cell(result: Result | None, best_s: float, base: Result | None, is_base: bool) -> str:
+    if result is None or result.statistics is None:
+        return outcome(result)
+    parts = [significant(result.flops_per_s / 1e12, 3)]
+    if result.time_s <= best_s * (1 + TIE):
+        parts[0] = f"**{parts[0]}**"
+    if base is not None and not is_base:
+        parts.append(speedup(base.time_s / result.time_s))
+    ceiling = result.peak_flops_per_s or result.gemm_flops_per_s
+    if ceiling:
+        parts.append(percent(result.flops_per_s / ceiling))
+    return " · ".join(parts) + ("" if result.record.measurement.converged else f" {UNCONVERGED}")
+
+
+def _time_table(family: Family, shown: Sequence[str]) -> str:
+    """Median times; for e4m3 the kernel's alone and with its prep, or quantizing would look free."""
+    fp8 = family.cases[0].is_fp8
+    rows = [
+        row_label(case, family.varying) + [_time_cell(family.cells.get((case, series)), fp8) for series in shown]
+        for case in family.best_s
+    ]
+    about = "Time of a call, kernel only / prep + kernel:" if fp8 else "Time of a call (median):"
+    return f"{about}\n\n{table([*family.varying, *map(code, shown)], rows, left=len(family.varying))}"
+
+
+def _time_cell(result: Result | None, fp8: bool) -> str:
+    if result is None or result.statistics is None:
+        return outcome(result)
+    kernel = units.show_time(result.time_s)
+    if not fp8:
+        return kernel
+    return f"{kernel} / {units.show_time(result.time_s + result.record.measurement.prep_s)}"
+
+
+def _figure_table(family: Family) -> str:
+    headers = [*family.varying, "backend", "median", "p10 – p90", "CI of median", "min", "stdev", "samples", "outliers",
+               "prep", "prep + kernel", "compile", "peak memory", "GB/s", "% of GEMM"]  # fmt: skip
+    order = {case: place for place, case in enumerate(family.cases)}
+    timed = sorted(family.timed.items(), key=lambda item: order[item[0][0]])
+    rows = [row_label(case, family.varying) + [code(series)] + _figures(result) for (case, series), result in timed]
+    return table(headers, rows, left=len(family.varying) + 1)
+
+
+def _figures(result: Result) -> list[str]:
+    stats, measurement = result.statistics, result.record.measurement
+    time, interval = units.show_time, stats.interval
+    spread = "—" if stats.relative_stdev is None else f"{100 * stats.relative_stdev:.2f} %"
+    taken = str(stats.count) if stats.count == stats.sample_count else f"{stats.count} of {stats.sample_count}"
+    gemm = result.gemm_flops_per_s
+    half = "—"
+    if interval is not None:
+        half = f"±{100 * interval.half_width(stats.median_s):.2f} %"
+        if interval.coverage < 0.95:
+            half += f" ({100 * interval.coverage:.0f} %)"
+    return [
+        time(stats.median_s), f"{time(stats.p10_s)} – {time(stats.p90_s)}", half, time(stats.min_s), spread, taken,
+        str(stats.outliers), time(measurement.prep_s), time(measurement.prep_s + stats.median_s),
+        time(measurement.compile_s), units.show(measurement.peak_bytes, units.BYTES),
+        significant(compulsory_bytes(result.case) / stats.median_s / 1e9, 3),
+        "—" if gemm is None else percent(result.flops_per_s / gemm),
+    ]  # fmt: skip
+
+
+def outcome(result: Result | None) -> str:
+    """What stands in a cell that has no measurement."""
+    if result is None:
+        return ""
+    record = result.record
+    return {"unsupported": "—", "ok": "checked", "incorrect": "incorrect"}.get(record.status, record.kind or "error")
+
+
+def speedup(ratio: float) -> str:
+    return f"{significant(ratio, 3)}x"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %" if fraction >= 0.1 else f"{100 * fraction:.1f} %"
