@@ -159,6 +159,10 @@ def _check_names(values: dict[str, Any]) -> None:
             raise CaseError(f"{name} must be true or false, not {values[name]!r}")
     if type(seed) is not int or seed < 0:
         raise CaseError(f"seed must be a whole number from 0, not {seed!r}")
+    # Which distributions there are is `inputs`' business; here only what would make keys ambiguous is refused.
+    inputs = values.get("inputs", "normal")
+    if type(inputs) is not str or not inputs.isidentifier():
+        raise CaseError(f"inputs must be the name of a distribution, not {inputs!r}")
     for name in ("p_scale", "softmax_scale"):
         value = values.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):
@@ -172,9 +176,10 @@ def _check_names(values: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> str:
+    """A value in a key: exact, so that two values never share one, and the same for 128 and 128.0."""
     if value is True:
         return "on"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool) -> int:

@@ -1,0 +1,139 @@
+"""Cases: keys that never change or clash, mistakes with a way out, attended pairs by counting."""
+
+import itertools
+
+import pytest
+
+from attnbench.case import (
+    DEFAULTS,
+    DTYPES,
+    FIELDS,
+    MAX_HEAD_DIM,
+    MAX_SIZE,
+    RESERVED,
+    SCALINGS,
+    Case,
+    CaseError,
+    attended_pairs,
+)
+
+PROBLEM = {"batch": 4, "seqlen": 4096, "num_heads": 16, "head_dim": 128}
+
+
+def make(**fields):
+    return Case.make(**{**PROBLEM, **fields})
+
+
+# Records of every past run hold these. A change here breaks `--resume` and every comparison with old runs.
+GOLDEN_KEYS = (
+    ({"causal": True}, "bf16-d128-h16-b4-q4096-k4096-causal-normal.0"),
+    ({}, "bf16-d128-h16-b4-q4096-k4096-full-normal.0"),
+    ({"num_heads_kv": 16, "head_dim_v": 128}, "bf16-d128-h16-b4-q4096-k4096-full-normal.0"),
+    ({"num_heads_kv": 4}, "bf16-d128-h16.4-b4-q4096-k4096-full-normal.0"),
+    ({"head_dim": 192, "head_dim_v": 128}, "bf16-d192.128-h16-b4-q4096-k4096-full-normal.0"),
+    ({"dtype": "fp16", "seqlen_q": 1, "seqlen_k": 7}, "fp16-d128-h16-b4-q1-k7-full-normal.0"),
+    ({"seqlen": 512, "seqlen_k": 1024}, "bf16-d128-h16-b4-q512-k1024-full-normal.0"),
+    ({"inputs": "outliers", "seed": 3}, "bf16-d128-h16-b4-q4096-k4096-full-outliers.3"),
+    ({"softmax_scale": 0.1}, "bf16-d128-h16-b4-q4096-k4096-full-normal.0-softmax_scale=0.1"),
+    ({"softmax_scale": 2.0}, "bf16-d128-h16-b4-q4096-k4096-full-normal.0-softmax_scale=2"),
+    ({"softmax_scale": 128**-0.5}, "bf16-d128-h16-b4-q4096-k4096-full-normal.0"),
+    ({"dtype": "e4m3"}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0"),
+    (
+        {"dtype": "e4m3", "scaling": "block", "block_size": 64, "hadamard": True, "p_scale": 1},
+        "e4m3-d128-h16-b4-q4096-k4096-full-normal.0-scaling=block-block_size=64-hadamard=on-p_scale=1",
+    ),
+    ({"dtype": "e4m3", "p_scale": 256.0}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0"),
+    ({"dtype": "e4m3", "p_scale": 0.5}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0-p_scale=0.5"),
+)
+
+
+@pytest.mark.parametrize(("fields", "key"), GOLDEN_KEYS, ids=[key for _, key in GOLDEN_KEYS])
+def test_keys_are_stable(fields, key):
+    assert make(**fields).key == key
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_field_at_its_default_does_not_change_the_key(name):
+    dtype = "bf16" if name == "dtype" else "e4m3"
+    explicit = {**{"dtype": dtype}, name: DEFAULTS[name]}
+    assert make(**explicit).key == make(dtype=dtype).key
+
+
+def test_different_problems_have_different_keys():
+    axes = {
+        "batch": (1, 11), "seqlen_q": (1, 11), "seqlen_k": (1, 11), "num_heads": (4, 8), "num_heads_kv": (2, 4),
+        "head_dim": (64, 128), "head_dim_v": (64, 128), "causal": (False, True), "inputs": ("normal", "sink"),
+        "seed": (0, 1), "softmax_scale": (None, 0.1, 0.1 + 2**-50),
+    }  # fmt: skip
+    cases = {
+        Case.make(**dict(zip(axes, values)), dtype=dtype)
+        for values in itertools.product(*axes.values())
+        for dtype in ("fp16", "bf16")
+    }
+    assert len({case.key for case in cases}) == len(cases) == 2**11 * 3
+
+    fp8 = {"scaling": SCALINGS, "block_size": (64, 128), "hadamard": (False, True), "p_scale": (1, 256, 256.5)}
+    cases = {make(dtype="e4m3", **dict(zip(fp8, values))) for values in itertools.product(*fp8.values())}
+    assert len({case.key for case in cases}) == len(cases) == 60
+
+
+def test_every_case_comes_back_from_its_dict():
+    for fields, _ in GOLDEN_KEYS:
+        case = make(**fields)
+        assert Case.make(**case.to_dict()) == case
+        assert tuple(case.to_dict()) == FIELDS
+
+
+def test_scale_is_the_default_or_what_was_asked():
+    assert make().scale == 128**-0.5
+    assert make(softmax_scale=0.25).scale == 0.25
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch": None}, '"batch" is required and missing'),
+        ({"batch": 0}, "batch must be between 1 and"),
+        ({"seqlen": -1}, "seqlen_q must be between 1 and"),
+        ({"seqlen_k": MAX_SIZE + 1}, f"seqlen_k must be between 1 and {MAX_SIZE}"),
+        ({"num_heads": 2.0}, "num_heads must be a whole number, not 2.0"),
+        ({"num_heads": True}, "num_heads must be a whole number, not True"),
+        ({"head_dim": "128"}, "head_dim must be a whole number, not '128'"),
+        ({"head_dim": MAX_HEAD_DIM + 1}, f"head_dim {MAX_HEAD_DIM + 1} is above {MAX_HEAD_DIM}"),
+        ({"head_dim_v": MAX_HEAD_DIM + 1}, f"head_dim_v {MAX_HEAD_DIM + 1} is above {MAX_HEAD_DIM}"),
+        ({"num_heads_kv": 3}, "num_heads 16 is not a multiple of num_heads_kv 3"),
+        ({"num_heads_kv": 32}, "num_heads 16 is not a multiple of num_heads_kv 32"),
+        ({"dtype": "fp32"}, f"dtype must be one of {', '.join(DTYPES)}, not 'fp32'"),
+        ({"dtype": "e4m3", "scaling": "row"}, f"scaling must be one of {', '.join(SCALINGS)}, not 'row'"),
+        ({"causal": 1}, "causal must be true or false, not 1"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"inputs": "no-name"}, "inputs must be the name of a distribution"),
+        ({"softmax_scale": 0}, "softmax_scale must be a positive number"),
+        ({"softmax_scale": float("nan")}, "softmax_scale must be a positive number"),
+        ({"dtype": "e4m3", "p_scale": float("inf")}, "p_scale must be a positive number"),
+        ({"scaling": "block"}, "scaling applies to dtype e4m3 only, not to bf16"),
+        ({"hadamard": True}, "hadamard applies to dtype e4m3 only"),
+        ({"dtype": "e4m3", "hadamard": True, "head_dim": 96}, "power of two, not 96"),
+        ({"heads": 4}, 'unknown field "heads"; the fields are batch,'),
+    ],
+)
+def test_what_cannot_be_a_case_says_why(fields, message):
+    with pytest.raises(CaseError) as caught:
+        make(**fields)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_reserved_fields_are_refused(name):
+    with pytest.raises(CaseError, match=f'"{name}" is reserved for a later version'):
+        make(**{name: 1})
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attended_pairs_count_every_visible_key(causal):
+    for seqlen_q, seqlen_k in itertools.product((1, 2, 3, 4, 7, 8, 13, 31), repeat=2):
+        counted = sum(
+            not causal or key <= row + seqlen_k - seqlen_q for row in range(seqlen_q) for key in range(seqlen_k)
+        )
+        assert attended_pairs(seqlen_q, seqlen_k, causal) == counted, (seqlen_q, seqlen_k)
