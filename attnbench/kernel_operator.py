@@ -39,8 +39,8 @@ def forward(
 def hopper_forward(q, k, v, causal, softmax_scale, schedule):  # types: SCHEMA
     """softmax(softmax_scale * q k^T + mask) v on the current stream, and lse.
 
-    q (batch, seqlen_q, num_heads, head_dim), k and v (batch, seqlen_k, num_heads_kv, head_dim); returns out like q and
-    lse (batch, num_heads, seqlen_q) fp32. causal is bottom-right aligned. schedule: a key of kernel_schedules.SCHEDULES.
+    q (batch, seqlen_q, num_heads, head_dim), k and v (batch, seqlen_k, num_heads_kv, head_dim); returns out like q
+    and lse (batch, num_heads, seqlen_q) fp32. causal is bottom-right aligned. schedule: a key of SCHEDULES.
     """
     return forward(built_kernel(schedule).library, q, k, v, causal, softmax_scale, schedule)
 

@@ -32,19 +32,25 @@ def recorded_figures(facts: KernelFacts) -> dict[str, Any]:
     return {name: row[name] for name in RECORDED if name in row}
 
 
+class NotComparable(ValueError):
+    """Figures that say nothing about the recorded ones; the message says why."""
+
+
 def compare_recorded(facts: Sequence[KernelFacts], recorded: Mapping[str, Any]) -> list[str]:
     """Lines that say what differs from the recorded figures; [] when nothing does.
 
-    Only the libraries that `facts` speaks of are compared. Raises ValueError when the compiler is another one than
-    the record's: such figures say nothing about each other.
+    Only the libraries that `facts` speaks of are compared. Raises NotComparable for another compiler than the
+    record's, and where the machine code was not read.
     """
     compilers = {one.compiler for one in facts}
     if compilers != {recorded["compiler"]}:
-        built_by = ", ".join(sorted(compilers))
-        raise ValueError(f"not comparable: built by {built_by}, recorded with {recorded['compiler']}")
+        built_by = ", ".join(sorted(compilers)) or "nothing"
+        raise NotComparable(f"built by {built_by}, recorded with {recorded['compiler']}")
+    if any(one.sass is None for one in facts):
+        raise NotComparable("the machine code was not read, there is no disassembler")
     now = {one.key: recorded_figures(one) for one in facts}
     libraries = {one.library for one in facts}
-    before = {key: row for key, row in recorded["variants"].items() if key.split("/")[0] in libraries}
+    before = {key: row for key, row in recorded["variants"].items() if _library(key) in libraries}
     lines = [f"{key}: no longer there" for key in sorted(before.keys() - now.keys())]
     lines += [f"{key}: not recorded" for key in sorted(now.keys() - before.keys())]
     for key in sorted(now.keys() & before.keys()):
@@ -54,19 +60,33 @@ def compare_recorded(facts: Sequence[KernelFacts], recorded: Mapping[str, Any]) 
     return lines
 
 
+def _library(key: str) -> str:
+    return key.split("/", 1)[0]
+
+
 def read_recorded(path: Path = STATIC) -> dict[str, Any]:
+    """The record; an empty one where the file does not exist, so that every variant is "not recorded"."""
+    if not path.exists():
+        return {"compiler": f"nvcc {PINNED_NVCC}", "variants": {}}
     return json.loads(path.read_text())
 
 
 def update_recorded(facts: Sequence[KernelFacts], path: Path = STATIC) -> None:
-    """Writes the figures of all variants as the new record. Raises ValueError where they must not become one."""
+    """Records the figures of all variants in `facts`; those of libraries that it does not speak of stay.
+
+    Raises NotComparable where the figures must not become the record: another compiler than the pinned one, machine
+    code not read, or a limit that is broken.
+    """
     compilers = {one.compiler for one in facts}
     if compilers != {f"nvcc {PINNED_NVCC}"}:
         built_by = ", ".join(sorted(compilers)) or "nothing"
-        raise ValueError(f"figures are recorded with nvcc {PINNED_NVCC}, not with {built_by}")
+        raise NotComparable(f"figures are recorded with nvcc {PINNED_NVCC}, not with {built_by}")
     if any(one.sass is None for one in facts):
-        raise ValueError("figures are recorded with the machine code read; install cuobjdump and nvdisasm")
+        raise NotComparable("figures are recorded with the machine code read; install cuobjdump and nvdisasm")
     if broken := violations(facts):
-        raise ValueError("a kernel that breaks a limit is not recorded:\n" + "\n".join(map(str, broken)))
-    rows = {one.key: recorded_figures(one) for one in sorted(facts, key=lambda one: one.key)}
+        raise NotComparable("a kernel that breaks a limit is not recorded:\n" + "\n".join(map(str, broken)))
+    libraries = {one.library for one in facts}
+    rows = {key: row for key, row in read_recorded(path)["variants"].items() if _library(key) not in libraries}
+    rows |= {one.key: recorded_figures(one) for one in facts}
+    rows = {key: row for key, row in sorted(rows.items()) if (path.parent / f"{_library(key)}.cu").exists()}
     path.write_text(json.dumps({"compiler": f"nvcc {PINNED_NVCC}", "variants": rows}, indent=1) + "\n")

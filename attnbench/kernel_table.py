@@ -13,6 +13,7 @@ from rich.table import Table
 from attnbench.kernel_build import Build
 from attnbench.kernel_inspect import KernelFacts, record_facts
 from attnbench.kernel_limits import violations
+from attnbench.kernel_static import NotComparable, compare_recorded, read_recorded
 from attnbench.kernel_toolchain import DISASSEMBLER_WHEELS
 
 # Shown where the machine code could not be read; never a number.
@@ -22,8 +23,9 @@ UNREAD = "-"
 LOG_WIDTH = 150
 
 _HEADINGS = (
-    "variant", "regs", "spill\nbytes", "smem\nKiB", "C75xx", "wgmma", "arrive", "TMA\nld/st/red", "setmaxnreg\nup/down",
-    "EX2\nbefore wait", "EX2\nin flight", "loop\ninstr", "loop\nEX2", "loop\nFFMA", "loop\nR2UR", "LDL/\nSTL",
+    "variant", "regs", "spill\nbytes", "smem\nKiB", "C75xx", "wgmma", "arrive", "TMA\nld/st/red",
+    "setmaxnreg\nup/down", "EX2\nbefore wait", "EX2\nin flight",
+    "loop\ninstr", "loop\nEX2", "loop\nFFMA", "loop\nR2UR", "LDL/\nSTL",
 )  # fmt: skip
 
 
@@ -35,7 +37,8 @@ def build_line(build: Build) -> str:
 def facts_table(library: str, facts: Sequence[KernelFacts]) -> Table:
     """One row a variant of one library. Figures of the machine code show "-" where nothing was there to read it.
 
-    The loop columns are those of the main loop without masking, per pass; LDL/STL counts those in any main loop or between wgmma.
+    The loop columns are those of the main loop without masking, per pass; LDL/STL counts those in any main loop or
+    between wgmma.
     """
     compiler = ", ".join(sorted({one.compiler for one in facts}))
     table = Table(title=f"{library} ({compiler})", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -91,6 +94,23 @@ def print_inspection(facts: Sequence[KernelFacts], console: Console | None = Non
         kind = "limits that need no disassembler" if unread else "limits"
         console.print(f"All {kind} hold for {len(facts)} variants.", highlight=False)
     return len(broken)
+
+
+def print_changes(facts: Sequence[KernelFacts], console: Console | None = None) -> int:
+    """Prints what differs from kernels/static.json, or why that cannot be said. Returns how many figures changed."""
+    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    try:
+        lines = compare_recorded(facts, read_recorded())
+    except NotComparable as error:
+        console.print(f"Not compared with kernels/static.json: {error}", highlight=False, soft_wrap=True)
+        return 0
+    for line in lines:
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
+    if lines:
+        console.print("If these changes are meant: attnbench kernels inspect --update", highlight=False)
+    else:
+        console.print("All figures are those of kernels/static.json.", highlight=False)
+    return len(lines)
 
 
 def inspection_json(facts: Sequence[KernelFacts]) -> str:

@@ -20,6 +20,8 @@ NVCC_WHEELS = (
     "nvidia-nvvm==13.0.88", "nvidia-cuda-cccl==13.0.*",
 )  # fmt: skip
 DISASSEMBLER_WHEELS = ("nvidia-cuda-cuobjdump", "nvidia-cuda-nvdisasm")
+# Where NVIDIA's installer puts the toolkit on Linux.
+DEFAULT_CUDA_HOME = Path("/usr/local/cuda")
 # Folder that all CUDA 13 wheels share under site-packages.
 WHEEL_ROOT = Path("nvidia") / "cu13"
 
@@ -63,8 +65,14 @@ def site_folders() -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(folder) for folder in folders))
 
 
+def cuda_homes(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a CUDA toolkit may be: the place that the environment names, else the one that its installer uses."""
+    home = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
+    return (Path(home),) if home else (DEFAULT_CUDA_HOME,)
+
+
 def find_nvcc(environ: Mapping[str, str] = os.environ, sites: Iterable[Path] | None = None) -> Nvcc:
-    """The first nvcc of: ATTNBENCH_NVCC, PATH, CUDA_HOME, the PyPI wheels. Raises ToolMissing.
+    """The first nvcc of: ATTNBENCH_NVCC, PATH, CUDA_HOME, /usr/local/cuda, the PyPI wheels. Raises ToolMissing.
 
     A set ATTNBENCH_NVCC that is no file is an error, never skipped.
     """
@@ -76,16 +84,16 @@ def find_nvcc(environ: Mapping[str, str] = os.environ, sites: Iterable[Path] | N
     on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
     if on_path:
         return _nvcc(Path(on_path))
-    home = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
-    if home and (Path(home) / "bin" / "nvcc").is_file():
-        return _nvcc(Path(home) / "bin" / "nvcc")
+    for home in cuda_homes(environ):
+        if (home / "bin" / "nvcc").is_file():
+            return _nvcc(home / "bin" / "nvcc")
     for folder in site_folders() if sites is None else sites:
         root = folder / WHEEL_ROOT
         if (root / "bin" / "nvcc").is_file():
             return _nvcc(root / "bin" / "nvcc", (root / "lib",))
     raise ToolMissing(
-        "no nvcc: looked at ATTNBENCH_NVCC, PATH, CUDA_HOME and site-packages/nvidia/cu13. Install CUDA 13, or: "
-        f"pip install --no-deps {' '.join(NVCC_WHEELS)}"
+        "no nvcc: looked at ATTNBENCH_NVCC, PATH, CUDA_HOME, /usr/local/cuda and site-packages/nvidia/cu13. "
+        f"Install CUDA 13, or: pip install --no-deps {' '.join(NVCC_WHEELS)}"
     )
 
 
@@ -119,7 +127,7 @@ def _tool(name: str, environ: Mapping[str, str], sites: Iterable[Path] | None) -
     on_path = shutil.which(name, path=environ.get("PATH", ""))
     if on_path:
         return Path(on_path)
-    folders = [Path(environ[key]) / "bin" for key in ("CUDA_HOME", "CUDA_PATH") if environ.get(key)]
+    folders = [home / "bin" for home in cuda_homes(environ)]
     for folder in site_folders() if sites is None else sites:
         folders += [folder / WHEEL_ROOT / "bin", folder / "triton" / "backends" / "nvidia" / "bin"]
     return next((folder / name for folder in folders if (folder / name).is_file()), None)

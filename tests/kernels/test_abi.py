@@ -53,7 +53,8 @@ def test_codes(tmp_path):
     codes |= {f"ATTNBENCH_DTYPE_{name.upper()}": code for name, code in kernel_library.DTYPES.items()}
     codes |= {f"ATTNBENCH_FLAG_{name.upper()}": bit for name, bit in kernel_library.FLAGS.items()}
     codes |= {f"ATTNBENCH_ACCUMULATOR_{name.upper()}": code for code, name in enumerate(kernel_library.ACCUMULATORS)}
-    codes |= {f"ATTNBENCH_{name}": getattr(kernel_library, name) for name in ("OK", "WORKSPACE_TOO_SMALL", "NO_DRIVER", "WRONG_ARCHITECTURE")}
+    statuses = ("OK", "WORKSPACE_TOO_SMALL", "NO_DRIVER", "WRONG_ARCHITECTURE")
+    codes |= {f"ATTNBENCH_{name}": getattr(kernel_library, name) for name in statuses}
     assert c_values(tmp_path, list(codes)) == list(codes.values())
     header_flags = set(re.findall(r"ATTNBENCH_FLAG_\w+", HEADER.read_text()))
     assert {name for name in codes if "FLAG" in name} == header_flags - {"ATTNBENCH_FLAG_"}

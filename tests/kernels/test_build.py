@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import kernel_build, kernel_recipe
+from attnbench import kernel_build, kernel_recipe, kernel_toolchain
 from attnbench.kernel_build import BuildError, compile_library, is_stale, kernel_sources, read_build
 from attnbench.kernel_recipe import Recipe, emulated_recipe, hopper_recipe, included_files
 from attnbench.kernel_toolchain import ToolMissing, find_disassembler, find_host_compiler, find_nvcc
@@ -38,13 +38,14 @@ def test_nvcc_is_found_in_order(tmp_path):
     assert find_nvcc(environ, sites).path == on_path
     environ["PATH"] = str(tmp_path)
     assert find_nvcc(environ, sites).path == home
-    del environ["CUDA_HOME"]
+    environ["CUDA_HOME"] = str(tmp_path / "none")
     found = find_nvcc(environ, sites)
     assert found.path == wheel
     assert found.library_dirs == (tmp_path / "site" / "nvidia" / "cu13" / "lib",)
 
 
-def test_missing_tools_say_the_way_out(tmp_path):
+def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path)
     with pytest.raises(ToolMissing, match="pip install --no-deps nvidia-cuda-nvcc==13.0.88"):
         find_nvcc({"PATH": str(tmp_path)}, [])
     with pytest.raises(ToolMissing, match="no cuobjdump and no nvdisasm: pip install"):
@@ -58,7 +59,14 @@ def test_missing_tools_say_the_way_out(tmp_path):
         find_nvcc({"PATH": str(broken.parent)}, [])
 
 
-def test_disassembler_from_triton(tmp_path):
+def test_the_installers_folder_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path / "cuda")
+    installed = fake_nvcc(tmp_path / "cuda" / "bin" / "nvcc", "13.0.5")
+    assert find_nvcc({"PATH": ""}, []).path == installed
+
+
+def test_disassembler_from_triton(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path)
     folder = tmp_path / "triton" / "backends" / "nvidia" / "bin"
     for name in ("cuobjdump", "nvdisasm"):
         program(folder / name, "true")
@@ -190,6 +198,6 @@ def test_no_torch_at_import():
     import subprocess
     import sys
 
-    code = "import sys, attnbench.kernel_build, attnbench.kernel_inspect, attnbench.kernel_limits, attnbench.kernel_table"
-    code += ", attnbench.backends.hopper; sys.exit('torch' in sys.modules)"
+    names = ("kernel_build", "kernel_inspect", "kernel_limits", "kernel_table", "kernel_library", "backends.hopper")
+    code = f"import sys, {', '.join(f'attnbench.{name}' for name in names)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=kernel_recipe.ROOT).returncode == 0

@@ -106,7 +106,7 @@ class FakeStream:
 
 
 def test_prepare_returns_the_bare_launch(backend, monkeypatch):
-    """On CPU tensors, with torch's notion of a current CUDA stream replaced: each call goes to the stream of its time."""
+    """On CPU tensors, with torch's current CUDA stream replaced: each call goes to the stream of its time."""
     handles, seen = [11, 22], []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream(handles.pop(0)))

@@ -11,8 +11,8 @@ from attnbench.kernel_inspect import KernelFacts, PtxasFacts, record_facts
 from attnbench.kernel_library import Variant
 from attnbench.kernel_limits import LIMITS, violations
 from attnbench.kernel_sass import LoopFacts, SassFacts
-from attnbench.kernel_static import compare_recorded, read_recorded, recorded_figures, update_recorded
-from attnbench.kernel_table import inspection_json, print_inspection
+from attnbench.kernel_static import NotComparable, compare_recorded, read_recorded, recorded_figures, update_recorded
+from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
 # head_dim 128, tile 128x128, two warpgroups: 8 + 8 wgmma, 64 scores a thread.
 VARIANT = Variant(
@@ -77,7 +77,8 @@ def test_too_many_exponentials():
 
 
 def test_an_unrolled_loop_is_judged_by_the_step():
-    twice = {"instructions": 940, "tensor": 32, "ex2": 132, "ex2_in_flight": 132, "ex2_before_last_wait": 132, "ffma": 132}
+    twice = {"instructions": 940, "tensor": 32, "ffma": 132}
+    twice |= {name: 132 for name in ("ex2", "ex2_in_flight", "ex2_before_last_wait")}
     assert violations([replace(GOOD, sass=replace(SASS, loops=(replace(LOOP, **twice),)))]) == []
 
 
@@ -139,15 +140,21 @@ def test_record_figures_are_flat_and_plain():
     assert all(isinstance(value, (int, float, str)) for value in row.values())
 
 
-def test_recorded_figures_round_trip(tmp_path):
-    path = tmp_path / "static.json"
+@pytest.fixture
+def path(tmp_path):
+    """A place for the record, beside the kernel files that it speaks of."""
+    for name in ("fwd_overlap", "fwd_ws"):
+        (tmp_path / f"{name}.cu").touch()
+    return tmp_path / "static.json"
+
+
+def test_recorded_figures_round_trip(path):
     update_recorded([GOOD], path)
     assert compare_recorded([GOOD], read_recorded(path)) == []
     assert read_recorded(path)["variants"]["fwd_overlap/overlap-bf16-d128-full"] == recorded_figures(GOOD)
 
 
-def test_changes_are_told(tmp_path):
-    path = tmp_path / "static.json"
+def test_changes_are_told(path):
     other = replace(GOOD, variant=replace(VARIANT, dtype="fp16"))
     update_recorded([GOOD, other], path)
     key = "fwd_overlap/overlap-bf16-d128-full"
@@ -159,25 +166,57 @@ def test_changes_are_told(tmp_path):
     assert compare_recorded([GOOD, other, new], read_recorded(path)) == ["fwd_overlap/ws-bf16-d128-full: not recorded"]
 
 
-def test_a_library_that_was_not_looked_at_is_not_compared(tmp_path):
-    path = tmp_path / "static.json"
-    update_recorded([GOOD, replace(GOOD, library="fwd_ws")], path)
+def test_a_library_that_was_not_looked_at_stays(path):
+    ws = replace(GOOD, library="fwd_ws")
+    update_recorded([GOOD, ws], path)
     assert compare_recorded([GOOD], read_recorded(path)) == []
-
-
-def test_figures_of_another_compiler_say_nothing(tmp_path):
-    path = tmp_path / "static.json"
     update_recorded([GOOD], path)
-    with pytest.raises(ValueError, match="built by nvcc 13.2.1, recorded with nvcc 13.0.88"):
+    assert compare_recorded([GOOD, ws], read_recorded(path)) == []
+
+
+def test_a_kernel_file_that_is_gone_leaves_the_record(path):
+    update_recorded([GOOD, replace(GOOD, library="fwd_ws")], path)
+    (path.parent / "fwd_ws.cu").unlink()
+    update_recorded([GOOD], path)
+    assert list(read_recorded(path)["variants"]) == [GOOD.key]
+
+
+def test_without_a_record_every_variant_is_new(path):
+    assert compare_recorded([GOOD], read_recorded(path)) == [f"{GOOD.key}: not recorded"]
+
+
+def test_figures_that_were_not_read_are_not_compared(path):
+    with pytest.raises(NotComparable, match="there is no disassembler"):
+        compare_recorded([replace(GOOD, sass=None)], read_recorded(path))
+
+
+@pytest.mark.parametrize(
+    ("facts", "count", "words"),
+    [
+        ([GOOD], 0, "All figures are those of kernels/static.json."),
+        ([with_loop(instructions=475)], 1, "loop_instructions 470 -> 475\nIf these changes are meant:"),
+        ([replace(GOOD, compiler="nvcc 14.0.0")], 0, "Not compared with kernels/static.json: built by nvcc 14.0.0"),
+    ],
+)
+def test_changes_are_printed(path, monkeypatch, facts, count, words):
+    update_recorded([GOOD], path)
+    monkeypatch.setattr("attnbench.kernel_table.read_recorded", lambda: read_recorded(path))
+    console = Console(width=150, record=True, file=open("/dev/null", "w"))
+    assert print_changes(facts, console) == count
+    assert words in console.export_text()
+
+
+def test_figures_of_another_compiler_say_nothing(path):
+    update_recorded([GOOD], path)
+    with pytest.raises(NotComparable, match="built by nvcc 13.2.1, recorded with nvcc 13.0.88"):
         compare_recorded([replace(GOOD, compiler="nvcc 13.2.1")], read_recorded(path))
-    with pytest.raises(ValueError, match="recorded with nvcc 13.0.88, not with nvcc 13.2.1"):
+    with pytest.raises(NotComparable, match="recorded with nvcc 13.0.88, not with nvcc 13.2.1"):
         update_recorded([replace(GOOD, compiler="nvcc 13.2.1")], path)
 
 
-def test_what_breaks_a_limit_or_was_not_read_is_not_recorded(tmp_path):
-    path = tmp_path / "static.json"
-    with pytest.raises(ValueError, match="breaks a limit is not recorded:\n.*R2UR"):
+def test_what_breaks_a_limit_or_was_not_read_is_not_recorded(path):
+    with pytest.raises(NotComparable, match="breaks a limit is not recorded:\n.*R2UR"):
         update_recorded([BROKEN["R2UR in the main loop"][0]], path)
-    with pytest.raises(ValueError, match="install cuobjdump and nvdisasm"):
+    with pytest.raises(NotComparable, match="install cuobjdump and nvdisasm"):
         update_recorded([replace(GOOD, sass=None)], path)
     assert not path.exists()
