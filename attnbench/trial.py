@@ -26,10 +26,10 @@ from attnbench.timing import measure
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8
-# Input sets for a cold cache: enough to hold this many caches, never more than so many sets or this share of memory.
+# Input sets for a cold cache: enough to hold this many caches, within this share of memory and so long a preparation.
 CACHES_ROTATED = 5
-MOST_INPUT_SETS = 64
 ROTATION_MEMORY_SHARE = 0.25
+ROTATION_PREPARE_S = 2.0
 REASON_CHARACTERS = 2000
 OWN_FOLDER = Path(__file__).parent
 FRESH = 1  # the input set of the recheck: other numbers than the checked ones
@@ -155,9 +155,9 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
 
 
 def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) -> Record:
-    sets = _input_sets(bench, backend)
     with bench.phases("prepare"):
         first, prep_s, peak_bytes = _prepare_watched(bench, backend)
+        sets = _input_sets(bench, backend, prep_s)
         rotation = (copy_inputs(bench.reference.inputs) for _ in range(sets - 1))
         calls = [first, *(backend.prepare(bench.case, inputs) for inputs in rotation)]
     timer = make_timer(bench.timing.timer, bench.device, sets)
@@ -288,13 +288,13 @@ def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ..
     return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
 
 
-def _input_sets(bench: Bench, backend: Backend) -> int:
+def _input_sets(bench: Bench, backend: Backend, prep_s: float) -> int:
     if bench.timing.cache == "warm" or bench.timing.regime == "burst":
         return 1
     wanted = _sets_for_cold(bench)
     memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
     affordable = int(memory // (input_bytes(bench.case) + extra_bytes(backend, bench.case)))
-    return max(1, min(wanted, affordable, MOST_INPUT_SETS))
+    return max(1, min(wanted, affordable, int(ROTATION_PREPARE_S / max(prep_s, 1e-9))))
 
 
 def _sets_for_cold(bench: Bench) -> int:

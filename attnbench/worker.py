@@ -29,17 +29,19 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent d
 def main() -> None:
     """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    cores = len(os.sched_getaffinity(0))  # NOTE: before torch is imported; OpenMP then pins this very thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
-        worker = Worker(events, device)
+        worker = Worker(events, device, cores)
         if worker.start(specs):
             for line in jobs:
                 worker.work(json.loads(line))
 
 
 class Worker:
-    def __init__(self, events: IO[str], device: str):
+    def __init__(self, events: IO[str], device: str, threads: int):
         self._events = events
+        self._threads = threads
         self._device = device
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
@@ -62,7 +64,7 @@ class Worker:
 
         from attnbench.environment import worker_facts
 
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         if self._device != "cpu":
             if not torch.cuda.is_available():
