@@ -187,7 +187,7 @@ def _lse_check(ref: Reference, lse: Tensor, exact: Tensor, budget: Tensor) -> Ch
     worst = ratio.flatten()[place]
     limit = LSE_ABSOLUTE if blind.flatten()[place] else float(allowed.flatten()[place])
     value = math.inf if not bool(worst.isfinite()) else float(worst) * limit
-    return Check("LSE error", value, limit, bool(worst <= 1.0), "" if worst <= 1.0 else _place(rows, place))
+    return _check("LSE error", value, limit, _place(rows, place))
 
 
 def _values(ref: Reference, out: Tensor, exact: Tensor, errors: Errors, eager: Errors) -> Mapping[str, float]:

@@ -14,6 +14,8 @@ from typing import Any, Mapping
 from attnbench.case import Case
 
 SCHEMA = 1
+# Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
+KEPT_SAMPLES = 512
 STATUSES = ("ok", "incorrect", "unsupported", "error")
 KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
 
@@ -31,6 +33,11 @@ class Check:
     limit: float
     passed: bool
     where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.passed != (self.value <= self.limit):  # NaN passes nothing
+            verdict = "passed" if self.passed else "failed"
+            raise RecordError(f"{self.rule} {verdict} with {self.value:g} against a limit of {self.limit:g}")
 
     def __str__(self) -> str:
         place = f" at {self.where}" if self.where else ""
@@ -53,6 +60,10 @@ class Accuracy:
     values: Mapping[str, float] = field(default_factory=dict)
     recheck: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.checks:
+            raise RecordError("an accuracy without a single check says nothing")
+
     @property
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
@@ -64,7 +75,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Samples taken without interruption: seconds per call, in time order, at most 512 of `sample_count` kept."""
+    """Samples taken without interruption: seconds per call, in time order; of `sample_count`, KEPT_SAMPLES are kept."""
 
     samples_s: tuple[float, ...]
     sample_count: int
@@ -72,6 +83,15 @@ class Block:
     round: int = 0
     arm: str = ""
     start_s: float = 0.0  # seconds since the epoch at the block's first sample
+
+    def __post_init__(self) -> None:
+        if not self.samples_s:
+            raise RecordError("a block without samples; missing is never zero")
+        if not all(sample > 0 and math.isfinite(sample) for sample in self.samples_s):
+            raise RecordError("a block holds a sample that is not a positive, finite number of seconds")
+        if len(self.samples_s) > min(self.sample_count, KEPT_SAMPLES):
+            kept, taken = len(self.samples_s), self.sample_count
+            raise RecordError(f"a block keeps {kept} samples of {taken} taken; it may keep {KEPT_SAMPLES} of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +120,15 @@ class Measurement:
     peak_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.blocks or not any(block.samples_s for block in self.blocks):
+        if not self.blocks:
             raise RecordError("a measurement without samples; missing is never zero")
-        for block in self.blocks:
-            if not all(sample > 0 and math.isfinite(sample) for sample in block.samples_s):
-                raise RecordError("a measurement holds a sample that is not a positive, finite number of seconds")
+        if self.converged == bool(self.unmet):
+            raise RecordError("a measurement either converged or says which conditions were not met")
+        if self.calls_per_sample < 1 or self.input_sets < 1:
+            raise RecordError("a measurement of no calls, or on no inputs")
+        for block, sample in self.outliers:
+            if not (0 <= block < len(self.blocks) and 0 <= sample < len(self.blocks[block].samples_s)):
+                raise RecordError(f"outlier ({block}, {sample}) is no sample of this measurement")
 
     @property
     def samples_s(self) -> tuple[float, ...]:
@@ -139,14 +163,16 @@ class Record:
             raise RecordError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
         if self.status != "ok" and not self.reason:
             raise RecordError(f"a record with status {self.status} must say why")
+        if self.status == "unsupported" and self.accuracy is not None:
+            raise RecordError("an unsupported case has nothing to judge")
         if self.status in ("ok", "incorrect") and self.accuracy is None:
             raise RecordError(f"a record with status {self.status} must carry the accuracy that says so")
         if self.measurement is not None and self.status != "ok":
             raise RecordError(f"a measurement on a record with status {self.status}: only a checked result is timed")
-        if self.status == "ok" and not self.accuracy.passed:
-            raise RecordError("status ok with a failed check")
-        if self.status == "unsupported" and self.accuracy is not None:
-            raise RecordError("an unsupported case has nothing to judge")
+        if self.accuracy is not None and self.accuracy.passed == (self.status == "incorrect"):
+            raise RecordError(f"status {self.status} with {'no' if self.accuracy.passed else 'a'} failed check")
+        if self.measurement is not None and not self.accuracy.recheck:
+            raise RecordError("a measurement whose outputs were not verified again after timing")
 
     @property
     def case_key(self) -> str:
@@ -170,14 +196,18 @@ class Record:
             raise RecordError(f"schema {found!r}; this version reads schema {SCHEMA}")
         try:
             return cls._from_row(row)
-        except (KeyError, TypeError) as error:
+        except RecordError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a line may hold instead
             raise RecordError(f"not a record: {error!r}") from None
 
     @classmethod
     def _from_row(cls, row: dict[str, Any]) -> Record:
         row = dict(row)
-        row.pop("case_key", None)
         case, accuracy, measurement = Case.make(**row.pop("case")), row.pop("accuracy"), row.pop("measurement")
+        key = row.pop("case_key")
+        if key != case.key:
+            raise RecordError(f'case_key "{key}" is not the key of its case, {case.key}')
         return cls(
             case=case,
             accuracy=None if accuracy is None else _accuracy(accuracy),

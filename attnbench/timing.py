@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call, Outputs
-from attnbench.record import Block, Measurement
+from attnbench.record import KEPT_SAMPLES, Block, Measurement
 from attnbench.stats import outliers
 from attnbench.suite_model import Timing
 
-KEPT_SAMPLES = 512
 WARMUP_CALLS = 5
 # Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.
 WARMUP_AGREEMENT = 0.005
