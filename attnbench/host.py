@@ -10,6 +10,7 @@ _PROC = Path("/proc")
 _SYS = Path("/sys")
 # cgroup v1 has no word for "unlimited": it shows the largest multiple of the page size below 2**63.
 _UNLIMITED_BYTES = 2**62
+_CACHE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
                     "GOMP_CPU_AFFINITY", "KMP_AFFINITY")  # fmt: skip
 
@@ -46,7 +47,7 @@ def cpu_quota() -> float | None:
 
 
 def cpu_facts() -> dict[str, Any]:
-    """Model, logical CPUs usable here and present, cores, sockets, clock policy. Absent where the kernel does not say."""
+    """Model, logical CPUs usable here and present, cores, sockets, clock policy. None where the kernel does not say."""
     blocks = _cpuinfo()
     first = blocks[0] if blocks else {}
     cores = {(block.get("physical id"), block.get("core id")) for block in blocks if "core id" in block}
@@ -75,6 +76,20 @@ def boost() -> bool | None:
         return no_turbo == "0"
     allowed = read_text(_SYS / "devices/system/cpu/cpufreq/boost")
     return None if allowed is None else allowed == "1"
+
+
+def cache_bytes() -> int | None:
+    """The outermost caches of the CPUs allowed here, together; None where the kernel does not say."""
+    sizes: dict[str, int] = {}
+    for cpu in cpus_allowed():
+        folder = _SYS / f"devices/system/cpu/cpu{cpu}/cache"
+        levels = [path for path in folder.glob("index*") if read_text(path / "type") != "Instruction"]
+        if levels:
+            outermost = max(levels, key=lambda path: int(read_text(path / "level") or 0))
+            text = (read_text(outermost / "size") or "").upper()
+            if text[:-1].isdigit():
+                sizes[read_text(outermost / "shared_cpu_list") or str(cpu)] = int(text[:-1]) * _CACHE_UNITS[text[-1]]
+    return sum(sizes.values()) or None
 
 
 def os_facts() -> dict[str, Any]:

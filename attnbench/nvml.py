@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Iterator
+
+from attnbench.host import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +114,83 @@ def _gpu(lib: Any, index: int, handle: Any) -> Gpu:
         compute_capability=tuple(ask(lib.nvmlDeviceGetCudaComputeCapability, card) or (0, 0)),
         memory_bytes=int(lib.nvmlDeviceGetMemoryInfo(handle).total),
     )
+
+
+def gpu_facts(index: int) -> dict[str, Any] | None:
+    """What NVML tells of the GPU with this CUDA ordinal, as it stands now; None where there is no such GPU.
+
+    SM count and L2 size are not in NVML: whoever imports torch adds them.
+    """
+    with nvml() as lib:
+        handles = visible_handles(lib) if lib is not None else []
+        if index >= len(handles):
+            return None
+        card = whole_card(lib, handles[index])
+        gpu = _gpu(lib, index, handles[index])
+        return {
+            "name": gpu.name,
+            "compute_capability": "{}.{}".format(*gpu.compute_capability),
+            "memory_bytes": gpu.memory_bytes,
+            "mig": card is not handles[index],
+            "driver": ask(lib.nvmlSystemGetDriverVersion),
+            "cuda_driver": _cuda_version(ask(lib.nvmlSystemGetCudaDriverVersion)),
+            **_policy(lib, card),
+            **_clocks(lib, card),
+            "temperature_c": ask(lib.nvmlDeviceGetTemperature, card, lib.NVML_TEMPERATURE_GPU),
+            "other_processes": len(other_processes(lib, card)),
+            "fingerprint": hashlib.sha256(str(ask(lib.nvmlDeviceGetUUID, card)).encode()).hexdigest()[:16],
+        }
+
+
+def _policy(lib: Any, card: Any) -> dict[str, Any]:
+    """Settings that an administrator makes and that decide what a timing means."""
+    ecc = ask(lib.nvmlDeviceGetEccMode, card)
+    persistence = ask(lib.nvmlDeviceGetPersistenceMode, card)
+    return {
+        "power_limit_w": _milli(ask(lib.nvmlDeviceGetPowerManagementLimit, card)),
+        "default_power_limit_w": _milli(ask(lib.nvmlDeviceGetPowerManagementDefaultLimit, card)),
+        "ecc": None if ecc is None else bool(ecc[0]),
+        "persistence": None if persistence is None else bool(persistence),
+    }
+
+
+def _clocks(lib: Any, card: Any) -> dict[str, Any]:
+    reasons = getattr(lib, "nvmlDeviceGetCurrentClocksEventReasons", None)  # called ...ThrottleReasons before driver 535
+    reasons = reasons or lib.nvmlDeviceGetCurrentClocksThrottleReasons
+    return {
+        "sm_clock_mhz": ask(lib.nvmlDeviceGetClockInfo, card, lib.NVML_CLOCK_SM),
+        "max_sm_clock_mhz": ask(lib.nvmlDeviceGetMaxClockInfo, card, lib.NVML_CLOCK_SM),
+        "memory_clock_mhz": ask(lib.nvmlDeviceGetClockInfo, card, lib.NVML_CLOCK_MEM),
+        "max_memory_clock_mhz": ask(lib.nvmlDeviceGetMaxClockInfo, card, lib.NVML_CLOCK_MEM),
+        "clock_event_reasons": ask(reasons, card),
+    }
+
+
+def other_processes(lib: Any, card: Any) -> tuple[tuple[int, int | None], ...]:
+    """(pid, bytes used) of the compute processes on a card that this process did not start.
+
+    NOTE: NVML tells pids of the host. In a container with pids of its own, our own processes cannot be told apart.
+    """
+    running = ask(lib.nvmlDeviceGetComputeRunningProcesses, card) or []
+    return tuple((process.pid, process.usedGpuMemory) for process in running if not _is_ours(process.pid))
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is this one or descends from it."""
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        stat = read_text(Path(f"/proc/{pid}/stat"))
+        if stat is None:
+            return False
+        pid = int(stat.rpartition(")")[2].split()[1])  # the name, in brackets, may hold anything
+    return False
+
+
+def _milli(value: int | None) -> float | None:
+    return None if value is None else value / 1000
+
+
+def _cuda_version(value: int | None) -> str | None:
+    """13000 -> "13.0" (cuda.h: 1000 x major + 10 x minor)."""
+    return None if value is None else f"{value // 1000}.{value % 1000 // 10}"

@@ -1,12 +1,18 @@
 """Looking at the machine: GPUs through a fake driver library, memory through fake control files."""
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_nvml import Card, FakeNvml, two_cards
 
-from attnbench import host
+from attnbench import environment, host
 from attnbench.environment import Gpu, available_memory_bytes, gpus, module_installed
 
 GIB = 2**30
@@ -152,3 +158,120 @@ def test_cpu_facts(tmp_path, monkeypatch):
                 "max_mhz": 3500, "current_mhz": None, "boost": True, "virtual_machine": True}  # fmt: skip
     assert {name: facts[name] for name in expected} == expected
     assert facts["cores"] == len(host.cpus_allowed()) >= 1
+
+
+def test_the_outermost_caches_count_once_each(tmp_path, monkeypatch):
+    files = {}
+    for cpu, group in ((0, "0-1"), (1, "0-1"), (2, "2")):
+        for index, (level, kind, size) in enumerate(((1, "Instruction", "1024K"), (1, "Data", "32K"), (3, "Unified", "2M"))):
+            folder = f"sys/devices/system/cpu/cpu{cpu}/cache/index{index}/"
+            files |= {folder + "level": f"{level}\n", folder + "type": kind, folder + "size": size}
+            files[folder + "shared_cpu_list"] = group if level == 3 else str(cpu)
+    fake_machine(tmp_path, monkeypatch, files)
+    monkeypatch.setattr(host, "cpus_allowed", lambda: (0, 1, 2))
+    assert host.cache_bytes() == 4 * 2**20
+    monkeypatch.setattr(host, "cpus_allowed", lambda: (7,))
+    assert host.cache_bytes() is None
+
+
+def test_collect_on_a_gpu(monkeypatch):
+    FakeNvml([Card(power_limit_mw=500_000, ecc=None, compute_pids=(1, 999_999_999, os.getpid()))]).install(monkeypatch)
+    facts = environment.collect("cuda:0")
+    gpu = facts["gpu"]
+    assert (gpu["name"], gpu["compute_capability"], gpu["memory_bytes"]) == (H100, "9.0", 80 * GIB)
+    assert (gpu["power_limit_w"], gpu["default_power_limit_w"], gpu["ecc"], gpu["persistence"]) == (500.0, 700.0, None, True)
+    assert (gpu["driver"], gpu["cuda_driver"], gpu["max_sm_clock_mhz"], gpu["sm_clock_mhz"]) == ("580.82.07", "13.0", 1980, 345)
+    assert gpu["other_processes"] == 2 and gpu["mig"] is False
+    assert facts["gpu_count"] == 1
+    assert "GPU-1111aaaa" not in json.dumps(facts)
+
+
+def test_collect_on_a_slice_and_beyond_the_last_card(monkeypatch):
+    FakeNvml([Card(slices={"MIG-a": 10 * GIB})]).install(monkeypatch)
+    gpu = environment.collect("cuda")["gpu"]
+    assert gpu["mig"] is True and gpu["memory_bytes"] == 10 * GIB and gpu["power_limit_w"] == 700.0
+    assert environment.collect("cuda:3")["gpu"] is None
+
+
+def test_an_old_driver_that_knows_less(monkeypatch):
+    lib = FakeNvml([Card()]).install(monkeypatch)
+    monkeypatch.delattr(FakeNvml, "nvmlDeviceGetCurrentClocksEventReasons")
+    lib.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 4
+    assert environment.collect("cuda")["gpu"]["clock_event_reasons"] == 4
+
+
+def test_collect_on_the_cpu_is_json_and_needs_no_torch():
+    code = (
+        "import json, sys; from attnbench.environment import collect; facts = collect('cpu');"
+        "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); print(json.dumps(facts))"
+    )
+    root = Path(__file__).parent.parent
+    facts = json.loads(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout)
+    assert facts["device"] == "cpu" and facts["gpu"] is None and facts["memory_bytes"] > 2**28
+    assert facts["versions"]["torch"] and facts["versions"]["numpy"]
+    assert facts["cpu"]["cores"] >= 1 and facts["os"]["system"] == "Linux"
+    assert len(facts["machine"]) == 16
+
+
+def strings(value):
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        return [text for item in value for text in strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_nothing_personal_is_collected(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/data/people/ann"))
+    # NOTE: not one of the real variables: libgomp hangs on nonsense in GOMP_CPU_AFFINITY when torch loads it.
+    monkeypatch.setattr(host, "THREAD_VARIABLES", ("PINS",))
+    monkeypatch.setenv("PINS", "/data/people/ann/pins:/home/bob/x:/root/y:/opt/root/z:/data/people/anna")
+    facts = environment.with_worker(environment.collect("cpu"), environment.worker_facts("cpu"))
+    assert facts["threads"]["variables"]["PINS"] == "~/pins:~/x:~/y:/opt/root/z:/data/people/anna"
+    for text in strings(facts):
+        assert "/home/" not in text and not text.startswith(("/root", str(Path(sys.prefix))))
+        assert platform.node() not in (text, "") or len(platform.node()) < 4
+    assert facts["worker"]["torch"]["version"] == facts["versions"]["torch"]
+    assert facts["worker"]["threads"]["intra_op"] >= 1
+
+
+def test_what_torch_knows_of_the_gpu_joins_the_rest():
+    facts = environment.with_worker({"gpu": {"name": "x"}, "device": "cuda"}, {"gpu": {"sm_count": 132}, "cache_bytes": 5})
+    assert facts == {"gpu": {"name": "x", "sm_count": 132}, "device": "cuda", "worker": {"cache_bytes": 5}}
+    assert environment.with_worker({"gpu": None}, {"gpu": None})["gpu"] is None
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@y", *arguments], check=True, capture_output=True)
+
+
+def test_revision_and_whether_the_sources_changed(tmp_path):
+    assert environment.revision(tmp_path) == {"revision": None, "dirty": None}
+    git(tmp_path, "init")
+    assert environment.revision(tmp_path) == {"revision": None, "dirty": False}
+    (tmp_path / "attnbench").mkdir()
+    (tmp_path / "attnbench" / "a.py").write_text("1")
+    git(tmp_path, "add", "attnbench")
+    git(tmp_path, "commit", "-m", "one")
+    (tmp_path / "notes.txt").write_text("elsewhere")
+    clean = environment.revision(tmp_path)
+    assert len(clean["revision"]) == 40 and clean["dirty"] is False
+    (tmp_path / "attnbench" / "a.py").write_text("2")
+    assert environment.revision(tmp_path) == {"revision": clean["revision"], "dirty": True}
+
+
+def test_kernel_libraries_are_hashed(tmp_path, monkeypatch):
+    from attnbench import kernel_recipe
+
+    monkeypatch.setattr(kernel_recipe, "BUILD", tmp_path)
+    assert environment.kernel_hashes() == {}
+    (tmp_path / kernel_recipe.ARCH).mkdir()
+    (tmp_path / kernel_recipe.ARCH / "fwd_x.so").write_bytes(b"machine code")
+    assert environment.kernel_hashes() == {"fwd_x": hashlib.sha256(b"machine code").hexdigest()[:16]}
+
+
+def test_fingerprint_tells_cards_apart(monkeypatch):
+    FakeNvml(two_cards()).install(monkeypatch)
+    first, second, cpu = (environment.collect(device)["machine"] for device in ("cuda:0", "cuda:1", "cpu"))
+    assert len({first, second, cpu}) == 3
+    assert environment.collect("cuda:0")["machine"] == first
