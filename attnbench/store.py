@@ -6,6 +6,7 @@ taken. One writer at a time holds a lock on the directory; the lock ends with th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -47,17 +48,15 @@ def read(path: str | Path) -> Run:
         raise StoreError(f"{path}: no such run directory")
     if not is_run(path):
         raise StoreError(f"{path}: not a run directory (it has no {RECORDS})")
-    records, problems = _read_records(path / RECORDS)
+    try:
+        records, problems = _read_records(path / RECORDS)
+        environment = _read_environment(path / ENVIRONMENT)
+        suite_text = (path / SUITE).read_text() if (path / SUITE).is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read the run directory {path}: {error}") from None
     if problems and not records and all("schema" in problem for problem in problems):
         raise StoreError(f"{path}: {problems[0]}; read it with the version of attnbench that wrote it")
-    return Run(
-        path=path,
-        name=path.resolve().name,
-        environment=_read_environment(path / ENVIRONMENT),
-        suite_text=(path / SUITE).read_text() if (path / SUITE).is_file() else "",
-        records=tuple(records),
-        problems=tuple(problems),
-    )
+    return Run(path, path.resolve().name, environment, suite_text, tuple(records), tuple(problems))
 
 
 def _read_records(path: Path) -> tuple[list[Record], list[str]]:
@@ -77,12 +76,14 @@ def _read_records(path: Path) -> tuple[list[Record], list[str]]:
 def _read_environment(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    way_out = "remove it to read the records without their environment"
     try:
-        return json.loads(path.read_text())
+        environment = json.loads(path.read_text())
     except ValueError as error:
-        raise StoreError(
-            f"{path}: not JSON ({error}); remove it to read the records without their environment"
-        ) from None
+        raise StoreError(f"{path}: not JSON ({error}); {way_out}") from None
+    if not isinstance(environment, dict):
+        raise StoreError(f"{path}: not a JSON object but {type(environment).__name__}; {way_out}")
+    return environment
 
 
 class Writer:
@@ -97,17 +98,20 @@ class Writer:
     @classmethod
     def create(cls, path: Path, environment: dict[str, Any], suite_text: str) -> Writer:
         """A new run directory. Raises StoreError when `path` exists and is not empty."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(
-                f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}"
-            )
+        lock = None
         try:
+            _refuse_occupied(path)
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
-            write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
+            _refuse_occupied(path)  # again, now that nobody else can write
             write_file(path / SUITE, suite_text)
+            write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
             return cls(path, lock, (path / RECORDS).open("ab", buffering=0), ())
-        except OSError as error:
+        except (OSError, StoreError) as error:
+            if lock is not None:
+                os.close(lock)
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(f"cannot write the run directory {path}: {error.strerror}") from None
 
     @classmethod
@@ -121,13 +125,14 @@ class Writer:
         if unreadable:
             raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
         lock = _lock(path)
-        run = read(path)  # again, now that nobody else can append
-        merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
         try:
+            run = read(path)  # again, now that nobody else can append
+            merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
             records = (path / RECORDS).open("r+b", buffering=0)
             records.truncate(_complete_length(records))
             write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
         except OSError as error:
+            os.close(lock)
             raise StoreError(f"cannot continue the run directory {path}: {error.strerror}") from None
         return cls(path, lock, records, run.records)
 
@@ -141,7 +146,8 @@ class Writer:
                 written += self._records.write(line[written:])
             os.fsync(self._records.fileno())
         except OSError as error:
-            self._records.truncate(start)
+            with contextlib.suppress(OSError):  # a line left cut short is dropped by --resume
+                self._records.truncate(start)
             raise StoreError(
                 f"{self.path}: cannot write a record ({error.strerror}); every earlier record is safe. "
                 f"Make room, then continue with --resume {self.path}"
@@ -155,11 +161,20 @@ class Writer:
 def write_file(path: Path, text: str) -> None:
     """Writes a whole file or nothing: a temporary beside it, fsynced, then renamed."""
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _refuse_occupied(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
 
 
 def _lock(path: Path) -> int:
@@ -167,7 +182,7 @@ def _lock(path: Path) -> int:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(directory)
         raise StoreError(
             f"{path}: another attnbench is writing into it; wait for it, or choose another --out"
