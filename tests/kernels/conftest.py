@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.kernel_build import compile_library
+from attnbench.kernel_build import build_all, build_emulated, compile_library, kernel_sources, library_path
 from attnbench.kernel_library import KernelLibrary
 from attnbench.kernel_recipe import emulated_recipe, hopper_recipe
 from attnbench.kernel_toolchain import ToolMissing, find_disassembler, find_nvcc
@@ -35,6 +35,19 @@ def tiny_library(nvcc, tmp_path_factory) -> KernelLibrary:
     recipe = hopper_recipe(HERE / "tiny.cu", build_dir=tmp_path_factory.mktemp("tiny"))
     compile_library(recipe)
     return KernelLibrary(recipe.library)
+
+
+@pytest.fixture(scope="session")
+def simple_library(nvcc) -> KernelLibrary:
+    """The kernel to read first, as it is built for Hopper."""
+    build_all(["fwd_simple"])
+    return KernelLibrary(library_path("fwd_simple"))
+
+
+@pytest.fixture(scope="session")
+def emulated_library() -> KernelLibrary:
+    """The same source compiled for the CPU."""
+    return KernelLibrary(build_emulated(*kernel_sources(["fwd_simple"])))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Loading a kernel library, and what it answers to bad arguments: a status and a sentence, never a crash.
 
-Run on a real CUDA build (no GPU and no driver needed) and on scalar attention behind the same interface.
+Run on CUDA builds (no GPU and no driver needed), on an emulated build, and on scalar attention behind the interface.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnbench.nvml import gpus
 GIB = 2**30
 
 
-@pytest.fixture(params=["tiny_library", "scalar_library"])
+@pytest.fixture(params=["simple_library", "emulated_library", "tiny_library", "scalar_library"])
 def library(request) -> KernelLibrary:
     return request.getfixturevalue(request.param)
 
@@ -120,9 +120,11 @@ def test_status_texts(library):
 
 
 @pytest.mark.skipif(bool(gpus()), reason="not run: it is about a machine without a GPU")
-def test_a_launch_without_a_driver_is_a_status(tiny_library):
-    with pytest.raises(KernelError, match="tiny.so: no CUDA driver or no device") as caught:
-        tiny_library.launch(good_args(tiny_library))
+@pytest.mark.parametrize("name", ["tiny_library", "simple_library"])
+def test_a_launch_without_a_driver_is_a_status(name, request):
+    library = request.getfixturevalue(name)
+    with pytest.raises(KernelError, match=".so: no CUDA driver or no device") as caught:
+        library.launch(good_args(library))
     assert caught.value.status == NO_DRIVER
     assert WRONG_ARCHITECTURE != NO_DRIVER
 
@@ -132,8 +134,12 @@ def test_cuda_errors_have_their_text(tiny_library):
     assert text == "an illegal memory access was encountered"
 
 
-def test_device_types(tiny_library, scalar_library):
-    assert (tiny_library.device_type, scalar_library.device_type) == ("cuda", "cpu")
+def test_device_types(simple_library, emulated_library):
+    assert (simple_library.device_type, emulated_library.device_type) == ("cuda", "cpu")
+
+
+def test_both_builds_of_a_kernel_have_one_variant_table(simple_library, emulated_library):
+    assert simple_library.variants == emulated_library.variants
 
 
 def test_variants(scalar_library):
