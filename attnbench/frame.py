@@ -17,15 +17,15 @@ from attnbench.result import Result, results
 Paths = str | Path | Iterable[str | Path]
 
 
-def load(run: Paths) -> pandas.DataFrame:
-    """The records of a run directory, or of several, in the order in which they were written.
+def load(*runs: Paths) -> pandas.DataFrame:
+    """The records of one run directory or of several (as arguments or in a list), in the order of writing.
 
     Columns: run; machine; every field of the case; case_key; backend, backend_version, status, kind, reason, warnings;
     flops and bytes (of the case); one for each metric; how it was timed; coverage; `rule_...` and `limit_...` for each
     rule that was applied; `value_...` for each further figure of the accuracy. A cell without a fact is missing (NaN or
     None), never zero.
     """
-    paths = (run,) if isinstance(run, (str, Path)) else tuple(run)
+    paths = [path for given in runs for path in ((given,) if isinstance(given, (str, Path)) else given)]
     rows = [_row(result) for path in paths for result in results(store.read(path))]
     return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(_COLUMNS))
 

@@ -7,20 +7,18 @@ and dash; the colours are those that M. Okabe and K. Ito chose to be told apart 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import textwrap
 from itertools import groupby
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Callable, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from attnbench.case import Case
-from attnbench.metrics import RELATIVE_RMSE
-from attnbench.report_data import Cells, Family, ReportData, show_field
-from attnbench.result import Result
+from attnbench.panels import Panel, error_panels, finite, rate_panels
+from attnbench.report_data import ReportData
 from attnbench.units import lengths
 
 # Okabe and Ito's set without yellow, which vanishes on a light card; black last, since axes and text are dark too.
@@ -34,139 +32,46 @@ MAX_FIGURES = 6
 MAX_TICKS = 8
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 4.8, 2.9, 0.35, 0.28
+TITLE_LETTERS = 64
 # Where a line shows how much of the datasheet's peak a rate is.
 PEAK_PARTS = (0.25, 0.5, 0.75, 1.0)
-PANEL_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale")
 STYLE = {
     "svg.hashsalt": "attnbench", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": QUIET, "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
 
-Points = tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One plot. lines: points (seqlen, value) by series; quiet: the same for grey lines of reference."""
-
-    dtype: str
-    title: str
-    lines: Mapping[str, Points]
-    quiet: Mapping[str, Points] = field(default_factory=dict)
-    failed: Points = ()
-    peak: float | None = None
-
 
 def rate_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws TFLOPS against seqlen into `folder`; returns the markdown that shows the figures."""
-    panels = [
-        Panel(
-            dtype=cases[0].dtype,
-            title=title,
-            lines=_lines(cells, data.series, lambda result: result.flops_per_s / 1e12),
-            peak=_only({result.peak_flops_per_s for result in cells.values()}),
-        )
-        for family in data.families
-        for title, cases, cells in _groups(family, family.timed)
-    ]
-    return _draw(panels, data.series, folder, "tflops", "TFLOPS", _rate_axes)
+    return _draw(rate_panels(data), data.series, folder, "tflops", "TFLOPS", _rate_axes)
 
 
 def error_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws the relative RMSE against seqlen into `folder`; returns the markdown that shows the figures."""
-    panels = []
-    for family in data.families:
-        judged = {key: result for key, result in family.cells.items() if _drawable(_error(result))}
-        for title, cases, cells in _groups(family, judged):
-            failed = [(case.seqlen_k, _error(result)) for (case, _), result in cells.items()
-                      if result.record.status == "incorrect"]  # fmt: skip
-            lines = _lines(cells, data.series, _error)
-            panels.append(Panel(cases[0].dtype, title, lines, _reference(cells), tuple(failed)))
-    return _draw(panels, data.series, folder, "error", "relative RMSE", _error_axes)
-
-
-def _error(result: Result) -> float | None:
-    return result.check_value(RELATIVE_RMSE)
-
-
-def _groups(family: Family, cells: Cells) -> Iterable[tuple[str, list[Case], Cells]]:
-    """Parts of a family in which only the length varies, with a title; those with a single length are left out."""
-    groups: dict[tuple, dict] = {}
-    for key, result in cells.items():
-        groups.setdefault(_panel_key(key[0]), {})[key] = result
-    for group in list(groups.values()):
-        for part in _split_batches(group):
-            cases = sorted({case for case, _ in part}, key=lambda case: (case.seqlen_k, case.seqlen_q))
-            if len({case.seqlen_k for case in cases}) > 1:
-                yield _panel_title(family, cases), cases, part
-
-
-def _panel_key(case: Case) -> tuple:
-    fixed_q = None if case.seqlen_q == case.seqlen_k else case.seqlen_q
-    return (fixed_q, *(getattr(case, name) for name in PANEL_FIELDS))
-
-
-def _split_batches(group: Cells) -> list[Cells]:
-    """One part where every length has one batch size, else a part for each batch size."""
-    if len({(case.seqlen_k, series) for case, series in group}) == len(group):
-        return [group]
-    by_batch: dict[int, dict] = {}
-    for key, result in group.items():
-        by_batch.setdefault(key[0].batch, {})[key] = result
-    return list(by_batch.values())
-
-
-def _panel_title(family: Family, cases: Sequence[Case]) -> str:
-    """What tells the panel from others of its dtype: the family's title, then what varies there but not here."""
-    parts = family.title.split(", ")[1:]
-    parts += [f"{name} {show_field(cases[0], name)}" if name != "inputs" else f"{cases[0].inputs} inputs"
-              for name in family.varying if name in PANEL_FIELDS]  # fmt: skip
-    if any(case.seqlen_q != case.seqlen_k for case in cases):
-        parts.append(f"seqlen_q {lengths(cases[0].seqlen_q)}")
-    if "batch" in family.varying and len({case.batch for case in cases}) == 1:
-        parts.append(f"batch {cases[0].batch}")
-    return ", ".join(parts)
-
-
-def _lines(cells: Cells, order: Sequence[str], value: Callable[[Result], float]) -> dict[str, Points]:
-    points = {series: [] for series in order}
-    for (case, series), result in cells.items():
-        points[series].append((case.seqlen_k, value(result)))
-    return {series: tuple(sorted(line)) for series, line in points.items() if line}
-
-
-def _reference(cells: Cells) -> dict[str, Points]:
-    """The eager reference's own error, and the lowest limit at each length."""
-    eager, limit = {}, {}
-    for (case, _), result in cells.items():
-        check, value = result.check(RELATIVE_RMSE), result.record.accuracy.values.get("eager_rmse")
-        limit[case.seqlen_k] = min(limit.get(case.seqlen_k, math.inf), check.limit)
-        if _drawable(value):
-            eager[case.seqlen_k] = max(eager.get(case.seqlen_k, 0.0), value)
-    lines = {"eager reference": tuple(sorted(eager.items())), "limit": tuple(sorted(limit.items()))}
-    return {name: line for name, line in lines.items() if line}
-
-
-def _drawable(value: float | None) -> bool:
-    """Logarithmic axes take positive, finite numbers only."""
-    return value is not None and 0 < value < math.inf
+    return _draw(error_panels(data), data.series, folder, "error", "relative RMSE", _error_axes)
 
 
 def _draw(panels: Sequence[Panel], order: Sequence[str], folder: Path, name: str, label: str,
           finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
-    """Saves the figures, up to PANELS_PER_FIGURE panels of one dtype each; the markdown of each."""
-    shown, drawn = [], 0
-    for dtype, of_dtype in groupby(panels, key=lambda panel: panel.dtype):
-        of_dtype = list(of_dtype)
-        for number, start in enumerate(range(0, len(of_dtype), PANELS_PER_FIGURE), start=1):
-            if len(shown) == MAX_FIGURES:
-                continue
-            part = of_dtype[start : start + PANELS_PER_FIGURE]
-            drawn += len(part)
-            path = folder / f"{name}-{dtype}-{number}.svg"
-            _save(part, order, path, f"{dtype}: {label} against seqlen", finish)
-            about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, order))}"
-            shown.append(f"![{about}]({folder.name}/{path.name})")
+    """Saves the figures, up to PANELS_PER_FIGURE panels of one dtype each; the markdown of each.
+
+    Where there are too many, every dtype gets its first figure before any gets its second.
+    """
+    figures = []
+    for dtype, group in groupby(panels, key=lambda panel: panel.dtype):
+        of_dtype = list(group)
+        starts = range(0, len(of_dtype), PANELS_PER_FIGURE)
+        figures += [
+            (number, dtype, of_dtype[start : start + PANELS_PER_FIGURE]) for number, start in enumerate(starts, 1)
+        ]
+    kept = sorted(figures, key=lambda figure: figure[0])[:MAX_FIGURES]
+    shown = []
+    for number, dtype, part in (figure for figure in figures if figure in kept):
+        path = folder / f"{name}-{dtype}-{number}.svg"
+        _save(part, order, path, f"{dtype}: {label} against seqlen", finish)
+        about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, order))}"
+        shown.append(f"![{about}]({folder.name}/{path.name})")
+    drawn = sum(len(part) for _, _, part in kept)
     if drawn < len(panels):
         shown.append(f"Drawn: {drawn} of {len(panels)} plots of {label}; the tables hold the rest.")
     return shown
@@ -188,8 +93,8 @@ def _save(panels: Sequence[Panel], order: Sequence[str], path: Path, title: str,
         figure = Figure(figsize=(width, height), facecolor=CARD)
         # NOTE: the margins are fixed, in inches: matplotlib's layout engines draw everything three times to find them.
         figure.subplots_adjust(
-            left=0.75 / width, right=1 - 0.5 / width, top=1 - (TITLE_HEIGHT + 0.22) / height,
-            bottom=(LEGEND_HEIGHT * legend_rows + 0.5) / height, wspace=0.33, hspace=0.38,
+            left=0.75 / width, right=1 - 0.5 / width, top=1 - (TITLE_HEIGHT + 0.34) / height,
+            bottom=(LEGEND_HEIGHT * legend_rows + 0.5) / height, wspace=0.33, hspace=0.45,
         )  # fmt: skip
         for number, panel in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, number)
@@ -231,7 +136,7 @@ def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
     axes.set_facecolor(PANEL)
     axes.grid(True, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(textwrap.fill(panel.title, TITLE_LETTERS), fontsize=9)
     for name, points in panel.quiet.items():
         axes.plot(*zip(*points), **QUIET_STYLES[name])
     for series, points in panel.lines.items():
@@ -239,7 +144,7 @@ def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
     if panel.failed:
         axes.plot(*zip(*panel.failed), **FAILED_STYLE)
     axes.set_xscale("log", base=2)
-    ticks = sorted({x for points in panel.lines.values() for x, _ in points})
+    ticks = sorted({x for points in panel.lines.values() for x, value in points if math.isfinite(value)})
     ticks = ticks[:: -(-len(ticks) // MAX_TICKS)]
     axes.set_xticks(ticks, [lengths(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
@@ -248,7 +153,7 @@ def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
 
 def _rate_axes(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel("TFLOPS")
-    top = 1.08 * max(value for points in panel.lines.values() for _, value in points)
+    top = 1.08 * max(finite(panel.lines.values()))
     axes.set_ylim(0, top)
     for part in PEAK_PARTS:
         if panel.peak and panel.peak / 1e12 * part < top:
@@ -260,7 +165,7 @@ def _rate_axes(axes: Axes, panel: Panel) -> None:
 
 def _error_axes(axes: Axes, panel: Panel) -> None:
     """Logarithmic, with fewer ticks in each decade the more decades there are."""
-    values = [value for points in (*panel.lines.values(), *panel.quiet.values()) for _, value in points]
+    values = finite([*panel.lines.values(), *panel.quiet.values()])
     low, high = 0.7 * min(values), 1.5 * max(values)
     axes.set_ylabel("relative RMSE")
     axes.set_yscale("log")
@@ -270,7 +175,3 @@ def _error_axes(axes: Axes, panel: Panel) -> None:
     ticks = [tick for decade in decades for part in parts if low <= (tick := part * 10.0**decade) <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
-
-
-def _only(values: set) -> float | None:
-    return next(iter(values)) if len(values) == 1 else None

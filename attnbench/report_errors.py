@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Iterator, Mapping, Sequence
 
-from attnbench.case import DEFAULTS, Case
+from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.metrics import MAX_ERROR, RELATIVE_RMSE, WORST_ROW
 from attnbench.record import Check
 from attnbench.report_data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
@@ -69,12 +69,14 @@ def kind_title(case: Case) -> str:
 
 
 def _by_kind(cells: Cells) -> Iterator[tuple[Case, str, list[Result]]]:
-    """(a case of the kind, series, results) in the order of first appearance."""
+    """(a case of the kind, series, results), by dtype and then in the order of first appearance."""
     grouped: dict[tuple, list[Result]] = {}
     for (case, series), result in cells.items():
         grouped.setdefault((_kind(case), series), []).append(result)
     order = {kind: place for place, kind in enumerate(dict.fromkeys(_kind(case) for case, _ in cells))}
-    for (_, series), group in sorted(grouped.items(), key=lambda item: order[item[0][0]]):
+    for (_, series), group in sorted(
+        grouped.items(), key=lambda item: (DTYPES.index(item[0][0][0]), order[item[0][0]])
+    ):
         yield group[0].case, series, group
 
 

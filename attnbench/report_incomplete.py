@@ -61,9 +61,9 @@ def _incorrect(entries: list[Entry], data: ReportData) -> list[str]:
 
 def _errors(entries: list[Entry], data: ReportData) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, result.record.kind, _first_line(result)))
-    rows = [[code(series), kind, plain(reason), f"{len(members):,}", _inline(members)]
+    rows = [[code(series), kind, plain(reason), _inline(members), f"{len(members):,}"]
             for (series, kind, reason), members in groups]  # fmt: skip
-    parts = [f"### Errors ({len(entries):,})", table(["backend", "kind", "reason", "count", "cases"], rows, left=3)]
+    parts = [f"### Errors ({len(entries):,})", table(["backend", "kind", "reason", "cases", "count"], rows, left=4)]
     for (series, kind, _), members in groups:
         full = anonymous(members[0][2].record.reason).strip()
         body = [fence(full)] if "\n" in full else []
@@ -77,12 +77,12 @@ def _errors(entries: list[Entry], data: ReportData) -> list[str]:
 
 def _unsupported(entries: list[Entry], data: ReportData) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, anonymous(result.record.reason)))
-    rows = [[code(series), plain(_short(reason)), f"{len(members):,}", _inline(members)]
+    rows = [[code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
             for (series, reason), members in groups]  # fmt: skip
     long = [(f"{series}: {plain(_short(reason))}", members) for (series, reason), members in groups
             if len(members) > INLINE_KEYS]  # fmt: skip
     body = "\n\n".join(f"{title}\n\n{_keys(members)}" for title, members in long)
-    parts = [f"### Unsupported ({len(entries):,})", table(["backend", "reason", "count", "cases"], rows, left=2)]
+    parts = [f"### Unsupported ({len(entries):,})", table(["backend", "reason", "cases", "count"], rows, left=3)]
     return parts + ([details("Every unsupported case", body)] if body else [])
 
 

@@ -60,6 +60,7 @@ def test_several_runs_and_an_empty_one(tmp_path):
     second = write_run(tmp_path / "b", RECORDS[2:], LAPTOP)
     both = load([first, str(second)])
     assert list(both.run) == ["a", "b", "b"] and list(both.machine) == ["NVIDIA H200"] + ["Laptop CPU"] * 2
+    assert load(first, second).equals(both)
     empty = load(write_run(tmp_path / "c", (), H200))
     assert isinstance(empty, pandas.DataFrame) and len(empty) == 0 and "tflops" in empty.columns
 

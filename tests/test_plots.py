@@ -1,0 +1,134 @@
+"""Figures: what is drawn in which panel, that nothing is drawn where nothing was found, and that they can be read."""
+
+import math
+import re
+
+import pytest
+from report_runs import H200, accuracy, failed, incorrect, ok, unsupported, write_run
+
+from attnbench import plots, store
+from attnbench.metrics import forward_flops
+from attnbench.panels import error_panels, rate_panels
+from attnbench.report_data import gather
+
+LENGTHS = (512, 1024, 2048)
+
+
+def data_of(tmp_path, records, environment=H200):
+    return gather([store.read(write_run(tmp_path / "run", records, environment))])
+
+
+def sweep(backend, lengths=LENGTHS, **fields):
+    return [ok(backend, seqlen * 1e-6, seqlen=seqlen, **fields) for seqlen in lengths]
+
+
+def test_rate_panel_holds_the_rates(tmp_path):
+    records = [*sweep("fa2"), *sweep("fa3", LENGTHS[:2])]
+    (panel,) = rate_panels(data_of(tmp_path, records))
+    assert panel.title == "head_dim 128, full, 16 heads" and panel.dtype == "bf16"
+    expected = [(record.case.seqlen_k, forward_flops(record.case) / record.case.seqlen_k / 1e6) for record in records]
+    assert [point[0] for point in panel.lines["fa2"]] == list(LENGTHS)
+    assert [value for _, value in panel.lines["fa2"]] == pytest.approx([rate for _, rate in expected[:3]])
+    assert len(panel.lines["fa3"]) == 2
+    assert panel.peak == 132 * 1.83e9 * 4096
+
+
+def test_a_failed_length_breaks_the_line(tmp_path):
+    records = [*sweep("fa2"), *sweep("fa3", (512, 2048)), failed("fa3", "oom", "full", seqlen=1024)]
+    records += [unsupported("flex", "no", seqlen=seqlen) for seqlen in LENGTHS]
+    (panel,) = rate_panels(data_of(tmp_path, records))
+    assert [math.isnan(value) for _, value in panel.lines["fa3"]] == [False, True, False]
+    assert "flex" not in panel.lines
+
+
+def test_one_length_is_no_line(tmp_path):
+    records = [*sweep("fa2", (512,)), failed("fa2", "oom", "full", seqlen=1024)]
+    assert rate_panels(data_of(tmp_path, records)) == []
+
+
+def test_other_heads_masks_inputs_and_schemes_get_panels_of_their_own(tmp_path):
+    records = [
+        *sweep("fa3"), *sweep("fa3", causal=True), *sweep("fa3", num_heads_kv=4), *sweep("fa3", inputs="outliers"),
+        *sweep("fa3", dtype="e4m3"), *sweep("fa3", dtype="e4m3", hadamard=True),
+    ]  # fmt: skip
+    titles = [(panel.dtype, panel.title) for panel in rate_panels(data_of(tmp_path, records))]
+    assert sorted(titles) == sorted([
+        ("bf16", "head_dim 128, full, 16 heads, normal inputs"),
+        ("bf16", "head_dim 128, full, 16 heads, outliers inputs"),
+        ("bf16", "head_dim 128, causal, 16 heads"),
+        ("bf16", "head_dim 128, full, 16 heads over 4 of k and v"),
+        ("e4m3", "head_dim 128, full, 16 heads, hadamard off"),
+        ("e4m3", "head_dim 128, full, 16 heads, hadamard on"),
+    ])  # fmt: skip
+
+
+def test_batch_may_fall_with_length_but_not_vary_at_one_length(tmp_path):
+    falling = [ok("fa3", 1e-3, seqlen=seqlen, batch=2048 // seqlen) for seqlen in LENGTHS]
+    (panel,) = rate_panels(data_of(tmp_path / "a", falling))
+    assert len(panel.lines["fa3"]) == 3
+    crossed = [*sweep("fa3", batch=1), *sweep("fa3", batch=8)]
+    titles = [panel.title for panel in rate_panels(data_of(tmp_path / "b", crossed))]
+    assert [title.split(", ")[-1] for title in titles] == ["batch 1", "batch 8"]
+
+
+def test_decode_shapes_stand_apart_from_square_ones(tmp_path):
+    decode = [ok("fa3", 1e-3, seqlen=None, seqlen_q=1, seqlen_k=seqlen) for seqlen in LENGTHS]
+    titles = [panel.title for panel in rate_panels(data_of(tmp_path, [*sweep("fa3"), *decode]))]
+    assert titles == ["head_dim 128, full, 16 heads", "head_dim 128, full, 16 heads, seqlen_q 1"]
+
+
+def test_error_panel_shows_limit_eager_and_what_failed(tmp_path):
+    records = [ok("fa2", None, accuracy(1e-3, 3e-3), seqlen=512), ok("fa2", None, accuracy(0.0), seqlen=1024)]
+    records += [incorrect("fa2", seqlen=2048)]
+    (panel,) = error_panels(data_of(tmp_path, records))
+    (first, second, third) = panel.lines["fa2"]
+    assert first == (512, 1e-3) and third == (2048, 0.04)
+    assert math.isnan(second[1])  # an error of exactly zero has no place on a logarithmic axis
+    assert panel.failed == ((2048, 0.04),)
+    assert panel.quiet["limit"] == ((512, 3e-3), (1024, 3e-3), (2048, 3e-3))
+    assert panel.quiet["eager reference"][0] == (512, pytest.approx(2e-3))
+
+
+def test_every_dtype_gets_a_figure_before_any_gets_its_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "MAX_FIGURES", 2)
+    monkeypatch.setattr(plots, "PANELS_PER_FIGURE", 1)
+    records = [*sweep("fa3"), *sweep("fa3", causal=True), *sweep("fa3", dtype="e4m3")]
+    shown = plots.rate_plots(data_of(tmp_path, records), tmp_path / "plots")
+    assert [path.name for path in sorted((tmp_path / "plots").iterdir())] == ["tflops-bf16-1.svg", "tflops-e4m3-1.svg"]
+    assert shown[-1] == "Drawn: 2 of 3 plots of TFLOPS; the tables hold the rest."
+    assert shown[0] == "![TFLOPS against seqlen, bf16: fa3](plots/tflops-bf16-1.svg)"
+
+
+def test_a_figure_carries_its_own_light_card_and_no_date(tmp_path):
+    plots.rate_plots(data_of(tmp_path, sweep("fa3")), tmp_path)
+    text = (tmp_path / "tflops-bf16-1.svg").read_text()
+    background = re.search(r'<g id="patch_1">\s*<path d="([^"]+)" style="fill: (#\w+)', text)
+    assert background.group(2) == plots.CARD and "opacity: 0" not in background.group(0)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()
+    assert f"L {width} {height}" in background.group(1)  # it reaches the far corner
+    assert "<dc:date>" not in text and "<text" not in text  # glyphs are paths: no viewer's fonts matter
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2.1."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_lines_stand_out(tmp_path):
+    assert contrast(plots.INK, plots.CARD) >= 7 and contrast(plots.QUIET, plots.CARD) >= 4.5
+    assert all(contrast(colour, plots.PANEL) >= 2 for colour in plots.COLOURS)
+
+
+def test_no_two_series_look_alike():
+    styles = [plots._style(index) for index in range(60)]
+    looks = {(style["color"], style["marker"], style["dashes"]) for style in styles}
+    assert len(looks) == 60
+    neighbours = zip(styles, styles[1:])
+    assert all(one["color"] != two["color"] and one["marker"] != two["marker"] for one, two in neighbours)
