@@ -1,0 +1,51 @@
+"""What GPU backends need of a machine and its libraries, found out without importing torch or touching the GPU."""
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+from attnbench.environment import gpus
+
+
+def lacks_gpu(oldest: tuple[int, int] = (0, 0)) -> str | None:
+    """Why no visible NVIDIA GPU will do; None when all have at least the compute capability `oldest`."""
+    found = gpus()
+    if not found:
+        return "it needs an NVIDIA GPU, and none is visible (nvidia-smi lists what the driver sees)"
+    for gpu in found:
+        if gpu.compute_capability < oldest:
+            return f"it needs compute capability {_dotted(oldest)}; {gpu.name} has {_dotted(gpu.compute_capability)}"
+    return None
+
+
+def lacks_cuda_torch() -> str | None:
+    """Why the installed torch cannot drive a GPU; None when it is a CUDA build."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return 'torch is not installed; get it with: pip install "torch>=2.9"'
+    # torch/version.py holds one assignment a line, `cuda: Optional[str] = '13.0'`, or None in a CPU build.
+    for line in (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition("=")
+        if name.split(":")[0].strip() == "cuda":
+            if value.strip() == "None":
+                return 'the installed torch is a CPU build; get a CUDA one: pip install --force-reinstall "torch>=2.9"'
+            return None
+    return None
+
+
+def compute_capabilities() -> set[tuple[int, int]]:
+    """Of the visible GPUs; empty without any."""
+    return {gpu.compute_capability for gpu in gpus()}
+
+
+def package_version(distribution: str) -> str:
+    """Of an installed distribution; "not installed" without it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
