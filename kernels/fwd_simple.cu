@@ -78,7 +78,7 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   float output[C::head_dim / 2];
   ATTNBENCH_UNROLL
   for (int i = 0; i < C::head_dim / 2; ++i) output[i] = 0.0f;
-  SoftmaxRows rows = {{NEGATIVE_INFINITY, NEGATIVE_INFINITY}, {0.0f, 0.0f}};
+  SoftmaxRows rows = EMPTY_ROWS;
   const int unmasked = unmasked_key_tiles<C::causal>(tile.first_row, C::tile_n, params.seqlen_q, params.seqlen_k);
 
   wait_barrier(q_full, 0);
@@ -101,7 +101,7 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 
     float factor[ROWS_PER_THREAD];
     update_maximum(rows, scores, params.scale_log2, RESCALE_ALWAYS, factor);
-    exponentiate(rows, scores, params.scale_log2);
+    exponentiate<RowKeys::maybe_none>(rows, scores, params.scale_log2);
     scale_rows(output, factor);
     uint32_t weights[C::tile_n / STEP_K][4];
     pack_weights<C::dtype>(weights, scores);
@@ -115,7 +115,7 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   }
 
   float lse[ROWS_PER_THREAD];
-  normalize(rows, output, params.scale_log2, lse);
+  normalize(rows, output, lse);
   store_lse(params, lse, thread, row, tile.head, tile.batch);
   store_output_direct<C::dtype>(params, output, thread, row, tile.head, tile.batch);
 }

@@ -117,7 +117,7 @@ ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& s
   float output[C::head_dim / 2];
   ATTNBENCH_UNROLL
   for (int i = 0; i < C::head_dim / 2; ++i) output[i] = 0.0f;
-  SoftmaxRows rows = {{NEGATIVE_INFINITY, NEGATIVE_INFINITY}, {0.0f, 0.0f}};
+  SoftmaxRows rows = EMPTY_ROWS;
   RingPosition<C::stages> at;
 
   wait_barrier(shared.q_full, 0);
@@ -138,7 +138,7 @@ ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& s
     }
     float factor[ROWS_PER_THREAD];
     update_maximum(rows, scores, params.scale_log2, RESCALE_ALWAYS, factor);
-    exponentiate(rows, scores, params.scale_log2);
+    exponentiate<RowKeys::maybe_none>(rows, scores, params.scale_log2);
     scale_rows(output, factor);
     uint32_t weights[C::tile_n / STEP_K][4];
     pack_weights<C::dtype>(weights, scores);
@@ -153,7 +153,7 @@ ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& s
   }
 
   float lse[ROWS_PER_THREAD];
-  normalize(rows, output, params.scale_log2, lse);
+  normalize(rows, output, lse);
   store_lse(params, lse, thread, row, tile.head, tile.batch);
   store_output_direct<C::dtype>(params, output, thread, row, tile.head, tile.batch);
 }

@@ -11,6 +11,7 @@
 #include <attnbench/mask.cuh>
 #include <attnbench/pipeline.cuh>
 #include <attnbench/ptx/memory.cuh>
+#include <attnbench/ptx/warp.cuh>
 
 namespace attnbench {
 
@@ -65,6 +66,10 @@ ATTNBENCH_DEVICE void publish_tile(uint32_t slot, const Tile& tile, Where where 
 ATTNBENCH_DEVICE Tile read_tile(uint32_t slot, Where where = ATTNBENCH_WHERE) {
   uint32_t words[4];
   ptx::load_shared_b128(words, slot, where);
+  // NOTE: through shuffles, so that ptxas knows the tile to be the same in the whole warp; without, loop counters and
+  // with them descriptors leave the uniform registers.
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < 4; ++i) words[i] = ptx::shuffle_index(words[i], 0, where);
   return {int(words[0]), int(words[1]), int(words[2]), int(words[3])};
 }
 

@@ -22,17 +22,20 @@ constexpr float RESCALE_THRESHOLD_LOG2 = 8.0f;
 constexpr float RESCALE_ALWAYS = 0.0f;
 
 struct SoftmaxRows {
-  float maximum[ROWS_PER_THREAD];  // of the raw scores, or up to the threshold below; -inf: no key seen yet
-  float sum[ROWS_PER_THREAD];      // this thread's part of sum(exp2(scale_log2 * (score - maximum)))
+  float maximum[ROWS_PER_THREAD];  // scale_log2 * the row's largest score, or up to the threshold below; -inf: no key
+  float sum[ROWS_PER_THREAD];      // this thread's part of sum(exp2(scale_log2 * score - maximum))
 };
 
-// exp2 arguments are relative to this: 0 for a row without keys, since -inf - -inf is NaN.
-ATTNBENCH_DEVICE float finite_maximum(float maximum) { return maximum == NEGATIVE_INFINITY ? 0.0f : maximum; }
+constexpr SoftmaxRows EMPTY_ROWS = {{NEGATIVE_INFINITY, NEGATIVE_INFINITY}, {0.0f, 0.0f}};
 
-// Largest of `start` and the row's scores in this thread. Two chains: one would wait on its own latency.
+// Whether a row of the tile may be without any key so far; if not, the check for that is left out. Key tiles come in
+// ascending order, so a row that sees any key at all sees one in the first tile.
+enum class RowKeys { some, maybe_none };
+
+// Largest of the row's scores in this thread. Two chains: one would wait on its own latency.
 template <int Registers>
-ATTNBENCH_DEVICE float thread_row_maximum(const float (&s)[Registers], int row, float start) {
-  float even = ptx::maximum(start, s[2 * row]);
+ATTNBENCH_DEVICE float thread_row_maximum(const float (&s)[Registers], int row) {
+  float even = s[2 * row];
   float odd = s[2 * row + 1];
   ATTNBENCH_UNROLL
   for (int i = 4 + 2 * row; i < Registers; i += 4) {
@@ -52,42 +55,49 @@ ATTNBENCH_DEVICE float quad_sum(float value) {
   return value + ptx::shuffle_xor(value, 2);
 }
 
-// Row maxima of the first score tile.
+// Maxima of the first score tile; sums start at 0.
 template <int Registers>
-ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Registers]) {
+ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2) {
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
-    rows.maximum[r] = quad_maximum(thread_row_maximum(s, r, NEGATIVE_INFINITY));
+    rows.maximum[r] = quad_maximum(thread_row_maximum(s, r)) * scale_log2;
     rows.sum[r] = 0.0f;
   }
 }
 
-// Takes a further tile into the maxima. factor: what sum (done here) and output (left to the caller) are to be
-// multiplied with. A maximum that would grow by less than threshold_log2 stays, and its factor is exactly 1.
+// Takes a further tile into the maxima. factor: what the sums (done here) and the output (left to the caller) are to be
+// multiplied with. A maximum that would grow by less than threshold_log2 stays, and its factor is exactly 1. Returns
+// whether one of the thread's two did grow.
 template <int Registers>
-ATTNBENCH_DEVICE void update_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2,
+ATTNBENCH_DEVICE bool update_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2,
                                      float threshold_log2, float (&factor)[ROWS_PER_THREAD]) {
+  bool any_grew = false;
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     const float previous = rows.maximum[r];
-    float next = quad_maximum(thread_row_maximum(s, r, previous));
-    if ((next - previous) * scale_log2 < threshold_log2) next = previous;
-    factor[r] = ptx::ex2((previous - finite_maximum(next)) * scale_log2);
-    rows.maximum[r] = next;
+    const float largest = ptx::maximum(previous, quad_maximum(thread_row_maximum(s, r)) * scale_log2);
+    // From -inf it grows by +inf, which gives factor 0, or, still without a key, by NaN, which compares false.
+    const float growth = largest - previous;
+    const bool grew = growth >= threshold_log2;
+    factor[r] = ptx::ex2(grew ? -growth : 0.0f);
+    rows.maximum[r] = grew ? largest : previous;
     rows.sum[r] *= factor[r];
+    any_grew = any_grew || grew;
   }
+  return any_grew;
 }
 
-// Turns scores into weights exp2(scale_log2 * (s - maximum)) and adds them to the row sums.
-template <int Registers>
+// Turns scores into weights exp2(scale_log2 * s - maximum) and adds them to the row sums.
+template <RowKeys Keys, int Registers>
 ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], float scale_log2) {
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
-    const float offset = finite_maximum(rows.maximum[r]) * scale_log2;
+    const bool none = Keys == RowKeys::maybe_none && rows.maximum[r] == NEGATIVE_INFINITY;
+    const float maximum = none ? 0.0f : rows.maximum[r];  // -inf - -inf would be NaN
     ATTNBENCH_UNROLL
     for (int i = 2 * r; i < Registers; i += 4) {
-      s[i] = ptx::ex2(ptx::multiply_add(s[i], scale_log2, -offset));
-      s[i + 1] = ptx::ex2(ptx::multiply_add(s[i + 1], scale_log2, -offset));
+      s[i] = ptx::ex2(ptx::multiply_add(s[i], scale_log2, -maximum));
+      s[i + 1] = ptx::ex2(ptx::multiply_add(s[i + 1], scale_log2, -maximum));
       rows.sum[r] += s[i];
       rows.sum[r] += s[i + 1];
     }
@@ -99,12 +109,6 @@ template <int Registers>
 ATTNBENCH_DEVICE void scale_rows(float (&o)[Registers], const float (&factor)[ROWS_PER_THREAD]) {
   ATTNBENCH_UNROLL
   for (int i = 0; i < Registers; ++i) o[i] *= factor[i >> 1 & 1];
-}
-
-// The same, skipped where no row of the warp needs it: most tiles, given RESCALE_THRESHOLD_LOG2.
-template <int Registers>
-ATTNBENCH_DEVICE void scale_rows_if_any(float (&o)[Registers], const float (&factor)[ROWS_PER_THREAD]) {
-  if (ptx::any_sync(factor[0] != 1.0f || factor[1] != 1.0f)) scale_rows(o, factor);
 }
 
 template <Dtype T>
@@ -129,14 +133,13 @@ ATTNBENCH_DEVICE void pack_weights(uint32_t (&weights)[Steps][4], const float (&
 // Divides the output by the row sums and gives the rows' LSE (natural logarithm). A row without keys gets output 0
 // and LSE -inf.
 template <int Registers>
-ATTNBENCH_DEVICE void normalize(SoftmaxRows& rows, float (&o)[Registers], float scale_log2,
-                                float (&lse)[ROWS_PER_THREAD]) {
+ATTNBENCH_DEVICE void normalize(const SoftmaxRows& rows, float (&o)[Registers], float (&lse)[ROWS_PER_THREAD]) {
   float inverse[ROWS_PER_THREAD];
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     const float sum = quad_sum(rows.sum[r]);
     inverse[r] = ptx::reciprocal(sum);
-    lse[r] = sum == 0.0f ? NEGATIVE_INFINITY : (rows.maximum[r] * scale_log2 + ptx::lg2(sum)) * LN_2;
+    lse[r] = sum == 0.0f ? NEGATIVE_INFINITY : (rows.maximum[r] + ptx::lg2(sum)) * LN_2;
   }
   scale_rows(o, inverse);
   // NOTE: not by a factor of 0: the accumulator may hold 0 * NaN from a value row that this query does not see.

@@ -11,6 +11,11 @@ ATTNBENCH_DEVICE void store_global_b32(void* address, uint32_t value, Where = AT
   *static_cast<uint32_t*>(address) = value;
 }
 
+// address: 16-byte aligned.
+ATTNBENCH_DEVICE void store_global_b128(void* address, const uint32_t (&value)[4], Where = ATTNBENCH_WHERE) {
+  *static_cast<uint4*>(address) = make_uint4(value[0], value[1], value[2], value[3]);
+}
+
 ATTNBENCH_DEVICE float load_global_f32(const float* address, Where = ATTNBENCH_WHERE) { return __ldg(address); }
 
 ATTNBENCH_DEVICE void store_shared_b32(uint32_t address, uint32_t value, Where = ATTNBENCH_WHERE) {

@@ -1,0 +1,545 @@
+// Forward attention, level 4: what the backend `hopper` runs.
+//
+// What it adds to level 3:
+// - Overlap within a warpgroup: QK^T of key tile j and PV of tile j-1 are in flight together, and the softmax of tile j
+//   runs as soon as its scores are there, under the PV product (FlashAttention-3, Shah et al. 2024, section 3.2,
+//   Algorithm 2). A second, always satisfied wait on the value barrier keeps ptxas from sinking the exponentials below
+//   the last wgmma wait; see exponentiate_under_products().
+// - Persistent CTAs: one per multiprocessor, tiles in an order that shares keys in L2; causal tiles longest first,
+//   dealt out by an atomic counter (scheduler.cuh).
+// - Overlap across tiles: the last PV of a tile and the first QK^T of the next are issued together, and the finished
+//   output is stored under the latter. The next queries are loaded as soon as the last QK^T has read the present ones,
+//   or into a second buffer where it fits.
+// - The output is rescaled only when a maximum grew by more than 2^8 (softmax.cuh), which is rare.
+// - The output leaves by stmatrix and TMA, each warp on its own, with the wait for the copy deferred to the next tile;
+//   where shared memory is full, straight from registers.
+//
+//   schedule     head_dim  causal  tile       stages  query buffers  output     shared memory  registers
+//   overlap            64     any  192 x 128    3          2         staged        168 KiB       32 / 160
+//                     128      no  128 x 176    2          1         registers     208 KiB       24 / 240
+//                     128     yes  128 x 128    2          2         staged        224 KiB       24 / 240
+//                     256     any  128 x  80    2          1         registers     224 KiB       24 / 240
+//   no_overlap     the same tiles; products and softmax of a warpgroup strictly one after the other (the paper's
+//                  ablation, table 2)
+//   n128              128      no  as causal: to be measured against 128 x 176
+//   softmax_turns  64, 128    any  as overlap, but warpgroups take turns in the softmax instead of the products
+//   no_turns       64, 128    any  as overlap, without turns
+#include <attnbench/forward.h>
+#include <attnbench/mask.cuh>
+#include <attnbench/output.cuh>
+#include <attnbench/pipeline.cuh>
+#include <attnbench/products.cuh>
+#include <attnbench/ptx/barrier.cuh>
+#include <attnbench/ptx/registers.cuh>
+#include <attnbench/scheduler.cuh>
+#include <attnbench/softmax.cuh>
+#include <attnbench/variants.h>
+
+namespace attnbench {
+namespace {
+
+// What warpgroups take turns in, so that one computes its softmax while another has the tensor cores.
+enum class Turns { none, products, softmax };
+
+enum class Schedule { overlap, no_overlap, n128, softmax_turns, no_turns };
+
+constexpr const char* schedule_name(Schedule schedule) {
+  switch (schedule) {
+    case Schedule::overlap: return "overlap";
+    case Schedule::no_overlap: return "no_overlap";
+    case Schedule::n128: return "n128";
+    case Schedule::softmax_turns: return "softmax_turns";
+    case Schedule::no_turns: return "no_turns";
+  }
+  return "";
+}
+
+template <Dtype Type, int HeadDim, bool Causal, Schedule S>
+struct Config {
+  static constexpr const char* schedule = schedule_name(S);
+  static constexpr Dtype dtype = Type;
+  static constexpr int head_dim = HeadDim;
+  static constexpr bool causal = Causal;
+  static constexpr bool overlap = S != Schedule::no_overlap;
+  // At head_dim 256 the products alone take most of the time, and the two warpgroups fill each other's gaps unasked.
+  static constexpr Turns turns = HeadDim == 256 || S == Schedule::no_turns ? Turns::none
+                                 : S == Schedule::softmax_turns            ? Turns::softmax
+                                                                           : Turns::products;
+  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
+  static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
+  static constexpr int tile_n = HeadDim == 256                                           ? 80
+                                : HeadDim == 128 && !Causal && S != Schedule::n128 ? 176
+                                                                                         : 128;
+  static constexpr int q_rows = WARPGROUP_ROWS;  // of one copy: each warpgroup's queries come on their own
+  static constexpr int out_rows = WARP_ROWS;     // of one copy: each warp stores on its own
+  static constexpr int stages = HeadDim == 64 ? 3 : 2;
+  // Shared memory left beside the stages decides on these two.
+  static constexpr bool room = HeadDim == 64 || (HeadDim == 128 && tile_n == 128);
+  static constexpr int q_stages = room ? 2 : 1;
+  static constexpr bool staged_output = room;
+  static constexpr int threads = (1 + consumer_warpgroups) * WARPGROUP_THREADS;
+  // Sum over warpgroups within the CTA's pool: 65536 / threads per thread, rounded down to a multiple of 8.
+  static constexpr int producer_registers = consumer_warpgroups == 3 ? 32 : 24;
+  static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
+  static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED | ATTNBENCH_FLAG_PERSISTENT |
+                                    (overlap ? uint32_t(ATTNBENCH_FLAG_OVERLAP) : 0u) |
+                                    (turns != Turns::none ? uint32_t(ATTNBENCH_FLAG_PINGPONG) : 0u);
+};
+
+template <class C>
+struct SharedStorage {
+  static constexpr int warpgroups = C::consumer_warpgroups;
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[warpgroups][C::q_stages][tile_bytes(C::head_dim, WARPGROUP_ROWS)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t out[C::staged_output ? warpgroups : 0][tile_bytes(C::head_dim, WARPGROUP_ROWS)];
+  alignas(TILE_BYTES) uint8_t tile[warpgroups][C::q_stages][TILE_BYTES];
+  uint64_t q_full[warpgroups][C::q_stages], q_empty[warpgroups][C::q_stages];
+  uint64_t k_full[C::stages], k_empty[C::stages], v_full[C::stages], v_empty[C::stages];
+};
+
+// Shared-memory addresses of the members of SharedStorage.
+template <class C>
+struct Addresses {
+  using Shared = SharedStorage<C>;
+  static constexpr uint32_t q_bytes = tile_bytes(C::head_dim, WARPGROUP_ROWS);
+  static constexpr uint32_t kv_bytes = tile_bytes(C::head_dim, C::tile_n);
+  uint32_t base;
+
+  ATTNBENCH_DEVICE_MEMBER uint32_t q(int warpgroup, int stage) const {
+    return base + uint32_t(offsetof(Shared, q)) + (warpgroup * C::q_stages + stage) * q_bytes;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t k(int stage) const { return base + uint32_t(offsetof(Shared, k)) + stage * kv_bytes; }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v(int stage) const { return base + uint32_t(offsetof(Shared, v)) + stage * kv_bytes; }
+  ATTNBENCH_DEVICE_MEMBER uint32_t out(int warpgroup) const {
+    return base + uint32_t(offsetof(Shared, out)) + warpgroup * q_bytes;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t tile(int warpgroup, int stage) const {
+    return base + uint32_t(offsetof(Shared, tile)) + (warpgroup * C::q_stages + stage) * TILE_BYTES;
+  }
+  // First barrier of each ring.
+  ATTNBENCH_DEVICE_MEMBER uint32_t q_full(int warpgroup) const {
+    return base + uint32_t(offsetof(Shared, q_full)) + warpgroup * C::q_stages * MBARRIER_BYTES;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t q_empty(int warpgroup) const {
+    return base + uint32_t(offsetof(Shared, q_empty)) + warpgroup * C::q_stages * MBARRIER_BYTES;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t k_full() const { return base + uint32_t(offsetof(Shared, k_full)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t k_empty() const { return base + uint32_t(offsetof(Shared, k_empty)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v_full() const { return base + uint32_t(offsetof(Shared, v_full)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v_empty() const { return base + uint32_t(offsetof(Shared, v_empty)); }
+};
+
+template <class C>
+ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
+  constexpr int warps = WARPGROUP_THREADS / WARP_THREADS;
+  for (int warpgroup = 0; warpgroup < C::consumer_warpgroups; ++warpgroup) {
+    init_barriers(shared.q_full(warpgroup), C::q_stages, 1, "q_full");
+    init_barriers(shared.q_empty(warpgroup), C::q_stages, warps, "q_empty");
+  }
+  init_barriers(shared.k_full(), C::stages, 1, "k_full");
+  init_barriers(shared.v_full(), C::stages, 1, "v_full");
+  init_barriers(shared.k_empty(), C::stages, C::consumer_warpgroups, "k_empty");
+  init_barriers(shared.v_empty(), C::stages, C::consumer_warpgroups, "v_empty");
+  ptx::fence_mbarrier_init();
+}
+
+// ---- producer ------------------------------------------------------------------------------------------------------
+
+// The producer thread and its positions in the rings. Copies are started in the order in which consumers need them:
+// Q K0 | K1 V0 | K2 V1 | ... | V(last) K0' Q' | K1' V0' ...
+template <class C>
+struct Producer {
+  const ptx::TensorMap &q_map, &k_map, &v_map;
+  const ForwardParams& params;
+  Addresses<C> shared;
+  RingPosition<C::q_stages> q_at;
+  RingPosition<C::stages> k_at, v_at;
+
+  ATTNBENCH_DEVICE_MEMBER void load_keys(const Tile& tile, int j) {
+    wait_empty(shared.k_empty(), k_at);
+    load_tile<C::head_dim, C::tile_n>(shared.k(k_at.stage), &k_map, shared.k_full() + k_at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
+    k_at.advance();
+  }
+
+  ATTNBENCH_DEVICE_MEMBER void load_values(const Tile& tile, int j) {
+    wait_empty(shared.v_empty(), v_at);
+    load_tile<C::head_dim, C::tile_n>(shared.v(v_at.stage), &v_map, shared.v_full() + v_at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
+    v_at.advance();
+  }
+
+  // Tells each warpgroup about the tile and loads its queries; NO_TILE comes without queries.
+  ATTNBENCH_DEVICE_MEMBER void announce(const Tile& tile) {
+    ATTNBENCH_UNROLL
+    for (int warpgroup = 0; warpgroup < C::consumer_warpgroups; ++warpgroup) {
+      wait_empty(shared.q_empty(warpgroup), q_at);
+      publish_tile(shared.tile(warpgroup, q_at.stage), tile);
+      const uint32_t full = shared.q_full(warpgroup) + q_at.stage * MBARRIER_BYTES;
+      if (tile.first_row == NO_TILE) {
+        ptx::mbarrier_arrive(full);
+      } else {
+        load_tile<C::head_dim, WARPGROUP_ROWS>(shared.q(warpgroup, q_at.stage), &q_map, full,
+                                               tile.first_row + warpgroup * WARPGROUP_ROWS, tile.head, tile.batch,
+                                               ptx::EVICT_FIRST);
+      }
+    }
+    q_at.advance();
+  }
+};
+
+template <class C>
+ATTNBENCH_DEVICE void produce(Producer<C> producer) {
+  const ForwardParams& params = producer.params;
+  const int tiles = tile_count<C::tile_m>(params);
+  int number = block_index();
+  Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+  producer.announce(tile);
+  producer.load_keys(tile, 0);
+  while (tile.first_row != NO_TILE) {
+    number = next_tile_number(params, number);  // early: its latency passes under the loads
+    ATTNBENCH_NO_UNROLL
+    for (int j = 1; j < tile.key_tiles; ++j) {
+      producer.load_keys(tile, j);
+      producer.load_values(tile, j - 1);
+    }
+    producer.load_values(tile, tile.key_tiles - 1);
+    if (number < tiles) {
+      tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+      producer.load_keys(tile, 0);
+    } else {
+      tile.first_row = NO_TILE;
+    }
+    producer.announce(tile);
+  }
+}
+
+// ---- consumers -----------------------------------------------------------------------------------------------------
+
+// One consumer warpgroup: 64 query rows of each tile.
+template <class C>
+struct Consumer {
+  const ptx::TensorMap& out_map;
+  const ForwardParams& params;
+  Addresses<C> shared;
+  int warpgroup;
+  int thread;  // within the warpgroup
+  RingPosition<C::q_stages> q_at;
+  RingPosition<C::stages> k_at, v_at;
+  Tile tile;
+  int unmasked;  // leading key tiles that need no mask
+  float scores[C::tile_n / 2];  // then, in place, the weights
+  uint32_t weights[C::tile_n / STEP_K][4];
+  float output[C::head_dim / 2];
+  SoftmaxRows rows;
+
+  ATTNBENCH_DEVICE_MEMBER int first_row() const { return tile.first_row + warpgroup * WARPGROUP_ROWS; }
+  ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
+};
+
+// Named barriers 1 to consumer_warpgroups: the turn of each warpgroup. 0 is __syncthreads().
+constexpr int FIRST_TURN_BARRIER = 1;
+
+template <class C>
+ATTNBENCH_DEVICE void begin_turn(const Consumer<C>& c, Turns turns, Where where = ATTNBENCH_WHERE) {
+  if (C::turns == turns) ptx::barrier_sync(FIRST_TURN_BARRIER + c.warpgroup, 2 * WARPGROUP_THREADS, where);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void end_turn(const Consumer<C>& c, Turns turns, Where where = ATTNBENCH_WHERE) {
+  const int next = c.warpgroup + 1 == C::consumer_warpgroups ? 0 : c.warpgroup + 1;
+  if (C::turns == turns) ptx::barrier_arrive(FIRST_TURN_BARRIER + next, 2 * WARPGROUP_THREADS, where);
+}
+
+// The last warpgroup opens the first turn of warpgroup 0, which at the end takes the one that is left over.
+template <class C>
+ATTNBENCH_DEVICE void open_turns(const Consumer<C>& c) {
+  if (c.warpgroup == C::consumer_warpgroups - 1) end_turn(c, C::turns);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void close_turns(const Consumer<C>& c) {
+  if (c.warpgroup == 0) begin_turn(c, C::turns);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  wait_full(c.shared.k_full(), c.k_at, where);
+  ptx::wgmma_fence(where);  // NOTE: after the wait loop; before it, ptxas injects another (C7519)
+  issue_query_key<C::dtype, C::head_dim, C::tile_n, WARPGROUP_ROWS>(c.scores, c.shared.q(c.warpgroup, c.q_at.stage),
+                                                                    c.shared.k(c.k_at.stage), where);
+  ptx::wgmma_commit_group(where);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void issue_output(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  wait_full(c.shared.v_full(), c.v_at, where);
+  ptx::wgmma_fence(where);
+  issue_weights_value<C::dtype, C::head_dim, C::tile_n>(c.output, c.weights, c.shared.v(c.v_at.stage), where);
+  ptx::wgmma_commit_group(where);
+}
+
+// After the wait for the product that read it. One arrival speaks for the warpgroup: a wgmma-group is formed, and
+// completes, per warpgroup (PTX ISA, wgmma.commit_group).
+template <class C>
+ATTNBENCH_DEVICE void release_keys(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  if (c.thread == 0) ptx::mbarrier_arrive(c.shared.k_empty() + c.k_at.stage * MBARRIER_BYTES, where);
+  c.k_at.advance();
+}
+
+template <class C>
+ATTNBENCH_DEVICE void release_values(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  if (c.thread == 0) ptx::mbarrier_arrive(c.shared.v_empty() + c.v_at.stage * MBARRIER_BYTES, where);
+  c.v_at.advance();
+}
+
+// Gets the next tile; its queries have landed. Returns false where there is none.
+template <class C>
+ATTNBENCH_DEVICE bool receive_tile(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  wait_full(c.shared.q_full(c.warpgroup), c.q_at, where);
+  c.tile = read_tile(c.shared.tile(c.warpgroup, c.q_at.stage), where);
+  c.unmasked = unmasked_key_tiles<C::causal>(c.first_row(), C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+  return ptx::any_sync(c.tile.first_row != NO_TILE);
+}
+
+// After the last product that read the queries: their buffer and the tile's slot are free. One arrival per warp, since
+// each warp read the slot itself; after warp_sync, since each lane did.
+template <class C>
+ATTNBENCH_DEVICE void release_queries(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  ptx::warp_sync(where);
+  if (c.thread % WARP_THREADS == 0) {
+    ptx::mbarrier_arrive(c.shared.q_empty(c.warpgroup) + c.q_at.stage * MBARRIER_BYTES, where);
+  }
+  c.q_at.advance();
+}
+
+template <class C>
+ATTNBENCH_DEVICE void mask_tile(Consumer<C>& c, int j) {
+  mask_scores<C::causal>(c.scores, c.thread, c.row(), j * C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+}
+
+// Softmax of a tile's first scores: starts maxima and sums anew.
+template <class C>
+ATTNBENCH_DEVICE void start_softmax(Consumer<C>& c) {
+  if (c.unmasked == 0) mask_tile(c, 0);
+  start_maximum(c.rows, c.scores, c.params.scale_log2);
+  begin_turn(c, Turns::softmax);
+  exponentiate<RowKeys::maybe_none>(c.rows, c.scores, c.params.scale_log2);
+  end_turn(c, Turns::softmax);
+  pack_weights<C::dtype>(c.weights, c.scores);
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < C::head_dim / 2; ++i) c.output[i] = 0.0f;
+}
+
+// Divides, rounds and stores the finished output of `tile`, and its LSE.
+template <class C>
+ATTNBENCH_DEVICE void store_tile(Consumer<C>& c, const Tile& tile, Where where = ATTNBENCH_WHERE) {
+  const int first_row = tile.first_row + c.warpgroup * WARPGROUP_ROWS;
+  const int row = first_row + accumulator_row(c.thread, 0);
+  float lse[ROWS_PER_THREAD];
+  normalize(c.rows, c.output, lse);
+  store_lse(c.params, lse, c.thread, row, tile.head, tile.batch);
+  if constexpr (C::staged_output) {
+    const int warp_row = c.thread / WARP_THREADS * WARP_ROWS;
+    const uint32_t staging = c.shared.out(c.warpgroup) + panel_bytes(warp_row);
+    const bool elected = ptx::elect_one(where);
+    if (elected) ptx::bulk_wait_group_read<0>(where);  // the copy of the tile before, long done
+    ptx::warp_sync(where);
+    stage_output<C::dtype, WARPGROUP_ROWS>(staging, c.output, c.thread % WARP_THREADS, where);
+    ptx::fence_proxy_async_shared(where);
+    ptx::warp_sync(where);
+    if (elected) {
+      ATTNBENCH_UNROLL
+      for (int panel = 0; panel < C::head_dim / 64; ++panel) {
+        ptx::tma_store_4d(&c.out_map, staging + panel * panel_bytes(WARPGROUP_ROWS), panel * 64, first_row + warp_row,
+                          tile.head, tile.batch, where);
+      }
+      ptx::bulk_commit_group(where);
+    }
+  } else {
+    store_output_wide<C::dtype>(c.params, c.output, c.thread, row, tile.head, tile.batch, where);
+  }
+}
+
+// Exponentials of tile j while PV of tile j-1 is in flight.
+// NOTE: ptxas moves register arithmetic freely below wgmma_wait_group, and so the exponentials out of the shadow of the
+// product. What holds them is a wait that needs their sum, on a barrier that is known to have completed: that of the
+// tile's queries. No sum is negative (NaN does not compare either), so the parity is the right one; but ptxas cannot
+// know. The static inspection checks that every exponential stands before the wait.
+// NOTE: not the value barrier of the product in flight: a warp that lags here could be overtaken by the refill of that
+// stage, since one warp releases it for all, and would then wait for a phase that needs the warp itself.
+template <RowKeys Keys, class C>
+ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c) {
+  begin_turn(c, Turns::softmax);
+  exponentiate<Keys>(c.rows, c.scores, c.params.scale_log2);
+  const bool never = c.rows.sum[0] < 0.0f || c.rows.sum[1] < 0.0f;
+  wait_barrier(c.shared.q_full(c.warpgroup) + c.q_at.stage * MBARRIER_BYTES, c.q_at.phase ^ uint32_t(never));
+  end_turn(c, Turns::softmax);
+}
+
+// Key tile j >= 1 of the current tile: scores of j, output of j - 1, softmax of j.
+template <bool Masked, class C>
+ATTNBENCH_DEVICE void step(Consumer<C>& c, int j) {
+  begin_turn(c, Turns::products);
+  issue_scores(c);
+  issue_output(c);
+  end_turn(c, Turns::products);
+
+  ptx::wgmma_wait_group<1>();
+  release_keys(c);
+  if (Masked) mask_tile(c, j);
+  float factor[ROWS_PER_THREAD];
+  const bool grew = update_maximum(c.rows, c.scores, c.params.scale_log2, RESCALE_THRESHOLD_LOG2, factor);
+  exponentiate_under_products<Masked ? RowKeys::maybe_none : RowKeys::some>(c);
+  ptx::wgmma_wait_group<0>();
+  release_values(c);
+  // NOTE: only now: until its product is complete, the registers of the former weights must not change (C7513).
+  pack_weights<C::dtype>(c.weights, c.scores);
+  if (ptx::any_sync(grew)) scale_rows(c.output, factor);
+}
+
+// The end of a tile: its last PV, together with the first QK^T of the next tile, under which the output is stored.
+// Returns false where there is no next tile.
+template <class C>
+ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
+  const Tile finished = c.tile;
+  release_queries(c);
+  begin_turn(c, Turns::products);
+  issue_output(c);
+  const bool more = receive_tile(c);
+  if (more) {
+    issue_scores(c);
+    end_turn(c, Turns::products);
+    ptx::wgmma_wait_group<1>();
+    release_values(c);
+    store_tile(c, finished);
+    ptx::wgmma_wait_group<0>();
+    release_keys(c);
+    start_softmax(c);
+  } else {
+    end_turn(c, Turns::products);
+    ptx::wgmma_wait_group<0>();
+    release_values(c);
+    store_tile(c, finished);
+  }
+  return more;
+}
+
+template <class C>
+ATTNBENCH_DEVICE void consume_overlapped(Consumer<C>& c) {
+  receive_tile(c);  // every CTA has at least one
+  issue_scores(c);
+  ptx::wgmma_wait_group<0>();
+  release_keys(c);
+  start_softmax(c);
+  do {
+    int j = 1;
+    ATTNBENCH_NO_UNROLL
+    for (; j < c.unmasked && j < c.tile.key_tiles; ++j) step<false>(c, j);
+    ATTNBENCH_NO_UNROLL
+    for (; j < c.tile.key_tiles; ++j) step<true>(c, j);
+  } while (finish_tile(c));
+}
+
+// One key tile of the ablation: products and softmax strictly one after the other.
+template <bool Masked, class C>
+ATTNBENCH_DEVICE void serial_step(Consumer<C>& c, int j) {
+  begin_turn(c, Turns::products);
+  issue_scores(c);
+  end_turn(c, Turns::products);
+  ptx::wgmma_wait_group<0>();
+  release_keys(c);
+  if (Masked) mask_tile(c, j);
+  float factor[ROWS_PER_THREAD];
+  const bool grew = update_maximum(c.rows, c.scores, c.params.scale_log2, RESCALE_THRESHOLD_LOG2, factor);
+  exponentiate<Masked ? RowKeys::maybe_none : RowKeys::some>(c.rows, c.scores, c.params.scale_log2);
+  pack_weights<C::dtype>(c.weights, c.scores);
+  if (ptx::any_sync(grew)) scale_rows(c.output, factor);
+  issue_output(c);
+  ptx::wgmma_wait_group<0>();
+  release_values(c);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void consume_serially(Consumer<C>& c) {
+  receive_tile(c);  // every CTA has at least one
+  do {
+    c.rows = EMPTY_ROWS;
+    ATTNBENCH_UNROLL
+    for (int i = 0; i < C::head_dim / 2; ++i) c.output[i] = 0.0f;
+    int j = 0;
+    ATTNBENCH_NO_UNROLL
+    for (; j < c.unmasked && j < c.tile.key_tiles; ++j) serial_step<false>(c, j);
+    ATTNBENCH_NO_UNROLL
+    for (; j < c.tile.key_tiles; ++j) serial_step<true>(c, j);
+    release_queries(c);
+    store_tile(c, c.tile);
+  } while (receive_tile(c));
+}
+
+template <class C>
+ATTNBENCH_DEVICE void consume(Consumer<C>& c) {
+  open_turns(c);
+  if constexpr (C::overlap) {
+    consume_overlapped(c);
+  } else {
+    consume_serially(c);
+  }
+  close_turns(c);
+  if (C::staged_output && ptx::elect_one()) ptx::bulk_wait_group<0>();  // shared memory must outlive the copies
+}
+
+// ---- kernel --------------------------------------------------------------------------------------------------------
+
+template <class C>
+ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
+                              const ptx::TensorMap& out_map, const ForwardParams& params) {
+  const Addresses<C> shared = {shared_base()};
+  if (thread_index() == 0) init_all_barriers(shared);
+  ptx::cta_sync();
+
+  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
+  // uniform registers.
+  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
+  if (warpgroup == 0) {
+    ptx::setmaxnreg_dec<C::producer_registers>();
+    if (thread_index() < WARP_THREADS && ptx::elect_one()) {
+      produce(Producer<C>{q_map, k_map, v_map, params, shared, {}, {}, {}});
+    }
+  } else {
+    ptx::setmaxnreg_inc<C::consumer_registers>();
+    Consumer<C> consumer{out_map, params, shared, warpgroup - 1, thread_index() % WARPGROUP_THREADS};
+    consume(consumer);
+  }
+}
+
+}  // namespace
+}  // namespace attnbench
+
+#define OVERLAP(dtype, head_dim, causal, schedule) \
+  attnbench::Config<attnbench::Dtype::dtype, head_dim, causal, attnbench::Schedule::schedule>
+// One schedule at one head_dim: fp16 and bf16, causal and not.
+#define VARIANTS_OF(V, schedule, head_dim)                                                         \
+  V(fwd_##schedule##_fp16_d##head_dim, OVERLAP(fp16, head_dim, false, schedule))                   \
+  V(fwd_##schedule##_fp16_d##head_dim##_causal, OVERLAP(fp16, head_dim, true, schedule))           \
+  V(fwd_##schedule##_bf16_d##head_dim, OVERLAP(bf16, head_dim, false, schedule))                   \
+  V(fwd_##schedule##_bf16_d##head_dim##_causal, OVERLAP(bf16, head_dim, true, schedule))
+// Tuning alternatives: bf16 is enough to decide.
+#define VARIANTS_TUNING(V, schedule, head_dim)                                                     \
+  V(fwd_##schedule##_bf16_d##head_dim, OVERLAP(bf16, head_dim, false, schedule))                   \
+  V(fwd_##schedule##_bf16_d##head_dim##_causal, OVERLAP(bf16, head_dim, true, schedule))
+#define VARIANTS(V)                                      \
+  VARIANTS_OF(V, overlap, 64)                            \
+  VARIANTS_OF(V, overlap, 128)                           \
+  VARIANTS_OF(V, overlap, 256)                           \
+  VARIANTS_OF(V, no_overlap, 64)                         \
+  VARIANTS_OF(V, no_overlap, 128)                        \
+  VARIANTS_OF(V, no_overlap, 256)                        \
+  V(fwd_n128_bf16_d128, OVERLAP(bf16, 128, false, n128)) \
+  VARIANTS_TUNING(V, softmax_turns, 64)                  \
+  VARIANTS_TUNING(V, softmax_turns, 128)                 \
+  VARIANTS_TUNING(V, no_turns, 64)                       \
+  VARIANTS_TUNING(V, no_turns, 128)
+
+ATTNBENCH_FORWARD_LIBRARY(VARIANTS)
