@@ -6,12 +6,14 @@ machine checks the same numbers, then rounded to the case's dtype (e4m3 cases: b
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
+from attnbench.probe_inputs import PROBE_INPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +25,11 @@ OUTLIER_STD = 10.0
 # Language models show a few channels of q and k far above the rest (LLM.int8(), arXiv 2208.07339, section 4).
 OUTLIER_CHANNELS = 4
 CHANNEL_GAIN = 10.0
-# Attention sink (arXiv 2309.17453): the first key collects most of the weight; a logit about 6 above the rest does that.
-SINK_LOGIT = 6.0
+# Attention sink (arXiv 2309.17453): the first key collects most of the weight. The others' logits are N(0, 2), so that
+# their exponentials add up to seqlen_k e on average; a logit of log(seqlen_k) + 3 then takes e^2 / (1 + e^2) = 88 %.
+SINK_LOGIT = 3.0
 # Scaled logits reach about +-LARGE_LOGIT, far outside what exp can take without the running maximum.
 LARGE_LOGIT = 1000.0
-# Needle logits stand this far above the rest: exp(-60) vanishes in every dtype, so retrieval is exact.
-NEEDLE_LOGIT = 60.0
 
 
 class Draw(NamedTuple):
@@ -67,9 +68,9 @@ def _channel_outliers(draw: Draw) -> None:
 
 
 def _sink(draw: Draw) -> None:
-    """Key 0 gets a common direction that every query shares, so that its scaled logit stands SINK_LOGIT above."""
+    """Key 0 lies in a direction that every query shares, its scaled logit SINK_LOGIT above the log of the others' number."""
     draw.q.add_(1.0)
-    draw.k[:, 0] = SINK_LOGIT / (draw.case.scale * draw.q.shape[-1])
+    draw.k[:, 0] = (math.log(draw.k.shape[1]) + SINK_LOGIT) / (draw.case.scale * draw.q.shape[-1])
 
 
 def _large_logits(draw: Draw) -> None:
@@ -99,23 +100,6 @@ def _ramp(draw: Draw, rising: bool) -> None:
     draw.k[..., 0] = ramp[None, :, None] * head_dim**0.5
 
 
-def _needle(draw: Draw) -> None:
-    """Query i matches one key only: the last it may see (causal), else key i modulo seqlen_k; out row = that v row.
-
-    A mask that is off by one retrieves another row or none at all. Keys are random signs; the other logits of a row
-    are at least NEEDLE_LOGIT below in expectation, since unrelated sign vectors are nearly orthogonal.
-    """
-    import torch
-
-    case, head_dim = draw.case, draw.k.shape[-1]
-    draw.k.copy_(torch.randint(0, 2, draw.k.shape, generator=draw.generator) * 2.0 - 1.0)
-    rows = torch.arange(case.seqlen_q)
-    target = rows + case.seqlen_k - case.seqlen_q if case.causal else rows % case.seqlen_k
-    keys = draw.k[:, target.clamp(min=0)]
-    ratio = case.num_heads // case.num_heads_kv
-    draw.q.copy_(keys.repeat_interleave(ratio, dim=2) * (4 * NEEDLE_LOGIT / (case.scale * head_dim)))
-
-
 DISTRIBUTIONS: dict[str, Distribution] = {
     "normal": Distribution("N(0, 1)", _normal),
     "outliers": Distribution(
@@ -126,7 +110,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "large_logits": Distribution("scaled logits up to about 1000", _large_logits),
     "rising": Distribution("logits rise with the key index: a new running maximum in every key tile", _rising),
     "falling": Distribution("logits fall with the key index: the first maximum must survive", _falling),
-    "needle": Distribution("each query matches one key, the last it may see when causal", _needle),
+    **{name: Distribution(*probe) for name, probe in PROBE_INPUTS.items()},
 }
 
 
