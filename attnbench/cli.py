@@ -210,20 +210,16 @@ def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
     Exit status 1 where a limit is broken or a recorded figure has changed.
     """
     from attnbench.kernel_inspect import inspect_all
-    from attnbench.kernel_static import compare_recorded, read_recorded, update_recorded
-    from attnbench.kernel_table import inspection_json, print_inspection
+    from attnbench.kernel_static import update_recorded
+    from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
     facts = _told(inspect_all, names)
     if update:
-        update_recorded(facts)
+        _told(update_recorded, facts)
     if as_json:
         click.echo(inspection_json(facts))
         return
-    broken = print_inspection(facts)
-    changed = compare_recorded(facts, read_recorded())
-    for line in changed:
-        click.echo(line)
-    sys.exit(1 if broken or changed else 0)
+    sys.exit(1 if print_inspection(facts) + print_changes(facts) else 0)
 
 
 def _told(function: Any, *arguments: Any, **options: Any) -> Any:
