@@ -1,0 +1,212 @@
+"""The reference quantizer, the Hadamard rotation and the accumulators: shapes, exact roundings, invariants."""
+
+import math
+
+import pytest
+import torch
+
+from attnbench.accumulate import ACCUMULATORS, FRACTION_BITS, WGMMA_K, matmul_into
+from attnbench.case import SCALINGS, Case
+from attnbench.hadamard import rotate, signs, walsh_hadamard
+from attnbench.inputs import make_inputs
+from attnbench.quantize import E4M3_MAX, dequantize, quantize, quantize_tensor
+from attnbench.reference import choose_rows, oracle
+
+BATCH, SEQLEN, HEADS, DIM = 2, 300, 3, 32
+
+
+def make(**fields):
+    problem = {"batch": BATCH, "seqlen": SEQLEN, "num_heads": HEADS, "head_dim": DIM, "dtype": "e4m3"}
+    return Case.make(**{**problem, **fields})
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def groups(x, scaling, block_size):
+    """(index of the descale, part of x that it is for), slowly and plainly"""
+    if scaling in ("none", "tensor"):
+        yield (0,), x
+        return
+    for batch in range(x.shape[0]):
+        for head in range(x.shape[2]):
+            if scaling == "head":
+                yield (batch, head), x[batch, :, head]
+            size = {"token": 1, "block": block_size}.get(scaling)
+            for index, start in enumerate(range(0, x.shape[1], size) if size else ()):
+                yield (batch, index, head), x[batch, start : start + size, head]
+
+
+@pytest.mark.parametrize("block_size", [64, 128, 300, 512])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_descales_have_their_shape_and_map_the_largest_magnitude_to_448(scaling, block_size):
+    x = normal(BATCH, SEQLEN, HEADS, DIM) * torch.logspace(-3, 3, SEQLEN)[None, :, None, None]
+    stored, descale = quantize_tensor(x, scaling, block_size)
+    shapes = {
+        "none": (1,), "tensor": (1,), "head": (BATCH, HEADS), "token": (BATCH, SEQLEN, HEADS),
+        "block": (BATCH, math.ceil(SEQLEN / block_size), HEADS),
+    }  # fmt: skip
+    assert tuple(descale.shape) == shapes[scaling]
+    assert descale.dtype == torch.float32 and stored.dtype == torch.float8_e4m3fn and stored.shape == x.shape
+    if scaling == "none":
+        assert torch.equal(descale, torch.ones(1))
+        assert torch.equal(stored.float(), x.clamp(-448, 448).to(torch.float8_e4m3fn).float())
+        return
+    parts = list(groups(x, scaling, block_size))
+    assert len(parts) == descale.numel()
+    stored_parts = dict(groups(stored.float(), scaling, block_size))
+    for index, part in parts:
+        assert float(descale[index]) == pytest.approx(float(part.abs().max()) / E4M3_MAX, rel=1e-6)
+        assert float(stored_parts[index].abs().max()) == E4M3_MAX
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_dequantized_values_are_within_half_a_step(scaling):
+    case = make(scaling=scaling, block_size=128)
+    x = normal(BATCH, SEQLEN, HEADS, DIM)
+    stored, descale = quantize_tensor(x, scaling, case.block_size)
+    back = dequantize(stored, descale, case)
+    smallest = float(descale.max()) * 2.0**-10  # half the step of e4m3's subnormals, which is 2**-9
+    assert ((back - x).abs() <= x.abs() * 2.0**-4 + smallest).all()  # 3 fraction bits: half a step is 2**-4
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_zeros_stay_zeros_with_descale_one(scaling):
+    stored, descale = quantize_tensor(torch.zeros(1, 130, 2, 16), scaling, 128)
+    assert torch.equal(descale, torch.ones_like(descale))
+    assert torch.equal(stored.float(), torch.zeros(1, 130, 2, 16))
+
+
+def test_a_zero_group_beside_others_keeps_descale_one():
+    x = normal(1, 256, 2, 16)
+    x[:, :128, 0] = 0
+    _, descale = quantize_tensor(x, "block", 128)
+    assert descale[0, 0, 0] == 1
+    assert (descale[0, :, 1] < 1).all() and descale[0, 1, 0] < 1
+
+
+def test_the_last_block_is_scaled_by_its_own_rows_only():
+    x = torch.ones(1, 130, 1, 16)
+    x[:, 128:] = 1e-3
+    _, descale = quantize_tensor(x, "block", 128)
+    torch.testing.assert_close(descale.flatten(), torch.tensor([1 / 448, 1e-3 / 448]))
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (17.0, 16.0), (19.0, 20.0), (18.0, 18.0),  # a step of 2: ties go to the even fraction
+        (17.01, 18.0), (16.99, 16.0),
+        (2.0**-9, 2.0**-9), (2.0**-10, 0.0), (3 * 2.0**-10, 2.0**-8),  # subnormals, ties to even
+        (448.0, 448.0), (463.9, 448.0), (464.0, 448.0), (1e6, 448.0), (math.inf, 448.0),
+    ],
+)  # fmt: skip
+def test_casting_to_e4m3_rounds_to_nearest_even_and_saturates(value, stored):
+    """What torch does underneath; older versions gave NaN beyond 464. Oracle, quantizer and emulation rely on it."""
+    dtypes = (torch.float64, torch.float32, torch.bfloat16)
+    exact_in = [dtype for dtype in dtypes if float(torch.tensor(value, dtype=dtype)) == value]
+    assert torch.float64 in exact_in
+    for dtype in exact_in:
+        for sign in (1, -1):
+            cast = torch.full((40,), sign * value, dtype=dtype).to(torch.float8_e4m3fn)  # vectorized code and its tail
+            assert torch.equal(cast.float(), torch.full((40,), sign * stored)), (dtype, sign)
+
+
+def test_nan_stays_nan_through_the_cast():
+    assert torch.tensor([math.nan]).to(torch.float8_e4m3fn).float().isnan().all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 64, 128, 256])
+def test_the_rotation_is_orthogonal(n):
+    m = rotate(torch.eye(n, dtype=torch.float64), seed=3)
+    torch.testing.assert_close(m @ m.T, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert torch.allclose(m.abs(), torch.full((n, n), n**-0.5, dtype=torch.float64), rtol=1e-12)
+
+
+def test_the_transform_is_sylvesters():
+    h = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(5):
+        h = torch.cat((torch.cat((h, h), 1), torch.cat((h, -h), 1)), 0)
+    torch.testing.assert_close(walsh_hadamard(torch.eye(32, dtype=torch.float64)), h / 32**0.5, rtol=0, atol=1e-12)
+
+
+def test_scores_do_not_change_under_the_rotation():
+    q, k = normal(200, 128, seed=1).double(), normal(300, 128, seed=2).double()
+    q[5, 7] = 1e3
+    rotated = rotate(q, 11) @ rotate(k, 11).T
+    assert float((rotated - q @ k.T).abs().max() / (q @ k.T).abs().max()) < 1e-12
+
+
+def test_signs_come_from_the_seed():
+    assert torch.equal(signs(128, 5), signs(128, 5))
+    assert not torch.equal(signs(128, 5), signs(128, 6))
+    assert set(signs(128, 5).tolist()) == {-1.0, 1.0}
+
+
+def test_no_power_of_two_is_refused():
+    with pytest.raises(ValueError, match="power of two, not head_dim 96"):
+        walsh_hadamard(torch.zeros(2, 96))
+
+
+def test_quantize_rotates_q_and_k_and_leaves_v():
+    case = make(hadamard=True, scaling="token", seed=4)
+    q, k, v = (normal(BATCH, SEQLEN, HEADS, DIM, seed=seed) for seed in (1, 2, 3))
+    made = quantize(q, k, v, case)
+    plain = quantize(q, k, v, make(scaling="token", seed=4))
+    assert torch.equal(made.v.float(), plain.v.float())
+    for name, x in (("q", q), ("k", k)):
+        back = dequantize(getattr(made, name), getattr(made, f"{name}_descale"), case)
+        assert float((back - rotate(x, 4)).abs().max()) < 0.3
+        assert float((back - x).abs().max()) > 1
+
+
+def test_rotation_helps_against_outliers_and_only_there():
+    """arXiv 2407.08608, section 3.3: the scheme's own error (E2), per-tensor scales, with inputs that can show it."""
+    errors = {}
+    for distribution in ("outliers", "normal"):
+        for hadamard in (False, True):
+            case = make(batch=1, num_heads=2, seqlen=384, hadamard=hadamard, scaling="tensor", inputs=distribution,
+                        head_dim=128)  # fmt: skip
+            inputs = make_inputs(case)
+            rows = choose_rows(case, "full", "cpu")
+            exact = oracle(case, inputs, rows, originals=True).out
+            error = oracle(case, inputs, rows).out - exact
+            errors[distribution, hadamard] = float(error.square().mean().sqrt() / exact.square().mean().sqrt())
+    assert errors["outliers", True] < 0.8 * errors["outliers", False], errors
+    assert errors["normal", True] == pytest.approx(errors["normal", False], rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ACCUMULATORS)
+def test_every_accumulator_is_a_matrix_product(kind):
+    a, b, start = normal(8, 96, seed=1), normal(96, 8, seed=2), normal(8, 8, seed=3)
+    exact = start.double() + a.double() @ b.double()
+    limit = 1e-5 if kind == "fp32" else 96 / WGMMA_K * 2.0**-FRACTION_BITS * float(exact.abs().max()) * 4
+    assert float((matmul_into(start, a, b, kind) - exact).abs().max()) < limit
+
+
+def test_hoppers_accumulator_loses_what_two_level_keeps():
+    """Same-sign products over a long sum: DeepSeek-V3 (arXiv 2412.19437), section 3.5.2."""
+    tile, tiles = 128, 64
+    a, b = torch.full((1, tile), 0.5), normal(tile, 1, seed=1).abs()
+    exact = tiles * float(a.double() @ b.double())
+    errors = {}
+    for kind in ACCUMULATORS:
+        total = torch.zeros(1, 1)
+        for _ in range(tiles):
+            total = matmul_into(total, a, b, kind)
+        errors[kind] = abs(float(total) - exact) / exact
+    assert errors["fp32"] < 1e-5 and errors["two_level"] < 3e-4
+    assert errors["hopper"] > 5 * errors["two_level"]
+
+
+def test_truncation_is_towards_zero_at_thirteen_fraction_bits():
+    one, small = torch.ones(1, 1), 2.0**-FRACTION_BITS
+    for value, expected in ((small, 1 + small), (small * 0.99, 1.0), (-small * 0.99, 1.0), (-small, 1 - small)):
+        product = matmul_into(one, torch.full((1, 1), value), torch.ones(1, 1), "hopper")
+        assert float(product) == expected
+
+
+def test_an_unknown_accumulator_is_refused():
+    with pytest.raises(ValueError, match="unknown accumulator 'fp22'; one of fp32, hopper, two_level"):
+        matmul_into(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), "fp22")
