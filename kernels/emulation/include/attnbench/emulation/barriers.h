@@ -60,13 +60,13 @@ inline void sync_on(int id, int threads, SiteId site) {
   after_blocking();
 }
 
-inline void barrier_sync(int id, int threads, Where where) {
+ATTNBENCH_OUT_OF_LINE void barrier_sync(int id, int threads, Where where) {
   sync_on(id, threads, engine.sites.visit(Primitive::barrier_sync, where));
 }
 
-inline void cta_sync(Where where) { sync_on(0, cta().threads, engine.sites.visit(Primitive::cta_sync, where)); }
+ATTNBENCH_OUT_OF_LINE void cta_sync(Where where) { sync_on(0, cta().threads, engine.sites.visit(Primitive::cta_sync, where)); }
 
-inline void barrier_arrive(int id, int threads, Where where) {
+ATTNBENCH_OUT_OF_LINE void barrier_arrive(int id, int threads, Where where) {
   const SiteId site = engine.sites.visit(Primitive::barrier_arrive, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, id, threads)) return;
   if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
@@ -120,19 +120,19 @@ inline const Rendezvous& meet(uint32_t value, SiteId site, bool orders_memory) {
   return meeting;
 }
 
-inline void warp_sync(Where where) {
+ATTNBENCH_OUT_OF_LINE void warp_sync(Where where) {
   const SiteId site = engine.sites.visit(Primitive::warp_sync, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   meet(0, site, true);
 }
 
 // NOTE: shuffles and votes synchronize the lanes but order no memory (PTX ISA, "shfl.sync"; bar.warp.sync does).
-inline uint32_t shuffle(uint32_t value, int source_lane, Where where) {
+ATTNBENCH_OUT_OF_LINE uint32_t shuffle(uint32_t value, int source_lane, Where where) {
   const SiteId site = engine.sites.visit(Primitive::shuffle, where);
   return meet(value, site, false).values[source_lane & 31];
 }
 
-inline bool any_sync(bool predicate, Where where) {
+ATTNBENCH_OUT_OF_LINE bool any_sync(bool predicate, Where where) {
   const Rendezvous& meeting = meet(predicate, engine.sites.visit(Primitive::any_sync, where), false);
   for (uint32_t value : meeting.values) {
     if (value) return true;
@@ -141,7 +141,7 @@ inline bool any_sync(bool predicate, Where where) {
 }
 
 // The same lane for a whole launch, and any lane: the choice is the hardware's.
-inline bool elect_one(Where where) {
+ATTNBENCH_OUT_OF_LINE bool elect_one(Where where) {
   engine.sites.visit(Primitive::elect_one, where);
   return self().lane() == cta().elected_lane;
 }
@@ -159,7 +159,7 @@ inline bool reallocates(SiteId site) {
 
 inline Warp& own_warp() { return cta().warp[static_cast<size_t>(self().warp())]; }
 
-inline void setmaxnreg_dec(int registers, Where where) {
+ATTNBENCH_OUT_OF_LINE void setmaxnreg_dec(int registers, Where where) {
   const SiteId site = engine.sites.visit(Primitive::setmaxnreg_dec, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
   Warp& warp = own_warp();
@@ -171,7 +171,7 @@ inline void setmaxnreg_dec(int registers, Where where) {
   wake(cta().register_waiters);
 }
 
-inline void setmaxnreg_inc(int registers, Where where) {
+ATTNBENCH_OUT_OF_LINE void setmaxnreg_inc(int registers, Where where) {
   const SiteId site = engine.sites.visit(Primitive::setmaxnreg_inc, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
   Warp& warp = own_warp();

@@ -66,7 +66,7 @@ inline bool valid_copy(const TensorMap& map, uint32_t shared_address, SiteId sit
   return in_bounds(site, shared_address, box_bytes(map));
 }
 
-inline void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0, int c1, int c2,
+ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0, int c1, int c2,
                         int c3, Where where) {
   const SiteId site = engine.sites.visit(Primitive::tma_load_4d, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
@@ -124,7 +124,7 @@ inline StoreQueue* own_stores(SiteId site) {
   return thread.stores.get();
 }
 
-inline void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3, Where where) {
+ATTNBENCH_OUT_OF_LINE void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3, Where where) {
   const SiteId site = engine.sites.visit(Primitive::tma_store_4d, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
@@ -138,7 +138,7 @@ inline void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, 
   ++engine.statistics.tma_stores;
 }
 
-inline void bulk_commit_group(Where where) {
+ATTNBENCH_OUT_OF_LINE void bulk_commit_group(Where where) {
   const SiteId site = engine.sites.visit(Primitive::bulk_commit_group, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   StoreQueue* stores = own_stores(site);
@@ -181,7 +181,7 @@ inline void deliver_store_write(Thread& thread) {
 }
 
 // Waits until at most `pending` of the thread's groups have not read (or, with `written`, not written) yet.
-inline void bulk_wait_group(int pending, bool written, Where where) {
+ATTNBENCH_OUT_OF_LINE void bulk_wait_group(int pending, bool written, Where where) {
   const SiteId site =
       engine.sites.visit(written ? Primitive::bulk_wait_group : Primitive::bulk_wait_group_read, where);
   before_blocking();

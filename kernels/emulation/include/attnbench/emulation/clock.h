@@ -113,7 +113,7 @@ class AccessList {
 
  private:
   static constexpr int INLINE = 3;
-  Access inline_[INLINE];
+  Access inline_[INLINE] = {};
   int count_ = 0;
   std::vector<Access> more_;
 };

@@ -86,7 +86,7 @@ inline void wake(WaitList& list) {
 // ---- hazards ----
 
 // Records a hazard. With stop_at_first the launch ends here: a thread that reports does not return.
-inline void hazard(Hazard kind, SiteId site, const std::string& text, int other_site = -1) {
+ATTNBENCH_OUT_OF_LINE void hazard(Hazard kind, SiteId site, const std::string& text, int other_site = -1) {
   const std::string who = engine.thread ? warp_text(engine.thread->warp()) : "CTA " + std::to_string(cta().block);
   engine.report.add(kind, site, other_site, engine.sites.place(site),
                     std::string(name_of(engine.sites[site].primitive)) + " by " + who + ": " + text);
@@ -96,7 +96,7 @@ inline void hazard(Hazard kind, SiteId site, const std::string& text, int other_
 }
 
 // A hazard after which the CTA cannot go on.
-inline void fatal(Hazard kind, SiteId site, const std::string& text) {
+ATTNBENCH_OUT_OF_LINE void fatal(Hazard kind, SiteId site, const std::string& text) {
   hazard(kind, site, text);
   cta().dead = true;
   if (engine.thread) switch_out();

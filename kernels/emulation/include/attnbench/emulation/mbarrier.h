@@ -26,7 +26,7 @@ inline MBarrier* find_barrier(uint32_t address, SiteId site) {
   return &barrier;
 }
 
-inline void mbarrier_init(uint32_t address, uint32_t count, Where where) {
+ATTNBENCH_OUT_OF_LINE void mbarrier_init(uint32_t address, uint32_t count, Where where) {
   const SiteId site = engine.sites.visit(Primitive::mbarrier_init, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) --count;
@@ -59,7 +59,7 @@ inline void mbarrier_init(uint32_t address, uint32_t count, Where where) {
 }
 
 // fence.mbarrier_init and fence.proxy.async both make an initialization visible to the TMA unit here.
-inline void fence_mbarrier_init(Where where) {
+ATTNBENCH_OUT_OF_LINE void fence_mbarrier_init(Where where) {
   const SiteId site = engine.sites.visit(Primitive::fence_mbarrier_init, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
@@ -86,7 +86,7 @@ inline void arrive_on(MBarrier& barrier, SiteId site) {
   complete_phase_if_due(barrier);
 }
 
-inline void mbarrier_arrive(uint32_t address, Where where) {
+ATTNBENCH_OUT_OF_LINE void mbarrier_arrive(uint32_t address, Where where) {
   const SiteId site = engine.sites.visit(Primitive::mbarrier_arrive, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, static_cast<int>(address), 0)) return;
   MBarrier* barrier = find_barrier(address, site);
@@ -95,7 +95,7 @@ inline void mbarrier_arrive(uint32_t address, Where where) {
   if (engine.mutated(site, ATTNBENCH_MUTATION_TWICE)) arrive_on(*barrier, site);
 }
 
-inline void mbarrier_arrive_expect_tx(uint32_t address, uint32_t bytes, Where where) {
+ATTNBENCH_OUT_OF_LINE void mbarrier_arrive_expect_tx(uint32_t address, uint32_t bytes, Where where) {
   const SiteId site = engine.sites.visit(Primitive::mbarrier_arrive_expect_tx, where);
   MBarrier* barrier = find_barrier(address, site);
   if (!barrier) return;
@@ -109,7 +109,7 @@ inline void mbarrier_arrive_expect_tx(uint32_t address, uint32_t bytes, Where wh
 // How often a try_wait that could go on is made to fail: the instruction may return false at any time.
 constexpr uint32_t SPURIOUS_ONE_IN = 6;
 
-inline bool mbarrier_try_wait_parity(uint32_t address, uint32_t parity, Where where) {
+ATTNBENCH_OUT_OF_LINE bool mbarrier_try_wait_parity(uint32_t address, uint32_t parity, Where where) {
   const SiteId site = engine.sites.visit(Primitive::mbarrier_try_wait_parity, where);
   before_blocking();
   MBarrier* barrier = find_barrier(address, site);
@@ -132,7 +132,7 @@ inline bool mbarrier_try_wait_parity(uint32_t address, uint32_t parity, Where wh
   return true;
 }
 
-inline void name_barrier(uint32_t address, const char* name, int stage) {
+ATTNBENCH_OUT_OF_LINE void name_barrier(uint32_t address, const char* name, int stage) {
   const int index = address % 8 == 0 && address < cta().shared_end ? cta().barrier_at[address / 8] : -1;
   if (index < 0) return;
   cta().barrier[static_cast<size_t>(index)].name = name;

@@ -10,6 +10,9 @@
 #include <string>
 #include <vector>
 
+// NOTE: the primitives stay calls. Inlined into every variant of a kernel they make it take minutes to compile.
+#define ATTNBENCH_OUT_OF_LINE inline __attribute__((noinline))
+
 namespace attnbench {
 
 // Call site of a primitive: the kernel's own line, since helpers forward the caller's.
@@ -30,7 +33,8 @@ enum class Primitive : uint8_t {
   tma_load_4d, tma_store_4d, bulk_commit_group, bulk_wait_group_read, bulk_wait_group,
   wgmma_fence, wgmma_ss, wgmma_rs, wgmma_commit_group, wgmma_wait_group,
   barrier_sync, barrier_arrive, cta_sync, warp_sync, shuffle, any_sync, elect_one,
-  fence_proxy_async_shared, stmatrix, store_shared, load_shared, setmaxnreg_inc, setmaxnreg_dec, use_of_value, thread_exit,
+  fence_proxy_async_shared, stmatrix, store_shared, load_shared, setmaxnreg_inc, setmaxnreg_dec, store_global,
+  use_of_value, thread_exit,
 };
 
 inline const char* name_of(Primitive primitive) {
@@ -40,7 +44,7 @@ inline const char* name_of(Primitive primitive) {
       "bulk_wait_group", "wgmma_fence", "wgmma_ss", "wgmma_rs", "wgmma_commit_group", "wgmma_wait_group",
       "barrier_sync", "barrier_arrive", "cta_sync", "warp_sync", "shuffle", "any_sync", "elect_one",
       "fence_proxy_async_shared", "stmatrix", "store_shared", "load_shared", "setmaxnreg_inc", "setmaxnreg_dec",
-      "use_of_value", "thread_exit"};
+      "store_global", "use_of_value", "thread_exit"};
   return names[static_cast<int>(primitive)];
 }
 

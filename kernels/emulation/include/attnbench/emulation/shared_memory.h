@@ -5,17 +5,18 @@
 
 namespace attnbench::emulation {
 
-inline std::string access_text(const Access& access) {
-  std::string text = engine.sites.text(access.site);
-  if (access.agent >= LOAD_AGENT && access.agent < STORE_AGENT) {
-    text += " for " + barrier_text(cta().barrier[static_cast<size_t>(access.agent - LOAD_AGENT)]);
-  } else if (access.agent >= THREAD_AGENT) {
-    text += " by warp " + std::to_string((access.agent - THREAD_AGENT) / 32);
-  } else if (access.agent < LOAD_AGENT) {
-    text += " of warpgroup " + std::to_string(access.agent);
+// " for full_k[1]", " by warp 4", " of warpgroup 1": whose access it is.
+inline std::string agent_text(Agent agent) {
+  if (agent >= THREAD_AGENT) return " by warp " + std::to_string((agent - THREAD_AGENT) / 32);
+  if (agent >= STORE_AGENT) {
+    const int thread = cta().store_slots[static_cast<size_t>(agent - STORE_AGENT)];
+    return " issued by warp " + std::to_string(thread / 32);
   }
-  return text;
+  if (agent >= LOAD_AGENT) return " for " + barrier_text(cta().barrier[static_cast<size_t>(agent - LOAD_AGENT)]);
+  return " of warpgroup " + std::to_string(agent - WGMMA_AGENT);
 }
+
+inline std::string access_text(const Access& access) { return engine.sites.text(access.site) + agent_text(access.agent); }
 
 // False, after a report, where [address, address + bytes) is not all inside the launch's shared memory.
 inline bool in_bounds(SiteId site, uint32_t address, uint32_t bytes) {
@@ -32,12 +33,14 @@ inline bool fenced(const Access& earlier) {
   return !earlier.generic || self().knowledge.fenced.time[earlier.agent] >= earlier.time;
 }
 
-inline void report_race(const Access& access, const Access& earlier, uint32_t address, const char* verb) {
+ATTNBENCH_OUT_OF_LINE void report_race(const Access& access, const Access& earlier, uint32_t address, const char* verb) {
   hazard(Hazard::race, access.site,
-         format("%s shared memory 0x%x, not ordered after ", verb, address) + access_text(earlier), earlier.site);
+         format("%s shared memory 0x%x%s, not ordered after ", verb, address, agent_text(access.agent).c_str()) +
+             access_text(earlier),
+         earlier.site);
 }
 
-inline void report_proxy(const Access& access, const Access& earlier, uint32_t address, const char* verb) {
+ATTNBENCH_OUT_OF_LINE void report_proxy(const Access& access, const Access& earlier, uint32_t address, const char* verb) {
   hazard(Hazard::proxy_fence, access.site,
          format("%s shared memory 0x%x through the async proxy without a proxy fence after ", verb, address) +
              access_text(earlier),
@@ -99,7 +102,7 @@ inline void for_each_granule(uint32_t address, uint32_t bytes, Visit visit) {
 
 // ---- ordinary loads and stores ----
 
-inline void store_shared(uint32_t address, const void* value, uint32_t bytes, Primitive primitive, Where where) {
+ATTNBENCH_OUT_OF_LINE void store_shared(uint32_t address, const void* value, uint32_t bytes, Primitive primitive, Where where) {
   const SiteId site = engine.sites.visit(primitive, where);
   if (address % bytes != 0) hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
   if (!in_bounds(site, address, bytes)) return;
@@ -110,7 +113,7 @@ inline void store_shared(uint32_t address, const void* value, uint32_t bytes, Pr
   std::memcpy(cta().shared + address, value, bytes);
 }
 
-inline void load_shared(uint32_t address, void* value, uint32_t bytes, Where where) {
+ATTNBENCH_OUT_OF_LINE void load_shared(uint32_t address, void* value, uint32_t bytes, Where where) {
   const SiteId site = engine.sites.visit(Primitive::load_shared, where);
   if (address % bytes != 0) hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
   if (!in_bounds(site, address, bytes)) return;
@@ -121,8 +124,15 @@ inline void load_shared(uint32_t address, void* value, uint32_t bytes, Where whe
   std::memcpy(value, cta().shared + address, bytes);
 }
 
+// Global addresses must be multiples of the access size.
+inline void check_aligned(const void* address, size_t bytes, Where where) {
+  if (__builtin_expect(reinterpret_cast<uintptr_t>(address) % bytes == 0, 1)) return;
+  const SiteId site = engine.sites.visit(Primitive::store_global, where);
+  hazard(Hazard::out_of_bounds, site, format("global address is not a multiple of %zu bytes", bytes));
+}
+
 // Makes what this thread knows to be written by ordinary stores visible to the async proxy.
-inline void fence_proxy_async(Where where) {
+ATTNBENCH_OUT_OF_LINE void fence_proxy_async(Where where) {
   const SiteId site = engine.sites.visit(Primitive::fence_proxy_async_shared, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();

@@ -27,7 +27,7 @@ inline InFlight* find_in_flight(Thread& thread, const void* registers) {
   return nullptr;
 }
 
-inline void wgmma_fence(Where where) {
+ATTNBENCH_OUT_OF_LINE void wgmma_fence(Where where) {
   const SiteId site = engine.sites.visit(Primitive::wgmma_fence, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
@@ -166,7 +166,7 @@ inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32
   thread.in_flight.push_back({registers, op.accumulator, number});
 }
 
-inline void wgmma_issue(WgmmaCall call, float* registers, Where where) {
+ATTNBENCH_OUT_OF_LINE void wgmma_issue(WgmmaCall call, float* registers, Where where) {
   const SiteId site = engine.sites.visit(call.fragment_a ? Primitive::wgmma_rs : Primitive::wgmma_ss, where);
   Thread& thread = self();
   const bool chained = find_in_flight(thread, registers) != nullptr;
@@ -240,7 +240,7 @@ inline void deliver_group(Warpgroup& group) {
 
 // ---- commit and wait ----
 
-inline void wgmma_commit_group(Where where) {
+ATTNBENCH_OUT_OF_LINE void wgmma_commit_group(Where where) {
   const SiteId site = engine.sites.visit(Primitive::wgmma_commit_group, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
@@ -275,7 +275,7 @@ inline void return_fragment(const InFlight& entry, SiteId site) {
   if (RegisterUse* use = find_use(thread, entry.registers)) use->fences_at_return = thread.fences;
 }
 
-inline void wgmma_wait_group(int pending, Where where) {
+ATTNBENCH_OUT_OF_LINE void wgmma_wait_group(int pending, Where where) {
   const SiteId site = engine.sites.visit(Primitive::wgmma_wait_group, where);
   before_blocking();
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
@@ -315,7 +315,7 @@ inline void check_value(float value, Where where) {
 
 // stmatrix .x4 (PTX ISA, "stmatrix"): lane i addresses row i % 8 of matrix i / 8; register r of lane l holds row l / 4,
 // columns 2 (l % 4) and the next of matrix r; transposed, row and column change places.
-inline void stmatrix_x4(uint32_t address, const uint32_t (&value)[4], bool transposed, Where where) {
+ATTNBENCH_OUT_OF_LINE void stmatrix_x4(uint32_t address, const uint32_t (&value)[4], bool transposed, Where where) {
   const SiteId site = engine.sites.visit(Primitive::stmatrix, where);
   uint32_t words[4][32];
   for (int r = 0; r < 4; ++r) {

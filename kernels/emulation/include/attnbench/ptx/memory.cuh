@@ -10,8 +10,14 @@ ATTNBENCH_DEVICE void store_global_f32(float* address, float value, Where where 
   *address = value;
 }
 
-ATTNBENCH_DEVICE void store_global_b32(void* address, uint32_t value, Where = ATTNBENCH_WHERE) {
+ATTNBENCH_DEVICE void store_global_b32(void* address, uint32_t value, Where where = ATTNBENCH_WHERE) {
+  emulation::check_aligned(address, sizeof value, where);
   std::memcpy(address, &value, sizeof value);
+}
+
+ATTNBENCH_DEVICE void store_global_b128(void* address, const uint32_t (&value)[4], Where where = ATTNBENCH_WHERE) {
+  emulation::check_aligned(address, sizeof value, where);
+  std::memcpy(address, value, sizeof value);
 }
 
 ATTNBENCH_DEVICE float load_global_f32(const float* address, Where = ATTNBENCH_WHERE) { return *address; }

@@ -1,0 +1,34 @@
+"""Runs independent jobs on all processors; each worker keeps its loaded libraries."""
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Callable, Iterable, TypeVar
+
+import torch
+
+from emulator import EmulatedKernel
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@lru_cache(maxsize=None)
+def load(source: Path) -> EmulatedKernel:
+    """A kernel file compiled and loaded once per process; the build itself is shared by content hash."""
+    return EmulatedKernel.build(source)
+
+
+def _start() -> None:
+    # One job a processor already: torch's own threads would only spin against each other.
+    torch.set_num_threads(1)
+
+
+def run_parallel(function: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
+    """Results in the order of the jobs. A worker that dies fails the call, and with it the test."""
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start) as pool:
+        return list(pool.map(function, list(jobs), chunksize=4))
