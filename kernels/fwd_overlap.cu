@@ -33,6 +33,7 @@
 #include <attnbench/ptx/registers.cuh>
 #include <attnbench/scheduler.cuh>
 #include <attnbench/softmax.cuh>
+#include <attnbench/turns.cuh>
 #include <attnbench/variants.h>
 
 namespace attnbench {
@@ -238,29 +239,14 @@ struct Consumer {
   ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
 };
 
-// Named barriers 1 to consumer_warpgroups: the turn of each warpgroup. 0 is __syncthreads().
-constexpr int FIRST_TURN_BARRIER = 1;
-
 template <class C>
 ATTNBENCH_DEVICE void begin_turn(const Consumer<C>& c, Turns turns, Where where = ATTNBENCH_WHERE) {
-  if (C::turns == turns) ptx::barrier_sync(FIRST_TURN_BARRIER + c.warpgroup, 2 * WARPGROUP_THREADS, where);
+  if (C::turns == turns) take_turn(c.warpgroup, where);
 }
 
 template <class C>
 ATTNBENCH_DEVICE void end_turn(const Consumer<C>& c, Turns turns, Where where = ATTNBENCH_WHERE) {
-  const int next = c.warpgroup + 1 == C::consumer_warpgroups ? 0 : c.warpgroup + 1;
-  if (C::turns == turns) ptx::barrier_arrive(FIRST_TURN_BARRIER + next, 2 * WARPGROUP_THREADS, where);
-}
-
-// The last warpgroup opens the first turn of warpgroup 0, which at the end takes the one that is left over.
-template <class C>
-ATTNBENCH_DEVICE void open_turns(const Consumer<C>& c) {
-  if (c.warpgroup == C::consumer_warpgroups - 1) end_turn(c, C::turns);
-}
-
-template <class C>
-ATTNBENCH_DEVICE void close_turns(const Consumer<C>& c) {
-  if (c.warpgroup == 0) begin_turn(c, C::turns);
+  if (C::turns == turns) pass_turn<C::consumer_warpgroups>(c.warpgroup, where);
 }
 
 template <class C>
@@ -480,13 +466,13 @@ ATTNBENCH_DEVICE void consume_serially(Consumer<C>& c) {
 
 template <class C>
 ATTNBENCH_DEVICE void consume(Consumer<C>& c) {
-  open_turns(c);
+  if (C::turns != Turns::none) open_turns<C::consumer_warpgroups>(c.warpgroup);
   if constexpr (C::overlap) {
     consume_overlapped(c);
   } else {
     consume_serially(c);
   }
-  close_turns(c);
+  if (C::turns != Turns::none) close_turns<C::consumer_warpgroups>(c.warpgroup);
   if (C::staged_output && ptx::elect_one()) ptx::bulk_wait_group<0>();  // shared memory must outlive the copies
 }
 

@@ -21,6 +21,7 @@
 #include <attnbench/ptx/barrier.cuh>
 #include <attnbench/ptx/registers.cuh>
 #include <attnbench/scheduler.cuh>
+#include <attnbench/single_tile.cuh>
 #include <attnbench/softmax.cuh>
 #include <attnbench/variants.h>
 
@@ -46,63 +47,6 @@ struct Config {
   static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED;
 };
-
-template <class C>
-struct SharedStorage {
-  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[tile_bytes(C::head_dim, C::tile_m)];
-  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][tile_bytes(C::head_dim, C::tile_n)];
-  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][tile_bytes(C::head_dim, C::tile_n)];
-  uint64_t q_full, k_full[C::stages], k_empty[C::stages], v_full[C::stages], v_empty[C::stages];
-};
-
-// Shared-memory addresses of everything in SharedStorage.
-template <class C>
-struct Addresses {
-  static constexpr uint32_t kv_bytes = tile_bytes(C::head_dim, C::tile_n);
-  uint32_t q, k, v, q_full, k_full, k_empty, v_full, v_empty;
-
-  ATTNBENCH_DEVICE_MEMBER uint32_t k_stage(int stage) const { return k + stage * kv_bytes; }
-  ATTNBENCH_DEVICE_MEMBER uint32_t v_stage(int stage) const { return v + stage * kv_bytes; }
-};
-
-template <class C>
-ATTNBENCH_DEVICE Addresses<C> addresses(uint32_t base) {
-  using Shared = SharedStorage<C>;
-  return {base + uint32_t(offsetof(Shared, q)),       base + uint32_t(offsetof(Shared, k)),
-          base + uint32_t(offsetof(Shared, v)),       base + uint32_t(offsetof(Shared, q_full)),
-          base + uint32_t(offsetof(Shared, k_full)),  base + uint32_t(offsetof(Shared, k_empty)),
-          base + uint32_t(offsetof(Shared, v_full)),  base + uint32_t(offsetof(Shared, v_empty))};
-}
-
-template <class C>
-ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
-  init_barriers(shared.q_full, 1, 1, "q_full");
-  init_barriers(shared.k_full, C::stages, 1, "k_full");
-  init_barriers(shared.v_full, C::stages, 1, "v_full");
-  init_barriers(shared.k_empty, C::stages, C::consumer_warpgroups, "k_empty");
-  init_barriers(shared.v_empty, C::stages, C::consumer_warpgroups, "v_empty");
-  ptx::fence_mbarrier_init();
-}
-
-// One thread: starts all copies of the CTA's tile, waiting for a free stage before each.
-template <class C>
-ATTNBENCH_DEVICE void produce(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
-                              const ForwardParams& params, const Addresses<C>& shared, const Tile& tile) {
-  const int kv_head = tile.head / params.heads_per_kv_head;
-  load_tile<C::head_dim, C::tile_m>(shared.q, &q_map, shared.q_full, tile.first_row, tile.head, tile.batch,
-                                    ptx::EVICT_FIRST);
-  RingPosition<C::stages> at;
-  ATTNBENCH_NO_UNROLL
-  for (int j = 0; j < tile.key_tiles; ++j) {
-    wait_empty(shared.k_empty, at);
-    load_tile<C::head_dim, C::tile_n>(shared.k_stage(at.stage), &k_map, shared.k_full + at.stage * MBARRIER_BYTES,
-                                      j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
-    wait_empty(shared.v_empty, at);
-    load_tile<C::head_dim, C::tile_n>(shared.v_stage(at.stage), &v_map, shared.v_full + at.stage * MBARRIER_BYTES,
-                                      j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
-    at.advance();
-  }
-}
 
 // One warpgroup: 64 query rows against all keys of the tile.
 template <class C>
@@ -155,7 +99,7 @@ ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& s
   float lse[ROWS_PER_THREAD];
   normalize(rows, output, lse);
   store_lse(params, lse, thread, row, tile.head, tile.batch);
-  store_output_direct<C::dtype>(params, output, thread, row, tile.head, tile.batch);
+  store_output_wide<C::dtype>(params, output, thread, row, tile.head, tile.batch);
 }
 
 template <class C>

@@ -1,0 +1,227 @@
+// Forward attention, an ablation: the pipeline of level 4 without warp specialization.
+//
+// What it takes away from level 4: there is no producer warp. One thread of the first warpgroup starts the copies
+// between issuing its products and waiting for them; it, and with it its whole warpgroup, waits whenever another
+// warpgroup has not yet freed a stage. QK^T of key tile j, PV of tile j-1 and the softmax of tile j overlap within a
+// warpgroup exactly as in level 4. One tile per CTA, no turns.
+//
+// Source: the ablation of FlashAttention-3 (Shah et al. 2024, table 2, "GEMM-Softmax Pipelining, No
+// Warp-Specialization").
+//
+//   head_dim  causal  tile (queries x keys)  stages  shared memory  registers (launch bound)
+//         64     any       192 x 128            2        88 KiB         168
+//        128      no       128 x 176            2       208 KiB         255
+//        128     yes       128 x 128            2       160 KiB         255
+//        256     any       128 x  80            2       224 KiB         255
+#include <attnbench/forward.h>
+#include <attnbench/mask.cuh>
+#include <attnbench/output.cuh>
+#include <attnbench/pipeline.cuh>
+#include <attnbench/products.cuh>
+#include <attnbench/ptx/barrier.cuh>
+#include <attnbench/scheduler.cuh>
+#include <attnbench/single_tile.cuh>
+#include <attnbench/softmax.cuh>
+#include <attnbench/variants.h>
+
+namespace attnbench {
+namespace {
+
+template <Dtype Type, int HeadDim, bool Causal>
+struct Config {
+  static constexpr const char* schedule = "no_ws";
+  static constexpr Dtype dtype = Type;
+  static constexpr int head_dim = HeadDim;
+  static constexpr bool causal = Causal;
+  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
+  static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
+  static constexpr int tile_n = HeadDim == 256 ? 80 : HeadDim == 128 && !Causal ? 176 : 128;
+  static constexpr int q_rows = tile_m;
+  static constexpr int out_rows = tile_m;  // not used: the output leaves straight from registers
+  static constexpr int stages = 2;
+  static constexpr int threads = consumer_warpgroups * WARPGROUP_THREADS;
+  static constexpr uint32_t flags = ATTNBENCH_FLAG_OVERLAP;
+};
+
+// One consumer warpgroup: 64 query rows against all keys of the tile.
+template <class C>
+struct Consumer {
+  const ForwardParams& params;
+  Addresses<C> shared;
+  Tile tile;
+  int warpgroup;
+  int thread;  // within the warpgroup
+  RingPosition<C::stages> k_at, v_at;
+  float scores[C::tile_n / 2];  // then, in place, the weights
+  uint32_t weights[C::tile_n / STEP_K][4];
+  float output[C::head_dim / 2];
+  SoftmaxRows rows;
+
+  ATTNBENCH_DEVICE_MEMBER int first_row() const { return tile.first_row + warpgroup * WARPGROUP_ROWS; }
+  ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
+};
+
+template <class C>
+ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
+  wait_full(c.shared.k_full, c.k_at, where);
+  ptx::wgmma_fence(where);
+  issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage), where);
+  ptx::wgmma_commit_group(where);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void issue_output(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  wait_full(c.shared.v_full, c.v_at, where);
+  ptx::wgmma_fence(where);
+  issue_weights_value<C::dtype, C::head_dim, C::tile_n>(c.output, c.weights, c.shared.v_stage(c.v_at.stage), where);
+  ptx::wgmma_commit_group(where);
+}
+
+// After the wait for the products. One arrival speaks for the warpgroup: a wgmma-group is formed, and completes, per
+// warpgroup (PTX ISA, wgmma.commit_group).
+template <class C>
+ATTNBENCH_DEVICE void release(const Consumer<C>& c, uint32_t empty, RingPosition<C::stages>& at,
+                              Where where = ATTNBENCH_WHERE) {
+  if (c.thread == 0) ptx::mbarrier_arrive(empty + at.stage * MBARRIER_BYTES, where);
+  at.advance();
+}
+
+// What one thread of the CTA does beside its own computing: starting copies.
+template <class C>
+struct Loader {
+  const ptx::TensorMap &q_map, &k_map, &v_map;
+  int kv_head;
+  bool elected;
+  RingPosition<C::stages> k_at, v_at;
+};
+
+template <class C>
+ATTNBENCH_DEVICE void load_keys(Loader<C>& loader, const Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  wait_empty(c.shared.k_empty, loader.k_at, where);
+  load_tile<C::head_dim, C::tile_n>(c.shared.k_stage(loader.k_at.stage), &loader.k_map,
+                                    c.shared.k_full + loader.k_at.stage * MBARRIER_BYTES, j * C::tile_n,
+                                    loader.kv_head, c.tile.batch, ptx::EVICT_LAST, where);
+  loader.k_at.advance();
+}
+
+template <class C>
+ATTNBENCH_DEVICE void load_values(Loader<C>& loader, const Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  wait_empty(c.shared.v_empty, loader.v_at, where);
+  load_tile<C::head_dim, C::tile_n>(c.shared.v_stage(loader.v_at.stage), &loader.v_map,
+                                    c.shared.v_full + loader.v_at.stage * MBARRIER_BYTES, j * C::tile_n,
+                                    loader.kv_head, c.tile.batch, ptx::EVICT_LAST, where);
+  loader.v_at.advance();
+}
+
+// Queries, keys 0 and 1, values 0.
+template <class C>
+ATTNBENCH_DEVICE void start_loads(Loader<C>& loader, const Consumer<C>& c) {
+  load_tile<C::head_dim, C::tile_m>(c.shared.q, &loader.q_map, c.shared.q_full, c.tile.first_row, c.tile.head,
+                                    c.tile.batch, ptx::EVICT_FIRST);
+  load_keys(loader, c, 0);
+  if (c.tile.key_tiles > 1) load_keys(loader, c, 1);
+  load_values(loader, c, 0);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void mask_tile(Consumer<C>& c, int j) {
+  mask_scores<C::causal>(c.scores, c.thread, c.row(), j * C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+}
+
+// As in level 4: the wait needs the sums, so ptxas cannot move the exponentials below the wait for the product.
+template <RowKeys Keys, class C>
+ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c) {
+  exponentiate<Keys>(c.rows, c.scores, c.params.scale_log2);
+  const bool never = c.rows.sum[0] < 0.0f || c.rows.sum[1] < 0.0f;
+  wait_barrier(c.shared.q_full, uint32_t(never));
+}
+
+// Key tile j >= 1: scores of j, output of j - 1, softmax of j; and the copies for the step after.
+template <bool Masked, class C>
+ATTNBENCH_DEVICE void step(Consumer<C>& c, Loader<C>& loader, int j) {
+  issue_scores(c);
+  issue_output(c);
+  if (loader.elected) {
+    if (j + 1 < c.tile.key_tiles) load_keys(loader, c, j + 1);
+    load_values(loader, c, j);
+  }
+  ptx::warp_sync();
+  ptx::wgmma_wait_group<1>();
+  release(c, c.shared.k_empty, c.k_at);
+  if (Masked) mask_tile(c, j);
+  float factor[ROWS_PER_THREAD];
+  const bool grew = update_maximum(c.rows, c.scores, c.params.scale_log2, RESCALE_THRESHOLD_LOG2, factor);
+  exponentiate_under_products<Masked ? RowKeys::maybe_none : RowKeys::some>(c);
+  ptx::wgmma_wait_group<0>();
+  release(c, c.shared.v_empty, c.v_at);
+  pack_weights<C::dtype>(c.weights, c.scores);
+  if (ptx::any_sync(grew)) scale_rows(c.output, factor);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void compute(Consumer<C>& c, Loader<C>& loader) {
+  const int unmasked =
+      unmasked_key_tiles<C::causal>(c.first_row(), C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+  wait_barrier(c.shared.q_full, 0);
+  issue_scores(c);
+  ptx::wgmma_wait_group<0>();
+  release(c, c.shared.k_empty, c.k_at);
+  if (unmasked == 0) mask_tile(c, 0);
+  start_maximum(c.rows, c.scores, c.params.scale_log2);
+  exponentiate<RowKeys::maybe_none>(c.rows, c.scores, c.params.scale_log2);
+  pack_weights<C::dtype>(c.weights, c.scores);
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < C::head_dim / 2; ++i) c.output[i] = 0.0f;
+
+  int j = 1;
+  ATTNBENCH_NO_UNROLL
+  for (; j < unmasked && j < c.tile.key_tiles; ++j) step<false>(c, loader, j);
+  ATTNBENCH_NO_UNROLL
+  for (; j < c.tile.key_tiles; ++j) step<true>(c, loader, j);
+  issue_output(c);
+  ptx::wgmma_wait_group<0>();
+
+  float lse[ROWS_PER_THREAD];
+  normalize(c.rows, c.output, lse);
+  store_lse(c.params, lse, c.thread, c.row(), c.tile.head, c.tile.batch);
+  store_output_wide<C::dtype>(c.params, c.output, c.thread, c.row(), c.tile.head, c.tile.batch);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
+                              const ptx::TensorMap&, const ForwardParams& params) {
+  const Addresses<C> shared = addresses<C>(shared_base());
+  if (thread_index() == 0) init_all_barriers(shared);
+  ptx::cta_sync();
+
+  const Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, block_index());
+  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
+  // uniform registers.
+  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
+  Consumer<C> consumer{params, shared, tile, warpgroup, thread_index() % WARPGROUP_THREADS};
+  Loader<C> loader{q_map, k_map, v_map, tile.head / params.heads_per_kv_head, thread_index() == 0};
+  if (loader.elected) start_loads(loader, consumer);
+  ptx::warp_sync();
+  compute(consumer, loader);
+}
+
+}  // namespace
+}  // namespace attnbench
+
+#define NO_WS(dtype, head_dim, causal) attnbench::Config<attnbench::Dtype::dtype, head_dim, causal>
+#define VARIANTS(V)                               \
+  V(fwd_no_ws_fp16_d64, NO_WS(fp16, 64, false))         \
+  V(fwd_no_ws_fp16_d64_causal, NO_WS(fp16, 64, true))   \
+  V(fwd_no_ws_fp16_d128, NO_WS(fp16, 128, false))       \
+  V(fwd_no_ws_fp16_d128_causal, NO_WS(fp16, 128, true)) \
+  V(fwd_no_ws_fp16_d256, NO_WS(fp16, 256, false))       \
+  V(fwd_no_ws_fp16_d256_causal, NO_WS(fp16, 256, true)) \
+  V(fwd_no_ws_bf16_d64, NO_WS(bf16, 64, false))         \
+  V(fwd_no_ws_bf16_d64_causal, NO_WS(bf16, 64, true))   \
+  V(fwd_no_ws_bf16_d128, NO_WS(bf16, 128, false))       \
+  V(fwd_no_ws_bf16_d128_causal, NO_WS(bf16, 128, true)) \
+  V(fwd_no_ws_bf16_d256, NO_WS(bf16, 256, false))       \
+  V(fwd_no_ws_bf16_d256_causal, NO_WS(bf16, 256, true))
+
+ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

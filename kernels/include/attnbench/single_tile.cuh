@@ -1,0 +1,70 @@
+// Shared memory, barriers and producer of a kernel whose CTA works on one output tile (levels 2 and 3). Config members
+// read here: head_dim, tile_m, tile_n, stages, consumer_warpgroups.
+#pragma once
+
+#include <attnbench/device.cuh>
+#include <attnbench/forward.h>
+#include <attnbench/pipeline.cuh>
+#include <attnbench/products.cuh>
+#include <attnbench/scheduler.cuh>
+
+namespace attnbench {
+
+template <class C>
+struct SharedStorage {
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[tile_bytes(C::head_dim, C::tile_m)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  uint64_t q_full, k_full[C::stages], k_empty[C::stages], v_full[C::stages], v_empty[C::stages];
+};
+
+// Shared-memory addresses of the members of SharedStorage.
+template <class C>
+struct Addresses {
+  static constexpr uint32_t kv_bytes = tile_bytes(C::head_dim, C::tile_n);
+  uint32_t q, k, v, q_full, k_full, k_empty, v_full, v_empty;
+
+  ATTNBENCH_DEVICE_MEMBER uint32_t k_stage(int stage) const { return k + stage * kv_bytes; }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v_stage(int stage) const { return v + stage * kv_bytes; }
+};
+
+template <class C>
+ATTNBENCH_DEVICE Addresses<C> addresses(uint32_t base) {
+  using Shared = SharedStorage<C>;
+  return {base + uint32_t(offsetof(Shared, q)),       base + uint32_t(offsetof(Shared, k)),
+          base + uint32_t(offsetof(Shared, v)),       base + uint32_t(offsetof(Shared, q_full)),
+          base + uint32_t(offsetof(Shared, k_full)),  base + uint32_t(offsetof(Shared, k_empty)),
+          base + uint32_t(offsetof(Shared, v_full)),  base + uint32_t(offsetof(Shared, v_empty))};
+}
+
+template <class C>
+ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
+  init_barriers(shared.q_full, 1, 1, "q_full");
+  init_barriers(shared.k_full, C::stages, 1, "k_full");
+  init_barriers(shared.v_full, C::stages, 1, "v_full");
+  init_barriers(shared.k_empty, C::stages, C::consumer_warpgroups, "k_empty");
+  init_barriers(shared.v_empty, C::stages, C::consumer_warpgroups, "v_empty");
+  ptx::fence_mbarrier_init();
+}
+
+// One thread: starts all copies of the CTA's tile, waiting for a free stage before each.
+template <class C>
+ATTNBENCH_DEVICE void produce(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
+                              const ForwardParams& params, const Addresses<C>& shared, const Tile& tile) {
+  const int kv_head = tile.head / params.heads_per_kv_head;
+  load_tile<C::head_dim, C::tile_m>(shared.q, &q_map, shared.q_full, tile.first_row, tile.head, tile.batch,
+                                    ptx::EVICT_FIRST);
+  RingPosition<C::stages> at;
+  ATTNBENCH_NO_UNROLL
+  for (int j = 0; j < tile.key_tiles; ++j) {
+    wait_empty(shared.k_empty, at);
+    load_tile<C::head_dim, C::tile_n>(shared.k_stage(at.stage), &k_map, shared.k_full + at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
+    wait_empty(shared.v_empty, at);
+    load_tile<C::head_dim, C::tile_n>(shared.v_stage(at.stage), &v_map, shared.v_full + at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
+    at.advance();
+  }
+}
+
+}  // namespace attnbench
