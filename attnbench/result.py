@@ -61,9 +61,10 @@ class Result:
 
     def check(self, rule: str) -> Check | None:
         """The check of that name, the last one where it was applied again after timing; None where it never was."""
-        if self.record.accuracy is None:
-            return None
-        return next((check for check in reversed(self.record.accuracy.checks) if check.rule == rule), None)
+        for check in reversed(self.record.accuracy.checks if self.record.accuracy else ()):
+            if check.rule == rule:
+                return check
+        return None
 
     def check_value(self, rule: str) -> float | None:
         check = self.check(rule)

@@ -6,10 +6,10 @@ import math
 import statistics
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import chain, pairwise
 from typing import Sequence
 
-from attnbench.record import Measurement
+from attnbench.record import Block, Measurement
 
 CONFIDENCE = 0.95
 # B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research 30 (1982): 10 to 30
@@ -64,7 +64,7 @@ class Statistics:
 
     @classmethod
     def of(cls, measurement: Measurement) -> Statistics:
-        samples = measurement.samples_s
+        samples = _joined(measurement.blocks)
         p10, median, p90 = percentiles(samples)
         mean = statistics.fmean(samples)
         return cls(
@@ -104,20 +104,23 @@ def median_interval(measurement: Measurement) -> Interval | None:
     Samples taken one after the other are correlated, so the unit is never a single sample: it is the process where
     there are several, else the block where there are enough of them, else a batch of consecutive samples (Schmeiser).
     """
-    blocks = [block for block in measurement.blocks if block.samples_s]
-    by_process = [
-        [sample for block in group for sample in block.samples_s]
-        for _, group in groupby(sorted(blocks, key=lambda block: block.process), key=lambda block: block.process)
-    ]
-    if len(by_process) > 1:
+    blocks = measurement.blocks
+    processes = sorted({block.process for block in blocks})
+    if len(processes) > 1:
+        by_process = (_joined([block for block in blocks if block.process == process]) for process in processes)
         return _interval([statistics.median(samples) for samples in by_process], "process")
     if len(blocks) >= _units_needed():
         return _interval([statistics.median(block.samples_s) for block in blocks], "block")
-    samples = by_process[0]
+    samples = _joined(blocks)
     if len(samples) < BATCHES * SAMPLES_PER_BATCH:
         return None
     edges = [index * len(samples) // BATCHES for index in range(BATCHES + 1)]
-    return _interval([statistics.median(samples[a:b]) for a, b in zip(edges, edges[1:])], "batch")
+    return _interval([statistics.median(samples[a:b]) for a, b in pairwise(edges)], "batch")
+
+
+def _joined(blocks: Sequence[Block]) -> tuple[float, ...]:
+    """The samples of some blocks, in time order; a single block's are not copied, which counts over 20,000 records."""
+    return blocks[0].samples_s if len(blocks) == 1 else tuple(chain.from_iterable(block.samples_s for block in blocks))
 
 
 def _interval(values: list[float], unit: str) -> Interval:
