@@ -20,9 +20,10 @@ REGISTER_UNIT = 8
 WGMMA_M = 64
 WGMMA_K = {"fp16": 16, "bf16": 16, "e4m3": 32}
 WARPGROUP = 128
-# Instructions of a main loop beyond the arithmetic that `_loop_budget` counts: barriers, descriptors, row maxima's
-# shuffles, branches. 128 is what the 128x128 tile needs with room for about 20.
-LOOP_OVERHEAD = 128
+# Instructions of a step beyond the arithmetic that `_loop_budget` counts: barriers, the row maxima's shuffles, branches;
+# and for each wgmma, itself and the steps of its one or two descriptors. Together 138 for head_dim 128 and 128 keys.
+STEP_OVERHEAD = 90
+TENSOR_OVERHEAD = 3
 # Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
 EX2_RESCALE = 2
 
@@ -67,8 +68,8 @@ def _constant(value: float) -> Figure:
     return lambda facts: value
 
 
-def _has(flag: str) -> Callable[[KernelFacts], bool]:
-    return lambda facts: flag in facts.variant.flags
+def _has(*flags: str) -> Callable[[KernelFacts], bool]:
+    return lambda facts: set(flags) <= set(facts.variant.flags)
 
 
 def _row_blocks(facts: KernelFacts) -> int:
@@ -95,7 +96,8 @@ def _loop_steps(facts: KernelFacts) -> float:
 def _loop_budget(facts: KernelFacts) -> float:
     """Per score: maximum, FFMA, EX2, sum, half a conversion. Per output value: the rescaling multiplication."""
     outputs = _row_blocks(facts) * WGMMA_M * facts.variant.head_dim // WARPGROUP
-    return _loop_steps(facts) * (4.5 * _scores(facts) + outputs + LOOP_OVERHEAD)
+    overhead = STEP_OVERHEAD + TENSOR_OVERHEAD * _step_tensor(facts)
+    return _loop_steps(facts) * (4.5 * _scores(facts) + outputs + overhead)
 
 
 def _register_limit(facts: KernelFacts) -> int:
@@ -158,10 +160,14 @@ LIMITS = (
         "FFMA in the main loop", _scores, "scale and maximum must fold into one FFMA for each score",
         lambda facts: _loop("ffma")(facts) / _loop_steps(facts),
     ),
-    _at_most("R2UR in the main loop", 0, "descriptors must be uniform over the warp", _loop("r2ur")),
+    # Without a producer the main loop issues TMA copies too, whose coordinates come through R2UR.
+    _at_most(
+        "R2UR in the main loop", 0, "descriptors must be uniform over the warp",
+        _loop("r2ur"), applies=_has("warp_specialized"),
+    ),
     _at_most(
         "instructions of the main loop", _loop_budget, "issue slots bound the overlap",
-        _loop("instructions"), applies=_has("overlap"),
+        _loop("instructions"), applies=_has("overlap", "warp_specialized"),
     ),
     _at_least("UTMALDG", 3, "q, k and v come by TMA", lambda facts: facts.sass.utmaldg),
     _at_least(

@@ -25,8 +25,13 @@ SCHEDULES: Mapping[str, str] = {
     "simple": "fwd_simple",
     "ws": "fwd_ws",
     "pingpong": "fwd_pingpong",
-    "no_ws": "fwd_overlap",
+    # The ablation of the FlashAttention-3 paper (arXiv 2407.08608, table 2): one idea taken away at a time.
+    "no_ws": "fwd_no_ws",
     "no_overlap": "fwd_overlap",
+    # Choices that hardware has to make; bf16 only.
+    "n128": "fwd_overlap",
+    "softmax_turns": "fwd_overlap",
+    "no_turns": "fwd_overlap",
 }
 WAY_OUT = "build it: attnbench kernels build"
 
