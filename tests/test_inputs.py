@@ -5,7 +5,12 @@ import torch
 
 from attnbench.case import Case
 from attnbench.inputs import DISTRIBUTIONS, LARGE_LOGIT, copy_inputs, input_bytes, make_inputs
+from attnbench.probe_inputs import PROBE_INPUTS
 from attnbench.reference import choose_rows, oracle
+
+
+# What is random in every tensor; tests/lab looks at the others.
+RANDOM = [name for name in DISTRIBUTIONS if name not in ("v_ones", "equal_logits", "nan_v")]
 
 
 def make(**fields):
@@ -22,7 +27,7 @@ def tensors(inputs):
     return inputs.q, inputs.k, inputs.v
 
 
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("name", RANDOM)
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "e4m3"])
 def test_shapes_dtypes_and_finite(name, dtype):
     case = make(inputs=name, dtype=dtype, seqlen_k=96, num_heads_kv=2, head_dim_v=32)
@@ -37,7 +42,7 @@ def test_shapes_dtypes_and_finite(name, dtype):
     assert input_bytes(case) == sum(t.numel() * t.element_size() for t in held)
 
 
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("name", RANDOM)
 def test_the_same_case_gives_the_same_numbers_and_anything_else_gives_others(name):
     case = make(inputs=name)
     once, again = make_inputs(case), make_inputs(case)
