@@ -61,8 +61,9 @@ class Backend(Protocol):
     """One way to compute attention. Only these members are required; `trait` reads the optional ones.
 
     Optional: devices (default cpu and cuda), accumulator (fp32), own_quantizer (False: starts from the quantized
-    tensors), partials_16bit (False), extra_bytes(case) (0: memory beyond inputs and outputs),
-    kernel_facts(case) (None: what goes into the record's `kernel`).
+    tensors), partials_16bit (False), by_name_only (none: devices on which it runs only where a suite or --backend names
+    it), extra_bytes(case) (0: memory beyond inputs and outputs), kernel_facts(case) (None: what goes into the record's
+    `kernel`).
     """
 
     name: str
@@ -86,6 +87,7 @@ _TRAITS: Mapping[str, Any] = {
     "accumulator": "fp32",
     "own_quantizer": False,
     "partials_16bit": False,
+    "by_name_only": (),
 }
 
 

@@ -15,6 +15,9 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     for name, backend in builtin().items():
         reason = backend.unavailable()
         state = f"not here: {reason}" if reason else f"available ({backend.version()})"
+        named = trait(backend, "by_name_only")
+        if named and not reason:
+            state += f"; on {' and '.join(named)} only where it is named"
         rows.append((name, ", ".join(trait(backend, "devices")), state))
     rows += [(name, "", "plugin, not imported") for name in announced_names(plugins)]
     return _columns(rows)

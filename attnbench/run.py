@@ -111,12 +111,11 @@ def run_suite(request: Request) -> Outcome:
 
 def choose_backends(request: Request, ready: Mapping[str, Any]) -> tuple[str, ...]:
     """The suite's list, or all that can run on the device; plugins are added. Raises RunError for an unknown name."""
-    reasons, devices = ready["backends"], ready["devices"]
+    reasons = ready["backends"]
     plugins = tuple(name for name in reasons if name not in builtin())
     names = request.suite.backends
     if names is None:
-        kind = request.device.split(":")[0]
-        return tuple(name for name, reason in reasons.items() if reason is None and kind in devices[name])
+        return tuple(ready["unasked"])
     for name in names:
         if name not in reasons:
             raise RunError(unknown_backend(name, tuple(reasons)))

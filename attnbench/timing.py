@@ -22,6 +22,7 @@ WARMUP_CALLS = 5
 # Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.
 WARMUP_AGREEMENT = 0.005
 WARMUP_LIMIT = 12  # windows
+MOST_IN_WINDOW = 1000  # calls
 # One timed region is at least this many times the timer's resolution.
 REGION_RESOLUTIONS = 100
 # Burst regime: this long idle, then at most this much work.
@@ -126,18 +127,21 @@ class Warm:
 
 
 def warm_up(calls: Iterator[Call], timer: Timer, clock: Clock, window_s: float) -> Warm:
-    """At least WARMUP_CALLS calls and two windows of window_s, until two consecutive windows' medians agree."""
-    started = clock.now()
-    estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
-    previous = None
-    for _ in range(WARMUP_LIMIT):
-        count = max(WARMUP_CALLS, min(1000, math.ceil(window_s / estimate_s)))
+    """At least WARMUP_CALLS calls and two windows of window_s, until two consecutive windows' medians agree.
+
+    A window is one call at least. After WARMUP_LIMIT windows' time it ends whatever was reached, so that calls of
+    seconds are not warmed up for a minute.
+    """
+    started, taken, previous = clock.now(), 1, None
+    estimate_s = timer.take(calls, 1, 1, None)[0]
+    while clock.now() - started < WARMUP_LIMIT * window_s:
+        count = max(1, min(MOST_IN_WINDOW, math.ceil(window_s / estimate_s)))
         estimate_s = statistics.median(timer.take(calls, count, 1, None))
-        if previous is not None and abs(estimate_s / previous - 1) < WARMUP_AGREEMENT:
+        taken += count
+        settled = previous is not None and abs(estimate_s / previous - 1) < WARMUP_AGREEMENT
+        if settled and taken >= WARMUP_CALLS:
             break
         previous = estimate_s
-        if clock.now() - started > WARMUP_LIMIT * window_s:
-            break
     return Warm(estimate_s, clock.now() - started)
 
 

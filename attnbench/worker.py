@@ -1,7 +1,8 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}}
-events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "devices": ...} once; or {"event": "refused", "reason": ...}
+events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...]}    once
+        {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
         {"event": "done", "spent_s": {phase: seconds}}       one per job
@@ -29,7 +30,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent d
 def main() -> None:
     """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    cores = len(os.sched_getaffinity(0))  # NOTE: before torch is imported; OpenMP then pins this very thread to one core
+    cores = len(
+        os.sched_getaffinity(0)
+    )  # NOTE: before torch is imported; OpenMP then pins this very thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores)
@@ -55,9 +58,19 @@ class Worker:
             self._send(event="refused", reason=str(error))
             return False
         reasons = {name: backend.unavailable() for name, backend in self._backends.items()}
-        devices = {name: trait(backend, "devices") for name, backend in self._backends.items()}
-        self._send(event="ready", facts=facts, backends=reasons, devices=devices)
+        self._send(event="ready", facts=facts, backends=reasons, unasked=self._unasked(reasons))
         return True
+
+    def _unasked(self, reasons: dict[str, str | None]) -> list[str]:
+        """The backends that join a run which names none: they can run here, and not only where they are named."""
+        kind = self._device.split(":")[0]
+        return [
+            name
+            for name, backend in self._backends.items()
+            if reasons[name] is None
+            and kind in trait(backend, "devices")
+            and kind not in trait(backend, "by_name_only")
+        ]
 
     def _open_device(self) -> dict[str, Any]:
         import torch

@@ -26,6 +26,7 @@ class FlexAttention:
     name = "flex"
     deterministic = True
     devices = ("cpu", "cuda")
+    by_name_only = ("cpu",)  # a C++ compilation for every shape, on the machines where most people only want a first look
 
     def version(self) -> str:
         from importlib.metadata import version

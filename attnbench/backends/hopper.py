@@ -26,6 +26,11 @@ class Hopper:
     accumulator: str = "fp32"
 
     @property
+    def by_name_only(self) -> tuple[str, ...]:
+        """The levels and ablations below the default schedule join a run only where they are asked for."""
+        return () if self.schedule == DEFAULT_SCHEDULE else self.devices
+
+    @property
     def name(self) -> str:
         return "hopper" if self.schedule == DEFAULT_SCHEDULE else f"hopper[{self.schedule}]"
 
