@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping
 from attnbench.case import Case
 from attnbench.expand import expand
 from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
-from attnbench.selection import field_text, matcher, merge_only, only_text, parse_only
+from attnbench.selection import GROUP, field_text, matcher, merge_only, only_text, parse_only
 from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source, suggest
 
 if TYPE_CHECKING:
@@ -121,23 +121,33 @@ def with_overrides(
 ) -> Suite:
     """The suite as the command line wants it; None, () and {} leave the file's word.
 
-    `only` replaces what the file keeps of the same field; the same field twice keeps the values of both. `time` and
-    `timing` hold for every group. Raises SuiteError for a setting that cannot be and where no case is left.
+    `only` replaces what the file keeps of the same field; the same field twice keeps the values of both; the field
+    "group" chooses groups. `time` and `timing` hold for every group. Raises SuiteError for a setting that cannot be and
+    where no case is left.
     """
     change = _timing_changer(timing or {})
+    chosen = _chosen_groups(suite, [value for name, values in only if name == GROUP for value in values])
     groups = tuple(
         dataclasses.replace(group, time=group.time if time is None else time, timing=change(group.timing))
-        for group in suite.groups
+        for group in chosen
     )
     changed = dataclasses.replace(
         suite,
         backends=suite.backends if backends is None else tuple(backends),
         groups=groups,
         timing=change(suite.timing),
-        only=merge_only(suite.only, only),
+        only=merge_only(suite.only, [item for item in only if item[0] != GROUP]),
     )
     _refuse_nothing_left(changed, "--only " + " --only ".join(only_text(item) for item in only))
     return changed
+
+
+def _chosen_groups(suite: Suite, names: list[str]) -> tuple[Group, ...]:
+    known = [group.name for group in suite.groups]
+    for name in names:
+        if name not in known:
+            raise SuiteError(f'--only group={name}: suite "{suite.name}" has no such group{suggest(name, known)}')
+    return tuple(group for group in suite.groups if not names or group.name in names)
 
 
 def json_schema() -> dict[str, Any]:
