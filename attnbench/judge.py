@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Mapping
 from attnbench import reference
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
+from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
+from attnbench.probe_rules import Known, own_checks, row_place
+from attnbench.quantize import dequantize
 from attnbench.record import Accuracy, Check
 from attnbench.reference import Attention, Rows, visible_keys
 
@@ -112,23 +115,37 @@ def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors =
     if case.is_fp8 and trait(backend, "own_quantizer"):
         exact = ref.originals
     budget = ref.eager(trait(backend, "accumulator"))
+    tainted = tainted_heads(case, ref.inputs.v)
     out = outputs.out.transpose(1, 2).gather(2, rows.index[..., None].expand_as(exact.out)).double()
-    checks = [_finite_check(case, outputs.out)]
+    checks = [_finite_check(outputs.out, tainted)]
+    if tainted is not None:
+        checks.append(swallowed_check(case, rows, ref.inputs.v, out))
+    values: Mapping[str, float] = {}
     if checks[0].passed:
+        out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
         checks += _blind_row_checks(case, rows, out)
-        errors, eager = relative_errors(out, exact.out), relative_errors(budget.out, exact.out)
+        errors, eager = relative_errors(out, exact_out), relative_errors(budget_out, exact_out)
         checks += _error_checks(case, rows, errors, eager, factors, trait(backend, "partials_16bit"))
-        values = _values(ref, out, exact.out, errors, eager)
-    else:
-        values = {}
+        checks += own_checks(_known(ref, backend, out, exact_out, budget_out))
+        values = _values(ref, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
         checks.append(_lse_check(ref, outputs.lse, exact.lse, budget.lse))
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
-def _finite_check(case: Case, out: Tensor) -> Check:
+def _known(ref: Reference, backend: Backend, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
+    quantized = None if trait(backend, "own_quantizer") else ref.inputs.quantized
+    v = ref.inputs.v if quantized is None else dequantize(quantized.v, quantized.v_descale, ref.case)
+    floor = HALF_EPSILON[ref.case.dtype] * (2 if trait(backend, "partials_16bit") else 1)
+    exact_sums = trait(backend, "accumulator") == "fp32"
+    return Known(ref.case, ref.inputs, ref.rows, v, out, exact, eager, floor, exact_sums)
+
+
+def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:
     """The whole output, not only the sampled rows: an element never written is NaN, since outputs start as NaN."""
     bad = ~out.isfinite()
+    if tainted is not None:
+        bad &= ~tainted[:, None, :, None]
     count = int(bad.sum())
     where = ""
     if count:
@@ -147,7 +164,7 @@ def _blind_row_checks(case: Case, rows: Rows, out: Tensor) -> list[Check]:
     largest = torch.where(blind, out.abs().amax(dim=-1), torch.zeros((), dtype=out.dtype, device=out.device))
     place = int(largest.argmax())
     value = float(largest.flatten()[place])
-    return [Check("output of rows that see no key", value, 0.0, value == 0, "" if value == 0 else _place(rows, place))]
+    return [Check("output of rows that see no key", value, 0.0, value == 0, "" if value == 0 else row_place(rows, place))]
 
 
 def _error_checks(
@@ -157,13 +174,13 @@ def _error_checks(
     max_factor = factors.partials_16bit if partials_16bit else factors.max_error
     rmse_factor = factors.fp8 if case.is_fp8 else factors.rmse
     checks = [
-        _check("max error", errors.max_error, max_factor * max(eager.max_error, floor), _place(rows, errors.max_place)),
+        _check("max error", errors.max_error, max_factor * max(eager.max_error, floor), row_place(rows, errors.max_place)),
         _check("relative RMSE", errors.rmse, rmse_factor * max(eager.rmse, floor)),
         _check(
             "worst row's relative RMSE",
             errors.worst_row,
             factors.worst_row * max(eager.worst_row, floor),
-            _place(rows, errors.worst_place),
+            row_place(rows, errors.worst_place),
         ),
     ]
     checks.append(_check("RMS(out) / RMS(ref) - 1", abs(errors.rms_ratio - 1.0), max(RMS_RATIO, eager.rmse)))
@@ -187,10 +204,12 @@ def _lse_check(ref: Reference, lse: Tensor, exact: Tensor, budget: Tensor) -> Ch
     worst = ratio.flatten()[place]
     limit = LSE_ABSOLUTE if blind.flatten()[place] else float(allowed.flatten()[place])
     value = math.inf if not bool(worst.isfinite()) else float(worst) * limit
-    return _check("LSE error", value, limit, _place(rows, place))
+    return _check("LSE error", value, limit, row_place(rows, place))
 
 
-def _values(ref: Reference, out: Tensor, exact: Tensor, errors: Errors, eager: Errors) -> Mapping[str, float]:
+def _values(
+    ref: Reference, out: Tensor, exact: Tensor, errors: Errors, eager: Errors, tainted: Tensor | None
+) -> Mapping[str, float]:
     """Figures that are reported and not judged. Relative ones are relative to RMS(ref)."""
     import torch
 
@@ -208,26 +227,23 @@ def _values(ref: Reference, out: Tensor, exact: Tensor, errors: Errors, eager: E
         "eager_worst_row": eager.worst_row,
     }
     if ref.originals is not None:
-        values |= _fp8_values(ref, out, eager)
+        values |= _fp8_values(ref, out, tainted)
     return values
 
 
-def _fp8_values(ref: Reference, out: Tensor, eager: Errors) -> Mapping[str, float]:
+def _fp8_values(ref: Reference, out: Tensor, tainted: Tensor | None) -> Mapping[str, float]:
     """E1 kernel, E2 quantization, E3 end to end: relative RMSEs."""
+    exact, originals, emulated = (
+        without_heads(x, tainted) for x in (ref.oracle.out, ref.originals.out, ref.eager("fp32").out)
+    )
     return {
-        "e1": relative_errors(out, ref.oracle.out).rmse,
-        "e1_emulated": relative_errors(ref.eager("fp32").out, ref.oracle.out).rmse,
-        "e2": relative_errors(ref.oracle.out, ref.originals.out).rmse,
-        "e3": relative_errors(out, ref.originals.out).rmse,
+        "e1": relative_errors(out, exact).rmse,
+        "e1_emulated": relative_errors(emulated, exact).rmse,
+        "e2": relative_errors(exact, originals).rmse,
+        "e3": relative_errors(out, originals).rmse,
     }
 
 
 def _check(rule: str, value: float, limit: float, where: str = "") -> Check:
     passed = value <= limit  # False for NaN
     return Check(rule, value, limit, passed, "" if passed else where)
-
-
-def _place(rows: Rows, flat: int) -> str:
-    _, heads, count = rows.index.shape
-    batch, head = flat // (heads * count), flat // count % heads
-    return f"batch {batch}, head {head}, row {int(rows.index.flatten()[flat])}"

@@ -33,7 +33,7 @@ def quantize(q: Tensor, k: Tensor, v: Tensor, case: Case) -> Quantized:
 def quantize_tensor(x: Tensor, scaling: str, block_size: int) -> tuple[Tensor, Tensor]:
     """(e4m3 tensor, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
 
-    The largest magnitude of a group maps to 448; a group of zeros gets descale 1.
+    The largest magnitude of a group maps to 448; a group of zeros gets descale 1. NaN stays NaN and scales nothing.
     """
     import torch
 
@@ -48,7 +48,7 @@ def quantize_tensor(x: Tensor, scaling: str, block_size: int) -> tuple[Tensor, T
 def _group_amax(x: Tensor, scaling: str, block_size: int) -> Tensor:
     import torch
 
-    magnitude = x.abs()
+    magnitude = x.abs().masked_fill(x.isnan(), 0.0)
     if scaling in ("none", "tensor"):
         return magnitude.amax().reshape(1)
     if scaling == "head":

@@ -63,13 +63,25 @@ class Checks(_Model):
         2, ge=0, description="further calls whose outputs must equal the first's bitwise, unless declared otherwise"
     )
     factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
-    probes: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="none are defined yet")
+    probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one"
+    )
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _listed(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
 
     @field_validator("probes")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if names:
-            raise ValueError(f'unknown probe "{names[0]}" under "probes"; none are defined yet, remove it')
+        from attnbench.probes import PROBES
+
+        if names == ("all",):
+            return names
+        for name in names:
+            if name not in PROBES:
+                raise ValueError(f'unknown probe "{name}" under "probes"{suggest(name, (*PROBES, "all"))}')
         return names
 
 

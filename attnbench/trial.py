@@ -9,16 +9,19 @@ import statistics
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from attnbench.backend import Backend, Call, Inputs, Outputs, extra_bytes, kernel_facts, trait
+from attnbench.backend import Backend, Call, Outputs, extra_bytes, kernel_facts, trait
 from attnbench.case import Case
+from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.environment import available_memory_bytes
 from attnbench.inputs import copy_inputs, input_bytes, make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
+from attnbench.lab import BenchLab
 from attnbench.plugins import ContractError
+from attnbench.probes import run_probes
 from attnbench.record import Accuracy, Check, Record
 from attnbench.suite_model import Checks, Timing
 from attnbench.timers import make_flush, make_timer
@@ -41,15 +44,23 @@ class Phases:
 
     announce: Callable[[str], None] = lambda phase: None
     spent_s: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        """A phase may lie inside another: its time is then its own, and the other is announced again at its end."""
+        self._open.append(phase)
         self.announce(phase)
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + time.perf_counter() - started
+            spent_s = time.perf_counter() - started
+            self._open.pop()
+            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + spent_s
+            if self._open:
+                self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - spent_s
+                self.announce(self._open[-1])
 
 
 class Bench:
@@ -61,6 +72,7 @@ class Bench:
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
         self._checksums: list[int] = []
+        self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `lab`
 
     @property
     def reference(self) -> Reference:
@@ -135,12 +147,16 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
     reference = bench.reference
     bench.make_budgets(backend)
     with poisoned_memory(), bench.phases("check"):
-        outputs, first_call_s = _guarded_call(bench.case, backend, reference.inputs)
+        outputs, first_call_s = guarded_call(bench.case, backend, reference.inputs)
         if bench.inputs_written():
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         accuracy = judge(reference, backend, outputs, _factors(bench.checks))
         if accuracy.passed:
             accuracy = _with_repeats(bench, backend, outputs, accuracy)
+        if accuracy.passed and bench.checks.probes:
+            lab = BenchLab(bench, _factors(bench.checks), backend)
+            further = tuple(run_probes(bench.checks.probes, lab, backend))
+            accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
     base = replace(base, warnings=_accumulator_warnings(backend, accuracy))
     if not accuracy.passed:
         reason = "; ".join(str(check) for check in accuracy.failures)
@@ -208,44 +224,6 @@ def _prepare_watched(bench: Bench, backend: Backend) -> tuple[Call, float, int |
     return call, prep_s, torch.cuda.max_memory_allocated() - held + input_bytes(bench.case)
 
 
-def _guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs, float]:
-    """One call whose outputs have the right type, shape, dtype and device; and how long preparing and calling took,
-    compilation and autotuning included.
-
-    On CUDA the outputs are copied on the current stream at once: a kernel on another stream that nobody waits for shows.
-    """
-    import torch
-
-    started = time.perf_counter()
-    outputs = backend.prepare(case, inputs)()
-    check_contract(case, inputs, outputs)
-    outputs = replace(outputs, out=outputs.out.clone(), lse=None if outputs.lse is None else outputs.lse.clone())
-    if inputs.q.is_cuda:
-        torch.cuda.synchronize()
-    return outputs, time.perf_counter() - started
-
-
-def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
-    """Raises ContractError unless `outputs` are Outputs of the types, shapes, dtypes and device that the case asks for."""
-    import torch
-
-    if not isinstance(outputs, Outputs):
-        raise ContractError(f"the call returned {type(outputs).__name__}, not attnbench.Outputs")
-    wanted = {"out": ((case.batch, case.seqlen_q, case.num_heads, case.head_dim_v), inputs.q.dtype)}
-    if outputs.lse is not None:
-        wanted["lse"] = ((case.batch, case.num_heads, case.seqlen_q), torch.float32)
-    for name, (shape, dtype) in wanted.items():
-        tensor = getattr(outputs, name)
-        if not isinstance(tensor, torch.Tensor):
-            raise ContractError(f"{name} is {type(tensor).__name__}, not a tensor")
-        if tuple(tensor.shape) != shape:
-            raise ContractError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
-        if tensor.dtype != dtype:
-            raise ContractError(f"{name} has dtype {tensor.dtype}, not {dtype}")
-        if tensor.device != inputs.q.device:
-            raise ContractError(f"{name} is on {tensor.device}, not on {inputs.q.device}")
-
-
 def _with_repeats(bench: Bench, backend: Backend, outputs: Outputs, accuracy: Accuracy) -> Accuracy:
     """Calls a deterministic backend again, bench.checks.repeats times: bitwise equal."""
     import torch
@@ -269,7 +247,7 @@ def _recheck(bench: Bench, backend: Backend, last: Outputs) -> Accuracy | None:
     check_contract(bench.case, bench.reference.inputs, last)
     for reference, outputs in (
         (bench.reference, last),
-        (bench.fresh, _guarded_call(bench.case, backend, bench.fresh.inputs)[0]),
+        (bench.fresh, guarded_call(bench.case, backend, bench.fresh.inputs)[0]),
     ):
         accuracy = judge(reference, backend, outputs, _factors(bench.checks))
         if not accuracy.passed:
@@ -354,14 +332,3 @@ def _version(backend: Backend) -> str:
 
 def _factors(checks: Checks) -> Factors:
     return Factors(**checks.factors.model_dump())
-
-
-def checksums(inputs: Inputs) -> list[int]:
-    """Per tensor, the sum of its bits as integers: any single write that changes bits changes it."""
-    import torch
-
-    tensors = [inputs.q, inputs.k, inputs.v]
-    if inputs.quantized is not None:
-        tensors += [getattr(inputs.quantized, field.name) for field in fields(inputs.quantized)]
-    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-    return [int(tensor.view(width[tensor.element_size()]).sum(dtype=torch.int64)) for tensor in tensors]

@@ -1,0 +1,55 @@
+"""What probes work with: further problems at the shape of a trial's case, posed once and shared by its backends."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Callable
+
+from attnbench.backend import Backend, Inputs, Outputs, trait
+from attnbench.case import Case
+from attnbench.contract import guarded_call
+from attnbench.inputs import make_inputs
+from attnbench.judge import Factors, Reference, judge, make_reference
+from attnbench.record import Accuracy
+
+if TYPE_CHECKING:
+    from attnbench.trial import Bench
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+class BenchLab:
+    """The `probes.Lab` of a bench. References of other inputs are kept; those of given inputs are not."""
+
+    def __init__(self, bench: Bench, factors: Factors, backend: Backend):
+        self._bench, self._factors, self._backend = bench, factors, backend
+
+    @property
+    def case(self) -> Case:
+        return self._bench.case
+
+    @property
+    def reference(self) -> Reference:
+        return self._bench.reference
+
+    def posed(self, case: Case, input_set: int = 0, inputs: Inputs | None = None) -> Reference:
+        bench = self._bench
+        kept = bench.posed.get((case, input_set)) if inputs is None else None
+        if kept is None:
+            with bench.phases("inputs"):
+                drawn = make_inputs(case, bench.device, input_set) if inputs is None else inputs
+            with bench.phases("oracle"):
+                kept = make_reference(case, drawn, bench.checks.oracle)
+            if inputs is None:
+                bench.posed[case, input_set] = kept
+        with bench.phases("oracle"):
+            kept.eager(trait(self._backend, "accumulator"))
+            if case.is_fp8:
+                kept.eager("fp32")
+        return kept
+
+    def called(self, case: Case, inputs: Inputs, backend: Backend) -> Outputs:
+        return guarded_call(case, backend, inputs)[0]
+
+    def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy:
+        return judge(reference, backend, outputs, self._factors)

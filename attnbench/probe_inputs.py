@@ -1,0 +1,196 @@
+"""Input distributions whose right answer is known beforehand, or that bring one weakness of kernels to light.
+
+Each function changes a `Draw` of `attnbench.inputs` in place, like the distributions there. Those with an exact answer
+have their own rule in `probe_rules`. With N(0, 1) inputs the output shrinks like 1 / sqrt(seqlen), so that a mask that
+is off by one at seqlen 65536 passes every tolerance in use; these inputs keep such a mistake as large as the output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnbench.case import Case
+    from attnbench.inputs import Draw
+
+# A needle's logit: unrelated sign vectors of 64 entries stay about 100 below it, and exp(-60) is nothing in any dtype.
+NEEDLE_LOGIT = 240.0
+# Every tile width in use (64, 80, 96, 128, 176, 192, 224) has edges near multiples of this many keys.
+EDGE_SPACING = 16
+# Equal logits of a row reach this far, both ways.
+EQUAL_LOGIT = 1000.0
+# Between ln(448 / 256) = 0.56, where e4m3's largest number is passed with a P scale of 2^8, and 4 ln 2 = 2.77, the
+# smallest rescale threshold in use (FlashAttention issues 2577, 2716): a step that a lazy rescale skips and saturates.
+STEP_LOGIT = 2.5
+STEP_KEYS = 64
+# Noise of the stepped logits, small against a step.
+STEP_NOISE = 0.25
+# The tail's weights are about exp(-9): below e4m3's smallest number at P scale 1, far above it at P scale 256.
+TAIL_LOGIT = 9.0
+# The constant vector added to every key, per channel; it shifts all logits of a row alike, which softmax ignores.
+KEY_SHIFT = 4.0
+# Factors that reach the descales, head by head; q and k take opposite ones, so that the logits stay.
+HEAD_FACTORS = (1e-6, 1.0, 1e3)
+LOGIT_FACTORS = (1e3, 1.0, 1e-3)
+# e4m3's largest number, its smallest ones (2^-9 is subnormal), and plain ones.
+E4M3_EXTREMES = (448.0, -448.0, 2.0**-9, -(2.0**-9), 3 * 2.0**-9, 2.0**-6, 1.0, -1.0, 0.0)
+
+
+class ProbeInput(NamedTuple):
+    about: str
+    apply: Callable[[Draw], None]
+
+
+def boundary_keys(case: Case) -> Tensor:
+    """(seqlen_q,) the last key that each query may see; full attention: key i modulo seqlen_k. -1: it sees none."""
+    import torch
+
+    rows = torch.arange(case.seqlen_q)
+    if not case.causal:
+        return rows % case.seqlen_k
+    return (rows + case.seqlen_k - case.seqlen_q).clamp(min=-1)
+
+
+def edge_keys(case: Case) -> Tensor:
+    """(seqlen_q,) for each query one of the keys beside a tile edge that it may see, each in turn, the last one first."""
+    import torch
+
+    starts = torch.arange(0, case.seqlen_k, EDGE_SPACING)
+    edges = torch.cat((starts, (starts - 1).clamp(min=0), torch.tensor([case.seqlen_k - 1]))).unique()
+    rows = torch.arange(case.seqlen_q)
+    visible = (rows + 1 + case.seqlen_k - case.seqlen_q).clamp(0, case.seqlen_k)
+    visible = visible if case.causal else torch.full_like(rows, case.seqlen_k)
+    count = torch.searchsorted(edges, visible)
+    target = edges[(count - 1 - rows % count.clamp(min=1)).clamp(min=0)]
+    return target.masked_fill(count == 0, -1)
+
+
+# The key that a query's needle stands at, by distribution.
+NEEDLE_KEYS: dict[str, Callable[[Case], Tensor]] = {
+    "needle": boundary_keys,
+    "needle_hidden": boundary_keys,
+    "needle_edges": edge_keys,
+}
+
+
+def _sign_keys(draw: Draw) -> None:
+    import torch
+
+    draw.k.copy_(torch.randint(0, 2, draw.k.shape, generator=draw.generator) * 2.0 - 1.0)
+
+
+def _point_queries(draw: Draw, keys: Tensor) -> None:
+    """Queries along `keys` (batch, seqlen_q, num_heads_kv, head_dim) with logits of NEEDLE_LOGIT."""
+    case = draw.case
+    gain = NEEDLE_LOGIT / (case.scale * case.head_dim)
+    draw.q.copy_(keys.repeat_interleave(case.num_heads // case.num_heads_kv, dim=2) * gain)
+
+
+def _needle(draw: Draw) -> None:
+    """Query i matches one key only, the last it may see (full: key i modulo seqlen_k), so that out row i = that v row."""
+    _sign_keys(draw)
+    _point_queries(draw, draw.k[:, boundary_keys(draw.case).clamp(min=0)])
+
+
+def _needle_hidden(draw: Draw) -> None:
+    """As `needle`, and the query matches the next key as well, which causal hides: a mask too wide by one mixes both."""
+    _sign_keys(draw)
+    target = boundary_keys(draw.case)
+    keys = draw.k[:, target.clamp(min=0)]
+    if draw.case.causal:
+        following = target + 1
+        inside = (following < draw.case.seqlen_k)[None, :, None, None]
+        keys = keys * (target >= 0)[None, :, None, None]
+        keys = keys + draw.k[:, following.clamp(max=draw.case.seqlen_k - 1)] * inside
+    _point_queries(draw, keys)
+
+
+def _needle_edges(draw: Draw) -> None:
+    """Query i matches one key beside a tile edge, or the last key."""
+    _sign_keys(draw)
+    _point_queries(draw, draw.k[:, edge_keys(draw.case).clamp(min=0)])
+
+
+def _v_ones(draw: Draw) -> None:
+    draw.v.fill_(1.0)
+
+
+def _equal_logits(draw: Draw) -> None:
+    """All keys alike, and whole numbers in q, so that every logit of a row is the same float in any order of summing."""
+    import torch
+
+    largest = EQUAL_LOGIT / (draw.case.scale * draw.case.head_dim)
+    rows = torch.rand((*draw.q.shape[:-1], 1), generator=draw.generator) * 2.0 - 1.0
+    draw.q.copy_((rows * largest).round().expand_as(draw.q))
+    draw.k.fill_(1.0)
+
+
+def _nan_v(draw: Draw) -> None:
+    """One row of v is NaN, in the middle of the keys of one head."""
+    case = draw.case
+    draw.v[0, case.seqlen_k // 2, case.num_heads_kv // 2] = float("nan")
+
+
+def _steps(draw: Draw) -> None:
+    """Logits rise by STEP_LOGIT from each 64 keys to the next."""
+    import torch
+
+    case = draw.case
+    draw.q.mul_(STEP_NOISE)
+    level = torch.arange(case.seqlen_k).div(STEP_KEYS, rounding_mode="floor") * STEP_LOGIT
+    draw.q[..., 0] = 1.0 / (case.scale * case.head_dim**0.5)
+    draw.k[..., 0] = level[None, :, None] * case.head_dim**0.5
+
+
+def _same_sign_v(draw: Draw) -> None:
+    """v of one sign: partial sums only grow, so that an accumulator that truncates loses some with every addition."""
+    draw.v.abs_().add_(1.0)
+
+
+def _sink_tail(draw: Draw) -> None:
+    """Key 0 takes almost all the weight and has v = 0: the output is what the many small weights leave."""
+    case = draw.case
+    draw.q.add_(1.0)
+    draw.k[:, 0] = TAIL_LOGIT / (case.scale * case.head_dim)
+    draw.v[:, 0] = 0.0
+
+
+def _shifted_keys(draw: Draw) -> None:
+    import torch
+
+    draw.k.add_(torch.randn(draw.k.shape[-1], generator=draw.generator) * KEY_SHIFT)
+
+
+def _fp8_extremes(draw: Draw) -> None:
+    import torch
+
+    values = torch.tensor(E4M3_EXTREMES)
+    draw.v.copy_(values[torch.randint(0, len(values), draw.v.shape, generator=draw.generator)])
+
+
+def _fp8_descales(draw: Draw) -> None:
+    """Heads of v a millionth and a thousand times as large; q and k a thousand times, and a thousandth."""
+    case = draw.case
+    ratio = case.num_heads // case.num_heads_kv
+    for head in range(case.num_heads_kv):
+        draw.v[:, :, head] *= HEAD_FACTORS[head % 3]
+        draw.k[:, :, head] /= LOGIT_FACTORS[head % 3]
+        draw.q[:, :, head * ratio : (head + 1) * ratio] *= LOGIT_FACTORS[head % 3]
+
+
+PROBE_INPUTS: dict[str, ProbeInput] = {
+    "needle": ProbeInput("each query matches one key, the last it may see when causal: exact retrieval", _needle),
+    "needle_hidden": ProbeInput("needle, and the next key, which causal hides, matches too", _needle_hidden),
+    "needle_edges": ProbeInput("each query matches one key beside a tile edge, or the last key", _needle_edges),
+    "v_ones": ProbeInput("v is 1 everywhere, and so must the output be", _v_ones),
+    "equal_logits": ProbeInput("all logits of a row equal, up to 1000: the output is the mean of v", _equal_logits),
+    "nan_v": ProbeInput("one row of v is NaN: every row that sees it is NaN, other heads are not", _nan_v),
+    "steps": ProbeInput("logits rise by 2.5 every 64 keys: a rescale that is skipped saturates e4m3", _steps),
+    "same_sign_v": ProbeInput("v of one sign: an accumulator that truncates shows as a bias", _same_sign_v),
+    "sink_tail": ProbeInput("one key takes the weight and has v = 0; the tail must not vanish", _sink_tail),
+    "shifted_keys": ProbeInput("N(0, 1) with a constant vector added to every key", _shifted_keys),
+    "fp8_extremes": ProbeInput("v of +-448, subnormal e4m3 numbers and zeros", _fp8_extremes),
+    "fp8_descales": ProbeInput("heads a millionth and a thousand times as large: extreme descales", _fp8_descales),
+}

@@ -1,0 +1,126 @@
+"""Rules of their own for inputs whose right answer is known beforehand (`probe_inputs`), beside the judge's.
+
+The judge compares with the oracle within what rounding allows on average; these hold every element, or the mean of all
+of them, to what the inputs make exact. Each rule says why a right kernel keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, NamedTuple
+
+from attnbench.probe_inputs import NEEDLE_KEYS
+from attnbench.record import Check
+from attnbench.reference import Rows, visible_keys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnbench.backend import Inputs
+    from attnbench.case import Case
+
+# A row counts as retrieved when the oracle leaves less than this of any other: far below every dtype's rounding.
+RETRIEVED = 1e-9
+# P rounded to e4m3 is off by at most 2^-4 of itself (three fraction bits), and so is any mean of equal values.
+E4M3_ROUNDING = 2.0**-4
+# Sums in fp32 of up to 2^20 terms lose less than this of their largest.
+FP32_SUM = 2.0**-14
+# A right kernel's mean signed error is what is left of rounding noise after averaging: a small part of u.
+BIAS_PART = 1 / 16
+
+
+class Known(NamedTuple):
+    """What a rule sees: fp64 tensors (batch, num_heads, rows, head_dim_v), v as the kernel got it (dequantized, fp32)
+    in the layout of Inputs; u is half the machine epsilon of the output dtype, or what 16-bit partials make of it."""
+
+    case: Case
+    inputs: Inputs
+    rows: Rows
+    v: Tensor
+    out: Tensor
+    exact: Tensor
+    eager: Tensor
+    u: float
+    exact_accumulator: bool
+
+
+def own_checks(known: Known) -> list[Check]:
+    """The checks of the rule that the case's inputs have; none for inputs without one."""
+    rule = _RULES.get(known.case.inputs)
+    return [] if rule is None else rule(known)
+
+
+def _retrieval(known: Known) -> list[Check]:
+    """Every element of a retrieved row is that of v. In fp16 and bf16 bit for bit: P is 1, and v has no digit to lose; in
+    e4m3 within one unit in the last place, since v times its descale is rounded."""
+    import torch
+
+    case = known.case
+    target = NEEDLE_KEYS[case.inputs](case).to(known.out.device)
+    head = torch.arange(case.num_heads, device=known.out.device) // (case.num_heads // case.num_heads_kv)
+    wanted = known.v.double()[:, target.clamp(min=0)][:, :, head].transpose(1, 2)
+    wanted = wanted.gather(2, known.rows.index[..., None].expand_as(known.exact))
+    tolerance = RETRIEVED * wanted.abs().amax(dim=-1, keepdim=True)
+    retrieved = ((known.exact - wanted).abs() <= tolerance).all(dim=-1)
+    retrieved &= visible_keys(case, known.rows.index) > 0
+    allowed = 2 * known.u * wanted.abs() if case.is_fp8 else torch.zeros_like(wanted)
+    wrong = ((known.out - wanted).abs() > allowed).any(dim=-1) & retrieved
+    return [_counted("rows that did not retrieve their key's v", wrong, known.rows)]
+
+
+def _ones(known: Known) -> list[Check]:
+    """The output is sum(round(p)) / sum(p): 1 within P's rounding and the output's."""
+    return [_elements("output with v = 1, off 1 by", known, known.exact, 2 * known.u)]
+
+
+def _mean_of_v(known: Known) -> list[Check]:
+    """All weights of a row are the same number, so that only that number's rounding, the sum and the output round."""
+    scale = known.exact.abs() + FP32_SUM / known.u * known.v.double().abs().amax()
+    return [_elements("output off the mean of v", known, scale, 2 * known.u)]
+
+
+def _elements(rule: str, known: Known, scale: Tensor, limit: float) -> Check:
+    """max |out - exact| / scale over rows that see a key; in e4m3 P's rounding and what the scheme itself loses count."""
+    import torch
+
+    seen = (visible_keys(known.case, known.rows.index) > 0)[..., None]
+    error = ((known.out - known.exact).abs() / scale).masked_fill(~seen, 0.0).amax(dim=-1)
+    if known.case.is_fp8:
+        eager = ((known.eager - known.exact).abs() / scale).masked_fill(~seen, 0.0)
+        limit = max(limit + E4M3_ROUNDING, 2 * float(torch.nan_to_num(eager).max()))
+    place = int(error.argmax())
+    value = float(error.flatten()[place])
+    return Check(rule, value, limit, value <= limit, "" if value <= limit else row_place(known.rows, place))
+
+
+def _bias(known: Known) -> list[Check]:
+    """Rounding to nearest errs both ways, and the mean of many errors is near 0; truncation errs one way only."""
+    seen = visible_keys(known.case, known.rows.index) > 0
+    if not known.exact_accumulator or not bool(seen.any()):
+        return []
+    bias = abs(float(((known.out - known.exact) / known.exact)[seen].mean()))
+    eager = abs(float(((known.eager - known.exact) / known.exact)[seen].mean()))
+    noise = 4 * known.u * float(known.exact[seen].numel()) ** -0.5
+    limit = BIAS_PART * known.u + noise + 2 * eager
+    return [Check("mean signed error with v of one sign", bias, limit, bias <= limit)]
+
+
+def _counted(rule: str, wrong: Tensor, rows: Rows) -> Check:
+    count = int(wrong.sum())
+    return Check(rule, count, 0, count == 0, row_place(rows, int(wrong.flatten().int().argmax())) if count else "")
+
+
+def row_place(rows: Rows, flat: int) -> str:
+    """A flat index into (batch, num_heads, rows) in words."""
+    _, heads, count = rows.index.shape
+    batch, head = flat // (heads * count), flat // count % heads
+    return f"batch {batch}, head {head}, row {int(rows.index.flatten()[flat])}"
+
+
+_RULES: dict[str, Callable[[Known], list[Check]]] = {
+    "needle": _retrieval,
+    "needle_hidden": _retrieval,
+    "needle_edges": _retrieval,
+    "v_ones": _ones,
+    "equal_logits": _mean_of_v,
+    "same_sign_v": _bias,
+}

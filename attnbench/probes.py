@@ -1,0 +1,192 @@
+"""Probes: problems with a known answer, posed beside a case's own, at its shape and in its dtype.
+
+A suite asks for them by `checks: {probes: all}` or by name. Three kinds: other inputs (`probe_inputs`, judged against
+their own oracle and by their own rule), the same problem put differently (`relations`, judged against the case's own
+oracle), and extreme descales. A probe that passes leaves its most strained check on the record, one that fails all
+that failed; the names of checks begin with the probe's.
+
+Method: metamorphic testing (Chen, Cheung and Yiu, HKUST-CS98-01) where no oracle is needed, an exact oracle elsewhere.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Protocol, Sequence
+
+from attnbench import relations
+from attnbench.backend import Backend, Inputs, Outputs, trait
+from attnbench.case import Case
+from attnbench.probe_inputs import PROBE_INPUTS
+from attnbench.record import Accuracy, Check
+from attnbench.relations import V_FACTORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnbench.judge import Reference
+    from attnbench.relations import Changed
+
+# Their numbers leave fp16: heads of a millionth are below it, v of 448 times a weight is not.
+NOT_IN_FP16 = ("fp8_descales",)
+FRESH_SET = 2  # an input set that neither the check nor the recheck after timing uses
+
+
+class Lab(Protocol):
+    """What a probe needs of a trial: `trial.Bench` gives it."""
+
+    case: Case
+
+    @property
+    def reference(self) -> Reference: ...
+
+    def posed(self, case: Case, input_set: int = 0, inputs: Inputs | None = None) -> Reference:
+        """The reference of another case, of another input set, or of these very inputs."""
+
+    def called(self, case: Case, inputs: Inputs, backend: Backend) -> Outputs:
+        """The outputs of one call; raises ContractError where they are not what the case asks for."""
+
+    def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """cannot: why it has no meaning for a case, or None. run: its checks; none where the backend takes no such case."""
+
+    name: str
+    about: str
+    cannot: Callable[[Case], str | None]
+    run: Callable[[Lab, Backend], Sequence[Check]]
+
+
+def run_probes(names: Sequence[str], lab: Lab, backend: Backend) -> Iterator[Check]:
+    """The checks of the named probes that apply to the case and that the backend takes. ("all",): every probe."""
+    for name in PROBES if tuple(names) == ("all",) else names:
+        probe = PROBES[name]
+        if probe.cannot(lab.case) is None:
+            with _named(name):
+                yield from kept(name, probe.run(lab, backend))
+
+
+def kept(name: str, checks: Sequence[Check]) -> list[Check]:
+    """All that failed; where none did, the one nearest to its limit."""
+    failed = [check for check in checks if not check.passed]
+    if checks and not failed:
+        failed = [max(checks, key=lambda check: check.value / check.limit if check.limit else 0.0)]
+    return [replace(check, rule=f"{name}: {check.rule}") for check in failed]
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Puts the probe's name before the text of whatever is raised inside."""
+    try:
+        yield
+    except Exception as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (f"in probe {name}: {error.args[0]}", *error.args[1:])
+        raise
+
+
+def _judge_inputs(lab: Lab, backend: Backend, reference: Reference) -> Sequence[Check]:
+    if backend.unsupported(reference.case) is not None:
+        return ()
+    outputs = lab.called(reference.case, reference.inputs, backend)
+    return lab.judged(reference, backend, outputs).checks
+
+
+def _of_inputs(name: str, about: str) -> Probe:
+    def cannot(case: Case) -> str | None:
+        if case.inputs == name:
+            return "these are the case's own inputs"
+        return "its numbers leave fp16" if case.dtype == "fp16" and name in NOT_IN_FP16 else None
+
+    def run(lab: Lab, backend: Backend) -> Sequence[Check]:
+        return _judge_inputs(lab, backend, lab.posed(replace(lab.case, inputs=name)))
+
+    return Probe(name, about, cannot, run)
+
+
+def _fresh(lab: Lab, backend: Backend) -> Sequence[Check]:
+    return _judge_inputs(lab, backend, lab.posed(lab.case, FRESH_SET))
+
+
+def _anywhere(case: Case) -> str | None:
+    return None
+
+
+def _of_relation(
+    name: str,
+    about: str,
+    change: Callable[[Case, Inputs], Changed],
+    cannot: Callable[[Case], str | None] = _anywhere,
+    may_refuse: bool = False,
+) -> Probe:
+    def run(lab: Lab, backend: Backend) -> Sequence[Check]:
+        changed = change(lab.case, lab.reference.inputs)
+        if backend.unsupported(changed.case) is not None:
+            return ()
+        try:
+            outputs = lab.called(changed.case, changed.inputs, backend)
+        except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+            if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
+                raise
+            return (Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True),)
+        return lab.judged(lab.reference, backend, changed.undo(outputs)).checks
+
+    return Probe(name, about, cannot, run)
+
+
+def _placed(place: Callable[[Tensor], Tensor]) -> Callable[[Case, Inputs], Changed]:
+    return lambda case, inputs: relations.placed(case, inputs, place)
+
+
+def _scaled(which: int) -> Callable[[Case, Inputs], Changed]:
+    return lambda case, inputs: relations.scaled_v(case, inputs, V_FACTORS[case.dtype][which])
+
+
+def _no_groups(case: Case) -> str | None:
+    return "every query head has its own key and value" if case.num_heads == case.num_heads_kv else None
+
+
+def _not_fp8(case: Case) -> str | None:
+    return None if case.is_fp8 else f"{case.dtype} has no descales"
+
+
+def _zero_descales(lab: Lab, backend: Backend) -> Iterator[Check]:
+    """q_descale 0: all logits 0, the output is the mean of v. v_descale 0: the output is 0 everywhere."""
+    inputs = lab.reference.inputs
+    if trait(backend, "own_quantizer"):
+        return
+    quantized = inputs.quantized
+    flat = replace(inputs, quantized=replace(quantized, q_descale=quantized.q_descale * 0))
+    yield from _judge_inputs(lab, backend, lab.posed(lab.case, inputs=flat))
+    nothing = replace(inputs, quantized=replace(quantized, v_descale=quantized.v_descale * 0))
+    out = lab.called(lab.case, nothing, backend).out
+    wrong = int((out != 0).sum())
+    yield Check("outputs that are not 0 with v_descale 0", wrong, 0, wrong == 0)
+
+
+PROBES: Mapping[str, Probe] = {
+    probe.name: probe
+    for probe in (
+        _of_inputs("outliers", "N(0, 1) with rare large entries"),
+        _of_inputs("sink", "a first key that collects most of the weight"),
+        _of_inputs("large_logits", "scaled logits up to about 1000"),
+        _of_inputs("rising", "a new running maximum in every key tile"),
+        _of_inputs("falling", "the first tile's maximum must survive"),
+        *(_of_inputs(name, inputs.about) for name, inputs in PROBE_INPUTS.items()),
+        _of_relation("v_small", "v about 1e-4 times as large: so must the output be", _scaled(0)),
+        _of_relation("v_large", "v about 1e4 times as large: so must the output be", _scaled(1)),
+        _of_relation("permuted", "batch elements and heads in reverse order", relations.permuted),
+        _of_relation("gqa_dense", "key/value heads written out, one a query head", relations.expanded_heads, _no_groups),
+        _of_relation("strided", "heads before rows in memory", _placed(relations.heads_first), may_refuse=True),
+        _of_relation("misaligned", "tensors that start at odd elements", _placed(relations.one_element_in),
+                     may_refuse=True),
+        _of_relation("guarded", "NaN before and after each tensor", _placed(relations.guarded)),
+        _of_relation("padded", "NaN after each sequence", _placed(relations.padded), may_refuse=True),
+        Probe("descale_zero", "q_descale 0 gives the mean of v, v_descale 0 gives 0", _not_fp8,
+              lambda lab, backend: tuple(_zero_descales(lab, backend))),
+        Probe("fresh_inputs", "other numbers than before: an answer kept from an earlier call is wrong", _anywhere,
+              _fresh),
+    )
+}  # fmt: skip
