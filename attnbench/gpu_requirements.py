@@ -1,11 +1,10 @@
 """What GPU backends need of a machine and its libraries, found out without importing torch or touching the GPU."""
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-from attnbench.environment import gpus
+from attnbench.environment import gpus, installed_version
 
 
 def lacks_gpu(oldest: tuple[int, int] = (0, 0)) -> str | None:
@@ -41,10 +40,7 @@ def compute_capabilities() -> set[tuple[int, int]]:
 
 def package_version(distribution: str) -> str:
     """Of an installed distribution; "not installed" without it."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return installed_version(distribution) or "not installed"
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -1,0 +1,27 @@
+"""GPU tests say that they did not run; fake GPUs; two-dimensional attention to compare with."""
+from __future__ import annotations
+
+import pytest
+
+from attnbench import environment, gpu_requirements
+from attnbench.environment import Gpu
+
+
+@pytest.fixture(autouse=True)
+def needs_gpu(request):
+    if request.node.get_closest_marker("gpu") and not environment.gpus():
+        pytest.skip("not run: needs an NVIDIA GPU")
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """Makes one GPU of the given compute capability visible, or none; and torch a CUDA build or as it is."""
+
+    def make(capability: tuple[int, int] | None, cuda_torch: bool = True) -> None:
+        found = () if capability is None else (Gpu(0, "Fake GPU", capability, 80 * 2**30),)
+        monkeypatch.setattr(environment, "gpus", lambda: found)
+        monkeypatch.setattr(gpu_requirements, "gpus", lambda: found)
+        if cuda_torch:
+            monkeypatch.setattr(gpu_requirements, "lacks_cuda_torch", lambda: None)
+
+    return make

@@ -1,0 +1,149 @@
+"""Our Triton kernel without a GPU: numbers in the interpreter, instructions in what it compiles to for sm_90 and sm_80.
+
+Neither shows that it runs on a GPU, nor how fast; test_on_gpu.py does the first.
+"""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnbench.case import Case
+from attnbench.environment import installed_version, module_installed
+from attnbench.inputs import make_inputs
+from attnbench.triton_launch import (
+    TILES, Tile, allocate, arguments, runnable_tiles, set_block_shapes, strides, tile_arguments,
+)  # fmt: skip
+
+HERE = Path(__file__).parent
+SHARED_BYTES = {90: 232_448, 80: 166_912}  # CUDA programming guide, technical specifications per compute capability
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8e4nv", torch.float32: "fp32"}
+needs_triton = pytest.mark.skipif(not module_installed("triton"), reason="not run: needs Triton")
+
+
+@needs_triton
+@pytest.mark.skipif(
+    (installed_version("triton") or "").startswith("3.6."), reason="not run: Triton 3.6's interpreter needs NumPy < 2.4"
+)
+@pytest.mark.parametrize("which, at_least", [("not full", 60), pytest.param("full", 90, marks=pytest.mark.full)])
+def test_numbers_in_the_interpreter(which, at_least):
+    """In a process of its own: TRITON_INTERPRET is read when Triton is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    tests = str(HERE / "interpreted_triton.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", which, "-p", "no:cacheprovider", tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=HERE.parent.parent)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed.group(1)) >= at_least and "skipped" not in done.stdout, done.stdout[-500:]
+
+
+def compiled(case, tile, tma, capability):
+    """The kernel compiled for a GPU that is not here, as JIT specialization would have it."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from attnbench.triton_forward import attention_forward as kernel
+
+    inputs = make_inputs(case)
+    out, lse = allocate(case, inputs.q)
+    values = {**arguments(case, inputs, tma, l2_bytes=50 * 2**20), "out": out, "lse": lse, **strides("o", out)}
+    values |= tile_arguments(tile)
+    set_block_shapes(values)
+    fixed = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    signature, constants, attributes = {}, {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        value = values[name]
+        signature[name] = _type_of(value, name in fixed)
+        if signature[name] == "constexpr":
+            constants[(position,)] = value
+        elif isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def _type_of(value, fixed):
+    if fixed or value is None or (isinstance(value, int) and value == 1):
+        return "constexpr"
+    if isinstance(value, torch.Tensor):
+        return f"*{TYPES[value.dtype]}"
+    if isinstance(value, float):
+        return "fp32"
+    if isinstance(value, int):
+        return "i32"
+    return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
+
+
+def spilled_bytes(binary, folder):
+    """Stack frame of the kernel, by the disassembler that Triton brings; our kernels have no local arrays."""
+    import triton
+
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(binary.asm["cubin"])
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    usage = subprocess.run([cuobjdump, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"STACK:(\d+)", usage).group(1))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "values, tile",
+    [
+        ({"dtype": "fp16", "head_dim": 128}, Tile(128, 128, 8, 2)),
+        ({"dtype": "bf16", "head_dim": 256}, Tile(128, 64, 8, 2)),
+        ({"dtype": "e4m3", "head_dim": 128}, Tile(128, 128, 8, 3)),
+        ({"dtype": "e4m3", "head_dim": 256, "scaling": "block"}, Tile(64, 128, 8, 2)),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_instructions_on_hopper(values, tile, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    case = Case.make(batch=1, seqlen=1024, num_heads=2, causal=True, **values)
+    assert tile in runnable_tiles(arguments(case, make_inputs(case), True, 0), SHARED_BYTES[90])
+    binary = compiled(case, tile, True, 90)
+    ptx = binary.asm["ptx"]
+    operands = {"fp16": "f16.f16", "bf16": "bf16.bf16", "e4m3": "e4m3.e4m3"}[case.dtype]
+    wgmma = re.findall(r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k\d+\.f32\.(\w+\.\w+)", ptx)
+    assert wgmma and set(wgmma) == {operands}
+    assert "cp.async.bulk.tensor.4d" in ptx  # TMA over (batch, heads, seqlen, dim)
+    assert "ex2.approx" in ptx
+    assert binary.metadata.shared <= SHARED_BYTES[90]
+    assert spilled_bytes(binary, tmp_path) == 0
+    dots = [line for line in binary.asm["ttgir"].splitlines() if "ttng.warp_group_dot " in line]
+    from_zero = [re.search(r"warp_group_dot %[\w#]+, %[\w#]+, (%\w+)", line).group(1).startswith("%cst") for line in dots]
+    # QK^T always starts from zero; PV too with two-level accumulation.
+    assert len(dots) == 4 and from_zero.count(True) == (4 if case.is_fp8 else 2)
+
+
+@needs_triton
+def test_instructions_before_hopper(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    case = Case.make(batch=1, seqlen=1024, num_heads=2, head_dim=128, dtype="bf16", causal=True)
+    tile = Tile(128, 64, 8, 2)
+    assert tile in runnable_tiles(arguments(case, make_inputs(case), False, 0), SHARED_BYTES[80])
+    binary = compiled(case, tile, False, 80)
+    assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in binary.asm["ptx"]
+    assert "cp.async.bulk" not in binary.asm["ptx"] and "wgmma" not in binary.asm["ptx"]
+    assert spilled_bytes(binary, tmp_path) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "e4m3"])
+@pytest.mark.parametrize("tma, capability", [(True, 90), (False, 80)])
+@pytest.mark.parametrize("head_dim", [16, 64, 96, 128, 192, 256])
+def test_some_tile_is_always_runnable(head_dim, tma, capability, dtype):
+    values = {"FP8": dtype == "e4m3", "TMA": tma, "seqlen_q": 4096}
+    values |= dict.fromkeys(("BLOCK_D", "BLOCK_DV"), 1 << (head_dim - 1).bit_length())
+    tiles = runnable_tiles(values, SHARED_BYTES[capability])
+    width = 1 if values["FP8"] else 2
+    assert tiles and set(tiles) <= set(TILES)
+    for tile in tiles:
+        staged = tile.stages * tile.block_n * 2 * values["BLOCK_D"]
+        assert (tile.block_m * values["BLOCK_D"] + staged) * width <= SHARED_BYTES[capability]
+    assert all(tile.block_m <= 64 for tile in runnable_tiles({**values, "seqlen_q": 64}, SHARED_BYTES[capability]))
