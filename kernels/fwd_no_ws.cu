@@ -62,8 +62,8 @@ struct Consumer {
 };
 
 template <class C>
-ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
-  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
+ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS) + hold_in_loop<C::head_dim>(j);
   wait_full(c.shared.k_full, c.k_at, where);
   ptx::wgmma_fence(where);
   issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage), where);
@@ -140,7 +140,7 @@ ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c) {
 // Key tile j >= 1: scores of j, output of j - 1, softmax of j; and the copies for the step after.
 template <bool Masked, class C>
 ATTNBENCH_DEVICE void step(Consumer<C>& c, Loader<C>& loader, int j) {
-  issue_scores(c);
+  issue_scores(c, j);
   issue_output(c);
   if (loader.elected) {
     if (j + 1 < c.tile.key_tiles) load_keys(loader, c, j + 1);
@@ -164,7 +164,7 @@ ATTNBENCH_DEVICE void compute(Consumer<C>& c, Loader<C>& loader) {
   const int unmasked =
       unmasked_key_tiles<C::causal>(c.first_row(), C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
   wait_barrier(c.shared.q_full, 0);
-  issue_scores(c);
+  issue_scores(c, 0);
   ptx::wgmma_wait_group<0>();
   release(c, c.shared.k_empty, c.k_at);
   if (unmasked == 0) mask_tile(c, 0);

@@ -250,11 +250,11 @@ ATTNBENCH_DEVICE void end_turn(const Consumer<C>& c, Turns turns, Where where = 
 }
 
 template <class C>
-ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  const uint32_t q = c.shared.q(c.warpgroup, c.q_at.stage) + hold_in_loop<C::head_dim>(j);
   wait_full(c.shared.k_full(), c.k_at, where);
   ptx::wgmma_fence(where);  // NOTE: after the wait loop; before it, ptxas injects another (C7519)
-  issue_query_key<C::dtype, C::head_dim, C::tile_n, WARPGROUP_ROWS>(c.scores, c.shared.q(c.warpgroup, c.q_at.stage),
-                                                                    c.shared.k(c.k_at.stage), where);
+  issue_query_key<C::dtype, C::head_dim, C::tile_n, WARPGROUP_ROWS>(c.scores, q, c.shared.k(c.k_at.stage), where);
   ptx::wgmma_commit_group(where);
 }
 
@@ -286,7 +286,7 @@ ATTNBENCH_DEVICE bool receive_tile(Consumer<C>& c, Where where = ATTNBENCH_WHERE
   wait_full(c.shared.q_full(c.warpgroup), c.q_at, where);
   c.tile = read_tile(c.shared.tile(c.warpgroup, c.q_at.stage), where);
   c.unmasked = unmasked_key_tiles<C::causal>(c.first_row(), C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
-  return ptx::any_sync(c.tile.first_row != NO_TILE);
+  return c.tile.first_row != NO_TILE;
 }
 
 // After the last product that read the queries: their buffer and the tile's slot are free. One arrival per warp, since
@@ -368,7 +368,7 @@ ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c) {
 template <bool Masked, class C>
 ATTNBENCH_DEVICE void step(Consumer<C>& c, int j) {
   begin_turn(c, Turns::products);
-  issue_scores(c);
+  issue_scores(c, j);
   issue_output(c);
   end_turn(c, Turns::products);
 
@@ -395,7 +395,7 @@ ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
   issue_output(c);
   const bool more = receive_tile(c);
   if (more) {
-    issue_scores(c);
+    issue_scores(c, 0);
     end_turn(c, Turns::products);
     ptx::wgmma_wait_group<1>();
     release_values(c);
@@ -415,7 +415,7 @@ ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
 template <class C>
 ATTNBENCH_DEVICE void consume_overlapped(Consumer<C>& c) {
   receive_tile(c);  // every CTA has at least one
-  issue_scores(c);
+  issue_scores(c, 0);
   ptx::wgmma_wait_group<0>();
   release_keys(c);
   start_softmax(c);
@@ -432,7 +432,7 @@ ATTNBENCH_DEVICE void consume_overlapped(Consumer<C>& c) {
 template <bool Masked, class C>
 ATTNBENCH_DEVICE void serial_step(Consumer<C>& c, int j) {
   begin_turn(c, Turns::products);
-  issue_scores(c);
+  issue_scores(c, j);
   end_turn(c, Turns::products);
   ptx::wgmma_wait_group<0>();
   release_keys(c);

@@ -67,8 +67,8 @@ struct Consumer {
 };
 
 template <class C>
-ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
-  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
+ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS) + hold_in_loop<C::head_dim>(j);
   wait_full(c.shared.k_full, c.k_at, where);
   ptx::wgmma_fence(where);
   issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage), where);
@@ -114,14 +114,14 @@ ATTNBENCH_DEVICE void consume(Consumer<C>& c) {
   c.rows = EMPTY_ROWS;
 
   wait_barrier(c.shared.q_full, 0);
-  issue_scores(c);
+  issue_scores(c, 0);
   ptx::wgmma_wait_group<0>();
   release(c, c.shared.k_empty, c.k_at);
   softmax_tile(c, 0);
   ATTNBENCH_NO_UNROLL
   for (int j = 1; j < c.tile.key_tiles; ++j) {
     take_turn(c.warpgroup);
-    issue_scores(c);
+    issue_scores(c, j);
     issue_output(c);
     pass_turn<C::consumer_warpgroups>(c.warpgroup);
     ptx::wgmma_wait_group<0>();

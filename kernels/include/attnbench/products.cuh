@@ -25,6 +25,14 @@ ATTNBENCH_DEVICE void issue_query_key(float (&scores)[TileN / 2], uint32_t q, ui
   }
 }
 
+// Added to the query address in a main loop: 0 for every key tile, which ptxas cannot know.
+// NOTE: at head_dim 256 the 16 query descriptors do not change in the loop, so ptxas computes them before it; but they
+// are more than the uniform registers hold, and each then comes back through an R2UR. Adding to a base costs less.
+template <int HeadDim>
+ATTNBENCH_DEVICE uint32_t hold_in_loop(int key_tile) {
+  return HeadDim == 256 ? uint32_t(key_tile) >> 30 : 0u;  // there are fewer than 2^30 key tiles (abi.h)
+}
+
 // output (64 x HeadDim) += weights V. weights: registers, one k-step each; v: TileN rows in shared memory.
 template <Dtype T, int HeadDim, int TileN>
 ATTNBENCH_DEVICE void issue_weights_value(float (&output)[HeadDim / 2], const uint32_t (&weights)[TileN / STEP_K][4],
