@@ -11,6 +11,7 @@ from attnbench import units
 from attnbench.peaks import gpu_of, section
 from attnbench.report_data import ReportData
 from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
+from attnbench.report_speed import TIE
 from attnbench.stats import CONFIDENCE, OUTLIER_Z
 
 NOT_RECORDED = "not recorded"
@@ -115,6 +116,7 @@ def conventions_section(data: ReportData) -> list[str]:
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
+        f"Too close to call: medians within {100 * TIE:g} % of each other, or with intervals that overlap.",
         "prep: what `prepare` did once before the first call (allocation, transposes, plans, and quantization where "
         "the backend quantizes itself; the reference quantizer's time is in no figure). compile: how much longer the "
         "first call took than a later one.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Callable, Iterator, Sequence
 
 from attnbench.case import Case
@@ -17,6 +18,8 @@ MAX_KEYS = 200
 INLINE_KEYS = 2
 REASON_LETTERS = 300
 AFTER_TIMING = " (right when checked, wrong after timing)"
+
+_NUMBER = re.compile(r"\d[\d.,]*|\binf\b")
 
 Entry = tuple[Case, str, Result]
 
@@ -126,22 +129,37 @@ def warnings_section(data: ReportData) -> list[str]:
 
 
 def _record_warnings(data: ReportData) -> Iterator[str]:
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups = _Alike()
     for (case, series), result in data.cells.items():
         for warning in result.record.warnings:
-            groups.setdefault((series, anonymous(warning)), []).append(case.key)
-    yield from (f"{code(series)}: {plain(_short(text))} ({_some(keys)})" for (series, text), keys in groups.items())
+            groups.add(code(series), anonymous(warning), case.key)
+    yield from groups.lines("")
 
 
 def _unconverged(data: ReportData) -> Iterator[str]:
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups = _Alike()
     for (case, series), result in data.timed.items():
         measurement = result.record.measurement
         if not measurement.converged:
-            unmet = "; ".join(measurement.unmet) or "no reason recorded"
-            groups.setdefault((series, unmet), []).append(case.key)
-    yield from (f"{code(series)} did not converge: {plain(unmet)} ({_some(keys)})"
-                for (series, unmet), keys in groups.items())  # fmt: skip
+            groups.add(code(series), "; ".join(measurement.unmet), case.key)
+    yield from groups.lines(" did not converge")
+
+
+class _Alike:
+    """Texts of a series that differ in their numbers only, merged: one line with the first of them as the example."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+    def add(self, series: str, text: str, key: str) -> None:
+        self._groups.setdefault((series, _NUMBER.sub("#", text)), []).append((text, key))
+
+    def lines(self, what: str) -> Iterator[str]:
+        for (series, _), members in self._groups.items():
+            (text, key), number = members[0], len(members)
+            where = f"at {code(key)}" if number == 1 else f"{number:,} cases, the first {code(key)}"
+            example = "" if len({text for text, _ in members}) == 1 else "for example "
+            yield f"{series}{what}: {example}{plain(_short(text))} ({where})"
 
 
 def _outliers(data: ReportData) -> Iterator[str]:
@@ -158,8 +176,3 @@ def _run_warnings(entry: LabelledRun) -> Iterator[str]:
         yield f"{code(entry.run.name)}: {count(others, 'other process', 'other processes')} on the GPU at its start."
     if entry.run.environment.get("suspect"):
         yield f"{code(entry.run.name)} is marked suspect: {plain(anonymous(str(entry.run.environment['suspect'])))}"
-
-
-def _some(keys: Sequence[str]) -> str:
-    shown = " ".join(map(code, keys[:3]))
-    return shown if len(keys) <= 3 else f"{count(len(keys), 'case')}, among them {shown}"

@@ -133,12 +133,20 @@ def _figures(result: Result) -> list[str]:
         if interval.coverage < 0.95:
             half += f" ({100 * interval.coverage:.0f} %)"
     return [
-        time(stats.median_s), f"{time(stats.p10_s)} – {time(stats.p90_s)}", half, time(stats.min_s), spread, taken,
-        str(stats.outliers), time(measurement.prep_s), time(measurement.prep_s + stats.median_s),
-        time(measurement.compile_s), units.show(measurement.peak_bytes, units.BYTES),
+        time(stats.median_s) + ("" if measurement.converged else f" {UNCONVERGED}"),
+        f"{time(stats.p10_s)} – {time(stats.p90_s)}",
+        half,
+        time(stats.min_s),
+        spread,
+        taken,
+        str(stats.outliers),
+        time(measurement.prep_s),
+        time(measurement.prep_s + stats.median_s),
+        time(measurement.compile_s),
+        units.show(measurement.peak_bytes, units.BYTES),
         significant(compulsory_bytes(result.case) / stats.median_s / 1e9, 3),
         "—" if gemm is None else percent(result.flops_per_s / gemm),
-    ]  # fmt: skip
+    ]
 
 
 def outcome(result: Result | None) -> str:

@@ -17,15 +17,15 @@ from attnbench.units import significant
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """One case that at least two series were timed on. lead: the runner-up's time over the winner's."""
+    """One case that at least two series were timed on. lead: the runner-up's median time over the winner's.
+
+    level: the two are too close to call, within TIE or within the intervals of their medians.
+    """
 
     case: Case
     winner: str
     lead: float
-
-    @property
-    def level(self) -> bool:
-        return self.lead <= 1 + TIE
+    level: bool
 
 
 def races(cells: Cells) -> list[Race]:
@@ -37,8 +37,10 @@ def races(cells: Cells) -> list[Race]:
     found = []
     for case, entries in times.items():
         if len(entries) > 1:
-            (best_s, winner), (next_s, _) = sorted(entries)[:2]
-            found.append(Race(case, winner, next_s / best_s))
+            (best_s, winner), (next_s, follower) = sorted(entries)[:2]
+            first, second = (cells[case, series].statistics.interval for series in (winner, follower))
+            overlap = first is not None and second is not None and second.low_s <= first.high_s
+            found.append(Race(case, winner, next_s / best_s, overlap or next_s <= best_s * (1 + TIE)))
     return found
 
 
@@ -69,7 +71,7 @@ def _fastest(data: ReportData) -> Iterator[str]:
         wins = Counter(race.winner for race in clear).most_common()
         parts = [_lead(series, number, clear) for series, number in wins]
         if len(found) > len(clear):
-            parts.append(f"{len(found) - len(clear)} too close to call (within {100 * TIE:g} %)")
+            parts.append(f"{len(found) - len(clear)} too close to call")
         yield f"- **{dtype}**, {count(len(found), 'case')} with two or more measurements. Fastest: {'; '.join(parts)}."
 
 

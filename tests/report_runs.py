@@ -44,7 +44,7 @@ def measurement(time_s: float, **fields: Any) -> Measurement:
     samples = tuple(time_s * (1 + 0.005 * (-1) ** index * (1 + index // 2) / 15) for index in range(30))
     timing = {"timer": "events", "regime": "sustained", "cache": "cold", "calls_per_sample": 1, "converged": True}
     unmet = () if fields.get("converged", True) else ("18 of 30 samples",)
-    return Measurement((Block(samples, 30),), **{**timing, "unmet": unmet, **fields})
+    return Measurement(**{"blocks": (Block(samples, 30),), **timing, "unmet": unmet, **fields})
 
 
 def ok(backend: str, time_s: float | None, values: Accuracy | None = None, timing: dict | None = None,

@@ -10,6 +10,7 @@ import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench import report_errors, report_speed
+from attnbench.record import Block
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
 from attnbench.report_markdown import anonymous, fence, plain, table
@@ -108,7 +109,7 @@ def test_summary_counts_and_words(made):
     summary = section(made.read_text(), "## Summary")
     assert "23 records: 7 cases on 5 backends. 15 passed every check (13 timed), 1 incorrect, 3 errors" in summary
     assert "**bf16**, 4 cases with two or more measurements." in summary
-    assert "`fa3` in 2, 1.50x ahead of the next" in summary and "2 too close to call (within 1 %)" in summary
+    assert "`fa3` in 2, 1.50x ahead of the next" in summary and "2 too close to call" in summary
     assert "**bf16** against `fa2` (geometric mean): `fa3` 1.50x (4 cases), `naive` 1.49x (2 cases)." in summary
     assert "`triton` incorrect in 1 case, `triton` crash in 2 cases and `triton` timeout in 1 case" in summary
     assert "closest to a limit: `naive` at 0.97 of relative RMSE's" in summary
@@ -172,10 +173,26 @@ def test_warnings_and_stamps(tmp_path):
     with (run / "records.jsonl").open("a") as file:
         file.write('{"cut": ')
     text = section(write_report([run], tmp_path / "report.md").read_text(), "## Warnings")
-    assert "the clock fell during the last block (`e4m3-d128" in text
-    assert "`triton` did not converge: CI 0.9 % &gt; 0.25 %" in text
+    assert "`fa3`: the clock fell during the last block (2 cases, the first `e4m3-d128" in text
+    assert "`triton` did not converge: CI 0.9 % &gt; 0.25 % (at `fp16-d128" in text
     assert "marked suspect: GEMM drifted by 4 %" in text and "2 other processes on the GPU" in text
     assert "truncated line" in text and "1 record left out: a later one" in text
+
+
+def test_warnings_that_differ_in_numbers_only_are_one_line(tmp_path):
+    records = [ok("fa2", 1e-3, warnings=[f"{n} sets of {n}.5 MB"], seqlen=64 * n) for n in range(1, 9)]
+    lines = section(report_of(tmp_path, records), "## Warnings").strip().splitlines()[2:]
+    key = "bf16-d128-h16-b4-q64-k64-full-normal.0"
+    assert lines == [f"- `fa2`: for example 1 sets of 1.5 MB (8 cases, the first `{key}`)"]
+
+
+def test_medians_whose_intervals_overlap_are_level(tmp_path):
+    """6 % apart, samples spread over 20 %: nobody is said to be faster. The same medians measured well: somebody is."""
+    wide, narrow = ([1 + spread * (index % 11 - 5) for index in range(60)] for spread in (0.02, 1e-4))
+    for samples, said in ((wide, "1 too close to call"), (narrow, "`fa2` in 1, 1.06x ahead")):
+        blocks = [(Block(tuple(factor * sample for sample in samples), 60),) for factor in (1.0, 1.06)]
+        records = [ok(name, 1.0, timing={"blocks": timed}) for name, timed in zip(("fa2", "fa3"), blocks)]
+        assert said in section(report_of(tmp_path / said[:3], records), "## Summary")
 
 
 def test_the_later_record_of_a_case_counts(tmp_path):
