@@ -1,0 +1,200 @@
+"""Mutation tests of kernels: break one call of a primitive at a time, and see whether the emulation notices.
+
+The call sites come from an unbroken run, so nothing in a kernel prepares for this. A mutation is killed by a reported
+hazard or by a wrong result under any of the trials; one that survives them all must stand in benign_mutations.yaml.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from attnbench.kernel_recipe import KERNELS
+from emulator import EAGER, LAZY, RANDOM, EmulatedKernel, Schedule, Site
+from parallel import load
+from problem import Operands, Outcome, Problem, launch, make_operands
+
+_SHARED_A = ("a_start", "a_step", "a_stride", "a_leading", "a_swizzle")
+_SHARED_B = ("b_start", "b_step", "b_stride", "b_leading", "b_swizzle")
+# What can be done to a call of each primitive. Descriptor fields that the layout does not look at change nothing and
+# are not counted.
+APPLICABLE = {
+    "mbarrier_init": ("drop", "less", "more"),
+    "fence_mbarrier_init": ("drop",),
+    "mbarrier_arrive": ("drop", "twice", "early"),
+    "mbarrier_arrive_expect_tx": ("drop", "less", "more"),
+    "mbarrier_try_wait_parity": ("drop", "flip_parity"),
+    "tma_load_4d": ("drop", "coordinate"),
+    "tma_store_4d": ("drop", "coordinate"),
+    "bulk_commit_group": ("drop",),
+    "bulk_wait_group_read": ("drop", "laxer"),
+    "bulk_wait_group": ("drop", "laxer"),
+    "wgmma_fence": ("drop",),
+    "wgmma_ss": (*_SHARED_A, *_SHARED_B),
+    "wgmma_rs": _SHARED_B,
+    "wgmma_commit_group": ("drop",),
+    "wgmma_wait_group": ("drop", "laxer"),
+    "barrier_sync": ("drop", "less", "more"),
+    "barrier_arrive": ("drop", "less", "more", "twice", "early"),
+    "cta_sync": ("drop",),
+    "warp_sync": ("drop",),
+    "fence_proxy_async_shared": ("drop",),
+    "setmaxnreg_inc": ("drop",),
+    "setmaxnreg_dec": ("drop",),
+}
+# Neither a synchronization nor an address: nothing to break.
+UNTOUCHED = {
+    "shuffle", "any_sync", "elect_one", "stmatrix", "store_shared", "load_shared", "store_global", "use_of_value",
+    "thread_exit",
+}  # fmt: skip
+
+# One multiprocessor: several tiles in one CTA. Several laps of every ring, a tail, two heads on one kv head.
+LONG = Problem(200, 700, num_heads=2, num_heads_kv=1)
+SHORT = Problem(520, 150, num_heads=1)
+TRIALS = (
+    (LONG, Schedule(LAZY, 1, multiprocessors=1)),
+    (LONG, Schedule(EAGER, 2, multiprocessors=1)),
+    (SHORT, Schedule(LAZY, 3, multiprocessors=1)),
+    (LONG, Schedule(RANDOM, 4, multiprocessors=1)),
+    (SHORT, Schedule(RANDOM, 5, multiprocessors=2, resident_ctas=2)),
+    (SHORT, Schedule(EAGER, 6, multiprocessors=1)),
+    (LONG, Schedule(RANDOM, 7, multiprocessors=1)),
+    (SHORT, Schedule(RANDOM, 8, multiprocessors=1)),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A variant to break."""
+
+    source: Path
+    schedule: str
+    dtype: str
+    head_dim: int
+    causal: bool
+
+    def __str__(self) -> str:
+        return f"{self.source.stem}[{self.schedule}] {self.dtype} d{self.head_dim} causal={self.causal}"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    subject: Subject
+    primitive: str
+    place: str  # file:line
+    text: str  # of that line
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.primitive} at {self.place}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """killed_by: the first hazard's kind, "result" for a wrong answer, "" for a survivor. applied: whether it changed
+    any call at all."""
+
+    mutation: Mutation
+    applied: bool
+    killed_by: str
+    detail: str
+    trials: int
+
+
+def subjects(source: Path) -> list[Subject]:
+    """One variant of each schedule of a kernel file: causal and head_dim 128 where there is such a one."""
+    chosen: dict[str, tuple] = {}
+    for row in load(source).library.variants:
+        causal = row.causal is not False
+        rank = (row.head_dim == 128, causal, row.dtype == "fp16")
+        if row.schedule not in chosen or rank > chosen[row.schedule][0]:
+            chosen[row.schedule] = (rank, Subject(source, row.schedule, row.dtype, row.head_dim, causal))
+    return [subject for _, subject in chosen.values()]
+
+
+@lru_cache(maxsize=32)
+def _operands(problem: Problem, dtype: str, head_dim: int, causal: bool) -> Operands:
+    return make_operands(problem, dtype, head_dim, causal)
+
+
+def _run(subject: Subject, problem: Problem, schedule: Schedule) -> Outcome:
+    kernel = load(subject.source)
+    variant = kernel.library.find(subject.schedule, subject.dtype, subject.head_dim, subject.causal)
+    assert variant is not None
+    operands = _operands(problem, subject.dtype, subject.head_dim, subject.causal)
+    return launch(kernel, variant, problem, operands, subject.causal, schedule)
+
+
+def _sites(kernel: EmulatedKernel) -> dict[tuple[str, str], Site]:
+    return {(site.primitive, site.place): site for site in kernel.emulator.sites()}
+
+
+def _source_line(site: Site) -> str:
+    path = next((p for p in KERNELS.rglob(site.file) if "emulation" not in p.parts), None)
+    return path.read_text().splitlines()[site.line - 1].strip() if path else ""
+
+
+def mutations(subject: Subject) -> list[Mutation]:
+    """Every way to break the subject; asserts that it is sound as it stands."""
+    kernel = load(subject.source)
+    before = {key: site.calls for key, site in _sites(kernel).items()}
+    for problem, schedule in TRIALS:
+        outcome = _run(subject, problem, schedule)
+        assert outcome.clean, f"{subject} fails unbroken, {problem} [{schedule}]: {outcome}"
+    found = []
+    for key, site in _sites(kernel).items():
+        if site.calls == before.get(key, 0) or site.primitive in UNTOUCHED:
+            continue
+        text = _source_line(site)
+        found += [Mutation(subject, site.primitive, site.place, text, kind) for kind in APPLICABLE[site.primitive]]
+    return found
+
+
+def judge(mutation: Mutation) -> Result:
+    """Tries a mutation until something notices it."""
+    subject = mutation.subject
+    kernel = load(subject.source)
+    key = (mutation.primitive, mutation.place)
+    if key not in _sites(kernel):
+        _run(subject, *TRIALS[0]), _run(subject, *TRIALS[2])  # a fresh process numbers its call sites
+    applied = False
+    for count, (problem, schedule) in enumerate(TRIALS, start=1):
+        if mutation.kind == "early":
+            _run(subject, problem, schedule)  # records which wait each arrive follows
+        broken = replace(schedule, mutation=mutation.kind, mutation_site=_sites(kernel)[key].index)
+        outcome = _run(subject, problem, broken)
+        applied = applied or kernel.emulator.statistics()["mutated"] > 0
+        if not outcome.clean:
+            by = outcome.hazards[0].kind if outcome.hazards else "result"
+            return Result(mutation, True, by, str(outcome)[:300], count)
+        if count == 3 and not applied:
+            break  # a descriptor field that the layout ignores
+    return Result(mutation, applied, "", "", count)
+
+
+@dataclass(frozen=True)
+class Benign:
+    """A mutation that may survive: patterns of kernel (with schedule), primitive, source line and kind, and why."""
+
+    kernel: str
+    primitive: str
+    line: str
+    kinds: tuple[str, ...]
+    reason: str
+
+    def covers(self, mutation: Mutation) -> bool:
+        name = f"{mutation.subject.source.stem}[{mutation.subject.schedule}]"
+        return (
+            re.fullmatch(self.kernel, name) is not None
+            and self.primitive == mutation.primitive
+            and mutation.kind in self.kinds
+            and re.search(self.line, mutation.text) is not None
+        )
+
+
+def load_benign(path: Path = Path(__file__).with_name("benign_mutations.yaml")) -> list[Benign]:
+    entries = yaml.safe_load(path.read_text()) or []
+    return [Benign(**{**entry, "kinds": tuple(entry["kinds"])}) for entry in entries]

@@ -1,0 +1,74 @@
+"""Every wait, fence, arrive, parity, count and descriptor of one variant of each kernel is needed, and missed.
+
+Prints the kill rate. Fails for a survivor that benign_mutations.yaml does not explain, and for an entry there that no
+longer survives.
+"""
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from tabulate import tabulate
+
+from attnbench.kernel_recipe import KERNELS
+from mutation import Benign, Result, judge, load_benign, mutations, subjects
+from parallel import run_parallel
+
+SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    per_subject = run_parallel(mutations, [subject for source in SOURCES for subject in subjects(source)])
+    return run_parallel(judge, [mutation for found in per_subject for mutation in found])
+
+
+def verdicts(results: list[Result], benign: list[Benign]) -> dict[str, list[Result]]:
+    """Applied mutations by verdict: killed, explained, survived; and `stale`: killed although called benign."""
+    sorted_out: dict[str, list[Result]] = {"killed": [], "explained": [], "survived": [], "stale": []}
+    for result in results:
+        if not result.applied:
+            continue
+        explained = any(entry.covers(result.mutation) for entry in benign)
+        if result.killed_by:
+            sorted_out["stale" if explained else "killed"].append(result)
+        else:
+            sorted_out["explained" if explained else "survived"].append(result)
+    return sorted_out
+
+
+def kill_rates(results: list[Result], benign: list[Benign]) -> str:
+    rows = []
+    for name in sorted({str(result.mutation.subject) for result in results}):
+        own = verdicts([result for result in results if str(result.mutation.subject) == name], benign)
+        killed = len(own["killed"]) + len(own["stale"])
+        harmful = killed + len(own["survived"])
+        by = Counter(result.killed_by for result in own["killed"])
+        rows.append((name, harmful, killed, f"{killed / harmful:.1%}" if harmful else "none", len(own["explained"]),
+                     ", ".join(f"{kind} {count}" for kind, count in by.most_common(4))))  # fmt: skip
+    return tabulate(rows, ("kernel", "harmful", "killed", "rate", "benign", "killed by"))
+
+
+def test_every_harmful_mutation_is_killed(results: list[Result], capsys: pytest.CaptureFixture[str]) -> None:
+    benign = load_benign()
+    with capsys.disabled():
+        print("\n" + kill_rates(results, benign))
+    found = verdicts(results, benign)
+    assert found["killed"]
+    survivors = [f"{r.mutation.subject}: {r.mutation}" for r in found["survived"]]
+    assert not survivors, f"{len(survivors)} mutations survive unexplained\n" + "\n".join(survivors)
+
+
+def test_no_benign_entry_is_stale(results: list[Result]) -> None:
+    benign = load_benign()
+    stale = [f"killed by {r.killed_by}: {r.mutation}" for r in verdicts(results, benign)["stale"]]
+    assert not stale, "called benign, but noticed\n" + "\n".join(stale)
+    survivors = [result.mutation for result in results if result.applied and not result.killed_by]
+    unused = [entry for entry in benign if not any(entry.covers(mutation) for mutation in survivors)]
+    assert not unused, f"cover nothing: {unused}"
+
+
+def test_every_kernel_is_mutated(results: list[Result]) -> None:
+    assert {result.mutation.subject.source for result in results} == set(SOURCES)
+    kinds = {result.mutation.kind for result in results if result.applied}
+    assert {"drop", "flip_parity", "less", "more", "laxer", "early", "twice", "b_step", "a_start"} <= kinds
