@@ -15,7 +15,7 @@ from typing import Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call, Outputs
 from attnbench.record import KEPT_SAMPLES, Block, Measurement
-from attnbench.stats import outliers
+from attnbench.stats import outliers, relative_stdev
 from attnbench.suite_model import Timing
 
 WARMUP_CALLS = 5
@@ -59,8 +59,13 @@ class Clock(Protocol):
 
 
 class SystemClock:
+    """Seconds since the epoch that run on evenly, whatever is done to the machine's clock meanwhile."""
+
+    def __init__(self) -> None:
+        self._epoch_s = time.time() - time.monotonic()
+
     def now(self) -> float:
-        return time.time()
+        return self._epoch_s + time.monotonic()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -98,7 +103,7 @@ class Convergence:
         if self.timed_s < self.min_time_s:
             missing.append(f"{self.timed_s:.3g} of {self.min_time_s:g} s timed")
         if not missing:
-            width, deviation = self.half_width(), relative_stdev(self.samples_s)
+            width, deviation = self.half_width(), self.deviation()
             if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
                 missing.append(f"interval of the median +-{width:.2%}, deviation {deviation:.2%}")
         return tuple(missing)
@@ -109,13 +114,12 @@ class Convergence:
             return math.inf
         size = len(self.samples_s) / BATCHES
         medians = [statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)]
-        return T_975_9 * statistics.stdev(medians) / math.sqrt(BATCHES) / statistics.fmean(medians)
+        return T_975_9 * relative_stdev(medians, statistics.fmean(medians)) / math.sqrt(BATCHES)
 
-
-def relative_stdev(samples_s: Sequence[float]) -> float:
-    if len(samples_s) < 2:
-        return math.inf
-    return statistics.stdev(samples_s) / statistics.fmean(samples_s)
+    def deviation(self) -> float:
+        """Relative standard deviation of the samples; infinite for a single one."""
+        deviation = relative_stdev(self.samples_s, statistics.fmean(self.samples_s))
+        return math.inf if deviation is None else deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +131,18 @@ class Warm:
 
 
 def warm_up(calls: Iterator[Call], timer: Timer, clock: Clock, window_s: float) -> Warm:
-    """At least WARMUP_CALLS calls and two windows of window_s, until two consecutive windows' medians agree.
+    """WARMUP_CALLS calls, then windows of window_s until two in a row agree in their medians, or WARMUP_LIMIT windows.
 
-    A window is one call at least. After WARMUP_LIMIT windows' time it ends whatever was reached, so that calls of
-    seconds are not warmed up for a minute.
+    Calls so long that the limit passes meanwhile get no further window.
     """
-    started, taken, previous = clock.now(), 1, None
-    estimate_s = timer.take(calls, 1, 1, None)[0]
+    started = clock.now()
+    estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
+    previous = None
     while clock.now() - started < WARMUP_LIMIT * window_s:
-        count = max(1, min(MOST_IN_WINDOW, math.ceil(window_s / estimate_s)))
-        estimate_s = statistics.median(timer.take(calls, count, 1, None))
-        taken += count
-        settled = previous is not None and abs(estimate_s / previous - 1) < WARMUP_AGREEMENT
-        if settled and taken >= WARMUP_CALLS:
+        per_sample = timer.region(estimate_s)
+        count = max(WARMUP_CALLS, math.ceil(window_s / (estimate_s * per_sample)))
+        estimate_s = statistics.median(timer.take(calls, count, per_sample, None))
+        if previous is not None and abs(estimate_s / previous - 1) < WARMUP_AGREEMENT:
             break
         previous = estimate_s
     return Warm(estimate_s, clock.now() - started)
@@ -170,20 +173,20 @@ def measure(
     while not rule.done() and clock.now() - start_s < options.max_time_s:
         if burst:
             clock.sleep(BURST_IDLE_S)
-        count = _batch(warm.estimate_s * per_sample, options, burst)
+        count = _batch(warm.estimate_s * per_sample, len(samples), options, burst)
         taken = timer.take(turns, count, per_sample, before)
         samples.extend(taken)
         rule.add(taken, per_sample)
         progress()
-    kept = thin(samples, KEPT_SAMPLES)
+    kept, unmet = thin(samples, KEPT_SAMPLES), rule.unmet()
     return Measurement(
         blocks=(Block(tuple(kept), len(samples), start_s=start_s),),
         timer=timer.name,
         regime=options.regime,
         cache=options.cache,
         calls_per_sample=per_sample,
-        converged=rule.done(),
-        unmet=rule.unmet(),
+        converged=not unmet,
+        unmet=unmet,
         outliers=tuple((0, index) for index in outliers(kept)),
         input_sets=len(calls),
         warmup_s=warm.spent_s,
@@ -195,12 +198,13 @@ def region_calls(estimate_s: float, resolution_s: float) -> int:
     return max(1, math.ceil(REGION_RESOLUTIONS * resolution_s / estimate_s))
 
 
-def _batch(sample_s: float, options: Timing, burst: bool) -> int:
-    """Samples to take before the stopping rule is asked again: a fifth of what it needs at least."""
+def _batch(sample_s: float, taken: int, options: Timing, burst: bool) -> int:
+    """Samples to take before the stopping rule is asked again: a fifth of what it needs at least, later a tenth of those
+    taken, since the rule looks at all of them each time."""
     if burst:
         return max(1, min(options.min_samples, int(BURST_WORK_S / sample_s)))
-    wanted = max(options.min_samples / 5, options.min_time_s / 5 / sample_s)
-    return max(1, min(math.ceil(wanted), math.ceil(options.max_time_s / 5 / sample_s), 1000))
+    wanted = max(options.min_samples / 5, options.min_time_s / 5 / sample_s, taken / 10)
+    return max(1, math.ceil(min(wanted, options.max_time_s / 5 / sample_s)))
 
 
 def thin(samples: Sequence[float], most: int) -> Sequence[float]:

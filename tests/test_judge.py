@@ -45,7 +45,7 @@ def operands(case, inputs):
 
 
 def flash(case, inputs, order=None, p_dtype=torch.float32, scale=None, visible=None, skip=(), v=None, k=None):
-    """A tiled forward with a running maximum, as a fused kernel computes it: (out, lse) before the output is rounded."""
+    """A tiled forward with a running maximum, as in a fused kernel: (out, lse), not rounded."""
     q, own_k, own_v = operands(case, inputs)
     k, v = own_k if k is None else k, own_v if v is None else v
     visible = mask(case) if visible is None else visible

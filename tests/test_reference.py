@@ -20,7 +20,7 @@ def make(**fields):
 
 
 def brute_force(case, q, k, v):
-    """out (batch, num_heads, seqlen_q, head_dim_v) and lse, one query at a time from the definition in Case's glossary."""
+    """out (batch, num_heads, seqlen_q, head_dim_v) and lse, query by query, from the definition in Case's glossary."""
     ratio = case.num_heads // case.num_heads_kv
     q, k, v = q.double(), k.double(), v.double()
     out = torch.zeros(case.batch, case.num_heads, case.seqlen_q, case.head_dim_v, dtype=torch.float64)
@@ -182,7 +182,9 @@ def test_extra_memory_does_not_grow_with_seqlen_squared(function, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize("shape", [{"seqlen": 160}, {"seqlen_q": 40, "seqlen_k": 90, "num_heads_kv": 2, "causal": True}])
+@pytest.mark.parametrize(
+    "shape", [{"seqlen": 160}, {"seqlen_q": 40, "seqlen_k": 90, "num_heads_kv": 2, "causal": True}], ids=str
+)
 def test_naive_computes_the_budget_exactly(dtype, shape):
     case = make(dtype=dtype, **shape)
     inputs = make_inputs(case)

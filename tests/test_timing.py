@@ -1,0 +1,284 @@
+"""Timing with a fake timer, clock and stopping rule: every number follows from what the fakes were told."""
+
+import itertools
+import math
+
+import pytest
+
+from attnbench.backend import Outputs
+from attnbench.record import KEPT_SAMPLES
+from attnbench.suite_model import Timing
+from attnbench.timing import (
+    BURST_IDLE_S,
+    BURST_WORK_S,
+    WARMUP_CALLS,
+    WARMUP_LIMIT,
+    Convergence,
+    SystemClock,
+    measure,
+    region_calls,
+    thin,
+    warm_up,
+)
+
+
+class FakeClock:
+    """Moves only when something is said to take time."""
+
+    def __init__(self):
+        self.time_s, self.slept = 1000.0, []
+
+    def now(self):
+        return self.time_s
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.time_s += seconds
+
+
+class FakeTimer:
+    """Samples as `lengths` gives them; each takes its length on the clock, and calls what it is told to call."""
+
+    name = "fake"
+
+    def __init__(self, clock, lengths, calls_per_region=1):
+        self.clock, self.lengths, self.calls_per_region = clock, iter(lengths), calls_per_region
+        self.takes, self._last = [], None
+
+    def region(self, estimate_s):
+        self.estimate_s = estimate_s
+        return self.calls_per_region
+
+    def take(self, calls, count, calls_per_sample, before):
+        self.takes.append((count, calls_per_sample))
+        samples = list(itertools.islice(self.lengths, count))
+        for sample in samples:
+            if before is not None:
+                before()
+            for _ in range(calls_per_sample):
+                self._last = next(calls)()
+            self.clock.time_s += sample * calls_per_sample
+        return samples
+
+    def last(self):
+        return self._last
+
+
+class FakeRule:
+    """Done after so many samples."""
+
+    def __init__(self, enough):
+        self.enough, self.seen, self.calls_per_sample = enough, [], set()
+
+    def add(self, samples_s, calls_per_sample):
+        self.seen += samples_s
+        self.calls_per_sample.add(calls_per_sample)
+
+    def done(self):
+        return len(self.seen) >= self.enough
+
+    def unmet(self):
+        return () if self.done() else (f"{len(self.seen)} of {self.enough}",)
+
+
+OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=2.0, warmup_s=0.25)
+COUNTED = [lambda: Outputs("one"), lambda: Outputs("two"), lambda: Outputs("three")]
+
+
+def run(lengths, options=OPTIONS, calls=COUNTED, enough=20, flush=None, calls_per_region=1, progress=lambda: None):
+    clock = FakeClock()
+    timer, rule = FakeTimer(clock, lengths, calls_per_region), FakeRule(enough)
+    return measure(calls, options, timer, clock, rule, flush, progress), timer, rule, clock
+
+
+def warm(lengths, window_s=0.25):
+    clock = FakeClock()
+    timer = FakeTimer(clock, lengths)
+    return warm_up(itertools.cycle(COUNTED), timer, clock, window_s), timer
+
+
+def test_warm_up_ends_when_two_windows_agree():
+    found, timer = warm(itertools.repeat(0.01))
+    assert timer.takes == [(WARMUP_CALLS, 1), (25, 1), (25, 1)]
+    assert found.estimate_s == 0.01
+    assert found.spent_s == pytest.approx(WARMUP_CALLS * 0.01 + 2 * 0.25)
+
+
+def test_warm_up_goes_on_while_the_clock_settles():
+    lengths = [0.02] * 5 + [0.015] * 13 + [0.012] * 17 + [0.01] * 100
+    found, timer = warm(lengths)
+    assert [count for count, _ in timer.takes] == [5, 13, 17, 21, 25]
+    assert found.estimate_s == 0.01
+
+
+def test_warm_up_gives_up_after_its_limit():
+    wandering = (0.01 * (1 + 0.1 * (index // 25 % 2)) for index in itertools.count())
+    found, timer = warm(wandering)
+    assert found.spent_s == pytest.approx(WARMUP_LIMIT * 0.25, abs=0.3)
+    assert 10 <= len(timer.takes) <= 16
+
+
+def test_long_calls_are_warmed_up_by_five_calls_only():
+    found, timer = warm(itertools.repeat(4.0))
+    assert timer.takes == [(WARMUP_CALLS, 1)]
+    assert (found.estimate_s, found.spent_s) == (4.0, 20.0)
+
+
+def test_without_a_window_five_calls_are_all():
+    assert warm(itertools.repeat(0.01), window_s=0.0)[1].takes == [(WARMUP_CALLS, 1)]
+
+
+def test_short_calls_are_warmed_up_for_whole_windows():
+    clock = FakeClock()
+    timer = FakeTimer(clock, itertools.repeat(1e-6), calls_per_region=50)
+    found = warm_up(itertools.cycle(COUNTED), timer, clock, 0.25)
+    assert timer.takes[1:] == [(5000, 50), (5000, 50)]
+    assert found.spent_s == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_measurement_holds_what_was_taken_and_nothing_of_the_warm_up():
+    warming = [0.02] * 5 + [0.01] * (13 + 25)  # five calls, then two windows; the first one holds as many as it was thought to
+    lengths = itertools.chain(warming, (0.01 + i * 1e-6 for i in range(99)))
+    found, timer, rule, clock = run(lengths)
+    assert list(found.samples_s) == rule.seen == [0.01 + i * 1e-6 for i in range(len(rule.seen))]
+    assert found.blocks[0].sample_count == len(rule.seen) == 20
+    assert found.blocks[0].start_s == pytest.approx(1000.0 + sum(warming))
+    assert found.warmup_s == pytest.approx(sum(warming))
+    assert (found.timer, found.regime, found.cache) == ("fake", "sustained", "cold")
+    assert (found.converged, found.unmet, found.input_sets, found.calls_per_sample) == (True, (), 3, 1)
+    assert clock.slept == []
+
+
+def test_samples_are_regions_of_several_calls_in_turn():
+    found, timer, rule, _ = run(itertools.repeat(0.001), calls_per_region=7)
+    assert timer.estimate_s == pytest.approx(0.001)
+    assert found.calls_per_sample == 7 and rule.calls_per_sample == {7}
+    total = sum(count * calls for count, calls in timer.takes)
+    assert timer.last().out == COUNTED[(total - 1) % 3]().out
+
+
+def test_time_runs_out_and_what_was_not_met_is_said():
+    found, _, rule, clock = run(itertools.repeat(0.01), enough=10**9)
+    assert not found.converged
+    assert found.unmet == (f"{len(rule.seen)} of {10**9}",)
+    spent = clock.time_s - found.blocks[0].start_s
+    assert OPTIONS.max_time_s <= spent <= 1.25 * OPTIONS.max_time_s
+    assert found.blocks[0].sample_count == round(spent / 0.01)
+
+
+def test_a_call_longer_than_all_the_time_there_is_gives_one_sample():
+    found, timer, _, _ = run(itertools.repeat(60.0), enough=10)
+    assert timer.takes == [(WARMUP_CALLS, 1), (1, 1)]
+    assert found.samples_s == (60.0,) and not found.converged
+
+
+def test_progress_is_told_between_batches():
+    told = []
+    _, timer, _, _ = run(itertools.repeat(0.01), progress=lambda: told.append(None))
+    assert len(told) == len(timer.takes) - 3 and len(told) > 1
+
+
+def test_kept_samples_are_thinned_evenly_and_the_true_count_stays():
+    lengths = itertools.chain(itertools.repeat(0.01, 55), (0.01 + i * 1e-9 for i in itertools.count()))
+    options = OPTIONS.model_copy(update={"max_time_s": 1000.0})
+    found, _, rule, _ = run(lengths, options, enough=5000)
+    kept = found.samples_s
+    assert found.blocks[0].sample_count == len(rule.seen) >= 5000
+    assert len(kept) == KEPT_SAMPLES and list(kept) == sorted(kept) and set(kept) <= set(rule.seen)
+    steps = {round((b - a) / 1e-9) for a, b in zip(kept, kept[1:])}
+    assert max(steps) - min(steps) <= 1
+
+
+def test_outliers_are_flagged_and_kept():
+    jitter = [0.01 * (1 + 0.001 * ((7 * i) % 11 - 5)) for i in range(20)]
+    jitter[13] = 0.5
+    found, _, _, _ = run(itertools.chain(itertools.repeat(0.01, 55), jitter, itertools.repeat(0.01)))
+    assert found.outliers == ((0, 13),)
+    assert found.samples_s[13] == 0.5 and len(found.samples_s) == 20
+
+
+def test_burst_idles_and_works_little_at_a_time():
+    options = OPTIONS.model_copy(update={"regime": "burst", "cache": "warm", "max_time_s": 100.0})
+    found, timer, _, clock = run(itertools.repeat(0.01), options)
+    bursts = [count for count, _ in timer.takes[3:]]
+    assert bursts == [int(BURST_WORK_S / 0.01)] * 4
+    assert clock.slept == [BURST_IDLE_S] * 4
+    assert found.regime == "burst"
+
+
+@pytest.mark.parametrize(
+    ("regime", "cache", "flushes"),
+    [("burst", "cold", True), ("burst", "warm", False), ("sustained", "cold", False), ("sustained", "warm", False)],
+)
+def test_the_cache_is_flushed_before_each_sample_of_a_cold_burst_only(regime, cache, flushes):
+    flushed = []
+    options = OPTIONS.model_copy(update={"regime": regime, "cache": cache, "max_time_s": 100.0})
+    found, _, rule, _ = run(itertools.repeat(0.01), options, flush=lambda: flushed.append(None))
+    assert len(flushed) == (len(rule.seen) if flushes else 0)
+    assert (found.regime, found.cache) == (regime, cache)
+
+
+@pytest.mark.parametrize(
+    ("estimate_s", "resolution_s", "calls"),
+    [(1.0, 1e-6, 1), (1e-4, 1e-6, 1), (0.99e-4, 1e-6, 2), (1e-6, 0.5e-6, 50), (1e-9, 0.5e-6, 50000)],
+)
+def test_a_region_is_a_hundred_times_the_resolution(estimate_s, resolution_s, calls):
+    assert region_calls(estimate_s, resolution_s) == calls
+    assert calls * estimate_s >= 100 * resolution_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("count", [0, 1, KEPT_SAMPLES, KEPT_SAMPLES + 1, 3 * KEPT_SAMPLES + 5])
+def test_thinning_keeps_order_and_the_ends_of_the_run(count):
+    kept = list(thin(range(count), KEPT_SAMPLES))
+    assert len(kept) == min(count, KEPT_SAMPLES) and kept == sorted(set(kept))
+    assert not kept or (kept[0] == 0 and count - 1 - kept[-1] < math.ceil(count / KEPT_SAMPLES))
+
+
+def convergence(samples, min_samples=30, min_time_s=0.1, calls_per_sample=1):
+    rule = Convergence(min_samples, min_time_s)
+    rule.add(samples, calls_per_sample)
+    return rule
+
+
+def test_the_rule_names_every_condition_that_is_not_met():
+    rule = convergence([0.001] * 7, min_time_s=0.5)
+    assert rule.unmet() == ("7 of 30 samples", "0.007 of 0.5 s timed") and not rule.done()
+    assert convergence([0.001] * 40, min_time_s=0.5).unmet() == ("0.04 of 0.5 s timed",)
+    assert convergence([1.0] * 7).unmet() == ("7 of 30 samples",)
+    assert convergence([0.001] * 40, min_time_s=0.5, calls_per_sample=20).done()  # timed seconds count every call
+
+
+def test_either_a_small_deviation_or_a_narrow_interval_is_enough():
+    steady = [0.01 * (1 + 0.004 * (-1) ** i) for i in range(40)]
+    assert convergence(steady).done()
+    wide_but_stationary = [0.01 * (1 + 0.05 * (-1) ** i) for i in range(400)]
+    rule = convergence(wide_but_stationary)
+    assert rule.deviation() > 0.005 and rule.half_width() < 0.0025 and rule.done()
+
+
+def test_a_drift_is_not_convergence():
+    drifting = [0.01 * (1 + 0.001 * i) for i in range(100)]
+    rule = convergence(drifting)
+    assert not rule.done()
+    (text,) = rule.unmet()
+    assert text.startswith("interval of the median +-") and "deviation 2.7" in text
+
+
+def test_few_samples_are_judged_by_their_deviation():
+    assert convergence([1.0] * 3, min_samples=3).done()
+    assert not convergence([1.0, 1.1, 1.2], min_samples=3).done()
+    assert convergence([1.0], min_samples=1).unmet() == ("interval of the median +-inf%, deviation inf%",)
+
+
+def test_the_half_width_is_students():
+    """Ten batches with medians 1..10: mean 5.5, standard deviation 3.0277, t(9) = 2.262."""
+    rule = convergence([float(batch) for batch in range(1, 11) for _ in range(5)])
+    assert rule.half_width() == pytest.approx(2.262 * 3.02765 / math.sqrt(10) / 5.5, rel=1e-4)
+
+
+def test_the_clock_runs_on_evenly_when_the_machines_clock_is_set(monkeypatch):
+    clock = SystemClock()
+    before = clock.now()
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    clock.sleep(0.01)
+    assert 0.009 < clock.now() - before < 5
