@@ -101,6 +101,8 @@ def compile_library(recipe: Recipe, force: bool = False) -> Build:
 
 
 def _compile(recipe: Recipe, digest: str) -> Build:
+    # NOTE: hashed before it is compiled: an edit meanwhile must make the library look old, not fresh.
+    sources = source_digest((recipe.source, *recipe.more_sources), recipe.include_dirs)
     # NOTE: written beside and renamed, never in place: a process that has the old library mapped keeps its pages.
     partial = recipe.library.with_suffix(".partial.so")
     recipe.sidecar.unlink(missing_ok=True)
@@ -118,7 +120,7 @@ def _compile(recipe: Recipe, digest: str) -> Build:
         library=str(recipe.library.name),
         arch=recipe.arch,
         digest=digest,
-        source_digest=source_digest((recipe.source, *recipe.more_sources), recipe.include_dirs),
+        source_digest=sources,
         compiler=recipe.compiler_version,
         flags=recipe.flags,
         compile_s=round(compile_s, 2),

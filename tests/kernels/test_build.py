@@ -146,6 +146,36 @@ def test_every_header_of_ours_counts():
     assert "cuda.h" not in names
 
 
+def test_one_broken_file_does_not_stop_the_others(tmp_path, monkeypatch):
+    texts = {"fwd_a": "int a( {", "fwd_b": 'extern "C" int b() { return 1; }', "fwd_c": "int c( {"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.cu").write_text(text)
+    monkeypatch.setattr(kernel_build, "KERNELS", tmp_path)
+    monkeypatch.setattr(kernel_build, "hopper_recipe", lambda source: emulated_recipe(source, build_dir=tmp_path))
+    built = []
+    with pytest.raises(BuildError) as caught:
+        kernel_build.build_all(report=built.append)
+    assert [build.name for build in built] == ["fwd_b"]
+    assert "fwd_a.cu:" in str(caught.value) and "fwd_c.cu:" in str(caught.value)
+    assert [build.name for build in kernel_build.build_all(["fwd_b"])] == ["fwd_b"]
+
+
+def test_an_edit_while_it_compiles_leaves_it_stale(tmp_path, monkeypatch):
+    source = tmp_path / "fwd_small.cu"
+    source.write_text('extern "C" int one() { return 1; }\n')
+    monkeypatch.setattr(kernel_build, "KERNELS", tmp_path)
+    real_run = kernel_build.subprocess.run
+
+    def edit_and_run(command, **options):
+        done = real_run(command, **options)
+        source.write_text('extern "C" int one() { return 2; }\n')
+        return done
+
+    recipe = emulated_recipe(source, build_dir=tmp_path / "build")
+    monkeypatch.setattr(kernel_build.subprocess, "run", edit_and_run)
+    assert is_stale(compile_library(recipe))
+
+
 def test_unknown_kernel_name():
     with pytest.raises(BuildError, match='no kernel "fwd_nothing" in .*; there are .*fwd_simple'):
         kernel_sources(["fwd_nothing"])

@@ -232,7 +232,8 @@ def reference(q, k, v, causal, scale):
     scores = scale * q @ k.transpose(2, 3)
     if causal:
         rows, columns = scores.shape[2:]
-        scores = scores.masked_fill(~torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows), -torch.inf)
+        seen = torch.ones((rows, columns), dtype=torch.bool, device=scores.device).tril(columns - rows)
+        scores = scores.masked_fill(~seen, -torch.inf)
     weights = torch.softmax(scores, dim=-1).nan_to_num(0.0)
     return (weights @ v).transpose(1, 2), torch.logsumexp(scores, dim=-1)
 

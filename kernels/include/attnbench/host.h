@@ -12,6 +12,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 
 namespace attnbench {
@@ -59,7 +60,7 @@ using EncodeTiledFunction = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuui
 constexpr unsigned int TENSOR_MAP_DRIVER_VERSION = 12000;
 
 inline int32_t encode_tiled_function(EncodeTiledFunction* out) {
-  static EncodeTiledFunction found = nullptr;
+  static std::atomic<EncodeTiledFunction> found{nullptr};  // looked up once; again after a failure
   if (found == nullptr) {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult result;
