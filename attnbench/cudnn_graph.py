@@ -5,6 +5,7 @@ Reference: cudnn-frontend, docs/operations/Attention.md (SDPA, SDPA FP8). This m
 """
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
@@ -19,26 +20,39 @@ if TYPE_CHECKING:
 PYTHON_ENGINES = "sdpa_fwd"
 FP8_INPUT_SCALES = ("q_descale", "k_descale", "v_descale", "s_descale", "s_scale", "o_scale")
 FP8_MAXIMA = ("s_amax", "o_amax")
+# A plan takes seconds and depends on the case alone; every input set of a case shares it.
+PLANS_KEPT = 8
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A described graph and its tensors by name: q, k, v, out, lse, and for e4m3 the scales and maxima."""
+    """A described graph and its tensors by name: q, k, v, out, lse, and for e4m3 the scales and maxima.
+
+    handle: the cuDNN handle that it runs with, None where it is only described.
+    """
 
     graph: Any
     tensors: Mapping[str, Any]
+    handle: Any = None
 
 
-def describe(case: Case, **context: Any) -> Graph:
+@functools.lru_cache(maxsize=PLANS_KEPT)
+def planned(case: Case) -> Graph:
+    """The case's graph, ready to execute on the current GPU."""
+    described = describe(case, handle=cudnn.create_handle())
+    plan(described)
+    return described
+
+
+def describe(case: Case, handle: Any = None, **context: Any) -> Graph:
     """The forward graph of a case, causal bottom-right where lengths differ, out in bf16 for e4m3.
 
-    context goes to `cudnn.pygraph` (a handle, or a device description for planning without a GPU).
+    context goes to `cudnn.pygraph`, such as a device description for planning without a GPU.
     """
     types = cudnn.data_type
     element = {"fp16": types.HALF, "bf16": types.BFLOAT16, "e4m3": types.FP8_E4M3}[case.dtype]
-    graph = cudnn.pygraph(
-        io_data_type=element, intermediate_data_type=types.FLOAT, compute_data_type=types.FLOAT, **context
-    )
+    precision = {"intermediate_data_type": types.FLOAT, "compute_data_type": types.FLOAT}
+    graph = cudnn.pygraph(io_data_type=element, handle=handle, **precision, **context)
     shapes = {
         "q": (case.seqlen_q, case.num_heads, case.head_dim),
         "k": (case.seqlen_k, case.num_heads_kv, case.head_dim),
@@ -60,7 +74,7 @@ def describe(case: Case, **context: Any) -> Graph:
     rows = case.num_heads * case.seqlen_q
     lse.set_output(True).set_dim([case.batch, case.num_heads, case.seqlen_q, 1]).set_stride([rows, case.seqlen_q, 1, 1])
     lse.set_data_type(types.FLOAT)
-    return Graph(graph, {**tensors, "out": out, "lse": lse})
+    return Graph(graph, {**tensors, "out": out, "lse": lse}, handle)
 
 
 def plan(described: Graph) -> None:
@@ -80,7 +94,7 @@ def plan(described: Graph) -> None:
         raise RuntimeError(f"the frontend chose its own engine {engine.name}, not the cuDNN library's")
 
 
-def executor(described: Graph, buffers: Mapping[str, Tensor], handle: Any) -> Callable[[Tensor, Tensor], None]:
+def executor(described: Graph, buffers: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], None]:
     """The call that runs a planned graph on torch's current stream and writes (out, lse). Allocates its workspace."""
     import torch
 
@@ -89,9 +103,9 @@ def executor(described: Graph, buffers: Mapping[str, Tensor], handle: Any) -> Ca
     fixed = {described.tensors[name]: buffer for name, buffer in buffers.items()}
 
     def execute(out: Tensor, lse: Tensor) -> None:
-        cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(device).cuda_stream)
+        cudnn.set_stream(handle=described.handle, stream=torch.cuda.current_stream(device).cuda_stream)
         written = {described.tensors["out"]: out, described.tensors["lse"]: lse}
-        described.graph.execute({**fixed, **written}, workspace, handle=handle)
+        described.graph.execute({**fixed, **written}, workspace, handle=described.handle)
 
     return execute
 

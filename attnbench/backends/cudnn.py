@@ -72,10 +72,8 @@ def _through_torch(case: Case, inputs: Inputs) -> Call:
 
 
 def _through_frontend(case: Case, inputs: Inputs) -> Call:
-    import torch
-
     # NOTE: torch first. The frontend looks for libcudnn among the loaded libraries; it must find torch's.
-    import cudnn
+    import torch
 
     from attnbench import cudnn_graph
 
@@ -85,10 +83,7 @@ def _through_frontend(case: Case, inputs: Inputs) -> Call:
         descales = {name: getattr(source, name) for name in ("q_descale", "k_descale", "v_descale")}
         buffers |= cudnn_graph.fp8_buffers(case, descales)
     buffers = {name: _heads_first(name, buffer) for name, buffer in buffers.items()}
-    handle = cudnn.create_handle()
-    described = cudnn_graph.describe(case, handle=handle)
-    cudnn_graph.plan(described)
-    execute = cudnn_graph.executor(described, buffers, handle)
+    execute = cudnn_graph.executor(cudnn_graph.planned(case), buffers)
 
     def call() -> Outputs:
         out = inputs.q.new_empty((case.batch, case.seqlen_q, case.num_heads, case.head_dim_v))

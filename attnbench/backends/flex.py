@@ -1,7 +1,8 @@
 """torch's FlexAttention, always compiled: its eager form materializes the scores and is never used.
 
-On CUDA it is a Triton kernel that inductor writes; on the CPU a C++ one (no LSE there, torch says so itself).
-The first call compiles, which takes from 10 seconds to a minute for every new shape.
+On CUDA it is a Triton kernel that inductor writes. The first call of a new shape compiles. On the CPU inductor writes
+C++ instead, without LSE; it works, but every shape takes 10 seconds to a minute to compile, which would swallow a
+default run, so the CPU is not among `devices`.
 """
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ COMPILED_SHAPES = 4096
 class FlexAttention:
     name = "flex"
     deterministic = True
-    devices = ("cpu", "cuda")
+    devices = ("cuda",)
     by_name_only = ("cpu",)  # a C++ compilation for every shape, on the machines where most people only want a first look
 
     def version(self) -> str:
@@ -34,15 +35,12 @@ class FlexAttention:
         return f"torch {version('torch')}, compiled FlexAttention"
 
     def unavailable(self) -> str | None:
-        import shutil
+        from attnbench.environment import module_installed
+        from attnbench.gpu_requirements import lacks_cuda_torch, lacks_gpu
 
-        from attnbench.environment import gpus, module_installed
-
-        if gpus():
-            return None if module_installed("triton") else "torch compiles it with Triton: pip install triton"
-        if shutil.which("g++") or shutil.which("clang++"):
-            return None
-        return "torch compiles it with a C++ compiler on the CPU, and neither g++ nor clang++ is on PATH"
+        if not module_installed("triton"):
+            return "torch compiles it with Triton: pip install triton"
+        return lacks_gpu() or lacks_cuda_torch()
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:

@@ -1,4 +1,4 @@
-"""GPU tests say that they did not run; fake GPUs; two-dimensional attention to compare with."""
+"""GPU tests say that they did not run, full ones that `make test-full` runs them; fake GPUs."""
 from __future__ import annotations
 
 import pytest
@@ -8,9 +8,11 @@ from attnbench.environment import Gpu
 
 
 @pytest.fixture(autouse=True)
-def needs_gpu(request):
+def left_out(request):
     if request.node.get_closest_marker("gpu") and not environment.gpus():
         pytest.skip("not run: needs an NVIDIA GPU")
+    if request.node.get_closest_marker("full") and "full" not in request.config.getoption("markexpr"):
+        pytest.skip("not run: one of the full tests (make test-full)")
 
 
 @pytest.fixture

@@ -130,12 +130,13 @@ def test_bottom_right_through_the_frontend(frontend):
     assert frontend.module.streams == [7]
 
 
-def test_each_call_writes_its_own_buffers(frontend):
+def test_input_sets_share_the_plan_and_nothing_else(frontend):
     case = Case.make(batch=1, seqlen_q=20, seqlen_k=33, num_heads=1, head_dim=64, causal=True)
-    call = builtin()["cudnn"].prepare(case, make_inputs(case))
-    first, second = call(), call()
-    assert first.out.data_ptr() != second.out.data_ptr()
-    assert torch.equal(first.out, second.out)
+    calls = [builtin()["cudnn"].prepare(case, make_inputs(case, input_set=number)) for number in (0, 1)]
+    first, other, again = calls[0](), calls[1](), calls[0]()
+    assert len(frontend.made) == 1
+    assert torch.equal(first.out, again.out) and not torch.equal(first.out, other.out)
+    assert len({outputs.out.data_ptr() for outputs in (first, other, again)}) == 3
 
 
 @pytest.mark.parametrize("causal, seqlen_k", [(False, 33), (True, 20), (True, 33)])

@@ -1,4 +1,4 @@
-"""FlexAttention's mask by blocks, and its compiled CPU kernel (slow to compile, so with the full tests)."""
+"""FlexAttention's mask by blocks; and the backend on the CPU kernel that torch compiles, in the full tests."""
 from __future__ import annotations
 
 import shutil
