@@ -58,6 +58,58 @@ test-full: $(VENV)/.tested ## the full product of the emulation tests too; takes
 kernels: $(VENV)/.tested ## compile kernels/ for sm_90a into build/
 	$(BIN)/attnbench kernels build
 
+# ---- On a Hopper machine -------------------------------------------------------------------------------------------
+# Steps in the order of kernels/STATUS.md; each resumes where it stopped and takes at most STEP_SECONDS.
+#   make gpu                        everything, into .venv
+#   make gpu STEP=smoke             one step
+#   make gpu PYTHON=python3         with that interpreter as it is: no .venv, no installation, no network
+# Runs land in GPU_RUNS/<step>; finished steps leave a mark there and are not repeated (remove it to repeat one).
+GPU_RUNS ?= results/gpu
+STEP_SECONDS := 480
+BUDGET := 7m
+H100_GROUPS := fp16_d64 fp16_d128 fp16_d256 bf16_d64 bf16_d128 bf16_d256 e4m3_d64 e4m3_d128 e4m3_d256 \
+               models models_e4m3 unequal_lengths long_context
+GPU_STEPS := build golden tests edges sanitizer smoke $(H100_GROUPS:%=h100-%) ablation sweep
+GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
+GPU_NEEDS := $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.tested)
+HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -m attnbench list backends | sed -nE 's/^(hopper[^ ]*) .*/--backend "\1"/p')
+SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[softmax_turns]" --backend "hopper[no_turns]" \
+         --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
+# $(1): step, $(2): suite and options, $(3): exit statuses that finish the step. An earlier run is continued. Where the
+# budget ended it early the step is not finished: the same command goes on with it. Incorrect records and errors
+# (1 and 3) are findings to read in the run, and no reason to stop the steps behind it, but for `edges`.
+measure = if [ -f $(GPU_RUNS)/$(1)/records.jsonl ]; then into=--resume; else into=--out; fi; status=0; \
+	timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench run $(2) --device cuda --budget $(BUDGET) $$into $(GPU_RUNS)/$(1) \
+	    | tee $(GPU_RUNS)/.done/$(1).log || status=$$?; \
+	if grep -q '^incomplete:' $(GPU_RUNS)/.done/$(1).log; then echo "not finished: make gpu STEP=$(1) goes on"; exit 3; fi; \
+	[[ " $(3) " == *" $$status "* ]]
+
+.PHONY: gpu
+gpu: $(if $(STEP),gpu-$(STEP),$(GPU_STEPS:%=gpu-%)) ## on a Hopper machine: everything that needs one (STEP=name for one step)
+
+$(GPU_STEPS:%=gpu-%): gpu-%: $(GPU_RUNS)/.done/%
+
+# Each step after the one before it, so that `make gpu` keeps the order.
+$(GPU_RUNS)/.done/%: $(GPU_NEEDS)
+	@mkdir -p $(@D); echo "== gpu step $*"; $(call gpu_step,$*); touch $@
+
+gpu_step = $(if $(filter h100-%,$(1)),$(call measure,$(1),suites/h100.yaml --only group=$(1:h100-%=%),0 1 3),$(step_$(1)))
+step_build = $(GPU_PYTHON) -m attnbench kernels build && $(GPU_PYTHON) -m attnbench kernels inspect
+step_golden = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu tests/emulation \
+	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q tests/emulation -k golden
+step_tests = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu
+step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES),0)
+step_sanitizer = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench.kernel_sanitize \
+	--out $(GPU_RUNS)/sanitizer.jsonl --budget-s 420
+step_smoke = $(call measure,smoke,suites/h100-smoke.yaml,0 1 3)
+step_ablation = $(call measure,ablation,suites/ablation.yaml,0 1 3)
+step_sweep = $(call measure,sweep,suites/h100.yaml --only dtype=bf16 $(SWEEP),0 1 3)
+
+.PHONY: reports
+reports: $(VENV)/.installed ## rebuild reports/ from the committed runs
+	@for records in $$(git ls-files 'results/*/records.jsonl'); do run=$$(dirname $$records); \
+	$(BIN)/attnbench report $$run -o reports/$$(basename $$run).md; done
+
 .PHONY: bench
 bench: $(VENV)/.installed ## measure the harness itself: start-up, dry run, report, overhead
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done

@@ -27,7 +27,6 @@ class FlexAttention:
     name = "flex"
     deterministic = True
     devices = ("cuda",)
-    by_name_only = ("cpu",)  # a C++ compilation for every shape, on the machines where most people only want a first look
 
     def version(self) -> str:
         from importlib.metadata import version
