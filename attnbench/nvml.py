@@ -2,6 +2,7 @@
 
 Without a driver, or without the `pynvml` module, there are no GPUs: nothing here raises for that.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -155,7 +156,8 @@ def _policy(lib: Any, card: Any) -> dict[str, Any]:
 
 
 def _clocks(lib: Any, card: Any) -> dict[str, Any]:
-    reasons = getattr(lib, "nvmlDeviceGetCurrentClocksEventReasons", None)  # called ...ThrottleReasons before driver 535
+    # Called ...ThrottleReasons before driver 535.
+    reasons = getattr(lib, "nvmlDeviceGetCurrentClocksEventReasons", None)
     reasons = reasons or lib.nvmlDeviceGetCurrentClocksThrottleReasons
     return {
         "sm_clock_mhz": ask(lib.nvmlDeviceGetClockInfo, card, lib.NVML_CLOCK_SM),

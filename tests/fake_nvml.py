@@ -1,4 +1,5 @@
 """A stand-in for the `pynvml` module: the same functions over plain data, and the same error for what is not there."""
+
 from __future__ import annotations
 
 import sys

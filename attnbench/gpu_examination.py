@@ -1,0 +1,155 @@
+"""What `doctor` looks at on each GPU: driver, neighbours, power limit, clocks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from attnbench import host
+from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.nvml import gpu_facts, gpus
+
+# Bits of the reasons why NVML holds clocks down (nvml.h, nvmlClocksEventReason...).
+SLOWDOWN_REASONS = {
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+APPLICATION_CLOCKS = 0x02
+_NVIDIA_VENDOR = "0x10de"
+GIB = 2**30
+
+
+def gpu_findings() -> Iterator[Finding]:
+    if not gpus():
+        yield _no_gpu()
+        return
+    for gpu in gpus():
+        facts = gpu_facts(gpu.index)
+        if facts is not None:
+            yield from _card_findings(gpu.index, facts)
+
+
+def _no_gpu() -> Finding:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and host.read_text(Path("/proc/driver/nvidia/version")):
+        return Finding(
+            ADVICE,
+            f'CUDA_VISIBLE_DEVICES="{hidden}" leaves no GPU visible',
+            "Only CPU backends can run.",
+            "unset CUDA_VISIBLE_DEVICES",
+        )
+    if _nvidia_card_present():
+        return Finding(
+            PROBLEM,
+            "an NVIDIA card is here, but its driver does not answer",
+            "Only CPU backends can run.",
+            "install or load the NVIDIA driver, until nvidia-smi lists the card",
+        )
+    return Finding(NOT_APPLICABLE, "no NVIDIA GPU: the CPU backends can be measured")
+
+
+def _nvidia_card_present() -> bool:
+    """Whether a display or compute controller (PCI class 0x03) of NVIDIA is plugged in."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        if host.read_text(device / "vendor") == _NVIDIA_VENDOR:
+            if (host.read_text(device / "class") or "").startswith("0x03"):
+                return True
+    return False
+
+
+def _card_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    name = f"GPU {index}"
+    memory = f"{facts['memory_bytes'] / GIB:.0f} GiB"
+    yield Finding(
+        OK,
+        f"{name}: {facts['name']}, {memory}, compute capability {facts['compute_capability']}, "
+        f"driver {facts['driver']} (CUDA {facts['cuda_driver']})",
+    )
+    yield from _driver_findings(name, facts)
+    yield from _sharing_findings(index, facts)
+    yield from _clock_findings(index, facts)
+
+
+def _driver_findings(name: str, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    needed, offered = torch_cuda_version(), facts["cuda_driver"]
+    # Within one major version an older driver will do (CUDA compatibility guide, minor version compatibility).
+    if needed and offered and version_numbers(offered)[0] < version_numbers(needed)[0]:
+        yield Finding(
+            PROBLEM,
+            f"{name}: its driver knows CUDA {offered}, torch was built for CUDA {needed}",
+            "torch will find no GPU.",
+            f"update the driver, or install a torch built for CUDA {offered}",
+        )
+
+
+def _sharing_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    name, others = f"GPU {index}", facts["other_processes"]
+    if others:
+        noun = "process" if others == 1 else "processes"
+        yield Finding(
+            PROBLEM,
+            f"{name}: {others} other compute {noun}",
+            "They take time slices, memory and power from what is measured.",
+            "nvidia-smi --query-compute-apps=pid,name,used_memory --format=csv, then end or move them",
+        )
+    if facts["mig"]:
+        yield Finding(
+            ADVICE,
+            f"{name}: a MIG slice",
+            "It has fewer SMs and shares power with its neighbours: figures do not compare with a whole card's.",
+            "sudo nvidia-smi -mig 0 (ends all work on the card)",
+        )
+    if facts["persistence"] is False:
+        yield Finding(
+            ADVICE,
+            f"{name}: persistence mode is off",
+            "The driver unloads between runs: each starts with a cold card and seconds of set-up.",
+            f"sudo nvidia-smi -i {index} -pm 1",
+        )
+
+
+def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    name, limit, default = f"GPU {index}", facts["power_limit_w"], facts["default_power_limit_w"]
+    if limit is not None and default is not None and limit < default:
+        yield Finding(
+            ADVICE,
+            f"{name}: power limit {limit:g} W, its default is {default:g} W",
+            "Long attention kernels run at the power limit: figures do not compare with a card at its default.",
+            f"sudo nvidia-smi -i {index} -pl {default:g}",
+        )
+    reasons = facts["clock_event_reasons"] or 0
+    slowed = [text for bit, text in SLOWDOWN_REASONS.items() if reasons & bit]
+    if slowed:
+        yield Finding(
+            PROBLEM,
+            f"{name}: clocks are held down now ({', '.join(slowed)}), {facts['temperature_c']} C",
+            "Timings are those of a throttled card.",
+            "let it cool down, and see to its cooling and power",
+        )
+    if reasons & APPLICATION_CLOCKS:
+        yield Finding(
+            ADVICE,
+            f"{name}: application clocks are set",
+            "The clock is fixed below what the card could reach; fine for comparisons, not for peak figures.",
+            f"sudo nvidia-smi -i {index} -rac",
+        )
+
+
+def torch_cuda_version() -> str | None:
+    """The CUDA version that torch was built for, read from its version.py; None for a CPU build or no torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = host.read_text(Path(spec.origin).parent / "version.py") or ""
+    match = re.search(r"^cuda\b[^=]*= *'([0-9.]+)'", text, re.MULTILINE)
+    return match[1] if match else None
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version: `2.13.0+cpu` -> (2, 13)."""
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
