@@ -1,4 +1,5 @@
 """Expressions of a suite's `derive`: numbers, names and + - * / only, computed exactly."""
+
 from __future__ import annotations
 
 import ast

@@ -2,6 +2,7 @@
 
 Nothing personal goes in: no user name, no host name, no path of a home folder.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -138,7 +139,7 @@ def kernel_hashes() -> dict[str, str]:
 
 
 def _ordinal(device: str) -> int | None:
-    """"cuda" -> 0, "cuda:1" -> 1; None for what is no CUDA device."""
+    """ "cuda" -> 0, "cuda:1" -> 1; None for what is no CUDA device."""
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     return int(match[1] or 0) if match else None
 

@@ -2,6 +2,7 @@
 
 The order of the cases is the order of the axes as written, the last one running fastest.
 """
+
 from __future__ import annotations
 
 import itertools

@@ -1,4 +1,5 @@
 """The machine without its GPUs: processor, memory, operating system, and the limits that a container sets."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """A group of a suite before expansion: axes, derived fields, exclusions; checked, defaults merged in."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

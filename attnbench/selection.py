@@ -1,4 +1,5 @@
 """Which cases to keep: `only` in a suite and `--only` on the command line. A match is ((field, values), ...)."""
+
 from __future__ import annotations
 
 from typing import Any, Callable
@@ -7,7 +8,6 @@ from attnbench.case import Case
 from attnbench.plan import Match
 from attnbench.suite_values import check_name, parse_value
 from attnbench.suite_yaml import SuiteError
-
 
 # `--only group=paper_grid` chooses groups; no field of a case, so that a suite's own `only` has none of it.
 GROUP = "group"

@@ -2,6 +2,7 @@
 
 Reading half: no torch. pydantic is imported when a suite is loaded, not before.
 """
+
 from __future__ import annotations
 
 import collections

@@ -1,4 +1,5 @@
 """A resolved suite as YAML: what is stored beside a run's records, so that the run can be repeated from it."""
+
 from __future__ import annotations
 
 import re

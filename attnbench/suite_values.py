@@ -1,4 +1,5 @@
 """The values that case fields take in a suite and on the command line: sizes with `1k`, names, flags, factors."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """YAML with line numbers: plain values, and the line on which each key and each list item stands."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Looking at the machine: GPUs through a fake driver library, memory through fake control files."""
+
 from __future__ import annotations
 
 import hashlib
@@ -105,9 +106,11 @@ def fake_machine(tmp_path, monkeypatch, files):
     [
         ({}, 16),
         ({"proc/self/cgroup": "0::/box\n", "sys/fs/cgroup/box/memory.max": "max\n"}, 16),
-        ({"proc/self/cgroup": "0::/box/in\n", "sys/fs/cgroup/box/in/memory.max": "max", "sys/fs/cgroup/box/memory.max": str(4 * GIB)}, 4),
+        ({"proc/self/cgroup": "0::/box/in\n", "sys/fs/cgroup/box/in/memory.max": "max",
+          "sys/fs/cgroup/box/memory.max": str(4 * GIB)}, 4),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": str(8 * GIB)}, 8),
-        ({"proc/self/cgroup": "4:memory:/not/mounted\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2 * GIB)}, 2),
+        ({"proc/self/cgroup": "4:memory:/not/mounted\n",
+          "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2 * GIB)}, 2),
         ({"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096)}, 16),
     ],
 )  # fmt: skip
@@ -163,7 +166,9 @@ def test_cpu_facts(tmp_path, monkeypatch):
 def test_the_outermost_caches_count_once_each(tmp_path, monkeypatch):
     files = {}
     for cpu, group in ((0, "0-1"), (1, "0-1"), (2, "2")):
-        for index, (level, kind, size) in enumerate(((1, "Instruction", "1024K"), (1, "Data", "32K"), (3, "Unified", "2M"))):
+        for index, (level, kind, size) in enumerate(
+            ((1, "Instruction", "1024K"), (1, "Data", "32K"), (3, "Unified", "2M"))
+        ):
             folder = f"sys/devices/system/cpu/cpu{cpu}/cache/index{index}/"
             files |= {folder + "level": f"{level}\n", folder + "type": kind, folder + "size": size}
             files[folder + "shared_cpu_list"] = group if level == 3 else str(cpu)
@@ -179,8 +184,18 @@ def test_collect_on_a_gpu(monkeypatch):
     facts = environment.collect("cuda:0")
     gpu = facts["gpu"]
     assert (gpu["name"], gpu["compute_capability"], gpu["memory_bytes"]) == (H100, "9.0", 80 * GIB)
-    assert (gpu["power_limit_w"], gpu["default_power_limit_w"], gpu["ecc"], gpu["persistence"]) == (500.0, 700.0, None, True)
-    assert (gpu["driver"], gpu["cuda_driver"], gpu["max_sm_clock_mhz"], gpu["sm_clock_mhz"]) == ("580.82.07", "13.0", 1980, 345)
+    assert (gpu["power_limit_w"], gpu["default_power_limit_w"], gpu["ecc"], gpu["persistence"]) == (
+        500.0,
+        700.0,
+        None,
+        True,
+    )
+    assert (gpu["driver"], gpu["cuda_driver"], gpu["max_sm_clock_mhz"], gpu["sm_clock_mhz"]) == (
+        "580.82.07",
+        "13.0",
+        1980,
+        345,
+    )
     assert gpu["other_processes"] == 2 and gpu["mig"] is False
     assert facts["gpu_count"] == 1
     assert "GPU-1111aaaa" not in json.dumps(facts)
@@ -206,7 +221,9 @@ def test_collect_on_the_cpu_is_json_and_needs_no_torch():
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); print(json.dumps(facts))"
     )
     root = Path(__file__).parent.parent
-    facts = json.loads(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout)
+    facts = json.loads(
+        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    )
     assert facts["device"] == "cpu" and facts["gpu"] is None and facts["memory_bytes"] > 2**28
     assert facts["versions"]["torch"] and facts["versions"]["numpy"]
     assert facts["cpu"]["cores"] >= 1 and facts["os"]["system"] == "Linux"
@@ -236,13 +253,17 @@ def test_nothing_personal_is_collected(monkeypatch):
 
 
 def test_what_torch_knows_of_the_gpu_joins_the_rest():
-    facts = environment.with_worker({"gpu": {"name": "x"}, "device": "cuda"}, {"gpu": {"sm_count": 132}, "cache_bytes": 5})
+    facts = environment.with_worker(
+        {"gpu": {"name": "x"}, "device": "cuda"}, {"gpu": {"sm_count": 132}, "cache_bytes": 5}
+    )
     assert facts == {"gpu": {"name": "x", "sm_count": 132}, "device": "cuda", "worker": {"cache_bytes": 5}}
     assert environment.with_worker({"gpu": None}, {"gpu": None})["gpu"] is None
 
 
 def git(folder, *arguments):
-    subprocess.run(["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@y", *arguments], check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@y", *arguments], check=True, capture_output=True
+    )
 
 
 def test_revision_and_whether_the_sources_changed(tmp_path):

@@ -1,4 +1,5 @@
 """Suites expand to exactly the cases that a person would count by hand, and survive being stored and overridden."""
+
 from __future__ import annotations
 
 import itertools
@@ -71,7 +72,9 @@ def full():
 
 
 def test_expansion_is_the_product_in_the_order_written(full):
-    by_group = {name: [job.case for job in jobs] for name, jobs in itertools.groupby(full.jobs(), lambda job: job.group)}
+    by_group = {
+        name: [job.case for job in jobs] for name, jobs in itertools.groupby(full.jobs(), lambda job: job.group)
+    }
     assert by_group == {"grid": list(grid_by_hand()), "bound": list(bound_by_hand())}
     assert [len(cases) for cases in by_group.values()] == [54 - 12 - 2, 16 - 4]
 
@@ -86,7 +89,12 @@ def test_excluded_cases_keep_their_reason(full):
 def test_group_settings_override_the_suites(full):
     grid, bound = full.jobs()[0], full.jobs()[-1]
     assert (grid.time, grid.timing.min_samples, grid.timing.min_time_s, grid.timing.regime) == (True, 30, 0.1, "burst")
-    assert (bound.time, bound.timing.min_samples, bound.timing.min_time_s, bound.timing.regime) == (False, 5, 0.1, "burst")
+    assert (bound.time, bound.timing.min_samples, bound.timing.min_time_s, bound.timing.regime) == (
+        False,
+        5,
+        0.1,
+        "burst",
+    )
     assert (grid.checks.oracle, grid.checks.repeats, grid.checks.factors.rmse) == ("sampled", 2, 1.5)
     assert (bound.checks.oracle, bound.checks.repeats, bound.checks.factors.rmse) == ("sampled", 0, 3)
     assert bound.checks.factors.max_error == 2
@@ -114,7 +122,12 @@ def test_a_stored_suite_loads_to_the_same_jobs_and_bytes(full, change):
     stored = suite.to_yaml()
     again = parse_suite(stored, "stored.yaml")
     assert again.jobs() == suite.jobs() and again.excluded() == suite.excluded()
-    assert (again.name, again.about, again.backends, again.only) == (suite.name, suite.about, suite.backends, suite.only)
+    assert (again.name, again.about, again.backends, again.only) == (
+        suite.name,
+        suite.about,
+        suite.backends,
+        suite.only,
+    )
     assert again.to_yaml() == stored
     assert "defaults" not in stored
 
@@ -149,7 +162,9 @@ SIZES = "batch: 1, num_heads: 4, head_dim: 64"
 )
 def test_lengths_from_defaults_axes_and_derive(defaults, axes, derive, lengths):
     axes = ", ".join(part for part in (SIZES, axes) if part)
-    suite = parse_suite(f"defaults: {{{defaults}}}\ngroups: [{{name: a, axes: {{{axes}}}, derive: {{{derive}}}}}]", "x.yaml")
+    suite = parse_suite(
+        f"defaults: {{{defaults}}}\ngroups: [{{name: a, axes: {{{axes}}}, derive: {{{derive}}}}}]", "x.yaml"
+    )
     assert [(job.case.seqlen_q, job.case.seqlen_k) for job in suite.jobs()] == lengths
     assert parse_suite(suite.to_yaml(), "y.yaml").jobs() == suite.jobs()
 
@@ -187,7 +202,8 @@ def test_an_exclusion_sees_the_completed_case():
     "only, count",
     [
         (["dtype=e4m3"], 6 + 12), (["dtype=fp16,bf16"], 34), (["dtype=fp16", "dtype=bf16"], 34),
-        (["seqlen=1k"], 14), (["seqlen=512,2k"], 26), (["seqlen_k=1024"], 26), (["causal=TRUE"], 20), (["batch=8", "seqlen=2k"], 12),
+        (["seqlen=1k"], 14), (["seqlen=512,2k"], 26), (["seqlen_k=1024"], 26), (["causal=TRUE"], 20),
+        (["batch=8", "seqlen=2k"], 12),
         (["softmax_scale=0.01"], 6), (["hadamard=true"], 4), (["p_scale=256"], 52),
     ],
 )  # fmt: skip
@@ -203,7 +219,8 @@ def test_only_filters_jobs_and_exclusions(full, only, count):
 
 
 def test_the_command_line_beats_the_files_only():
-    text = f"only: {{seqlen: [1, 2], dtype: bf16}}\ngroups: [{{name: a, axes: {{{SIZES}, dtype: [bf16, fp16], seqlen: [1, 2, 3]}}}}]"
+    axes = f"{SIZES}, dtype: [bf16, fp16], seqlen: [1, 2, 3]"
+    text = f"only: {{seqlen: [1, 2], dtype: bf16}}\ngroups: [{{name: a, axes: {{{axes}}}}}]"
     assert [key.split("-")[4] for key in keys(text)] == ["q1", "q2"]
     assert keys(text, only=[parse_only("seqlen=3")]) == ["bf16-d64-h4-b1-q3-k3-full-normal.0"]
 
@@ -254,12 +271,15 @@ def test_schema_describes_every_key_and_value():
 
 def test_reading_suites_imports_no_torch_and_listing_them_no_pydantic():
     code = (
-        "import sys; from attnbench.suite import load_suite, shipped_suites; names = [row[0] for row in shipped_suites()];"
+        "import sys; from attnbench.suite import load_suite, shipped_suites;"
+        "names = [row[0] for row in shipped_suites()];"
         "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules); load_suite('quick').to_yaml();"
         "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules); print(*names)"
     )
     root = Path(__file__).parent.parent
-    printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert printed == [name for name, _, _ in shipped_suites()]
 
 
@@ -280,14 +300,15 @@ def test_shipped_suites_load_store_and_name_known_backends(path):
     assert again.jobs() == suite.jobs() and again.to_yaml() == suite.to_yaml()
 
 
-def test_a_hundred_thousand_cases_expand_exactly():
+def test_a_large_product_expands_exactly():
     text = """groups:
   - name: a
-    axes: {batch: 1, num_heads: [1, 2, 4, 8, 16], head_dim: [64, 128], causal: [false, true], seqlen_q: [%s], seqlen_k: [%s]}
+    axes:
+      {batch: 1, num_heads: [1, 2, 4, 8, 16], head_dim: [64, 128], causal: [no, yes], seqlen_q: [%s], seqlen_k: [%s]}
     derive: {seed: seqlen_q * seqlen_k}
-""" % (", ".join(map(str, range(1, 101))), ", ".join(map(str, range(1, 51))))
+""" % (", ".join(map(str, range(1, 51))), ", ".join(map(str, range(1, 21))))
     jobs = parse_suite(text, "x.yaml").jobs()
-    assert len(jobs) == 100_000 == len({job.case for job in jobs})
+    assert len(jobs) == 20_000 == len({job.case for job in jobs})
     assert all(job.case.seed == job.case.seqlen_q * job.case.seqlen_k for job in jobs)
 
 

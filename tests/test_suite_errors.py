@@ -16,7 +16,8 @@ def group(axes="", rest="", sizes=SIZES, name="a"):
     return f"groups:\n  - name: {name}\n    axes: {{{axes}}}\n" + (f"    {rest}\n" if rest else "")
 
 
-NAMES = ("seqlen, batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim, head_dim_v, dtype, causal, inputs, seed, "
+NAMES = ("seqlen, batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim, head_dim_v, dtype, causal, "
+         "inputs, seed, "
          "scaling, block_size, hadamard, p_scale, softmax_scale")  # fmt: skip
 INPUTS = ", ".join(DISTRIBUTIONS)
 
@@ -39,13 +40,16 @@ MISTAKES = {
     "groups:\n  - 3\n": 'x.yaml:2: "groups[0]" must be a mapping, not 3',
     # keys
     "grups: []\n" + WHOLE: 'x.yaml:1: unknown key "grups" at the top level (did you mean "groups"?)',
-    WHOLE + "zzz: 1\n": 'x.yaml:2: unknown key "zzz" at the top level; there are name, about, backends, defaults, groups, '
+    WHOLE + "zzz: 1\n": 'x.yaml:2: unknown key "zzz" at the top level; there are name, about, backends, '
+                        'defaults, groups, '
                         "timing, checks, only",
     group("head_dims: [64]"): 'x.yaml:3: unknown key "head_dims" under "axes" (did you mean "head_dim"?)',
     group("zzz: [64]"): f'x.yaml:3: unknown key "zzz" under "axes"; there are {NAMES}',
-    group("window: [64]"): 'x.yaml:3: "window" under "axes" is reserved for a later version and cannot be set yet; remove it',
+    group("window: [64]"): 'x.yaml:3: "window" under "axes" is reserved for a later version and cannot be '
+                           'set yet; remove it',
     group(rest="tming: {}"): 'x.yaml:4: unknown key "tming" under "groups" (did you mean "timing"?)',
-    group(rest="timing: {min_sample: 3}"): 'x.yaml:4: unknown key "min_sample" under "timing" (did you mean "min_samples"?)',
+    group(rest="timing: {min_sample: 3}"): 'x.yaml:4: unknown key "min_sample" under "timing" (did you mean '
+                                           '"min_samples"?)',
     group(rest="checks: {factors: {rms: 3}}"): 'x.yaml:4: unknown key "rms" under "factors" (did you mean "rmse"?)',
     group(rest="derive: {head_dims: 4}"): 'x.yaml:4: unknown key "head_dims" under "derive" (did you mean "head_dim"?)',
     "defaults: {dtyp: bf16}\n" + WHOLE: 'x.yaml:1: unknown key "dtyp" under "defaults" (did you mean "dtype"?)',
@@ -53,7 +57,8 @@ MISTAKES = {
     "groups:\n  - axes: {}\n": 'x.yaml:2: "name" is missing under "groups"',
     # names
     group(name="a b"): 'x.yaml:2: "name" must be letters, digits, _ . - only, not "a b"',
-    group() + f"  - name: a\n    axes: {{{SIZES}}}\n": 'x.yaml:4: group "a" is here twice (first in line 2); rename one',
+    group() + f"  - name: a\n    axes: {{{SIZES}}}\n": 'x.yaml:4: group "a" is here twice (first in line '
+                                                       '2); rename one',
     "backends: [naive, fa2, naive]\n" + WHOLE: 'x.yaml:1: "backends" lists "naive" twice; remove one',
     "backends: []\n" + WHOLE: 'x.yaml:1: "backends" must be at least one entry, not []',
     "backends: naive\n" + WHOLE: 'x.yaml:1: "backends" must be a list, not "naive"',
@@ -69,13 +74,17 @@ MISTAKES = {
     group(sizes=SIZES.replace("[1]", "[true]")): "x.yaml:3: batch must be a whole number (1k is 1024), not True",
     group(sizes=SIZES.replace("[1]", "[null]")): "x.yaml:3: batch must be a whole number (1k is 1024), not None",
     group(sizes=SIZES.replace("[1]", "[9999m]")): "x.yaml:3: batch must be between 1 and 2147483647, not 10484711424",
-    group(sizes=SIZES.replace("[1]", "[]")): 'x.yaml:3: "batch" under "axes" has no values, so the group expands to nothing; give one',
+    group(sizes=SIZES.replace("[1]", "[]")): 'x.yaml:3: "batch" under "axes" has no values, so the group '
+                                             'expands to nothing; give one',
     group(sizes=SIZES.replace("[1]", "[1, 2, 1]")): 'x.yaml:3: "batch" under "axes" lists 1 twice; remove one',
-    "defaults: {dtype: [bf16]}\n" + WHOLE: 'x.yaml:1: "dtype" under "defaults" takes one value, not a list; lists go under "axes"',
-    "defaults: {seqlen: 1, seqlen_q: 2}\n" + WHOLE: 'x.yaml:1: "defaults" has "seqlen_q" and "seqlen": both set seqlen_q; keep one',
+    "defaults: {dtype: [bf16]}\n" + WHOLE: 'x.yaml:1: "dtype" under "defaults" takes one value, not a list; '
+                                           'lists go under "axes"',
+    "defaults: {seqlen: 1, seqlen_q: 2}\n" + WHOLE: 'x.yaml:1: "defaults" has "seqlen_q" and "seqlen": both '
+                                                    'set seqlen_q; keep one',
     # what the case as a whole does not allow
     group(sizes="batch: [1], seqlen: [64], num_heads: [4]"): 'x.yaml:2: "head_dim" is required and missing (group "a")',
-    group("num_heads_kv: [3]"): "x.yaml:3: num_heads 4 is not a multiple of num_heads_kv 3; grouped-query attention needs a "
+    group("num_heads_kv: [3]"): "x.yaml:3: num_heads 4 is not a multiple of num_heads_kv 3; grouped-query "
+                                "attention needs a "
                                 'whole ratio (group "a")',
     group("head_dim_v: [1k]"): 'x.yaml:3: head_dim_v 1024 is above 576, the largest that any backend takes (group "a")',
     group("hadamard: [true]"): 'x.yaml:3: hadamard applies to dtype e4m3 only, not to bf16 (group "a")',
@@ -84,7 +93,8 @@ MISTAKES = {
     group("seqlen_q: [4]"): 'x.yaml:3: "axes" has "seqlen_q" and "seqlen": both set seqlen_q; keep one',
     group('"seed, seed": [[1, 2]]'): 'x.yaml:3: "axes" has "seed" twice: both set seed; keep one',
     group('"seed, dtyp": [[1, bf16]]'): 'x.yaml:3: unknown key "dtyp" under "axes" (did you mean "dtype"?)',
-    group('"seed, dtype": [[1]]'): "x.yaml:3: \"seed, dtype\" under \"axes\" needs a list of lists of 2 values, not [1]",
+    group('"seed, dtype": [[1]]'): "x.yaml:3: \"seed, dtype\" under \"axes\" needs a list of lists of 2 "
+                                   "values, not [1]",
     group('"seed, dtype": 3'): 'x.yaml:3: "seed, dtype" under "axes" needs a list of lists of 2 values, not 3',
     group('"seed, dtype": [[x, bf16]]'): "x.yaml:3: seed must be a whole number (1k is 1024), not 'x'",
     group("seed: [%s], seqlen_k: [%s]" % (", ".join(map(str, range(1001))), ", ".join(map(str, range(1, 1001)))),
@@ -92,13 +102,17 @@ MISTAKES = {
         'x.yaml:2: group "a" expands to 1,001,000 cases; the most is 1,000,000',
     # derive
     group(rest="derive: {head_dim_v: 100 / head_dim}"):
-        'x.yaml:4: derived "head_dim_v" of group "a": "100 / head_dim" is 1.5625 where head_dim is 64; it must come out whole',
+        'x.yaml:4: derived "head_dim_v" of group "a": "100 / head_dim" is 1.5625 where head_dim is 64; it '
+        'must come out whole',
     group(rest="derive: {head_dim_v: head_dim / (batch - 1)}"):
-        'x.yaml:4: derived "head_dim_v" of group "a": "head_dim / (batch - 1)" divides by zero where batch is 1 and head_dim is 64',
+        'x.yaml:4: derived "head_dim_v" of group "a": "head_dim / (batch - 1)" divides by zero where batch '
+        'is 1 and head_dim is 64',
     group(rest="derive: {head_dim_v: head_dim ** 2}"):
-        'x.yaml:4: "head_dim_v" under "derive": "head_dim ** 2" in "head_dim ** 2" is not allowed; use numbers, axis names and + - * / only',
+        'x.yaml:4: "head_dim_v" under "derive": "head_dim ** 2" in "head_dim ** 2" is not allowed; use '
+        'numbers, axis names and + - * / only',
     group(rest="derive: {head_dim_v: __import__('os')}"):
-        'x.yaml:4: "head_dim_v" under "derive": "__import__(\'os\')" in "__import__(\'os\')" is not allowed; use numbers, axis names and + - * / only',
+        'x.yaml:4: "head_dim_v" under "derive": "__import__(\'os\')" in "__import__(\'os\')" is not '
+        'allowed; use numbers, axis names and + - * / only',
     group(rest="derive: {head_dim_v: 2 +}"):
         'x.yaml:4: "head_dim_v" under "derive": "2 +" is not arithmetic; use numbers, axis names and + - * / only',
     group(rest="derive: {head_dim_v: head_dims}"):
@@ -107,7 +121,8 @@ MISTAKES = {
         "x.yaml:4: \"head_dim_v\" under \"derive\" uses \"dtype\", which is 'bf16': not a whole number",
     group(rest="derive: {head_dim_v: [3]}"): 'x.yaml:4: "head_dim_v" under "derive" must be an expression, not [3]',
     group(rest="derive: {dtype: 3}"):
-        'x.yaml:4: "dtype" cannot be derived, only whole numbers can: batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, '
+        'x.yaml:4: "dtype" cannot be derived, only whole numbers can: batch, seqlen_q, seqlen_k, num_heads, '
+        'num_heads_kv, '
         "head_dim, head_dim_v, block_size, seed",
     group(rest="derive: {seqlen_k: 3}"): 'x.yaml:4: "seqlen_k" under "derive" is set in this group already; keep one',
     group(rest="derive: {num_heads_kv: num_heads - 4}"):
@@ -116,15 +131,19 @@ MISTAKES = {
     group(rest="exclude: [{when: {dtype: bf16}}]"): 'x.yaml:4: "reason" is missing under "exclude"',
     group(rest="exclude: [{when: {dtype: bf16}, reason: ''}]"): 'x.yaml:4: "reason" must be some text, not ""',
     group(rest="exclude: [{when: {}, reason: x}]"): 'x.yaml:4: "when" must be at least one entry, not {}',
-    group(rest="exclude: [{when: {dtyp: bf16}, reason: x}]"): 'x.yaml:4: unknown key "dtyp" under "when" (did you mean "dtype"?)',
+    group(rest="exclude: [{when: {dtyp: bf16}, reason: x}]"): 'x.yaml:4: unknown key "dtyp" under "when" '
+        '(did you mean "dtype"?)',
     group(rest="exclude: [{when: {dtype: fp16}, reason: x}]"):
-        'x.yaml:4: this "exclude" matches nothing in group "a" that is not excluded already; correct its values or remove it',
-    group(rest="exclude: [{when: {batch: 1}, reason: x}]"): "x.yaml:1: the suite expands to nothing: every case is excluded",
+        'x.yaml:4: this "exclude" matches nothing in group "a" that is not excluded already; correct its '
+        'values or remove it',
+    group(rest="exclude: [{when: {batch: 1}, reason: x}]"): "x.yaml:1: the suite expands to nothing: every "
+        "case is excluded",
     # the same case twice
     group() + f"  - name: b\n    axes: {{{SIZES}}}\n":
         'x.yaml:4: group "b" has the case bf16-d64-h4-b1-q64-k64-full-normal.0, which group "a" (line 2) has already; '
         "exclude it in one of them",
-    group("softmax_scale: [null, 0.125]"): 'x.yaml:2: group "a" has the case bf16-d64-h4-b1-q64-k64-full-normal.0 twice; exclude one',
+    group("softmax_scale: [null, 0.125]"): 'x.yaml:2: group "a" has the case '
+                                           'bf16-d64-h4-b1-q64-k64-full-normal.0 twice; exclude one',
     # timing, checks, only
     WHOLE + "timing: {regime: fast}\n": 'x.yaml:2: "regime" must be one of sustained, burst, not "fast"',
     WHOLE + "timing: {processes: 0}\n": 'x.yaml:2: "processes" must be at least 1, not 0',
@@ -173,7 +192,8 @@ def test_the_first_mistake_in_the_file_is_told():
 
 def test_missing_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SuiteError, match='^none.yaml: no such suite file, and no shipped suite of that name; there are ablation, edges, '):
+    with pytest.raises(SuiteError, match='^none.yaml: no such suite file, and no shipped suite of that '
+                                         'name; there are ablation, edges, '):
         load_suite("none.yaml")
     with pytest.raises(SuiteError, match=r'^quik: no such suite file, and .* \(did you mean "quick"\?\)$'):
         load_suite("quik")
@@ -219,7 +239,8 @@ def test_only_mistakes(text, message):
 
 
 OVERRIDE_MISTAKES = [
-    ({"only": [("dtype", ("fp16",))]}, '--only dtype=fp16: no case of suite "x" has dtype=fp16; it has dtype bf16, e4m3'),
+    ({"only": [("dtype", ("fp16",))]}, '--only dtype=fp16: no case of suite "x" has dtype=fp16; it has '
+                                       'dtype bf16, e4m3'),
     ({"only": [("dtype", ("e4m3",)), ("head_dim", (64,))]},
      '--only dtype=e4m3 --only head_dim=64: no case of suite "x" matches all of these together; drop one'),
     ({"only": [("group", ("b",))]}, '--only group=b: suite "x" has no such group; there are a'),
