@@ -132,7 +132,7 @@ def _reference(cells: Cells) -> dict[str, Points]:
             value = result.record.accuracy.values.get("eager_rmse") or 0.0
             eager[case.seqlen_k] = max(eager.get(case.seqlen_k, 0.0), value)
             limit[case.seqlen_k] = min(limit.get(case.seqlen_k, math.inf), check.limit)
-    lines = {"eager reference": sorted(eager.items()), "limit": sorted(limit.items())}
+    lines = {"eager reference": sorted(eager.items()), "lowest limit": sorted(limit.items())}
     drawable = {name: tuple(point for point in line if 0 < point[1] < math.inf) for name, line in lines.items()}
     return {name: line for name, line in drawable.items() if line}
 

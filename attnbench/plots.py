@@ -28,7 +28,7 @@ DASHES = ((), (5, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 CARD, PANEL, GRID, INK, QUIET = "#f4f4f1", "#ffffff", "#dddddd", "#222222", "#6b6b6b"
 COLUMNS, PANELS_PER_FIGURE = 2, 6
 # A figure of six panels takes a third of a second, of the ten that a report may take; the tables hold the rest.
-MAX_FIGURES = 4
+MAX_FIGURES = {"tflops": 4, "error": 3}
 MAX_TICKS = 8
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 4.8, 2.9, 0.35, 0.28
@@ -64,7 +64,7 @@ def _draw(panels: Sequence[Panel], order: Sequence[str], folder: Path, name: str
         figures += [
             (number, dtype, of_dtype[start : start + PANELS_PER_FIGURE]) for number, start in enumerate(starts, 1)
         ]
-    kept = sorted(figures, key=lambda figure: figure[0])[:MAX_FIGURES]
+    kept = sorted(figures, key=lambda figure: figure[0])[: MAX_FIGURES[name]]
     shown = []
     for number, dtype, part in (figure for figure in figures if figure in kept):
         path = folder / f"{name}-{dtype}-{number}.svg"
@@ -127,7 +127,7 @@ def _style(index: int) -> dict:
 
 QUIET_STYLES = {
     "eager reference": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
-    "limit": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
+    "lowest limit": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
 }
 FAILED_STYLE = {"color": "#B00020", "marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
 

@@ -85,12 +85,12 @@ def test_error_panel_shows_limit_eager_and_what_failed(tmp_path):
     assert first == (512, 1e-3) and third == (2048, 0.04)
     assert math.isnan(second[1])  # an error of exactly zero has no place on a logarithmic axis
     assert panel.failed == ((2048, 0.04),)
-    assert panel.quiet["limit"] == ((512, 3e-3), (1024, 3e-3), (2048, 3e-3))
+    assert panel.quiet["lowest limit"] == ((512, 3e-3), (1024, 3e-3), (2048, 3e-3))
     assert panel.quiet["eager reference"][0] == (512, pytest.approx(2e-3))
 
 
 def test_every_dtype_gets_a_figure_before_any_gets_its_second(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "MAX_FIGURES", 2)
+    monkeypatch.setitem(plots.MAX_FIGURES, "tflops", 2)
     monkeypatch.setattr(plots, "PANELS_PER_FIGURE", 1)
     records = [*sweep("fa3"), *sweep("fa3", causal=True), *sweep("fa3", dtype="e4m3")]
     shown = plots.rate_plots(data_of(tmp_path, records), tmp_path / "plots")
