@@ -171,8 +171,7 @@ ATTNBENCH_DEVICE void compute(Consumer<C>& c, Loader<C>& loader) {
   start_maximum(c.rows, c.scores, c.params.scale_log2);
   exponentiate<RowKeys::maybe_none>(c.rows, c.scores, c.params.scale_log2);
   pack_weights<C::dtype>(c.weights, c.scores);
-  ATTNBENCH_UNROLL
-  for (int i = 0; i < C::head_dim / 2; ++i) c.output[i] = 0.0f;
+  clear(c.output);
 
   int j = 1;
   ATTNBENCH_NO_UNROLL

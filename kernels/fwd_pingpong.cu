@@ -109,8 +109,7 @@ ATTNBENCH_DEVICE void softmax_tile(Consumer<C>& c, int j) {
 template <class C>
 ATTNBENCH_DEVICE void consume(Consumer<C>& c) {
   open_turns<C::consumer_warpgroups>(c.warpgroup);
-  ATTNBENCH_UNROLL
-  for (int i = 0; i < C::head_dim / 2; ++i) c.output[i] = 0.0f;
+  clear(c.output);
   c.rows = EMPTY_ROWS;
 
   wait_barrier(c.shared.q_full, 0);

@@ -76,8 +76,7 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   }
 
   float output[C::head_dim / 2];
-  ATTNBENCH_UNROLL
-  for (int i = 0; i < C::head_dim / 2; ++i) output[i] = 0.0f;
+  clear(output);
   SoftmaxRows rows = EMPTY_ROWS;
   const int unmasked = unmasked_key_tiles<C::causal>(tile.first_row, C::tile_n, params.seqlen_q, params.seqlen_k);
 

@@ -48,44 +48,47 @@ struct Config {
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED;
 };
 
-// One warpgroup: 64 query rows against all keys of the tile.
+// Scores of key tile j to weights; brings the output so far to the new row maxima.
+template <class C>
+ATTNBENCH_DEVICE void softmax_tile(const ForwardParams& params, float (&scores)[C::tile_n / 2],
+                                   uint32_t (&weights)[C::tile_n / STEP_K][4], float (&output)[C::head_dim / 2],
+                                   SoftmaxRows& rows, int thread, int first_row, int j) {
+  if (j >= unmasked_key_tiles<C::causal>(first_row, C::tile_n, params.seqlen_q, params.seqlen_k)) {
+    const int row = first_row + accumulator_row(thread, 0);
+    mask_scores<C::causal>(scores, thread, row, j * C::tile_n, params.seqlen_q, params.seqlen_k);
+  }
+  float factor[ROWS_PER_THREAD];
+  update_maximum(rows, scores, params.scale_log2, RESCALE_ALWAYS, factor);
+  exponentiate<RowKeys::maybe_none>(rows, scores, params.scale_log2);
+  scale_rows(output, factor);
+  pack_weights<C::dtype>(weights, scores);
+}
+
+// One warpgroup: 64 query rows against all keys of the tile. One arrival speaks for the warpgroup when it is done with
+// a stage: a wgmma-group is formed, and completes, per warpgroup (PTX ISA, wgmma.commit_group).
 template <class C>
 ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& shared, const Tile& tile,
                               int warpgroup) {
   const int thread = thread_index() % WARPGROUP_THREADS;
   const int first_row = tile.first_row + warpgroup * WARPGROUP_ROWS;
-  const int row = first_row + accumulator_row(thread, 0);
   const uint32_t q = shared.q + warpgroup * panel_bytes(WARPGROUP_ROWS);
-  const int unmasked = unmasked_key_tiles<C::causal>(first_row, C::tile_n, params.seqlen_q, params.seqlen_k);
 
   float output[C::head_dim / 2];
-  ATTNBENCH_UNROLL
-  for (int i = 0; i < C::head_dim / 2; ++i) output[i] = 0.0f;
+  clear(output);
   SoftmaxRows rows = EMPTY_ROWS;
   RingPosition<C::stages> at;
-
   wait_barrier(shared.q_full, 0);
   ATTNBENCH_NO_UNROLL
   for (int j = 0; j < tile.key_tiles; ++j) {
     float scores[C::tile_n / 2];
+    uint32_t weights[C::tile_n / STEP_K][4];
     wait_full(shared.k_full, at);
     ptx::wgmma_fence();
     issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(scores, q, shared.k_stage(at.stage));
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
-    // One arrival speaks for the warpgroup: a wgmma-group is formed, and completes, per warpgroup (PTX ISA,
-    // wgmma.commit_group).
     if (thread == 0) ptx::mbarrier_arrive(shared.k_empty + at.stage * MBARRIER_BYTES);
-
-    if (j >= unmasked) {
-      mask_scores<C::causal>(scores, thread, row, j * C::tile_n, params.seqlen_q, params.seqlen_k);
-    }
-    float factor[ROWS_PER_THREAD];
-    update_maximum(rows, scores, params.scale_log2, RESCALE_ALWAYS, factor);
-    exponentiate<RowKeys::maybe_none>(rows, scores, params.scale_log2);
-    scale_rows(output, factor);
-    uint32_t weights[C::tile_n / STEP_K][4];
-    pack_weights<C::dtype>(weights, scores);
+    softmax_tile<C>(params, scores, weights, output, rows, thread, first_row, j);
 
     wait_full(shared.v_full, at);
     ptx::wgmma_fence();
@@ -96,6 +99,7 @@ ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& s
     at.advance();
   }
 
+  const int row = first_row + accumulator_row(thread, 0);
   float lse[ROWS_PER_THREAD];
   normalize(rows, output, lse);
   store_lse(params, lse, thread, row, tile.head, tile.batch);

@@ -104,6 +104,12 @@ ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], flo
   }
 }
 
+template <int Registers>
+ATTNBENCH_DEVICE void clear(float (&o)[Registers]) {
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < Registers; ++i) o[i] = 0.0f;
+}
+
 // Multiplies each row of an output accumulator.
 template <int Registers>
 ATTNBENCH_DEVICE void scale_rows(float (&o)[Registers], const float (&factor)[ROWS_PER_THREAD]) {

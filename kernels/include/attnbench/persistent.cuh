@@ -1,0 +1,144 @@
+// Shared memory, barriers and producer of a kernel whose CTAs work on one output tile after another (level 4). Config
+// members read here: causal, head_dim, tile_m, tile_n, stages, q_stages, staged_output, consumer_warpgroups.
+#pragma once
+
+#include <attnbench/device.cuh>
+#include <attnbench/forward.h>
+#include <attnbench/pipeline.cuh>
+#include <attnbench/products.cuh>
+#include <attnbench/scheduler.cuh>
+
+namespace attnbench {
+
+template <class C>
+struct SharedStorage {
+  static constexpr int warpgroups = C::consumer_warpgroups;
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[warpgroups][C::q_stages][tile_bytes(C::head_dim, WARPGROUP_ROWS)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t out[C::staged_output ? warpgroups : 0][tile_bytes(C::head_dim, WARPGROUP_ROWS)];
+  alignas(TILE_BYTES) uint8_t tile[warpgroups][C::q_stages][TILE_BYTES];
+  uint64_t q_full[warpgroups][C::q_stages], q_empty[warpgroups][C::q_stages];
+  uint64_t k_full[C::stages], k_empty[C::stages], v_full[C::stages], v_empty[C::stages];
+};
+
+// Shared-memory addresses of the members of SharedStorage.
+template <class C>
+struct Addresses {
+  using Shared = SharedStorage<C>;
+  static constexpr uint32_t q_bytes = tile_bytes(C::head_dim, WARPGROUP_ROWS);
+  static constexpr uint32_t kv_bytes = tile_bytes(C::head_dim, C::tile_n);
+  uint32_t base;
+
+  ATTNBENCH_DEVICE_MEMBER uint32_t q(int warpgroup, int stage) const {
+    return base + uint32_t(offsetof(Shared, q)) + (warpgroup * C::q_stages + stage) * q_bytes;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t k(int stage) const {
+    return base + uint32_t(offsetof(Shared, k)) + stage * kv_bytes;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v(int stage) const {
+    return base + uint32_t(offsetof(Shared, v)) + stage * kv_bytes;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t out(int warpgroup) const {
+    return base + uint32_t(offsetof(Shared, out)) + warpgroup * q_bytes;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t tile(int warpgroup, int stage) const {
+    return base + uint32_t(offsetof(Shared, tile)) + (warpgroup * C::q_stages + stage) * TILE_BYTES;
+  }
+  // First barrier of each ring.
+  ATTNBENCH_DEVICE_MEMBER uint32_t q_full(int warpgroup) const {
+    return base + uint32_t(offsetof(Shared, q_full)) + warpgroup * C::q_stages * MBARRIER_BYTES;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t q_empty(int warpgroup) const {
+    return base + uint32_t(offsetof(Shared, q_empty)) + warpgroup * C::q_stages * MBARRIER_BYTES;
+  }
+  ATTNBENCH_DEVICE_MEMBER uint32_t k_full() const { return base + uint32_t(offsetof(Shared, k_full)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t k_empty() const { return base + uint32_t(offsetof(Shared, k_empty)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v_full() const { return base + uint32_t(offsetof(Shared, v_full)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t v_empty() const { return base + uint32_t(offsetof(Shared, v_empty)); }
+};
+
+template <class C>
+ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
+  constexpr int warps = WARPGROUP_THREADS / WARP_THREADS;
+  for (int warpgroup = 0; warpgroup < C::consumer_warpgroups; ++warpgroup) {
+    init_barriers(shared.q_full(warpgroup), C::q_stages, 1, "q_full");
+    init_barriers(shared.q_empty(warpgroup), C::q_stages, warps, "q_empty");
+  }
+  init_barriers(shared.k_full(), C::stages, 1, "k_full");
+  init_barriers(shared.v_full(), C::stages, 1, "v_full");
+  init_barriers(shared.k_empty(), C::stages, C::consumer_warpgroups, "k_empty");
+  init_barriers(shared.v_empty(), C::stages, C::consumer_warpgroups, "v_empty");
+  ptx::fence_mbarrier_init();
+}
+
+// The producer thread and its positions in the rings. Copies are started in the order in which consumers need them:
+// Q K0 | K1 V0 | K2 V1 | ... | V(last) K0' Q' | K1' V0' ...
+template <class C>
+struct Producer {
+  const ptx::TensorMap &q_map, &k_map, &v_map;
+  const ForwardParams& params;
+  Addresses<C> shared;
+  RingPosition<C::q_stages> q_at;
+  RingPosition<C::stages> k_at, v_at;
+
+  ATTNBENCH_DEVICE_MEMBER void load_keys(const Tile& tile, int j) {
+    wait_empty(shared.k_empty(), k_at);
+    load_tile<C::head_dim, C::tile_n>(shared.k(k_at.stage), &k_map, shared.k_full() + k_at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
+    k_at.advance();
+  }
+
+  ATTNBENCH_DEVICE_MEMBER void load_values(const Tile& tile, int j) {
+    wait_empty(shared.v_empty(), v_at);
+    load_tile<C::head_dim, C::tile_n>(shared.v(v_at.stage), &v_map, shared.v_full() + v_at.stage * MBARRIER_BYTES,
+                                      j * C::tile_n, tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
+    v_at.advance();
+  }
+
+  // Tells each warpgroup about the tile and loads its queries; NO_TILE comes without queries.
+  ATTNBENCH_DEVICE_MEMBER void announce(const Tile& tile) {
+    ATTNBENCH_UNROLL
+    for (int warpgroup = 0; warpgroup < C::consumer_warpgroups; ++warpgroup) {
+      wait_empty(shared.q_empty(warpgroup), q_at);
+      publish_tile(shared.tile(warpgroup, q_at.stage), tile);
+      const uint32_t full = shared.q_full(warpgroup) + q_at.stage * MBARRIER_BYTES;
+      if (tile.first_row == NO_TILE) {
+        ptx::mbarrier_arrive(full);
+      } else {
+        load_tile<C::head_dim, WARPGROUP_ROWS>(shared.q(warpgroup, q_at.stage), &q_map, full,
+                                               tile.first_row + warpgroup * WARPGROUP_ROWS, tile.head, tile.batch,
+                                               ptx::EVICT_FIRST);
+      }
+    }
+    q_at.advance();
+  }
+};
+
+template <class C>
+ATTNBENCH_DEVICE void produce(Producer<C> producer) {
+  const ForwardParams& params = producer.params;
+  const int tiles = tile_count<C::tile_m>(params);
+  int number = block_index();
+  Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+  producer.announce(tile);
+  producer.load_keys(tile, 0);
+  while (tile.first_row != NO_TILE) {
+    number = next_tile_number(params, number);  // early: its latency passes under the loads
+    ATTNBENCH_NO_UNROLL
+    for (int j = 1; j < tile.key_tiles; ++j) {
+      producer.load_keys(tile, j);
+      producer.load_values(tile, j - 1);
+    }
+    producer.load_values(tile, tile.key_tiles - 1);
+    if (number < tiles) {
+      tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+      producer.load_keys(tile, 0);
+    } else {
+      tile.first_row = NO_TILE;
+    }
+    producer.announce(tile);
+  }
+}
+
+}  // namespace attnbench
