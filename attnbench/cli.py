@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
+from attnbench import __version__
+
 USAGE_ERROR = 2
-STATUS_MEANS = {
-    0: "all good",
-    1: "a result is incorrect",
-    3: "incomplete: something crashed, hung, failed or did not run",
-    130: "interrupted",
-}
+INTERRUPTED = 130
+# click 8.2 raises this where a group is called bare; before that it printed the help itself.
+NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class UserError(click.ClickException):
@@ -22,12 +21,33 @@ class UserError(click.ClickException):
 
     exit_code = USAGE_ERROR
 
-    def show(self, file: Any = None) -> None:
-        click.echo(f"attnbench: {self.format_message()}", err=True)
+
+class Commands(click.Group):
+    """A group whose every mistake is one line on stderr, and whose interruption is exit status 130, as a shell has it."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            status = super().main(*arguments, **{**options, "standalone_mode": False})
+        except NO_ARGUMENTS as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            line = " ".join(error.format_message().split())
+            click.echo(f"attnbench: {line}{_help_hint(error)}", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("attnbench: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="attnbench")
+def _help_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see {context.command_path} --help)" if context is not None else ""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
 def main() -> None:
     """Benchmarking and correctness harness for attention kernels.
 
