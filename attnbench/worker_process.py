@@ -15,6 +15,8 @@ from typing import Any, Mapping, Sequence
 
 # Importing torch and opening a CUDA device, on a cold disk.
 START_TIMEOUT_S = 180.0
+# A process that has closed its end of the event pipe is on its way out; one that is not by then never will be.
+EXIT_TIMEOUT_S = 5.0
 TAIL_BYTES = 2000
 READ_BYTES = 1 << 16
 
@@ -24,11 +26,15 @@ class WorkerRefused(Exception):
 
 
 class WorkerDied(Exception):
-    """The worker ended by itself. kind is "oom" when the kernel's out-of-memory killer struck, else "crash"."""
+    """The worker ended by itself. kind is "oom" when the kernel's out-of-memory killer struck, else "crash".
 
-    def __init__(self, reason: str, kind: str = "crash"):
-        super().__init__(reason)
+    As text: the reason and the end of what it printed; `brief` is one line.
+    """
+
+    def __init__(self, reason: str, kind: str = "crash", output: str = ""):
+        super().__init__(f"{reason}; its last output: {output}" if output else reason)
         self.kind = kind
+        self.brief = f"{reason}: {_gist(output)}" if output else reason
 
 
 class WorkerSilent(Exception):
@@ -56,6 +62,7 @@ class WorkerProcess:
         os.close(events_write)
         self._jobs = os.fdopen(jobs_write, "w")
         self._events = events_read
+        self._watched = [events_read, *_exit_descriptors(self._process.pid)]
         self._buffer = b""
 
     def start(self) -> Mapping[str, Any]:
@@ -63,7 +70,8 @@ class WorkerProcess:
         try:
             event = self.next_event(START_TIMEOUT_S)
         except WorkerSilent:
-            raise WorkerDied(f"the worker did not start within {START_TIMEOUT_S:.0f} s{self._tail()}") from None
+            late = f"the worker did not start within {START_TIMEOUT_S:.0f} s"
+            raise WorkerDied(late, output=self._tail()) from None
         if event["event"] == "refused":
             raise WorkerRefused(event["reason"])
         return event
@@ -80,25 +88,30 @@ class WorkerProcess:
         """The next event. Raises WorkerSilent after timeout_s without one, WorkerDied when there will be none."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._events], [], [], max(0.0, deadline - time.monotonic()))
+            ready, _, _ = select.select(self._watched, [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise WorkerSilent
-            chunk = os.read(self._events, READ_BYTES)
+            # NOTE: its own children may hold the pipe open after its death, so its end does not always show there.
+            chunk = os.read(self._events, READ_BYTES) if self._events in ready else b""
             if not chunk:
                 raise self._death()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
+        try:
+            return dict(json.loads(line))
+        except (TypeError, ValueError):
+            raise WorkerDied(f"it wrote into the event pipe: {line[:100]!r}", output=self._tail()) from None
 
     def kill(self) -> None:
         """Ends the worker and everything it started, whatever state it is in."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            pass  # nobody of that group is left, or its number is another's by now
         self._process.wait()
         self._jobs_close()
-        os.close(self._events)
+        for descriptor in self._watched:
+            os.close(descriptor)
         self._output.close()
 
     def _jobs_close(self) -> None:
@@ -108,14 +121,17 @@ class WorkerProcess:
             pass
 
     def _death(self) -> WorkerDied:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return WorkerDied("the worker closed the pipe that it reports through", output=self._tail())
         tail = self._tail()
         if code >= 0:
-            return WorkerDied(f"the worker process exited with status {code}{tail}")
+            return WorkerDied(f"the worker process exited with status {code}", output=tail)
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL and _oom_kills() > self._oom_kills:
-            return WorkerDied(f"killed by the kernel: out of host memory{tail}", kind="oom")
-        return WorkerDied(f"the worker process was killed by {name}{tail}")
+            return WorkerDied("killed by the kernel: out of host memory", kind="oom", output=tail)
+        return WorkerDied(f"the worker process was killed by {name}", output=tail)
 
     def _tail(self) -> str:
         """The end of what the worker printed since its last job, without this machine's paths."""
@@ -124,7 +140,25 @@ class WorkerProcess:
         text = self._output.read().decode(errors="replace").strip()
         for path in (sys.prefix, str(Path.cwd()), str(Path.home())):
             text = text.replace(path + "/", "")
-        return f"; its last output: {text}" if text else ""
+        return text
+
+
+def _gist(output: str) -> str:
+    """One line of what a dying process printed: a fatal error and where it struck, or the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    fatal = next((index for index, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return lines[-1] if lines else ""
+    frames = [line for line in lines[fatal:] if line.startswith("File ")]
+    return " < ".join([lines[fatal], *frames[:2]])
+
+
+def _exit_descriptors(pid: int) -> list[int]:
+    """A descriptor that becomes readable when the process ends; none where the system has no pidfd_open(2)."""
+    try:
+        return [os.pidfd_open(pid)]
+    except (AttributeError, OSError):
+        return []
 
 
 def _environment() -> dict[str, str]:
