@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Backend, Inputs, Outputs
 from attnbench.case import Case
+from attnbench.inputs import input_tensors
 from attnbench.plugins import ContractError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs, float]:
@@ -50,11 +54,16 @@ def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
 
 
 def checksums(inputs: Inputs) -> list[int]:
-    """Per tensor, the sum of its bits as integers: any single write that changes bits changes it."""
+    """Per tensor, the weighted sums of its bits as integers: a write changes them, and so does moving values about."""
+    return [_checksum(tensor) for tensor in input_tensors(inputs)]
+
+
+def _checksum(tensor: Tensor) -> int:
     import torch
 
-    tensors = [inputs.q, inputs.k, inputs.v]
-    if inputs.quantized is not None:
-        tensors += [getattr(inputs.quantized, field.name) for field in fields(inputs.quantized)]
-    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-    return [int(tensor.view(width[tensor.element_size()]).sum(dtype=torch.int64)) for tensor in tensors]
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
+    bits = tensor.view(width).flatten(0, -2) if tensor.dim() > 1 else tensor.view(width)[None]
+    total = 0
+    for sums in (bits.sum(dim=0, dtype=torch.int64), bits.sum(dim=1, dtype=torch.int64)):
+        total += int((sums * torch.arange(1, sums.numel() + 1, device=sums.device)).sum())
+    return total

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from contextlib import contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple
 
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
@@ -132,12 +133,34 @@ def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
     return Inputs(q, k, v, quantize(q, k, v, case) if case.is_fp8 else None)
 
 
+def input_tensors(inputs: Inputs) -> list[Tensor]:
+    """q, k, v, and for e4m3 what `Quantized` holds, in the order of its fields."""
+    quantized = inputs.quantized
+    made = [] if quantized is None else [getattr(quantized, field.name) for field in fields(quantized)]
+    return [inputs.q, inputs.k, inputs.v, *made]
+
+
 def copy_inputs(inputs: Inputs) -> Inputs:
     """The same numbers in other memory: another input set for a rotation that keeps the cache cold."""
-    quantized = inputs.quantized
-    if quantized is not None:
-        quantized = Quantized(*(getattr(quantized, field.name).clone() for field in fields(quantized)))
-    return Inputs(inputs.q.clone(), inputs.k.clone(), inputs.v.clone(), quantized)
+    return _inputs_of([tensor.clone() for tensor in input_tensors(inputs)])
+
+
+@contextmanager
+def in_place_of(inputs: Inputs, other: Inputs) -> Iterator[Inputs]:
+    """The numbers of `other` in the memory of `inputs`, as new tensors; `inputs` have their own numbers back after it."""
+    kept = copy_inputs(inputs)
+    try:
+        for tensor, numbers in zip(input_tensors(inputs), input_tensors(other)):
+            tensor.copy_(numbers)
+        yield _inputs_of([tensor.detach() for tensor in input_tensors(inputs)])
+    finally:
+        for tensor, numbers in zip(input_tensors(inputs), input_tensors(kept)):
+            tensor.copy_(numbers)
+
+
+def _inputs_of(tensors: list[Tensor]) -> Inputs:
+    q, k, v, *made = tensors
+    return Inputs(q, k, v, Quantized(*made) if made else None)
 
 
 def input_bytes(case: Case) -> int:

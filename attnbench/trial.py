@@ -5,6 +5,7 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 import traceback
@@ -17,7 +18,7 @@ from attnbench.backend import Backend, Call, Outputs, extra_bytes, kernel_facts,
 from attnbench.case import Case
 from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.environment import available_memory_bytes
-from attnbench.inputs import copy_inputs, input_bytes, make_inputs
+from attnbench.inputs import copy_inputs, in_place_of, input_bytes, make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
 from attnbench.lab import BenchLab
 from attnbench.plugins import ContractError
@@ -92,6 +93,10 @@ class Bench:
             self._reference = replace(self._reference, inputs=make_inputs(self.case, self.device))
         return True
 
+    def forget(self) -> None:
+        """Inputs and references are made anew when next needed."""
+        self._reference = self._fresh = None
+
     def make_budgets(self, backend: Backend) -> None:
         """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
         reference = self.reference
@@ -127,12 +132,16 @@ def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
         reason = _cannot(bench, backend)
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason)
-        return _checked(bench, backend, timed, replace(base, kernel=kernel_facts(backend, case)))
+        return _checked(bench, backend, timed, replace(base, kernel=_kernel_facts(backend, case)))
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
-        bench.inputs_written()
-        return replace(base, kind=failure_kind(error), reason=describe(error))
+        base = replace(base, kind=failure_kind(error), reason=describe(error))
+        try:
+            bench.inputs_written()
+        except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize: the next case's worker
+            bench.forget()
+        return base
 
 
 def _cannot(bench: Bench, backend: Backend) -> str | None:
@@ -140,7 +149,18 @@ def _cannot(bench: Bench, backend: Backend) -> str | None:
     elsewhere = None
     if kind not in trait(backend, "devices"):
         elsewhere = f"it runs on {', '.join(trait(backend, 'devices'))} only, not on {kind}"
-    return backend.unavailable() or elsewhere or backend.unsupported(bench.case) or bench.too_large(backend)
+    reason = backend.unavailable() or elsewhere or backend.unsupported(bench.case) or bench.too_large(backend)
+    if reason and not isinstance(reason, str):
+        raise ContractError(f"unsupported() returned {reason!r}; return a reason as text, or None")
+    return reason or None
+
+
+def _kernel_facts(backend: Backend, case: Case) -> Any:
+    facts = kernel_facts(backend, case)
+    try:
+        return None if facts is None else json.loads(json.dumps(dict(facts)))
+    except (TypeError, ValueError) as error:
+        raise ContractError(f"kernel_facts() returned what JSON cannot hold: {error}") from None
 
 
 def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Record:
@@ -173,10 +193,8 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
 def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) -> Record:
     with bench.phases("prepare"):
         first, prep_s, peak_bytes = _prepare_watched(bench, backend)
-        sets = _input_sets(bench, backend, prep_s)
-        rotation = (copy_inputs(bench.reference.inputs) for _ in range(sets - 1))
-        calls = [first, *(backend.prepare(bench.case, inputs) for inputs in rotation)]
-    timer = make_timer(bench.timing.timer, bench.device, sets)
+        calls = _rotation(bench, backend, first)
+    timer = make_timer(bench.timing.timer, bench.device, len(calls))
     flush = make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
     with bench.phases("time"):
         measurement = measure(calls, bench.timing, timer, flush=flush)
@@ -191,7 +209,7 @@ def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) ->
         reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
         return replace(base, status="incorrect", kind=None, reason=reason, accuracy=accuracy)
     accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
-    warnings = _rotation_warning(bench, sets)
+    warnings = _rotation_warning(bench, len(calls))
     return replace(
         base,
         status="ok",
@@ -233,7 +251,9 @@ def _with_repeats(bench: Bench, backend: Backend, outputs: Outputs, accuracy: Ac
     call = backend.prepare(bench.case, bench.reference.inputs)
     differing, where = 0, ""
     for _ in range(bench.checks.repeats):
-        again = call().out
+        repeated = call()
+        check_contract(bench.case, bench.reference.inputs, repeated)
+        again = repeated.out
         if not torch.equal(again, outputs.out):
             differing += 1
             batch, row, head, column = (int(i) for i in (again != outputs.out).nonzero()[0])
@@ -243,16 +263,22 @@ def _with_repeats(bench: Bench, backend: Backend, outputs: Outputs, accuracy: Ac
 
 
 def _recheck(bench: Bench, backend: Backend, last: Outputs) -> Accuracy | None:
-    """Judges the last timed buffers and a call on fresh inputs; the failed accuracy, or None when both pass."""
+    """Judges the last timed buffers and a call on fresh inputs; the failed accuracy, or None when both pass.
+
+    The fresh inputs lie where the timed ones were: an answer kept by address is as stale as one kept for ever.
+    """
     check_contract(bench.case, bench.reference.inputs, last)
-    for reference, outputs in (
-        (bench.reference, last),
-        (bench.fresh, guarded_call(bench.case, backend, bench.fresh.inputs)[0]),
-    ):
-        accuracy = judge(reference, backend, outputs, _factors(bench.checks))
-        if not accuracy.passed:
-            return accuracy
-    return None
+    accuracy = judge(bench.reference, backend, last, _factors(bench.checks))
+    if not accuracy.passed:
+        return accuracy
+    fresh = bench.fresh
+    with in_place_of(bench.reference.inputs, fresh.inputs) as inputs:
+        before = checksums(inputs)
+        outputs, _ = guarded_call(bench.case, backend, inputs)
+        if checksums(inputs) != before:
+            raise ContractError("it wrote its inputs: their checksum changed during a call after timing")
+    accuracy = judge(fresh, backend, outputs, _factors(bench.checks))
+    return None if accuracy.passed else accuracy
 
 
 def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ...]:
@@ -266,13 +292,22 @@ def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ..
     return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
 
 
-def _input_sets(bench: Bench, backend: Backend, prep_s: float) -> int:
+def _rotation(bench: Bench, backend: Backend, first: Call) -> list[Call]:
+    """The first call and one on each further input set, as many as a cold cache takes or ROTATION_PREPARE_S allows."""
+    calls, started = [first], time.perf_counter()
+    sets = _input_sets(bench, backend)
+    while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
+        calls.append(backend.prepare(bench.case, copy_inputs(bench.reference.inputs)))
+    return calls
+
+
+def _input_sets(bench: Bench, backend: Backend) -> int:
     if bench.timing.cache == "warm" or bench.timing.regime == "burst":
         return 1
     wanted = _sets_for_cold(bench)
     memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
     affordable = int(memory // (input_bytes(bench.case) + extra_bytes(backend, bench.case)))
-    return max(1, min(wanted, affordable, int(ROTATION_PREPARE_S / max(prep_s, 1e-9))))
+    return max(1, min(wanted, affordable))
 
 
 def _sets_for_cold(bench: Bench) -> int:
