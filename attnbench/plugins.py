@@ -10,10 +10,11 @@ import importlib.util
 import inspect
 import sys
 import traceback
+import zlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Collection, Sequence
 
 from attnbench.backend import Backend, Call, Inputs, Outputs
 from attnbench.case import Case
@@ -76,19 +77,35 @@ def check_spec(spec: str) -> None:
         raise PluginError(f'plugin "{spec}": give file.py:function, module:function, or file.py')
 
 
-def load(specs: Sequence[str]) -> dict[str, Backend]:
-    """The backends of all plugins by name, entry points included. Raises PluginError with the import's own words."""
-    found: dict[str, Backend] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        _add(
-            found, _module_backends(_imported(point.value, lambda: importlib.import_module(point.module)), point.value)
-        )
+def names_unknown(specs: Sequence[str]) -> bool:
+    """Whether some plugin is a module, whose backends' names are known only once it is imported."""
+    return bool(entry_points(group=ENTRY_POINTS)) or not all(_split(spec)[1] for spec in specs)
+
+
+def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Backend]:
+    """The backends of all plugins by name, installed ones first. Raises PluginError with the import's own words.
+
+    taken: names that no plugin may have, those of the built-in backends.
+    """
+    found = installed()
     for spec in specs:
         place, name = _split(spec)
         module = _imported(
             spec, lambda: _import_file(place) if place.endswith(".py") else importlib.import_module(place)
         )
         _add(found, [_function(module, name, spec)] if name else _module_backends(module, spec))
+    for name in found:
+        if name in taken:
+            raise PluginError(f'a plugin backend is named "{name}" like a built-in one; rename it')
+    return found
+
+
+def installed() -> dict[str, Backend]:
+    """The backends of installed entry points, by name. Raises PluginError."""
+    found: dict[str, Backend] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        module = _imported(point.value, lambda: importlib.import_module(point.module))
+        _add(found, _module_backends(module, point.value))
     return found
 
 
@@ -106,10 +123,14 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def _import_file(place: str) -> Any:
+    """Each file once. NOTE: under a name of its own, or a plugin in `numpy.py` would take numpy's place for everyone."""
     path = Path(place).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"attnbench_plugin_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     sys.path.insert(0, str(path.parent))  # a plugin may import its neighbours
     spec.loader.exec_module(module)
     return module
@@ -119,11 +140,12 @@ def _imported(spec: str, do_import: Callable[[], Any]) -> Any:
     try:
         return do_import()
     except BaseException as error:  # whatever a module does at import, SystemExit included, is reported as one line
-        last = traceback.format_exception_only(error)[-1].strip()
+        last = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise PluginError(
-            f'plugin "{spec}" does not import: {last} ({Path(frame.filename).name}:{frame.lineno})'
-        ) from None
+        file, line = frame.filename, frame.lineno
+        if isinstance(error, SyntaxError) and error.filename:
+            file, line = error.filename, error.lineno
+        raise PluginError(f'plugin "{spec}" does not import: {last} ({Path(file).name}:{line})') from None
 
 
 def _function(module: Any, name: str, spec: str) -> Backend:
@@ -148,6 +170,10 @@ def _module_backends(module: Any, spec: str) -> Sequence[Backend]:
             f'plugin "{spec}": a module needs BACKENDS = (backend, ...); for one function say "{spec}:function"'
         )
     for backend in backends:
+        if isinstance(backend, type):
+            raise PluginError(f'plugin "{spec}": {backend.__name__} in BACKENDS is a class; put {backend.__name__}() there')
+        if isinstance(backend, Backend) and not (isinstance(backend.name, str) and backend.name):
+            raise PluginError(f'plugin "{spec}": {type(backend).__name__}.name must be text, not {backend.name!r}')
         if not isinstance(backend, Backend):
             missing = [
                 name

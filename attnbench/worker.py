@@ -1,7 +1,7 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}}
-events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...]}    once
+events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
@@ -30,9 +30,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent d
 def main() -> None:
     """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    cores = len(
-        os.sched_getaffinity(0)
-    )  # NOTE: before torch is imported; OpenMP then pins this very thread to one core
+    cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores)
@@ -52,13 +50,15 @@ class Worker:
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
         try:
-            self._backends = builtin() | plugins.load(specs)
+            loaded = plugins.load(specs, taken=builtin())
+            given = [name for name in loaded if name not in plugins.installed()]
+            self._backends = builtin() | loaded
             facts = self._open_device()
         except (plugins.PluginError, DeviceError) as error:
             self._send(event="refused", reason=str(error))
             return False
-        reasons = {name: backend.unavailable() for name, backend in self._backends.items()}
-        self._send(event="ready", facts=facts, backends=reasons, unasked=self._unasked(reasons))
+        reasons = {name: _unavailable(backend) for name, backend in self._backends.items()}
+        self._send(event="ready", facts=facts, backends=reasons, unasked=self._unasked(reasons), given=given)
         return True
 
     def _unasked(self, reasons: dict[str, str | None]) -> list[str]:
@@ -135,6 +135,14 @@ class Worker:
     def _send(self, **event: Any) -> None:
         self._events.write(json.dumps(event) + "\n")
         self._events.flush()
+
+
+def _unavailable(backend: Backend) -> str | None:
+    try:
+        reason = backend.unavailable()
+    except Exception as error:  # a plugin's; its record will say the same
+        return f"unavailable() raised {type(error).__name__}: {error}"
+    return None if reason is None else str(reason)
 
 
 class DeviceError(Exception):
