@@ -14,7 +14,7 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from attnbench import environment, store
 from attnbench.backends import builtin
-from attnbench.record import Accuracy, Measurement, Record
+from attnbench.record import Accuracy, Measurement, Record, RecordError
 from attnbench.suite import Job, Suite
 from attnbench.suite_yaml import suggest
 from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
@@ -22,6 +22,12 @@ from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, W
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("inputs", "oracle")
 HARNESS_TIMEOUT_S = 900.0
+STATUS_MEANS = {
+    0: "all good",
+    1: "a result is incorrect",
+    3: "incomplete: something crashed, hung, failed or did not run",
+    130: "interrupted",
+}
 
 
 class RunError(Exception):
@@ -90,7 +96,7 @@ def run_suite(request: Request) -> Outcome:
     try:
         ready = crew.hire()
         backends = choose_backends(request, ready)
-        writer = _open_writer(request, ready)
+        writer = _open_writer(request, ready, backends)
     except BaseException:
         crew.dismiss()
         raise
@@ -110,38 +116,39 @@ def run_suite(request: Request) -> Outcome:
 
 
 def choose_backends(request: Request, ready: Mapping[str, Any]) -> tuple[str, ...]:
-    """The suite's list, or all that can run on the device; plugins are added. Raises RunError for an unknown name."""
-    reasons = ready["backends"]
-    plugins = tuple(name for name in reasons if name not in builtin())
-    names = request.suite.backends
-    if names is None:
-        return tuple(ready["unasked"])
+    """The suite's list, or all that can run on the device; those given by --plugin are added, whether they can run or not.
+
+    Raises RunError for an unknown name.
+    """
+    names = ready["unasked"] if request.suite.backends is None else request.suite.backends
     for name in names:
-        if name not in reasons:
-            raise RunError(unknown_backend(name, tuple(reasons)))
-    return tuple(dict.fromkeys((*names, *(plugins if request.add_plugins else ()))))
+        if name not in ready["backends"]:
+            raise RunError(unknown_backend(name, tuple(ready["backends"])))
+    return tuple(dict.fromkeys((*names, *(ready["given"] if request.add_plugins else ()))))
 
 
 def unknown_backend(name: str, known: Sequence[str]) -> str:
     return f'unknown backend "{name}"{suggest(name, known)}; `attnbench list backends` shows all'
 
 
-def _open_writer(request: Request, ready: Mapping[str, Any]) -> store.Writer:
+def _open_writer(request: Request, ready: Mapping[str, Any], backends: tuple[str, ...]) -> store.Writer:
+    """The suite is stored with the backends that really run, so that --resume finishes those and no others."""
     facts = {
         **environment.collect(request.device),
         "worker": ready["facts"],
         "device": request.device,
-        "plugins": [_without_folders(spec) for spec in request.plugins],
+        "plugins": [plain_spec(spec) for spec in request.plugins],
     }
     try:
         if request.resume:
             return store.Writer.resume(request.out, facts)
-        return store.Writer.create(request.out, facts, request.suite.to_yaml())
+        suite = replace(request.suite, backends=backends or request.suite.backends)
+        return store.Writer.create(request.out, facts, suite.to_yaml())
     except store.StoreError as error:
         raise RunError(str(error)) from None
 
 
-def _without_folders(spec: str) -> str:
+def plain_spec(spec: str) -> str:
     """A plugin spec with its file named from here, or by its bare name where it lies elsewhere."""
     place, separator, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
     path = Path(place)
@@ -243,9 +250,12 @@ class Crew:
         self._worker = WorkerProcess(self._device, self._plugins)
         try:
             return self._worker.start()
-        except (WorkerRefused, WorkerDied) as error:
+        except WorkerRefused as error:
             self.dismiss()
             raise RunError(str(error)) from None
+        except WorkerDied as error:
+            self.dismiss()
+            raise RunError(f"no worker could start, {error.brief}") from None
 
     def dismiss(self) -> None:
         if self._worker is not None:
@@ -308,13 +318,14 @@ class Listener:
             event = worker.next_event(HARNESS_TIMEOUT_S if in_harness else max(0.0, self.allowed_s))
             if not in_harness:
                 self.allowed_s -= time.monotonic() - asked
-            if event["event"] == "phase":
+            kind = event.get("event")
+            if kind == "phase":
                 self._enter(event["backend"], event["phase"])
-            elif event["event"] == "record":
-                self._keep(Record.from_json(event["record"]))
-            elif event["event"] == "poisoned":
+            elif kind == "record":
+                self._keep(self._checked(event["record"]))
+            elif kind == "poisoned":
                 raise WorkerDied(f"it left a broken CUDA context: {event['reason']}")
-            elif event["event"] == "done":
+            elif kind == "done":
                 self.spent_s.update(event["spent_s"])
                 return
 
@@ -323,6 +334,16 @@ class Listener:
             self.allowed_s = self.job.timing.timeout_s
         self.phase = phase
         self.watch(backend, phase)
+
+    def _checked(self, line: str) -> Record:
+        """The record, where it is one of this job's. Raises WorkerDied for anything else: the worker is not to be trusted."""
+        try:
+            record = Record.from_json(line)
+        except RecordError as error:
+            raise WorkerDied(f"it reported a record that is none: {error}") from None
+        if record.case != self.job.case or record.backend not in self.left:
+            raise WorkerDied(f"it reported {record.backend} on {record.case_key}, which nobody asked for")
+        return record
 
     def _keep(self, record: Record) -> None:
         self.left.remove(record.backend)

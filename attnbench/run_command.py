@@ -12,10 +12,9 @@ import click
 
 from attnbench import plugins
 from attnbench.backends import builtin
-from attnbench.cli import STATUS_MEANS
 from attnbench.environment import gpus
 from attnbench.progress import make_progress
-from attnbench.run import Outcome, Request, RunError, run_suite, unknown_backend
+from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, plain_spec, run_suite, unknown_backend
 from attnbench.store import SUITE, read
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
 
@@ -43,6 +42,8 @@ def run_command(
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
     loaded = _load(suites, out, resume)
+    if resume is not None:
+        _require_plugins(resume, plugins)
     loaded = [
         with_overrides(
             suite,
@@ -96,15 +97,22 @@ def _load(suites: tuple[str, ...], out: Path | None, resume: Path | None) -> lis
     return [stored]
 
 
+def _require_plugins(run: Path, specs: tuple[str, ...]) -> None:
+    """A run that used plugins can go on only with them; where they lie is not stored."""
+    given = {plain_spec(spec) for spec in specs}
+    for spec in read(run).environment.get("plugins", ()):
+        if spec not in given:
+            raise RunError(f"--resume {run}: this run used --plugin {spec}; name it again")
+
+
 def _check_names(suites: Sequence[Suite], specs: tuple[str, ...]) -> None:
     """Unknown backends, as far as that can be told without importing plugins."""
     for spec in specs:
         plugins.check_spec(spec)
-    announced = plugins.announced_names(specs)
-    if any(name in specs for name in announced):
-        return  # a module's backends are known once a worker has imported it
+    if plugins.names_unknown(specs):
+        return  # the run looks again, once a worker has imported the plugins
     for suite in suites:
-        suite.check_backends((*builtin(), *announced))
+        suite.check_backends((*builtin(), *plugins.announced_names(specs)))
 
 
 def choose_device(asked: str) -> str:
