@@ -105,7 +105,6 @@ def _compile(recipe: Recipe, digest: str) -> Build:
     sources = source_digest((recipe.source, *recipe.more_sources), recipe.include_dirs)
     # NOTE: written beside and renamed, never in place: a process that has the old library mapped keeps its pages.
     partial = recipe.library.with_suffix(".partial.so")
-    recipe.sidecar.unlink(missing_ok=True)
     started = time.monotonic()
     done = subprocess.run(recipe.command(partial), capture_output=True, text=True)
     compile_s = time.monotonic() - started
@@ -127,8 +126,11 @@ def _compile(recipe: Recipe, digest: str) -> Build:
         log=log,
         variants=_variant_rows(partial) if recipe.arch == ARCH else (),
     )
+    record = recipe.sidecar.with_suffix(".partial.json")
+    record.write_text(json.dumps(asdict(build), indent=1) + "\n")
+    # The library first: a crash between the two leaves the old hash, and the next call compiles again.
     os.replace(partial, recipe.library)
-    recipe.sidecar.write_text(json.dumps(asdict(build), indent=1) + "\n")
+    os.replace(record, recipe.sidecar)
     return build
 
 

@@ -86,16 +86,15 @@ def main_loop_spills(log: str, library: Path) -> list[str]:
     return [f"{name}: {count} LDL/STL between wgmma or in the main loop" for name, count in counts.items() if count]
 
 
-def inspect_build(build: Build, library: Path) -> list[KernelFacts]:
-    """Facts of every variant of a Hopper library, in the order of its table."""
+def inspect_build(build: Build, library: Path, only: Variant | None = None) -> list[KernelFacts]:
+    """Facts of every variant of a Hopper library, or of one, in the order of its table."""
     ptxas = ptxas_facts(build.log)
     try:
-        functions = parse_sass(find_disassembler().sass(library))
+        functions = parse_sass(find_disassembler().sass(library, only and only.kernel))
     except ToolMissing:
         functions = None
     facts = []
-    for row in build.variants:
-        variant = Variant.from_row(row)
+    for variant in (only,) if only else map(Variant.from_row, build.variants):
         if variant.kernel not in ptxas or (functions is not None and variant.kernel not in functions):
             raise ValueError(f"{library.name}: no kernel {variant.kernel!r}, which the variant table names")
         facts.append(

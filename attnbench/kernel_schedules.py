@@ -8,7 +8,7 @@ so that backends can be listed where nothing is built; a test holds it against t
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Mapping
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class BuiltKernel:
 
     path: Path
     build: Build
+    _facts: dict[int, KernelFacts] = field(default_factory=dict, repr=False, compare=False)
 
     @functools.cached_property
     def library(self) -> KernelLibrary:
@@ -56,12 +57,13 @@ class BuiltKernel:
 
         return tuple(Variant.from_row(row) for row in self.build.variants)
 
-    @functools.cached_property
-    def facts(self) -> Mapping[int, KernelFacts]:
-        """Static figures by row of the variant table."""
-        from attnbench.kernel_inspect import inspect_build
+    def facts(self, variant: Variant) -> KernelFacts:
+        """Static figures of one variant, read once: disassembling takes about a second."""
+        if variant.index not in self._facts:
+            from attnbench.kernel_inspect import inspect_build
 
-        return {one.variant.index: one for one in inspect_build(self.build, self.path)}
+            (self._facts[variant.index],) = inspect_build(self.build, self.path, variant)
+        return self._facts[variant.index]
 
 
 def missing(schedule: str) -> str | None:

@@ -46,13 +46,14 @@ class Disassembler:
     cuobjdump: Path
     nvdisasm: Path
 
-    def sass(self, library: Path) -> str:
-        """Machine code of every kernel in a library, object file or cubin, as cuobjdump prints it.
+    def sass(self, library: Path, kernel: str | None = None) -> str:
+        """Machine code of one kernel, or of every kernel, in a library or cubin, as cuobjdump prints it.
 
         Raises RuntimeError with the tool's own words when it fails.
         """
         path = os.pathsep.join((str(self.nvdisasm.parent), os.environ.get("PATH", "")))
-        command = [str(self.cuobjdump), "-sass", str(library)]
+        chosen = () if kernel is None else ("-fun", kernel)
+        command = [str(self.cuobjdump), "-sass", *chosen, str(library)]
         done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"cuobjdump failed on {library}: {done.stderr.strip() or done.stdout.strip()}")

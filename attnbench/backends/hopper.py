@@ -69,7 +69,7 @@ class Hopper:
         from attnbench.kernel_inspect import record_facts
 
         variant = self._variant(case)
-        return None if variant is None else record_facts(built_kernel(self.schedule).facts[variant.index])
+        return None if variant is None else record_facts(built_kernel(self.schedule).facts(variant))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         import torch

@@ -123,11 +123,11 @@ def test_a_damaged_record_or_a_lost_library_is_rebuilt(small):
 
 
 def test_a_compile_error_keeps_the_compilers_words(small):
-    compile_library(small)
+    before = compile_library(small)
     small.source.write_text("int broken( {\n")
     with pytest.raises(BuildError, match="small.cu: .* failed with exit status 1(.|\n)*expected"):
         compile_library(small)
-    assert read_build(small.library) is None
+    assert read_build(small.library) == before and before.digest != small.digest(), "the old library stays, as old"
 
 
 def test_a_flood_of_errors_is_cut_and_kept(small):

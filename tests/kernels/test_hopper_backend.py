@@ -90,12 +90,17 @@ def test_version_names_the_binary(backend):
 
 
 def test_kernel_facts(backend, monkeypatch, scalar_library):
-    variant = scalar_library.variants[1]
-    facts = KernelFacts("fwd_overlap", "nvcc 1.2.3", "d1g3st", variant, PtxasFacts(168, 0, 0, 0), (), None)
-    monkeypatch.setattr("attnbench.kernel_inspect.inspect_build", lambda build, path: [facts])
+    read = []
+
+    def inspect(build, path, variant):
+        read.append(variant)
+        return [KernelFacts("fwd_overlap", "nvcc 1.2.3", "d1g3st", variant, PtxasFacts(168, 0, 0, 0), (), None)]
+
+    monkeypatch.setattr("attnbench.kernel_inspect.inspect_build", inspect)
     row = backend.kernel_facts(case())
     assert row["kernel"] == "scalar_bf16" and row["registers"] == 168 and row["library_digest"] == "d1g3st"
     assert "hgmma" not in row, "what was not read is absent, never zero"
+    assert backend.kernel_facts(case(seqlen=64)) == row and read == [scalar_library.variants[1]], "read once"
     assert backend.kernel_facts(case(head_dim=96)) is None
     json.dumps(row)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.kernel_build import kernel_sources
-from attnbench.kernel_inspect import inspect_all
+from attnbench.kernel_build import kernel_sources, library_path, read_build
+from attnbench.kernel_inspect import inspect_all, inspect_build
 from attnbench.kernel_limits import violations
 from attnbench.kernel_static import compare_recorded, read_recorded
 from attnbench.kernel_toolchain import PINNED_NVCC
@@ -40,3 +40,10 @@ def test_the_common_cases_are_covered(facts):
         for head_dim in (64, 128, 256):
             for causal in (False, True):
                 assert {("overlap", dtype, head_dim, causal), ("simple", dtype, head_dim, causal)} <= rows
+
+
+def test_one_kernel_alone_reads_the_same(facts):
+    """What a record carries is read from that kernel alone, and says what the whole inspection says."""
+    one = next(one for one in facts if one.library == "fwd_simple")
+    library = library_path(one.library)
+    assert inspect_build(read_build(library), library, one.variant) == [one]
