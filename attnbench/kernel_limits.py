@@ -28,18 +28,17 @@ TENSOR_OVERHEAD = 3
 # Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
 EX2_RESCALE = 2
 
-
 Figure = Callable[[KernelFacts], float]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One rule. value and bounds take the facts; applies says for which variants; why is its source in a phrase."""
+    """One rule: `value` must not be below `bound` (is_minimum) or above it. applies: for which variants."""
 
     name: str
     value: Figure
-    low: Figure | None
-    high: Figure | None
+    bound: Figure
+    is_minimum: bool
     why: str
     applies: Callable[[KernelFacts], bool] = lambda facts: True
     needs_sass: bool = True
@@ -52,17 +51,13 @@ class Violation:
     key: str
     limit: str
     value: float
-    low: float | None
-    high: float | None
+    bound: float
+    is_minimum: bool
     why: str
 
     def __str__(self) -> str:
-        if self.low is not None and self.low == self.high:
-            bound = f"must be {self.low:g}"
-        else:
-            bounds = (("at least", self.low), ("at most", self.high))
-            bound = " and ".join(f"{word} {value:g}" for word, value in bounds if value is not None)
-        return f"{self.key}: {self.limit} is {self.value:g}, {bound} ({self.why})"
+        word = "at least" if self.is_minimum else "at most"
+        return f"{self.key}: {self.limit} is {self.value:g}, {word} {self.bound:g} ({self.why})"
 
 
 def _constant(value: float) -> Figure:
@@ -110,11 +105,11 @@ def _loop(name: str) -> Figure:
 
 
 def _at_most(name: str, bound: Any, why: str, value: Figure, **options: Any) -> Limit:
-    return Limit(name, value, None, bound if callable(bound) else _constant(bound), why, **options)
+    return Limit(name, value, bound if callable(bound) else _constant(bound), False, why, **options)
 
 
 def _at_least(name: str, bound: Any, why: str, value: Figure, **options: Any) -> Limit:
-    return Limit(name, value, bound if callable(bound) else _constant(bound), None, why, **options)
+    return Limit(name, value, bound if callable(bound) else _constant(bound), True, why, **options)
 
 
 MAIN_LOOPS = "main loops"
@@ -199,8 +194,7 @@ def violations(facts: Sequence[KernelFacts]) -> list[Violation]:
                 continue
             if limit.needs_sass and limit.name != MAIN_LOOPS and not one.sass.loops:
                 continue
-            value = limit.value(one)
-            low, high = (bound(one) if bound else None for bound in (limit.low, limit.high))
-            if (low is not None and value < low) or (high is not None and value > high):
-                found.append(Violation(one.key, limit.name, value, low, high, limit.why))
+            value, bound = limit.value(one), limit.bound(one)
+            if value < bound if limit.is_minimum else value > bound:
+                found.append(Violation(one.key, limit.name, value, bound, limit.is_minimum, limit.why))
     return found

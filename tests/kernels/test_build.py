@@ -65,6 +65,11 @@ def test_the_installers_folder_is_looked_at(tmp_path, monkeypatch):
     assert find_nvcc({"PATH": ""}, []).path == installed
 
 
+def test_the_makefile_installs_the_wheels_that_the_message_names():
+    makefile = (kernel_recipe.ROOT / "Makefile").read_text()
+    assert [wheel for wheel in kernel_toolchain.NVCC_WHEELS if wheel not in makefile] == []
+
+
 def test_disassembler_from_triton(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path)
     folder = tmp_path / "triton" / "backends" / "nvidia" / "bin"

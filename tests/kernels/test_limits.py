@@ -73,7 +73,7 @@ def test_each_limit(name):
 
 def test_too_many_exponentials():
     facts = with_loop(ex2=130, ex2_in_flight=130, ex2_before_last_wait=130)
-    assert [str(violation.high) for violation in violations([facts])] == ["66"]
+    assert [(violation.value, violation.bound) for violation in violations([facts])] == [(130, 66)]
 
 
 def test_an_unrolled_loop_is_judged_by_the_step():
