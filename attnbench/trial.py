@@ -132,7 +132,7 @@ def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
         reason = _cannot(bench, backend)
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason)
-        return _checked(bench, backend, timed, replace(base, kernel=_kernel_facts(backend, case)))
+        return _checked(bench, backend, timed, base)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
@@ -170,6 +170,7 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
         outputs, first_call_s = guarded_call(bench.case, backend, reference.inputs)
         if bench.inputs_written():
             raise ContractError("it wrote its inputs: their checksum changed during the call")
+        base = replace(base, kernel=_kernel_facts(backend, bench.case))  # after a call: autotuning has chosen by then
         accuracy = judge(reference, backend, outputs, _factors(bench.checks))
         if accuracy.passed:
             accuracy = _with_repeats(bench, backend, outputs, accuracy)
