@@ -14,6 +14,8 @@ NVCC_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==1
                nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
 # Disassemblers that read nvcc 13.0's output; PyPI has them from this version on.
 SASS_WHEELS := nvidia-cuda-cuobjdump==13.2.* nvidia-cuda-nvdisasm==13.2.*
+# cuDNN's graph interface: imports without a GPU, so that building its graphs is tested.
+GRAPH_WHEELS := nvidia-cudnn-frontend==1.32.*
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints-cpu.txt
 
 $(VENV)/.tested: $(VENV)/.installed Makefile
 	$(PIP) $(CONSTRAINTS) -e '.[test]'
-	$(PIP) --no-deps $(SASS_WHEELS) $(if $(HAS_NVCC),,$(NVCC_WHEELS))
+	$(PIP) --no-deps $(SASS_WHEELS) $(GRAPH_WHEELS) $(if $(HAS_NVCC),,$(NVCC_WHEELS))
 	touch $@
 
 .PHONY: install
