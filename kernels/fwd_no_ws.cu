@@ -129,7 +129,8 @@ ATTNBENCH_DEVICE void mask_tile(Consumer<C>& c, int j) {
   mask_scores<C::causal>(c.scores, c.thread, c.row(), j * C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
 }
 
-// As in level 4: the wait needs the sums, so ptxas cannot move the exponentials below the wait for the product.
+// As in level 4 (hold_above_wait): the wait needs the sums, so ptxas cannot move the exponentials below the wait for
+// the product. The barrier of the CTA's only queries completes once and never moves on.
 template <RowKeys Keys, class C>
 ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c) {
   exponentiate<Keys>(c.rows, c.scores, c.params.scale_log2);

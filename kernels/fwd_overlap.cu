@@ -3,8 +3,7 @@
 // What it adds to level 3:
 // - Overlap within a warpgroup: QK^T of key tile j and PV of tile j-1 are in flight together, and the softmax of tile j
 //   runs as soon as its scores are there, under the PV product (FlashAttention-3, Shah et al. 2024, section 3.2,
-//   Algorithm 2). An always satisfied wait that needs the row sums keeps ptxas from sinking the exponentials below the
-//   last wgmma wait; see exponentiate_under_products().
+//   Algorithm 2). What keeps ptxas from sinking the exponentials below the last wgmma wait: hold_above_wait().
 // - Persistent CTAs: one per multiprocessor, tiles in an order that shares keys in L2; causal tiles longest first,
 //   dealt out by an atomic counter (scheduler.cuh).
 // - Overlap across tiles: the last PV of a tile and the first QK^T of the next are issued together, and the finished
@@ -22,6 +21,7 @@
 //   no_overlap     the same tiles; products and softmax of a warpgroup strictly one after the other (the paper's
 //                  ablation, table 2)
 //   n128              128      no  as causal: to be measured against 128 x 176
+//   m128               64     any  128 x 192    3          2         staged        192 KiB       24 / 240
 //   softmax_turns  64, 128    any  as overlap, but warpgroups take turns in the softmax instead of the products
 //   no_turns       64, 128    any  as overlap, without turns
 #include <attnbench/forward.h>
@@ -43,13 +43,14 @@ namespace {
 // What warpgroups take turns in, so that one computes its softmax while another has the tensor cores.
 enum class Turns { none, products, softmax };
 
-enum class Schedule { overlap, no_overlap, n128, softmax_turns, no_turns };
+enum class Schedule { overlap, no_overlap, n128, m128, softmax_turns, no_turns };
 
 constexpr const char* schedule_name(Schedule schedule) {
   switch (schedule) {
     case Schedule::overlap: return "overlap";
     case Schedule::no_overlap: return "no_overlap";
     case Schedule::n128: return "n128";
+    case Schedule::m128: return "m128";
     case Schedule::softmax_turns: return "softmax_turns";
     case Schedule::no_turns: return "no_turns";
   }
@@ -67,11 +68,12 @@ struct Config {
   static constexpr Turns turns = HeadDim == 256 || S == Schedule::no_turns ? Turns::none
                                  : S == Schedule::softmax_turns            ? Turns::softmax
                                                                            : Turns::products;
-  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
+  static constexpr int consumer_warpgroups = HeadDim == 64 && S != Schedule::m128 ? 3 : 2;
   static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
-  static constexpr int tile_n = HeadDim == 256                                           ? 80
+  static constexpr int tile_n = HeadDim == 256                                     ? 80
+                                : S == Schedule::m128                              ? 192
                                 : HeadDim == 128 && !Causal && S != Schedule::n128 ? 176
-                                                                                         : 128;
+                                                                                   : 128;
   static constexpr int q_rows = WARPGROUP_ROWS;  // of one copy: each warpgroup's queries come on their own
   static constexpr int out_rows = WARP_ROWS;     // of one copy: each warp stores on its own
   static constexpr int stages = HeadDim == 64 ? 3 : 2;
@@ -161,8 +163,8 @@ ATTNBENCH_DEVICE bool receive_tile(Consumer<C>& c, Where where = ATTNBENCH_WHERE
   return c.tile.first_row != NO_TILE;
 }
 
-// After the last product that read the queries: their buffer and the tile's slot are free. One arrival per warp, since
-// each warp read the slot itself; after warp_sync, since each lane did.
+// When the last product that reads the queries is done: their buffer and the tile's slot are free. One arrival per
+// warp, since each warp read the slot itself; after warp_sync, since each lane did.
 template <class C>
 ATTNBENCH_DEVICE void release_queries(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
   ptx::warp_sync(where);
@@ -170,6 +172,18 @@ ATTNBENCH_DEVICE void release_queries(Consumer<C>& c, Where where = ATTNBENCH_WH
     ptx::mbarrier_arrive(c.shared.q_empty(c.warpgroup) + c.q_at.stage * MBARRIER_BYTES, where);
   }
   c.q_at.advance();
+}
+
+// After QK^T of key tile j. With a single buffer the next queries can only come now: at once, so that they arrive under
+// the last softmax. With two they are there already, and the test is left out of the main loop.
+template <class C>
+ATTNBENCH_DEVICE void release_queries_after(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  if (C::q_stages == 1 && j + 1 == c.tile.key_tiles) release_queries(c, where);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void release_queries_at_end(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  if (C::q_stages > 1) release_queries(c, where);
 }
 
 template <class C>
@@ -219,19 +233,23 @@ ATTNBENCH_DEVICE void store_tile(Consumer<C>& c, const Tile& tile, Where where =
   }
 }
 
-// Exponentials of tile j while PV of tile j-1 is in flight.
-// NOTE: ptxas moves register arithmetic freely below wgmma_wait_group, and so the exponentials out of the shadow of the
-// product. What holds them is a wait that needs their sum, on a barrier that is known to have completed: that of the
-// tile's queries. No sum is negative (NaN does not compare either), so the parity is the right one; but ptxas cannot
-// know. The static inspection checks that every exponential stands before the wait.
-// NOTE: not the value barrier of the product in flight: a warp that lags here could be overtaken by the refill of that
-// stage, since one warp releases it for all, and would then wait for a phase that needs the warp itself.
+// Keeps what stands above this call above a wgmma_wait_group that follows it.
+// NOTE: ptxas moves arithmetic and stores freely below wgmma_wait_group, and so out of the shadow of the products in
+// flight. Nothing that `never` depends on, and no store, does it move below a loop that waits for a barrier. This
+// barrier has completed for good at the start, so the loop ends at once. `never` is false, which ptxas must not know.
+// NOTE: not a barrier of the pipeline: one that has been waited for may move on before the last warp tests it again.
+template <class C>
+ATTNBENCH_DEVICE void hold_above_wait(const Consumer<C>& c, bool never, Where where = ATTNBENCH_WHERE) {
+  wait_barrier(c.shared.complete(), uint32_t(never), where);
+}
+
+// Exponentials of tile j while PV of tile j-1 is in flight. The static inspection checks that every one of them stands
+// before the wait for that product.
 template <RowKeys Keys, class C>
 ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c) {
   begin_turn(c, Turns::softmax);
   exponentiate<Keys>(c.rows, c.scores, c.params.scale_log2);
-  const bool never = c.rows.sum[0] < 0.0f || c.rows.sum[1] < 0.0f;
-  wait_barrier(c.shared.q_full(c.warpgroup) + c.q_at.stage * MBARRIER_BYTES, c.q_at.phase ^ uint32_t(never));
+  hold_above_wait(c, c.rows.sum[0] < 0.0f || c.rows.sum[1] < 0.0f);  // no sum is negative, nor does NaN compare
   end_turn(c, Turns::softmax);
 }
 
@@ -245,6 +263,7 @@ ATTNBENCH_DEVICE void step(Consumer<C>& c, int j) {
 
   ptx::wgmma_wait_group<1>();
   release_keys(c);
+  release_queries_after(c, j);
   if (Masked) mask_tile(c, j);
   float factor[ROWS_PER_THREAD];
   const bool grew = update_maximum(c.rows, c.scores, c.params.scale_log2, RESCALE_THRESHOLD_LOG2, factor);
@@ -261,7 +280,7 @@ ATTNBENCH_DEVICE void step(Consumer<C>& c, int j) {
 template <class C>
 ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
   const Tile finished = c.tile;
-  release_queries(c);
+  release_queries_at_end(c);
   begin_turn(c, Turns::products);
   issue_output(c);
   const bool more = receive_tile(c);
@@ -271,8 +290,10 @@ ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
     ptx::wgmma_wait_group<1>();
     release_values(c);
     store_tile(c, finished);
+    hold_above_wait(c, false);
     ptx::wgmma_wait_group<0>();
     release_keys(c);
+    release_queries_after(c, 0);
     start_softmax(c);
   } else {
     end_turn(c, Turns::products);
@@ -289,6 +310,7 @@ ATTNBENCH_DEVICE void consume_overlapped(Consumer<C>& c) {
   issue_scores(c, 0);
   ptx::wgmma_wait_group<0>();
   release_keys(c);
+  release_queries_after(c, 0);
   start_softmax(c);
   do {
     int j = 1;
@@ -307,6 +329,7 @@ ATTNBENCH_DEVICE void serial_step(Consumer<C>& c, int j) {
   end_turn(c, Turns::products);
   ptx::wgmma_wait_group<0>();
   release_keys(c);
+  release_queries_after(c, j);
   if (Masked) mask_tile(c, j);
   float factor[ROWS_PER_THREAD];
   const bool grew = update_maximum(c.rows, c.scores, c.params.scale_log2, RESCALE_THRESHOLD_LOG2, factor);
@@ -329,7 +352,7 @@ ATTNBENCH_DEVICE void consume_serially(Consumer<C>& c) {
     for (; j < c.unmasked && j < c.tile.key_tiles; ++j) serial_step<false>(c, j);
     ATTNBENCH_NO_UNROLL
     for (; j < c.tile.key_tiles; ++j) serial_step<true>(c, j);
-    release_queries(c);
+    release_queries_at_end(c);
     store_tile(c, c.tile);
   } while (receive_tile(c));
 }
@@ -352,7 +375,10 @@ template <class C>
 ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
                               const ptx::TensorMap& out_map, const ForwardParams& params) {
   const Addresses<C> shared = {shared_base()};
-  if (thread_index() == 0) init_all_barriers(shared);
+  if (thread_index() == 0) {
+    for (const ptx::TensorMap* map : {&q_map, &k_map, &v_map, &out_map}) ptx::prefetch_tensormap(map);
+    init_all_barriers(shared);
+  }
   ptx::cta_sync();
 
   // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
@@ -393,6 +419,7 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   VARIANTS_OF(V, no_overlap, 128)                        \
   VARIANTS_OF(V, no_overlap, 256)                        \
   V(fwd_n128_bf16_d128, OVERLAP(bf16, 128, false, n128)) \
+  VARIANTS_TUNING(V, m128, 64)                           \
   VARIANTS_TUNING(V, softmax_turns, 64)                  \
   VARIANTS_TUNING(V, softmax_turns, 128)                 \
   VARIANTS_TUNING(V, no_turns, 64)                       \

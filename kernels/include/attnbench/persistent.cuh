@@ -20,6 +20,7 @@ struct SharedStorage {
   alignas(TILE_BYTES) uint8_t tile[warpgroups][C::q_stages][TILE_BYTES];
   uint64_t q_full[warpgroups][C::q_stages], q_empty[warpgroups][C::q_stages];
   uint64_t k_full[C::stages], k_empty[C::stages], v_full[C::stages], v_empty[C::stages];
+  uint64_t complete;  // completes once, at the start: a wait for it always passes
 };
 
 // Shared-memory addresses of the members of SharedStorage.
@@ -56,6 +57,7 @@ struct Addresses {
   ATTNBENCH_DEVICE_MEMBER uint32_t k_empty() const { return base + uint32_t(offsetof(Shared, k_empty)); }
   ATTNBENCH_DEVICE_MEMBER uint32_t v_full() const { return base + uint32_t(offsetof(Shared, v_full)); }
   ATTNBENCH_DEVICE_MEMBER uint32_t v_empty() const { return base + uint32_t(offsetof(Shared, v_empty)); }
+  ATTNBENCH_DEVICE_MEMBER uint32_t complete() const { return base + uint32_t(offsetof(Shared, complete)); }
 };
 
 template <class C>
@@ -69,11 +71,13 @@ ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
   init_barriers(shared.v_full(), C::stages, 1, "v_full");
   init_barriers(shared.k_empty(), C::stages, C::consumer_warpgroups, "k_empty");
   init_barriers(shared.v_empty(), C::stages, C::consumer_warpgroups, "v_empty");
+  init_barriers(shared.complete(), 1, 1, "complete");
+  ptx::mbarrier_arrive(shared.complete());
   ptx::fence_mbarrier_init();
 }
 
-// The producer thread and its positions in the rings. Copies are started in the order in which consumers need them:
-// Q K0 | K1 V0 | K2 V1 | ... | V(last) K0' Q' | K1' V0' ...
+// The producer thread and its positions in the rings. Copies are started in the order in which consumers need them
+// (' marks the next tile): Q K0 | K1 V0 | K2 V1 | ... | V(last) K0' Q' | K1' V0' ...
 template <class C>
 struct Producer {
   const ptx::TensorMap &q_map, &k_map, &v_map;
