@@ -87,7 +87,7 @@ class Block:
     def __post_init__(self) -> None:
         if not self.samples_s:
             raise RecordError("a block without samples; missing is never zero")
-        if not all(sample > 0 and math.isfinite(sample) for sample in self.samples_s):
+        if not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
             raise RecordError("a block holds a sample that is not a positive, finite number of seconds")
         if len(self.samples_s) > min(self.sample_count, KEPT_SAMPLES):
             kept, taken = len(self.samples_s), self.sample_count

@@ -32,6 +32,8 @@ BURST_WORK_S = 0.05
 ENOUGH_STDEV = 0.005
 ENOUGH_HALF_WIDTH = 0.0025
 BATCHES = 10
+# Significant digits kept of a sample: far below any timer's resolution, and half the size of a double's.
+KEPT_DIGITS = 9
 T_975_9 = 2.262  # Student's t, two-sided 95 %, BATCHES - 1 degrees of freedom
 
 
@@ -105,7 +107,8 @@ class Convergence:
         if not missing:
             width, deviation = self.half_width(), self.deviation()
             if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
-                missing.append(f"interval of the median +-{width:.2%}, deviation {deviation:.2%}")
+                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {2 * BATCHES} samples"
+                missing.append(f"interval of the median {interval}, deviation {deviation:.2%}")
         return tuple(missing)
 
     def half_width(self) -> float:
@@ -180,7 +183,7 @@ def measure(
         progress()
     kept, unmet = thin(samples, KEPT_SAMPLES), rule.unmet()
     return Measurement(
-        blocks=(Block(tuple(kept), len(samples), start_s=start_s),),
+        blocks=(Block(tuple(float(f"{sample:.{KEPT_DIGITS}g}") for sample in kept), len(samples), start_s=start_s),),
         timer=timer.name,
         regime=options.regime,
         cache=options.cache,
