@@ -198,7 +198,7 @@ def _replicated(
     """The job once in each of `processes` fresh workers; a backend's record is merged from all of them."""
     by_backend: dict[str, list[Record]] = {name: [] for name in backends}
     for _ in range(job.timing.processes):
-        crew.dismiss()
+        crew.renew()
         going = [name for name, records in by_backend.items() if all(record.status == "ok" for record in records)]
         crew.work(job, going, lambda record: by_backend[record.backend].append(record), watch, spent_s)
     return [merge_processes(records) for records in by_backend.values()]
@@ -243,11 +243,12 @@ class Crew:
     def __init__(self, device: str, plugins: Sequence[str]):
         self._device, self._plugins = device, plugins
         self._worker: WorkerProcess | None = None
+        self._used = False
 
     def hire(self) -> Mapping[str, Any]:
         """A fresh worker's ready event. Raises RunError when none can start."""
         self.dismiss()
-        self._worker = WorkerProcess(self._device, self._plugins)
+        self._worker, self._used = WorkerProcess(self._device, self._plugins), False
         try:
             return self._worker.start()
         except WorkerRefused as error:
@@ -261,6 +262,11 @@ class Crew:
         if self._worker is not None:
             self._worker.kill()
             self._worker = None
+
+    def renew(self) -> None:
+        """Sees to it that the next job gets a process that has not measured anything."""
+        if self._used:
+            self.dismiss()
 
     def work(
         self,
@@ -276,6 +282,7 @@ class Crew:
             if self._worker is None:
                 self.hire()
             listener = Listener(job, left, keep, watch, spent_s)
+            self._used = True
             self._worker.submit(listener.message())
             try:
                 listener.listen(self._worker)

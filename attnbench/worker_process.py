@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -138,7 +139,8 @@ class WorkerProcess:
         size = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(getattr(self, "_output_start", 0), size - TAIL_BYTES))
         text = self._output.read().decode(errors="replace").strip()
-        for path in (sys.prefix, str(Path.cwd()), str(Path.home())):
+        text = re.sub(r'File "[^"]*/', 'File "', text)  # frames by their file's own name
+        for path in (sys.prefix, _package_folder(), str(Path.cwd()), str(Path.home())):
             text = text.replace(path + "/", "")
         return text
 
@@ -169,8 +171,11 @@ def _environment() -> dict[str, str]:
 
 def _import_path() -> str:
     """This very attnbench for the worker, whatever its working directory."""
-    package = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
+    return os.pathsep.join(part for part in (_package_folder(), os.environ.get("PYTHONPATH", "")) if part)
+
+
+def _package_folder() -> str:
+    return str(Path(__file__).resolve().parent.parent)
 
 
 def _oom_kills() -> int:

@@ -1,6 +1,56 @@
-"""What holds for every test. NOTE: set before torch is imported by anyone, here and in the processes that tests start."""
+"""What tests share: the command line as a user calls it, and suites that take no time."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
-# Tensors in tests are tiny: a second OpenMP thread only spins, and on a busy machine slows them down many times over.
+import pytest
+
+# NOTE: set before torch is imported by anyone, here and in the processes that tests start. Tensors in tests are tiny: a
+# second OpenMP thread only spins, and on a busy machine slows them down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+# Enough to run every step of timing once.
+TIMING = "{min_samples: 10, min_time_s: 0.001, max_time_s: 0.05, warmup_s: 0.001, cache: warm}"
+
+
+class CommandLine:
+    """`python -m attnbench` in a process of its own, from a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def start(self, *arguments, **options):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **options.pop("env", {})}
+        return subprocess.Popen(
+            [sys.executable, "-m", "attnbench", *map(str, arguments)],
+            cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+
+    def __call__(self, *arguments, timeout_s=240, **options):
+        """The finished process: returncode, stdout, stderr."""
+        process = self.start(*arguments, **options)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def suite(self, axes, name="tiny", rest="", timing=TIMING):
+        """The path of a suite with one group of these axes."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(f"name: {name}\n{rest}groups:\n  - name: all\n    axes: {{{axes}}}\ntiming: {timing}\n")
+        return path
+
+
+@pytest.fixture
+def command(tmp_path):
+    return CommandLine(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_command(tmp_path_factory):
+    return CommandLine(tmp_path_factory.mktemp("runs"))

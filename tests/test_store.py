@@ -97,7 +97,8 @@ def test_a_damaged_line_is_named_the_rest_is_used_and_resume_refuses(written, da
 def test_a_run_of_another_schema_is_refused_with_the_way_out(written):
     rows = [{**json.loads(line), "schema": 2} for line in (written / RECORDS).read_text().splitlines()]
     (written / RECORDS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(StoreError, match="schema 2; this version reads schema 1; read it with the version of attnbench"):
+    message = "schema 2; this version reads schema 1; read it with the version of attnbench that wrote it"
+    with pytest.raises(StoreError, match=message):
         read(written)
 
 

@@ -1,0 +1,259 @@
+"""Runs end to end through a real worker: misbehaving kernels, interruption, the death of the parent, resuming."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from attnbench.run import STATUS_MEANS, Outcome
+from attnbench.store import read
+
+BAD = ROOT / "tests" / "plugins_bad"
+ONE_CASE = "batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, seqlen_q: 20, seqlen_k: 24, causal: true, dtype: fp16"
+
+
+@pytest.fixture(scope="module")
+def misbehaved(module_command):
+    """One run of one case on every misbehaving kernel, and what it printed."""
+    suite = module_command.suite(ONE_CASE, name="bad", rest="backends: [naive]\n")
+    out = module_command.folder / "bad"
+    plugin = BAD / "misbehaving.py"
+    done = module_command("run", suite, "--device", "cpu", "--out", out, "--plugin", plugin, "--timeout", 8)
+    return done, {record.backend: record for record in read(out).records}, read(out)
+
+
+EXPECTED = {
+    "naive": ("ok", None, r"^$"),
+    "raises": ("error", "exception", r"^ArithmeticError: the sum of all fears \(misbehaving.py:\d+ raises < "),
+    "exits_politely": ("error", "exception", r"^SystemExit: 3 \("),
+    "exits_at_once": ("error", "crash", r"^in phase check: .*exited with status 7; its last output: about to leave$"),
+    "segfaults": ("error", "crash", r"killed by SIGSEGV; its last output: Fatal Python error: Segmentation fault"),
+    "hangs": ("error", "timeout", r"^in phase check: no result within 8 s; it was ended \(timeout_s, --timeout\)$"),
+    "is_killed_from_outside": ("error", "crash", r"killed by SIGKILL"),
+    "wants_a_petabyte": ("error", "oom", r"can't allocate memory"),
+    "recurses": ("error", "exception", r"^RecursionError: "),
+    "returns_nothing": ("error", "contract", r"^the call returned NoneType, not attnbench.Outputs$"),
+    "returns_a_bare_tensor": ("error", "contract", r"^the call returned Tensor, not attnbench.Outputs$"),
+    "returns_a_list_for_out": ("error", "contract", r"^out is list, not a tensor$"),
+    "returns_the_wrong_shape": ("error", "contract", r"^out has shape \(1, 2, 20, 16\), not \(1, 20, 2, 16\)$"),
+    "returns_the_wrong_dtype": ("error", "contract", r"^out has dtype torch.float32, not torch.float16$"),
+    "returns_a_wrong_lse": ("error", "contract", r"^lse has dtype torch.float64, not torch.float32$"),
+    "returns_another_shape_the_second_time": ("error", "contract", r"^out has shape \(1, 1, 2, 16\)"),
+    "is_on_no_device": ("error", "contract", r"^out is on meta, not on cpu$"),
+    "writes_q": ("error", "contract", r"^it wrote its inputs"),
+    "swaps_two_rows_of_k": ("error", "contract", r"^it wrote its inputs"),
+    "writes_v_later": ("error", "contract", r"it wrote its inputs"),
+    "empties_q": ("error", "exception", r"^RuntimeError: and fails"),
+    "never_writes_its_output": ("incorrect", None, r"^non-finite outputs 640, limit 0 at batch 0, head 0, row 0"),
+    "skips_a_row": ("incorrect", None, r"^non-finite outputs 32, limit 0 at batch 0, head 0, row 19, column 0"),
+    "is_wrong_from_the_second_call": ("incorrect", None, r"^repeats that differ bitwise 2, limit 0 at batch 0"),
+    "is_wrong_after_ten_calls": ("incorrect", None, r"^right when checked, wrong after timing: .*relative RMSE"),
+    "answers_from_its_first_answer": ("incorrect", None, r"^right when checked, wrong after timing: "),
+    "answers_by_address": ("incorrect", None, r"^right when checked, wrong after timing: "),
+    "is_random": ("incorrect", None, r"^repeats that differ bitwise"),
+    "prints_a_lot": ("ok", None, r"^$"),
+    "prints_what_looks_like_an_event": ("ok", None, r"^$"),
+    "fails_while_timed": ("error", "exception", r"^while being timed: ArithmeticError: tired"),
+    "unsupported_is_true": ("error", "contract", r"^unsupported\(\) returned True; return a reason as text, or None"),
+    "unsupported_raises": ("error", "exception", r"^ArithmeticError: no idea"),
+    "facts_are_not_plain": ("error", "contract", r"^kernel_facts\(\) returned what JSON cannot hold"),
+    "version_raises": ("ok", None, r"^$"),
+    "prepare_returns_no_call": ("error", "exception", r"^TypeError: 'Outputs' object is not callable"),
+    "unavailable": ("unsupported", None, r"^it needs a machine from the future$"),
+    "unavailable_raises": ("error", "exception", r"^ArithmeticError: cannot tell"),
+    "random_and_says_so": ("ok", None, r"^$"),
+    "behaves": ("ok", None, r"^$"),
+}
+
+
+@pytest.mark.parametrize("backend", EXPECTED)
+def test_each_habit_costs_its_own_record_and_says_why(backend, misbehaved):
+    _, records, _ = misbehaved
+    status, kind, reason = EXPECTED[backend]
+    record = records[backend]
+    assert (record.status, record.kind) == (status, kind), record.reason
+    assert re.search(reason, record.reason), record.reason
+    assert str(ROOT) not in record.reason, "paths of this machine do not belong in records"
+    assert (record.measurement is not None) == (status == "ok")
+
+
+def test_the_run_goes_on_past_everything_and_says_how_it_went(misbehaved):
+    done, records, run = misbehaved
+    assert list(records) == list(EXPECTED) and len(run.records) == len(EXPECTED) and run.problems == ()
+    assert done.returncode == 1, "incorrect is graver than incomplete"
+    assert "exit status 1: a result is incorrect" in done.stdout
+    assert "Traceback" not in done.stderr and "yyyy" not in done.stdout + done.stderr
+    assert run.environment["plugins"] == ["misbehaving.py"] and run.environment["device"] == "cpu"
+    assert "backends: [naive, raises, exits_politely," in run.suite_text
+
+
+def test_a_right_record_is_complete(misbehaved):
+    record = misbehaved[1]["behaves"]
+    assert record.backend_version == "bad 1.0" and misbehaved[1]["version_raises"].backend_version.startswith("unknown")
+    assert record.accuracy.coverage == "full" and record.accuracy.rows == 40
+    assert record.accuracy.recheck == "last timed buffers; fresh inputs"
+    measured = record.measurement
+    assert (measured.timer, measured.regime, measured.cache, measured.input_sets) == ("cpu", "sustained", "warm", 1)
+    assert measured.blocks[0].sample_count >= 1 and measured.warmup_s > 0 and measured.peak_bytes is None
+
+
+def test_an_error_after_the_check_keeps_the_accuracy(misbehaved):
+    for backend in ("fails_while_timed", "writes_v_later"):
+        assert misbehaved[1][backend].accuracy.passed
+    assert misbehaved[1]["raises"].accuracy is None
+
+
+# What follows interrupts and kills; `slow` takes about a second a case.
+SLOW_CASES = "batch: 1, num_heads: 1, head_dim: 16, seqlen: [16, 17, 18, 19, 20, 21], dtype: fp16"
+SLOW = ("--plugin", f"{BAD / 'functions.py'}:slow", "--device", "cpu", "--no-time")
+
+
+def wait_until(condition, timeout_s=120):
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s")
+
+
+def lines(path):
+    return path.read_bytes().splitlines() if path.is_file() else []
+
+
+def children(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def killed(module_command):
+    """A run whose parent was killed with SIGKILL after two records: (out, its lines then, the worker's pid)."""
+    suite = module_command.suite(SLOW_CASES, name="slow", rest="backends: [naive]\n")
+    out = module_command.folder / "killed"
+    process = module_command.start("run", suite, *SLOW, "--out", out)
+    try:
+        wait_until(lambda: len(lines(out / "records.jsonl")) >= 3)
+        (worker,) = children(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+    return out, lines(out / "records.jsonl"), worker
+
+
+def test_no_orphan_stays_behind_a_killed_parent(killed):
+    out, taken, worker = killed
+    wait_until(lambda: not is_alive(worker), timeout_s=10)
+    assert 3 <= len(taken) < 12 and len(read(out).records) == len(taken)
+
+
+def test_resume_needs_the_plugin_again(killed, module_command):
+    out, taken, _ = killed
+    refused = module_command("run", "--resume", out, "--device", "cpu")
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == f"attnbench: --resume {out}: this run used --plugin functions.py:slow; name it again"
+    assert lines(out / "records.jsonl") == taken
+
+
+def test_resume_finishes_the_rest_and_repeats_nothing(killed, module_command):
+    out, taken, _ = killed
+    resumed = module_command("run", "--resume", out, *SLOW)
+    assert resumed.returncode == 0, resumed.stderr + resumed.stdout
+    assert f"{len(taken)} of 12 records were taken before" in resumed.stdout
+    after = lines(out / "records.jsonl")
+    assert after[: len(taken)] == taken
+    pairs = [(row["case_key"], row["backend"]) for row in map(json.loads, after)]
+    assert len(pairs) == len(set(pairs)) == 12
+    assert len(read(out).environment["resumed"]) == 1
+
+    again = module_command("run", "--resume", out, *SLOW)
+    assert again.returncode == 0 and "records: " in again.stdout
+    assert lines(out / "records.jsonl") == after
+
+
+@pytest.fixture(scope="module")
+def interrupted(module_command):
+    """A run that got SIGINT, as from Ctrl-C, after two records."""
+    suite = module_command.suite(SLOW_CASES, name="slow", rest="backends: [naive]\n")
+    out = module_command.folder / "interrupted"
+    process = module_command.start("run", suite, *SLOW, "--out", out)
+    wait_until(lambda: len(lines(out / "records.jsonl")) >= 2)
+    (worker,) = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)
+    return out, process.returncode, printed, worker
+
+
+def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
+    out, status, (printed, errors), worker = interrupted
+    assert status == 130
+    assert not is_alive(worker)
+    assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out}" in printed
+    assert "Traceback" not in errors
+    run = read(out)
+    assert 2 <= len(run.records) < 12 and run.problems == ()
+    assert all(record.status == "ok" for record in run.records)
+
+
+def test_an_interruption_before_the_first_worker_is_ready_is_130_too(command):
+    suite = command.suite(SLOW_CASES)
+    process = command.start("run", suite, "--device", "cpu", "--out", "early")
+    workers = wait_until(lambda: children(process.pid))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "attnbench: interrupted"
+    assert not (command.folder / "early").exists()
+    wait_until(lambda: not any(map(is_alive, workers)), timeout_s=10)
+
+
+def test_several_processes_put_their_blocks_into_one_record(command):
+    suite = command.suite(ONE_CASE, rest="backends: [naive]\n")
+    done = command("run", suite, "--device", "cpu", "--processes", 2, "--out", "two")
+    assert done.returncode == 0, done.stderr
+    (record,) = read(command.folder / "two").records
+    assert [block.process for block in record.measurement.blocks] == [0, 1]
+    assert record.measurement.blocks[0].start_s < record.measurement.blocks[1].start_s
+
+
+def test_a_budget_that_is_used_up_is_incomplete(command):
+    suite = command.suite(SLOW_CASES, rest="backends: [naive]\n")
+    done = command("run", suite, "--device", "cpu", "--budget", "0.001s", "--out", "short")
+    assert done.returncode == 3
+    assert "incomplete: the budget was used up with 6 of 6 cases left" in done.stdout
+    assert read(command.folder / "short").records == ()
+
+
+def test_statuses_and_their_precedence(misbehaved):
+    records = misbehaved[1]
+    ok, incorrect, error, unsupported = (records[n] for n in ("naive", "is_random", "raises", "unavailable"))
+    path = Path("x")
+    assert Outcome(path, [ok]).exit_status == 0
+    assert Outcome(path, [ok, unsupported]).exit_status == 0
+    assert Outcome(path, [unsupported]).exit_status == 3
+    assert Outcome(path, []).exit_status == 3
+    assert Outcome(path, [ok, error]).exit_status == 3
+    assert Outcome(path, [ok], incomplete=["budget"]).exit_status == 3
+    assert Outcome(path, [ok, incorrect]).exit_status == 1
+    assert Outcome(path, [ok, error, incorrect], incomplete=["budget"]).exit_status == 1
+    assert Outcome(path, [ok, incorrect], interrupted=True).exit_status == 130
+    assert set(STATUS_MEANS) == {0, 1, 3, 130}
