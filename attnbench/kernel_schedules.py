@@ -30,6 +30,7 @@ SCHEDULES: Mapping[str, str] = {
     "no_overlap": "fwd_overlap",
     # Choices that hardware has to make; bf16 only.
     "n128": "fwd_overlap",
+    "m128": "fwd_overlap",
     "softmax_turns": "fwd_overlap",
     "no_turns": "fwd_overlap",
 }
