@@ -1,0 +1,208 @@
+"""The worker process from its parent's side: how it starts, refuses, dies, hangs, and what is learnt of each.
+
+Plugins act while they are imported, before torch is: so these processes live for a moment only.
+"""
+
+import os
+import signal
+import time
+
+import pytest
+
+import attnbench
+from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+
+READY_BY_HAND = """
+import json, os, sys
+events = int(sys.argv[2])
+def tell(**event):
+    os.write(events, (json.dumps(event) + "\\n").encode())
+tell(event="ready", facts={}, backends={})
+"""
+
+
+@pytest.fixture
+def worker_that(tmp_path):
+    """Starts a worker whose plugin does this at import; ends it after the test."""
+    started = []
+
+    def start(text):
+        path = tmp_path / f"plugin{len(started)}.py"
+        path.write_text(text)
+        started.append(WorkerProcess("cpu", [f"{path}:f"]))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
+
+
+def died(worker):
+    with pytest.raises(WorkerDied) as caught:
+        worker.start()
+    assert "\n" not in caught.value.brief
+    return caught.value
+
+
+def test_what_a_plugin_does_not_import_for_is_refused(worker_that):
+    with pytest.raises(WorkerRefused, match="does not import: ZeroDivisionError: division by zero .plugin0.py:1."):
+        worker_that("1 / 0").start()
+
+
+def test_an_exit_tells_its_status_and_last_words(worker_that):
+    death = died(worker_that("import os; print('first'); print('last words'); os._exit(5)"))
+    assert str(death) == "the worker process exited with status 5; its last output: first\nlast words"
+    assert death.brief == "the worker process exited with status 5: last words"
+    assert death.kind == "crash"
+
+
+def test_a_segmentation_fault_tells_where(worker_that):
+    death = died(worker_that("import ctypes\nctypes.string_at(0)"))
+    assert death.brief.startswith("the worker process was killed by SIGSEGV: Fatal Python error: Segmentation fault <")
+    assert 'File "plugin0.py", line 2' in death.brief
+    assert death.brief.count("/") == 0, "no path of this machine"
+
+
+def test_only_the_end_of_a_long_output_is_kept(worker_that):
+    death = died(worker_that("import os; print('x' * 10**6); print('end'); os._exit(1)"))
+    assert str(death).endswith("xxx\nend") and len(str(death)) < 3000
+
+
+def test_a_kill_is_a_crash_and_the_out_of_memory_killers_is_oom(worker_that, monkeypatch):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    death = died(worker_that(kill))
+    assert (death.kind, str(death)) == ("crash", "the worker process was killed by SIGKILL")
+    kills = iter((3, 4))  # at the worker's start, and at its end
+    monkeypatch.setattr("attnbench.worker_process._oom_kills", lambda: next(kills))
+    death = died(worker_that(kill))
+    assert (death.kind, str(death)) == ("oom", "killed by the kernel: out of host memory")
+
+
+def test_a_death_shows_even_while_a_child_holds_the_pipes(worker_that):
+    started = time.monotonic()
+    death = died(worker_that("import os, time\nif os.fork() == 0:\n    time.sleep(100)\nos._exit(9)"))
+    assert str(death) == "the worker process exited with status 9"
+    assert time.monotonic() - started < 60
+
+
+def test_one_that_closes_its_pipe_and_lives_on_is_given_up(worker_that, monkeypatch):
+    monkeypatch.setattr("attnbench.worker_process.EXIT_TIMEOUT_S", 0.2)
+    death = died(worker_that("import os, time; os.closerange(3, 256); time.sleep(100)"))
+    assert str(death) == "the worker closed the pipe that it reports through"
+
+
+def test_one_that_closes_its_pipe_and_goes_on_dies_of_it(worker_that):
+    assert "Bad file descriptor" in str(died(worker_that("import os; os.closerange(3, 256); 1 / 0")))
+
+
+@pytest.mark.parametrize("garbage", ["hello", "3", '"text"', "[1]", "{"])
+def test_what_is_no_event_is_the_death_of_it(worker_that, garbage):
+    text = f"import os, sys, time; os.write(int(sys.argv[2]), {(garbage + chr(10)).encode()!r}); time.sleep(100)"
+    assert str(died(worker_that(text))).startswith("it wrote into the event pipe: ")
+
+
+def test_events_come_one_by_one_however_they_are_cut(worker_that):
+    worker = worker_that(
+        READY_BY_HAND + "import time\n"
+        "os.write(events, b'{\"event\": \"phase\", ')\n"
+        "time.sleep(0.1)\n"
+        "os.write(events, b'\"phase\": \"one\"}\\n{\"event\": \"phase\", \"phase\": \"two\"}\\n{\"event\"')\n"
+        "os.write(events, b': \"' + b'x' * 200_000 + b'\"}\\n')\n"
+        "os._exit(0)"
+    )
+    assert worker.start() == {"event": "ready", "facts": {}, "backends": {}}
+    assert [worker.next_event(60).get("phase") for _ in range(2)] == ["one", "two"]
+    assert worker.next_event(60) == {"event": "x" * 200_000}
+    with pytest.raises(WorkerDied, match="exited with status 0"):
+        worker.next_event(60)
+
+
+def test_silence_ends_after_the_time_allowed_and_not_before(worker_that):
+    worker = worker_that(READY_BY_HAND + "import time; time.sleep(100)")
+    worker.start()
+    asked = time.monotonic()
+    with pytest.raises(WorkerSilent):
+        worker.next_event(0.3)
+    assert 0.3 <= time.monotonic() - asked < 30
+
+
+def test_half_an_event_does_not_extend_the_time(worker_that):
+    worker = worker_that(
+        READY_BY_HAND + "import time\nwhile True:\n    os.write(events, b'x')\n    time.sleep(0.05)"
+    )
+    worker.start()
+    asked = time.monotonic()
+    with pytest.raises(WorkerSilent):
+        worker.next_event(0.5)
+    assert time.monotonic() - asked < 30
+
+
+def test_a_job_for_a_dead_worker_is_no_error_its_death_is(worker_that):
+    worker = worker_that(READY_BY_HAND + "os._exit(2)")
+    worker.start()
+    os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
+    worker.submit({"case": {}, "padding": "x" * 10**5})
+    with pytest.raises(WorkerDied, match="exited with status 2"):
+        worker.next_event(60)
+
+
+def test_last_words_are_those_since_the_last_job(worker_that):
+    worker = worker_that(
+        READY_BY_HAND + "print('of an earlier job')\nos.read(int(sys.argv[1]), 10**6)\nprint('of this one')\nos._exit(4)"
+    )
+    worker.start()
+    deadline = time.monotonic() + 60
+    while worker._output.seek(0, os.SEEK_END) == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker.submit({})
+    with pytest.raises(WorkerDied) as caught:
+        worker.next_event(60)
+    assert str(caught.value) == "the worker process exited with status 4; its last output: of this one"
+
+
+def test_killing_takes_everything_that_it_started(worker_that):
+    worker = worker_that(
+        READY_BY_HAND + "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '100'])\ntell(event='child', pid=child.pid)\nchild.wait()"
+    )
+    worker.start()
+    child = worker.next_event(60)["pid"]
+    os.kill(child, 0)  # it is there
+    worker._process.send_signal(signal.SIGSTOP)  # whatever state the worker is in
+    worker.kill()
+    worker.kill = lambda: None  # the fixture need not
+    deadline = time.monotonic() + 30
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(child)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_reads_nothing_from_the_terminal_and_shows_its_output_to_nobody(worker_that, capfd):
+    worker = worker_that(READY_BY_HAND + "print('secret')\ntell(event='in', text=sys.stdin.read())\nos._exit(0)")
+    worker.start()
+    assert worker.next_event(60)["text"] == ""
+    captured = capfd.readouterr()
+    assert "secret" not in captured.out + captured.err
+
+
+def test_it_imports_this_attnbench_and_pins_its_threads(worker_that, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_PLACES", "threads")
+    worker = worker_that(
+        READY_BY_HAND + "import attnbench\n"
+        "names = ('OMP_PROC_BIND', 'OMP_PLACES', 'PYTHONFAULTHANDLER')\n"
+        "tell(event='facts', file=attnbench.__file__, **{name: os.environ.get(name) for name in names})\nos._exit(0)"
+    )
+    worker.start()
+    facts = worker.next_event(60)
+    assert facts["file"] == attnbench.__file__
+    assert facts["OMP_PLACES"] == "threads", "what the user set stays"
+    assert (facts["OMP_PROC_BIND"], facts["PYTHONFAULTHANDLER"]) == ("close", "1")
