@@ -17,10 +17,13 @@ ACCUMULATORS = ("fp32", "hopper", "two_level")
 # k of one e4m3 wgmma instruction (PTX ISA, wgmma.mma_async: m64nNk32).
 WGMMA_K = 32
 FRACTION_BITS = 13
+# 2^-126 is fp32's smallest normal number; sums whose last bit would lie below it are cut there.
+SMALLEST_EXPONENT = -126 + 1 + FRACTION_BITS
 
 
 def matmul_into(accumulator: Tensor, a: Tensor, b: Tensor, kind: str) -> Tensor:
-    """accumulator + a @ b, fp32 tensors (rows, columns), (rows, depth), (depth, columns), summed as `kind` says."""
+    """accumulator + a @ b, fp32 tensors (..., rows, columns), (..., rows, depth), (..., depth, columns), summed as `kind`
+    says."""
     if kind == "fp32":
         return accumulator + a @ b
     if kind == "two_level":
@@ -31,8 +34,8 @@ def matmul_into(accumulator: Tensor, a: Tensor, b: Tensor, kind: str) -> Tensor:
 
 
 def _truncated(accumulator: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    for start in range(0, a.shape[1], WGMMA_K):
-        step = a[:, start : start + WGMMA_K] @ b[start : start + WGMMA_K]
+    for start in range(0, a.shape[-1], WGMMA_K):
+        step = a[..., start : start + WGMMA_K] @ b[..., start : start + WGMMA_K, :]
         accumulator = _add_truncated(accumulator, step)
     return accumulator
 
@@ -42,5 +45,6 @@ def _add_truncated(a: Tensor, b: Tensor) -> Tensor:
     import torch
 
     _, exponent = torch.frexp(torch.maximum(a.abs(), b.abs()))
+    exponent = exponent.clamp(min=SMALLEST_EXPONENT)  # below it the quantum itself would be 0
     quantum = torch.ldexp(torch.ones_like(a), exponent - 1 - FRACTION_BITS)
     return ((a / quantum).trunc() + (b / quantum).trunc()) * quantum

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Half the machine epsilon of the output dtype: fp16 has 10 fraction bits, bf16 (and so e4m3's output) 7.
 HALF_EPSILON = {"fp16": 2.0**-11, "bf16": 2.0**-8, "e4m3": 2.0**-8}
+# Each weight is rounded to e4m3's three fraction bits, by up to 2^-4 of itself and either way depending on the order of
+# tiles. Where a few keys hold all the weight, one lucky rounding of the emulation would accuse right kernels.
+E4M3_MAX_ERROR = 2.0**-6
 LSE_ABSOLUTE = 1e-3
 LSE_RELATIVE = 4 * 2.0**-23
 RMS_RATIO = 0.1
@@ -171,10 +174,11 @@ def _error_checks(
     case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, partials_16bit: bool
 ) -> list[Check]:
     floor = HALF_EPSILON[case.dtype]
+    max_floor = max(floor, E4M3_MAX_ERROR) if case.is_fp8 else floor
     max_factor = factors.partials_16bit if partials_16bit else factors.max_error
     rmse_factor = factors.fp8 if case.is_fp8 else factors.rmse
     checks = [
-        _check("max error", errors.max_error, max_factor * max(eager.max_error, floor), row_place(rows, errors.max_place)),
+        _check("max error", errors.max_error, max_factor * max(eager.max_error, max_floor), row_place(rows, errors.max_place)),
         _check("relative RMSE", errors.rmse, rmse_factor * max(eager.rmse, floor)),
         _check(
             "worst row's relative RMSE",

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Callable
 
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
-from attnbench.contract import guarded_call
+from attnbench.contract import checksums, guarded_call
 from attnbench.inputs import make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
+from attnbench.plugins import ContractError
 from attnbench.record import Accuracy
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ class BenchLab:
         return kept
 
     def called(self, case: Case, inputs: Inputs, backend: Backend) -> Outputs:
-        return guarded_call(case, backend, inputs)[0]
+        before = checksums(inputs)
+        outputs = guarded_call(case, backend, inputs)[0]
+        if checksums(inputs) != before:
+            self._bench.posed.clear()
+            self._bench.inputs_written()
+            raise ContractError("it wrote its inputs: their checksum changed during the call")
+        return outputs
 
     def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy:
         return judge(reference, backend, outputs, self._factors)

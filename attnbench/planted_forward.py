@@ -1,0 +1,216 @@
+"""A right fused forward in torch, key tile by key tile, with the choices that right kernels differ in.
+
+`selftest` spoils one method at a time (`planted`) and shows that the checks notice, and runs the right variants to show
+that they accuse nobody. It is deliberately the algorithm of a fused kernel (online softmax, FlashAttention-2, arXiv
+2307.08691, section 3.1) and not of the eager reference, so that bugs of such kernels have a place to be put.
+All heads and query rows of a tile column are computed at once, in fp32; only the order of keys is a kernel's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnbench.accumulate import matmul_into
+from attnbench.backend import Call, Inputs, Outputs
+from attnbench.case import Case
+from attnbench.quantize import dequantize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+E4M3_MAX = 448.0
+
+
+@dataclass
+class Running:
+    """The state of online softmax: maximum and total (batch, heads, seqlen_q, 1), out (batch, heads, seqlen_q, d_v)."""
+
+    maximum: Tensor
+    total: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What right kernels choose differently. tile_n: keys a tile; backwards: last tile first; splits: parts of the keys
+    that are combined by their lse; p_fp32: P is not rounded; lazy_rescale: a maximum that rises by less (natural log)
+    leaves the running one; normalize_first: P is divided by its row's sum before it is rounded, in two passes; top_left:
+    the causal mask hangs at the other corner, which is the same on square shapes."""
+
+    tile_n: int = 64
+    backwards: bool = False
+    splits: int = 1
+    p_fp32: bool = False
+    lazy_rescale: float = 0.0
+    normalize_first: bool = False
+    top_left: bool = False
+
+    def __str__(self) -> str:
+        words = [f"tile_n {self.tile_n}", f"splits {self.splits}" if self.splits > 1 else ""]
+        words += [name for name in ("backwards", "p_fp32", "normalize_first", "top_left") if getattr(self, name)]
+        words += [f"lazy_rescale {self.lazy_rescale:g}"] if self.lazy_rescale else []
+        return ", ".join(filter(None, words))
+
+
+class TiledForward:
+    """A backend of fp16, bf16 and e4m3. Every method is a decision that one of the planted bugs gets wrong."""
+
+    name = "tiled"
+    deterministic = True
+    devices = ("cpu", "cuda")
+    accumulator = "fp32"
+
+    def __init__(self, choices: Choices = Choices()):
+        self.choices = choices
+
+    def version(self) -> str:
+        return str(self.choices)
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def unsupported(self, case: Case) -> str | None:
+        if self.choices.top_left and case.causal and case.seqlen_q != case.seqlen_k:
+            return "its causal mask is top-left aligned"
+        return None
+
+    def prepare(self, case: Case, inputs: Inputs) -> Call:
+        return lambda: self.forward(case, inputs)
+
+    def forward(self, case: Case, inputs: Inputs) -> Outputs:
+        q, k, v = (self.heads_first(tensor) for tensor in self.operands(case, inputs))
+        k, v = (tensor[:, self.kv_heads(case, tensor)] for tensor in (k, v))
+        tiles = self.tiles(case)
+        parts = [tiles[start :: self.choices.splits] for start in range(min(self.choices.splits, len(tiles)))]
+        out, lse = self.combine([self.sweep(case, part, q, k, v) for part in parts])
+        return self.finish(case, inputs, out, lse)
+
+    def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v in fp32, in the layout of Inputs."""
+        if inputs.quantized is None:
+            return inputs.q.float(), inputs.k.float(), inputs.v.float()
+        held = inputs.quantized
+        descales = self.descales(inputs)
+        return tuple(dequantize(x, descale, case) for x, descale in zip((held.q, held.k, held.v), descales))
+
+    def descales(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        held = inputs.quantized
+        return held.q_descale, held.k_descale, held.v_descale
+
+    def heads_first(self, tensor: Tensor) -> Tensor:
+        return tensor.transpose(1, 2)
+
+    def kv_heads(self, case: Case, tensor: Tensor) -> Tensor:
+        """The key/value head of each query head."""
+        import torch
+
+        return torch.arange(case.num_heads, device=tensor.device) // (case.num_heads // case.num_heads_kv)
+
+    def tiles(self, case: Case) -> list[tuple[int, int]]:
+        """(first key, key after the last) of each tile, in the order of the sweep."""
+        width = self.choices.tile_n
+        tiles = [(start, min(start + width, case.seqlen_k)) for start in range(0, case.seqlen_k, width)]
+        return tiles[::-1] if self.choices.backwards else tiles
+
+    def scale(self, case: Case) -> float:
+        return case.scale
+
+    def hidden(self, case: Case, start: int, stop: int, q: Tensor) -> Tensor | None:
+        """(seqlen_q, stop - start), True where a query must not see a key; None where the tile needs no mask."""
+        import torch
+
+        if not case.causal:
+            return None
+        offset = 0 if self.choices.top_left else case.seqlen_k - case.seqlen_q
+        last = torch.arange(case.seqlen_q, device=q.device)[:, None] + offset
+        return torch.arange(start, stop, device=q.device) > last
+
+    def scores(self, case: Case, q: Tensor, k: Tensor, start: int, stop: int) -> Tensor:
+        scores = self.product(q, k[:, :, start:stop].transpose(2, 3)).mul_(self.scale(case))
+        hidden = self.hidden(case, start, stop, q)
+        return scores if hidden is None else scores.masked_fill_(hidden, -math.inf)
+
+    def product(self, a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
+        """a @ b + into, summed as the accumulator that the kernel uses."""
+        return a @ b if into is None else matmul_into(into, a, b, "fp32")
+
+    def sweep(self, case: Case, tiles: list[tuple[int, int]], q: Tensor, k: Tensor, v: Tensor) -> Running:
+        """Online softmax over the tiles of one part."""
+        heads = q.shape[:-1]
+        state = Running(q.new_full((*heads, 1), -math.inf), q.new_zeros((*heads, 1)), q.new_zeros((*heads, v.shape[-1])))
+        if self.choices.normalize_first:
+            self.first_pass(case, tiles, q, k, state)
+        for number, (start, stop) in enumerate(tiles):
+            scores = self.scores(case, q, k, start, stop)
+            self.step(case, state, number, scores, v[:, :, start:stop])
+        return state
+
+    def first_pass(self, case: Case, tiles: list[tuple[int, int]], q: Tensor, k: Tensor, state: Running) -> None:
+        """Leaves the final lse as the maximum that the second pass subtracts, so that P comes out normalized."""
+        import torch
+
+        lse = torch.cat([self.scores(case, q, k, start, stop) for start, stop in tiles], dim=-1)
+        state.maximum = lse.logsumexp(dim=-1, keepdim=True)
+
+    def step(self, case: Case, state: Running, number: int, scores: Tensor, v: Tensor) -> None:
+        maximum = self.new_maximum(state, number, scores)
+        safe = maximum.masked_fill(maximum == -math.inf, 0.0)
+        rescale = self.rescale(state, safe)
+        p = self.weights(state, number, scores, safe)
+        state.total = state.total * rescale + p.sum(dim=-1, keepdim=True)
+        state.out = self.add_values(state.out * rescale, self.rounded(case, p), v)
+        state.maximum = maximum
+
+    def new_maximum(self, state: Running, number: int, scores: Tensor) -> Tensor:
+        import torch
+
+        if self.choices.normalize_first:
+            return state.maximum
+        largest = torch.maximum(state.maximum, scores.amax(dim=-1, keepdim=True))
+        if self.choices.lazy_rescale:
+            small = (largest - state.maximum) < self.choices.lazy_rescale
+            largest = torch.where(small, state.maximum, largest)
+        return largest
+
+    def weights(self, state: Running, number: int, scores: Tensor, maximum: Tensor) -> Tensor:
+        return (scores - maximum).exp()
+
+    def rescale(self, state: Running, maximum: Tensor) -> Tensor:
+        """What brings sums made with the old maximum to the new one."""
+        import torch
+
+        factor = (state.maximum - maximum).exp()
+        return torch.where(state.maximum == -math.inf, torch.zeros_like(factor), factor)
+
+    def rounded(self, case: Case, p: Tensor) -> Tensor:
+        """P as the second product takes it; e4m3: times p_scale."""
+        import torch
+
+        if case.is_fp8:
+            stored = (p * case.p_scale).clamp(max=E4M3_MAX).to(torch.float8_e4m3fn)
+            return stored.float() / case.p_scale
+        if self.choices.p_fp32:
+            return p
+        return p.to(torch.float16 if case.dtype == "fp16" else torch.bfloat16).float()
+
+    def add_values(self, out: Tensor, p: Tensor, v: Tensor) -> Tensor:
+        return self.product(p, v, out)
+
+    def combine(self, parts: list[Running]) -> tuple[Tensor, Tensor]:
+        """out (batch, heads, seqlen_q, d_v) and lse (batch, heads, seqlen_q) of the parts together."""
+        import torch
+
+        maximum = torch.stack([part.maximum for part in parts]).amax(dim=0)
+        safe = maximum.masked_fill(maximum == -math.inf, 0.0)
+        total, out = torch.zeros_like(maximum), torch.zeros_like(parts[0].out)
+        for part in parts:
+            weight = (part.maximum - safe).exp()
+            total = total + part.total * weight
+            out = out + part.out * weight
+        out = out / total.masked_fill(total == 0, 1.0)
+        return out, (maximum + total.log()).squeeze(-1)
+
+    def finish(self, case: Case, inputs: Inputs, out: Tensor, lse: Tensor) -> Outputs:
+        return Outputs(out.transpose(1, 2).to(inputs.q.dtype).contiguous(), lse.contiguous())

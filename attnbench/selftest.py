@@ -1,0 +1,172 @@
+"""`attnbench selftest`: plants known bugs and shows that the checks catch each one and accuse no right kernel.
+
+A judge that nobody has seen fail proves nothing. Every bug of `planted` runs through the ordinary checks and probes in
+every dtype it applies to, on a short problem (all probes, the matrix) and a long one; then right kernels that differ in
+tile order, tile width, split keys, P's rounding and rescaling run on many shapes, seeds and inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, Mapping
+
+from attnbench.case import DTYPES
+from attnbench.probes import PROBES
+from attnbench.selftest_units import OWN, BugUnit, RightUnit
+
+# Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.
+SHORT = {"batch": 1, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 64}
+LONG = {**SHORT, "seqlen_q": 256, "seqlen_k": 4096 + 33}
+# Where every published tolerance passes a mask that is off by one on N(0, 1) inputs.
+LONGEST = {
+    **SHORT, "seqlen_q": 1024, "seqlen_k": 65536, "num_heads": 1, "num_heads_kv": 1, "dtype": "bf16", "causal": True,
+}  # fmt: skip
+OFF_BY_ONE = ("mask sees one more", "mask sees one less")
+NEEDLES = ("needle", "needle_hidden")
+TAIL = ("tail unmasked",)
+# Lengths around 1, around the tile edges in use, and unequal both ways.
+SHAPES = (
+    (1, 1), (1, 65), (2, 2), (3, 7), (31, 31), (63, 63), (65, 64), (64, 65), (113, 113), (127, 129), (128, 128),
+    (129, 127), (203, 100), (100, 203), (255, 255), (257, 257),
+)  # fmt: skip
+RIGHT_INPUTS = (
+    "normal", "outliers", "sink", "large_logits", "rising", "falling", "needle", "needle_hidden", "needle_edges",
+    "v_ones", "equal_logits", "nan_v", "steps", "same_sign_v", "sink_tail", "shifted_keys", "channel_outliers",
+    "fp8_extremes",
+)  # fmt: skip
+RIGHT_SEEDS = 3
+CASES_A_UNIT = 24
+# One letter a rule in the matrix; a rule of a probe's own is E, for exact.
+LETTERS = {
+    "max error": "M", "relative RMSE": "R", "worst row's relative RMSE": "W", "RMS(out) / RMS(ref) - 1": "S",
+    "LSE error": "L", "non-finite outputs": "N", "contract": "C", "exception": "X", "repeats that differ bitwise": "D",
+}  # fmt: skip
+LEGEND = (
+    "M max error, R RMSE, W worst row, S RMS ratio, L LSE, N not finite, C contract, D repeats differ, X raised, "
+    "E the probe's own exact rule, . not caught, blank: does not apply"
+)
+
+
+@dataclass
+class Findings:
+    """caught: by (dtype, bug), the rule by column, "" where it was not caught; escaped: (dtype, bug, problem); longest:
+    who caught what on the longest problem."""
+
+    caught: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    escaped: list[tuple[str, str, str]] = field(default_factory=list)
+    longest: list[str] = field(default_factory=list)
+    attempts: int = 0
+    judged: int = 0
+    accused: list[str] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        return 1 if self.escaped or self.accused or not self.judged else 0
+
+
+def run_selftest(short: bool, say: Callable[[str], None] = print) -> int:
+    """Runs it and prints what came out; `short`: bf16 and e4m3, the short problem, a tenth of the right kernels.
+
+    Exit status 1 where a bug escapes or a right kernel is accused.
+    """
+    started = time.monotonic()
+    findings = _collect(list(units(short)))
+    for line in matrix(findings):
+        say(line)
+    for line in findings.longest:
+        say(line)
+    for dtype, bug, where in findings.escaped:
+        say(f"ESCAPED: {bug}, {dtype}, {where}")
+    say(
+        f"planted bugs: {findings.attempts} (bug, dtype, problem) combinations, "
+        f"{findings.attempts - len(findings.escaped)} caught, {len(findings.escaped)} escaped"
+    )
+    for line in findings.accused:
+        say(f"ACCUSED: {line}")
+    say(f"right kernels: {findings.judged:,} kernel-shape-seed combinations, {len(findings.accused)} accused")
+    say(f"{time.monotonic() - started:.0f} s; exit status {findings.exit_status}")
+    return findings.exit_status
+
+
+def units(short: bool) -> Iterator[BugUnit | RightUnit]:
+    """The longest first, so that processes end together."""
+    if not short:
+        yield BugUnit(LONGEST, oracle="sampled", bugs=OFF_BY_ONE, probes=NEEDLES)
+    dtypes = ("bf16", "e4m3") if short else DTYPES
+    for dtype in reversed(dtypes):
+        if not short:
+            yield BugUnit({**LONG, "dtype": dtype, "causal": True}, exhaustive=False)
+            yield BugUnit({**LONG, "dtype": dtype, "causal": False}, exhaustive=False, bugs=TAIL)
+        yield BugUnit({**SHORT, "dtype": dtype, "causal": True}, exhaustive=not short)
+        yield BugUnit({**SHORT, "dtype": dtype, "causal": False}, exhaustive=not short, bugs=TAIL if short else ())
+    cases = list(right_cases())[:: 10 if short else 1]
+    for start in range(0, len(cases), CASES_A_UNIT):
+        yield RightUnit(tuple(cases[start : start + CASES_A_UNIT]))
+
+
+def right_cases() -> Iterator[dict[str, Any]]:
+    """Shapes x masks x dtypes x seeds; every case takes the next inputs of the list, so that all pairs come up."""
+    names = itertools.cycle(RIGHT_INPUTS)
+    for seed, dtype, causal, (seqlen_q, seqlen_k) in itertools.product(
+        range(RIGHT_SEEDS), DTYPES, (False, True), SHAPES
+    ):
+        yield {
+            "batch": 1 + seed % 2, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "num_heads": 2, "num_heads_kv": 1 + seed % 2,
+            "head_dim": 64, "dtype": dtype, "causal": causal, "inputs": next(names), "seed": seed,
+        }  # fmt: skip
+
+
+def _collect(work: list[BugUnit | RightUnit]) -> Findings:
+    """Units in as many processes as there are cores, each with one thread: the problems are small."""
+    findings = Findings()
+    processes = min(len(os.sched_getaffinity(0)), len(work))
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for unit, result in zip(work, pool.imap(_run, work)):
+            if isinstance(unit, RightUnit):
+                judged, accused = result
+                findings.judged += judged
+                findings.accused += accused
+            else:
+                _take(findings, unit, result)
+    return findings
+
+
+def _run(unit: BugUnit | RightUnit) -> Any:
+    return unit.run()
+
+
+def _take(findings: Findings, unit: BugUnit, result: Mapping[str, Mapping[str, str]]) -> None:
+    case = unit.case
+    where = f"seqlen {case['seqlen_q']} x {case['seqlen_k']}, {'causal' if case['causal'] else 'full'}"
+    for bug, columns in result.items():
+        findings.attempts += 1
+        if not any(columns.values()):
+            findings.escaped.append((case["dtype"], bug, where))
+        if case is LONGEST:
+            by = ", ".join(f"{column} ({rule})" if rule else f"not by {column}" for column, rule in columns.items())
+            findings.longest.append(f"{bug}, {case['dtype']}, {where}: {by}")
+        elif unit.exhaustive:
+            row = findings.caught.setdefault((case["dtype"], bug), {})
+            for column, rule in columns.items():
+                row[column] = row.get(column) or rule
+
+
+def matrix(findings: Findings) -> list[str]:
+    """Bug x probe of the short problem, causal and full together; column numbers are named below. Empty if not run."""
+    if not findings.caught:
+        return []
+    columns = [OWN, *PROBES]
+    lines = [f"{'':28}" + "".join(f"{number:3}" for number in range(1, len(columns) + 1))]
+    for (dtype, bug), row in findings.caught.items():
+        cells = ("" if column not in row else _letter(row[column]) for column in columns)
+        lines.append(f"{bug:22} {dtype:5}" + "".join(f"{cell:>3}" for cell in cells))
+    named = [f"{number} {column}" for number, column in enumerate(columns, start=1)]
+    return [*lines, "columns: " + ", ".join(named), f"cells: {LEGEND}"]
+
+
+def _letter(rule: str) -> str:
+    return LETTERS.get(rule, "E") if rule else "."

@@ -1,0 +1,124 @@
+"""The selftest itself: its short form passes, and it fails where a bug escapes or a right kernel is accused."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from attnbench import selftest, selftest_units
+from attnbench.backend import Outputs
+from attnbench.case import Case
+from attnbench.inputs import make_inputs
+from attnbench.planted import BUGS, MaskSeesOneMore, NanSwallowed
+from attnbench.planted_forward import Choices, TiledForward
+from attnbench.reference import choose_rows, oracle
+from attnbench.selftest_units import RIGHT, BugUnit, RightUnit
+
+# correctness: every bug of the method's list has a class here; adding one there means adding it here.
+LISTED = 28
+
+
+def test_short_form_catches_every_bug_and_accuses_nobody():
+    done = subprocess.run(
+        [sys.executable, "-m", "attnbench", "selftest", "--short"], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 escaped" in done.stdout
+    assert " 0 accused" in done.stdout
+
+
+def test_every_bug_is_planted_in_all_dtypes_it_applies_to():
+    assert len({bug.__name__ for bug in BUGS}) == len(BUGS) == LISTED
+    fp8_only = {bug.__name__ for bug in BUGS if bug.dtypes == ("e4m3",)}
+    assert fp8_only == {"DescalesSwapped", "PSaturated", "AccumulationTruncated"}
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("choices", RIGHT, ids=str)
+def test_variants_are_right_forwards(choices, dtype):
+    """Against the oracle, not the judge: a judge that passes everything must not vouch for them."""
+    case = Case.make(batch=2, seqlen=150, num_heads=4, num_heads_kv=2, head_dim=32, dtype=dtype, causal=True)
+    inputs = make_inputs(case)
+    outputs = TiledForward(choices).prepare(case, inputs)()
+    exact = oracle(case, inputs, choose_rows(case, "full", "cpu"))
+    unit = 2.0**-11 if dtype == "fp16" else 2.0**-8
+    torch.testing.assert_close(outputs.out.transpose(1, 2).double(), exact.out, rtol=2 * unit, atol=2 * unit)
+    torch.testing.assert_close(outputs.lse.double(), exact.lse, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_planted_bugs_change_the_answer(bug):
+    """Where it applies, a bug's result differs from the right one, in some call: or nothing was planted."""
+    case = _case_of(bug)
+    inputs = make_inputs(case)
+    right = TiledForward(Choices()).prepare(case, inputs)()
+    planted = bug()
+    assert planted.unsupported(case) is None
+    torch.manual_seed(0)
+    before = inputs.k.clone()
+    call = planted.prepare(case, inputs)
+    answers = [_copy(call()) for _ in range(8)]
+    if bug.__name__ == "CachedAnswer":
+        others = make_inputs(case, input_set=1)
+        right, answers = TiledForward(Choices()).prepare(case, others)(), [_copy(planted.prepare(case, others)())]
+    same = all(_equal(right, answer) for answer in answers) and torch.equal(before, inputs.k)
+    assert not same
+
+
+def _case_of(bug):
+    dtype = bug.dtypes[-1] if len(bug.dtypes) == 1 else "bf16"
+    inputs = {"NanSwallowed": "nan_v", "PSaturated": "steps"}.get(bug.__name__, "normal")
+    causal = bug.__name__ != "TailUnmasked"
+    return Case.make(batch=1, seqlen_q=100, seqlen_k=161, num_heads=4, num_heads_kv=2, head_dim=32, dtype=dtype,
+                     causal=causal, inputs=inputs)  # fmt: skip
+
+
+def _copy(outputs):
+    return Outputs(outputs.out.clone(), outputs.lse.clone())
+
+
+def _equal(a, b):
+    """Bit for bit, so that NaN equals NaN."""
+    return a.out.dtype == b.out.dtype and a.out.shape == b.out.shape and all(
+        torch.equal(x.nan_to_num(nan=7e4), y.nan_to_num(nan=7e4)) for x, y in ((a.out, b.out), (a.lse, b.lse))
+    )  # fmt: skip
+
+
+SMALL = {"batch": 1, "seqlen_q": 70, "seqlen_k": 70, "num_heads": 2, "head_dim": 32, "dtype": "bf16", "causal": True}
+
+
+def test_a_right_kernel_among_the_bugs_escapes(monkeypatch):
+    """The matrix can say that nothing was found: a "bug" that is none must come out as an escape."""
+
+    class NoBug(MaskSeesOneMore):
+        shift = 0
+
+    monkeypatch.setattr(selftest_units, "BUGS", (NoBug,))
+    unit = BugUnit(SMALL)
+    findings = selftest.Findings(judged=1)
+    selftest._take(findings, unit, unit.run())
+    assert findings.escaped == [("bf16", "no bug", "seqlen 70 x 70, causal")]
+    assert findings.exit_status == 1
+
+
+def test_a_wrong_kernel_among_the_right_ones_is_accused(monkeypatch):
+    monkeypatch.setattr(selftest_units, "TiledForward", lambda choices: MaskSeesOneMore())
+    judged, accused = RightUnit((SMALL,)).run()
+    assert judged == len(RIGHT)
+    assert len(accused) == judged
+    assert dataclasses.replace(selftest.Findings(), judged=judged, accused=accused).exit_status == 1
+
+
+def test_nothing_judged_is_no_success():
+    assert selftest.Findings().exit_status == 1
+
+
+def test_swallowed_nan_is_caught_by_its_own_probe_only():
+    """The reason why that probe exists."""
+    unit = BugUnit(SMALL, bugs=(NanSwallowed().name,))
+    columns = unit.run()[NanSwallowed().name]
+    assert [column for column, rule in columns.items() if rule] == ["nan_v"]
