@@ -108,7 +108,8 @@ class Convergence:
             width, deviation = self.half_width(), self.deviation()
             if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
                 interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {2 * BATCHES} samples"
-                missing.append(f"interval of the median {interval}, deviation {deviation:.2%}")
+                spread = f"{deviation:.2%}" if math.isfinite(deviation) else "unknown of one sample"
+                missing.append(f"interval of the median {interval}, deviation {spread}")
         return tuple(missing)
 
     def half_width(self) -> float:
