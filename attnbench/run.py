@@ -88,9 +88,11 @@ class Outcome:
 
 
 def run_suite(request: Request) -> Outcome:
-    """Runs every job that has no record yet. Raises RunError before anything is written, or when a worker cannot start."""
+    """Runs every job that has no record yet. Raises RunError or StoreError before anything is written."""
     started = time.monotonic()
     jobs = request.suite.jobs()
+    if not request.resume:
+        store.refuse_occupied(request.out)  # before seconds go into a worker
     crew = Crew(request.device, request.plugins)
     outcome = Outcome(request.out)
     try:

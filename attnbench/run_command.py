@@ -59,7 +59,7 @@ def run_command(
         for suite in loaded:
             _print_plan(suite, plugins)
         return 0
-    kind = choose_device(device)
+    kind = choose_device(device) if resume is None else _device_of(resume, device)
     started, statuses = time.monotonic(), []
     for suite in loaded:
         left = None if budget is None else max(0.0, budget - (time.monotonic() - started))
@@ -125,6 +125,15 @@ def choose_device(asked: str) -> str:
     if asked != "cpu" and not (kind == "cuda" and index.isdigit()):
         raise RunError(f'unknown device "{asked}"; use auto, cpu, cuda, or one card such as cuda:1')
     return asked
+
+
+def _device_of(run: Path, asked: str) -> str:
+    """The device that a run was begun on, which is where it goes on: numbers of two devices are two runs."""
+    begun = read(run).environment.get("device")
+    kind = choose_device(begun if asked == "auto" and begun else asked)
+    if begun and kind != begun:
+        raise RunError(f"--resume {run}: this run was begun on {begun}, not on {kind}; leave out --device {asked}")
+    return kind
 
 
 def _run_directory(suite: Suite, out: Path | None, several: bool) -> Path:

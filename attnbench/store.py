@@ -100,10 +100,10 @@ class Writer:
         """A new run directory. Raises StoreError when `path` exists and is not empty."""
         lock = None
         try:
-            _refuse_occupied(path)
+            refuse_occupied(path)
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
-            _refuse_occupied(path)  # again, now that nobody else can write
+            refuse_occupied(path)  # again, now that nobody else can write
             write_file(path / SUITE, suite_text)
             write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
             return cls(path, lock, (path / RECORDS).open("ab", buffering=0), ())
@@ -172,7 +172,8 @@ def write_file(path: Path, text: str) -> None:
         raise
 
 
-def _refuse_occupied(path: Path) -> None:
+def refuse_occupied(path: Path) -> None:
+    """Raises StoreError where something is in the way of a new run directory."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
 

@@ -53,7 +53,8 @@ def test_a_function_gets_what_the_contract_says(module):
     (backend,) = load([f"{path}:seen"]).values()
     with pytest.raises(ContractError, match="seen returned 5 values; return out, or"):
         backend.prepare(CASE, Inputs(tensor, tensor, tensor))()
-    path = module("def seen(q, k, v, *, causal, softmax_scale):\n    return {'causal': causal, 'scale': softmax_scale}\n", "a.py")
+    text = "def seen(q, k, v, *, causal, softmax_scale):\n    return {'causal': causal, 'scale': softmax_scale}\n"
+    path = module(text, "a.py")
     (backend,) = load([f"{path}:seen"]).values()
     outputs = backend.prepare(CASE, Inputs(tensor, tensor, tensor))()
     assert outputs.out == {"causal": False, "scale": 8**-0.5} and outputs.lse is None

@@ -13,7 +13,7 @@ from attnbench.run import STATUS_MEANS, Outcome
 from attnbench.store import read
 
 BAD = ROOT / "tests" / "plugins_bad"
-ONE_CASE = "batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, seqlen_q: 20, seqlen_k: 24, causal: true, dtype: fp16"
+ONE_CASE = "dtype: fp16, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, seqlen_q: 20, seqlen_k: 24, causal: true"
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,8 @@ def test_resume_needs_the_plugin_again(killed, module_command):
     out, taken, _ = killed
     refused = module_command("run", "--resume", out, "--device", "cpu")
     assert refused.returncode == 2
-    assert refused.stderr.strip() == f"attnbench: --resume {out}: this run used --plugin functions.py:slow; name it again"
+    message = f"--resume {out}: this run used --plugin functions.py:slow; name it again"
+    assert refused.stderr.strip() == f"attnbench: {message}"
     assert lines(out / "records.jsonl") == taken
 
 

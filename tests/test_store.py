@@ -174,8 +174,8 @@ def test_two_that_create_the_same_directory_at_once_do_not_share_it(run_director
         from pathlib import Path
         import attnbench.store as store
         looks = []
-        real = store._refuse_occupied
-        store._refuse_occupied = lambda path: looks.append(path) or (real(path) if len(looks) > 1 else None)
+        real = store.refuse_occupied
+        store.refuse_occupied = lambda path: looks.append(path) or (real(path) if len(looks) > 1 else None)
         try:
             store.Writer.create(Path(sys.argv[1]), {"host": "second"}, "")
         except store.StoreError as error:

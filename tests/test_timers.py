@@ -86,7 +86,7 @@ def test_a_graph_holds_every_input_set_equally_often(input_sets):
 
 
 def test_a_graph_cannot_flush():
-    with pytest.raises(RuntimeError, match="cannot flush the cache between calls; use regime sustained or timer events"):
+    with pytest.raises(RuntimeError, match="cannot flush the cache between calls; use regime sustained or timer"):
         GraphTimer(1).take(iter([]), 1, 1, lambda: None)
 
 

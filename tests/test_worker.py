@@ -148,7 +148,8 @@ def test_a_job_for_a_dead_worker_is_no_error_its_death_is(worker_that):
 
 def test_last_words_are_those_since_the_last_job(worker_that):
     worker = worker_that(
-        READY_BY_HAND + "print('of an earlier job')\nos.read(int(sys.argv[1]), 10**6)\nprint('of this one')\nos._exit(4)"
+        READY_BY_HAND + "print('of an earlier job')\nos.read(int(sys.argv[1]), 10**6)\n"
+        "print('of this one')\nos._exit(4)"
     )
     worker.start()
     deadline = time.monotonic() + 60

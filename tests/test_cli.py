@@ -1,0 +1,279 @@
+"""The command line: every mistake is one line and exit status 2, nothing is written, the reading half has no torch."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from report_runs import ok, write_run
+
+FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
+SIZES = "batch: 1, num_heads: 4, head_dim: 64, seqlen: 64"
+GROUP = "groups:\n  - {name: a, axes: {%s}}\n" % SIZES
+
+
+def group(axes=SIZES, rest=""):
+    return f"groups: [{{name: a, axes: {{{axes}}}{rest}}}]\n"
+
+
+# (what the suite file holds, further arguments, what the one line says)
+MISTAKES = {
+    "unknown key": ("timin: {}\n" + GROUP, [], 's.yaml:1: unknown key "timin" at the top level'),
+    "unknown axis": (group("heads: 4, " + SIZES), [], 's.yaml:1: unknown key "heads" under "axes"'),
+    "unknown backend in the file": ("backends: [naiv]\n" + GROUP, [], 's.yaml:1: unknown backend "naiv"'),
+    "unknown backend asked for": (GROUP, ["--backend", "naiv"], 'unknown backend "naiv"'),
+    "expands to nothing": (group(SIZES.replace("batch: 1", "batch: []")), [], "expands to nothing"),
+    "everything excluded": (group(rest=", exclude: [{when: {batch: 1}, reason: x}]"), [], "expands to nothing"),
+    "the same case twice": (group("softmax_scale: [null, 0.125], " + SIZES), [], "-q64-k64-full-normal.0 twice"),
+    "the same case in two groups": (GROUP + "  - {name: b, axes: {%s}}\n" % SIZES, [], "has already"),
+    "heads do not divide": (group("num_heads_kv: 3, " + SIZES), [], "num_heads 4 is not a multiple of num_heads_kv 3"),
+    "zero": (group(SIZES.replace("batch: 1", "batch: 0")), [], "batch must be between 1 and"),
+    "negative": (group(SIZES.replace("seqlen: 64", "seqlen: -64")), [], "-64"),
+    "head_dim too large": (group(SIZES.replace("head_dim: 64", "head_dim: 1024")), [], "head_dim 1024 is above 576"),
+    "derive is no arithmetic": (group(rest=", derive: {head_dim_v: head_dim ** 2}"), [], "is not allowed; use numbers"),
+    "derive is not whole": (group(rest=", derive: {head_dim_v: 100 / head_dim}"), [], "it must come out whole"),
+    "derive divides by zero": (group(rest=", derive: {head_dim_v: 1 / (batch - 1)}"), [], "divides by zero"),
+    "a list": ("- 1\n", [], "s.yaml"),
+    "a text": ("hello\n", [], "s.yaml"),
+    "empty": ("", [], "s.yaml"),
+    "no YAML": ("a: [1\n", [], "s.yaml:"),
+    "binary": ("\x00\x01", [], "s.yaml"),
+    "reserved field": (group("window: 8, " + SIZES), [], "reserved for a later version"),
+    "a distribution that is not there": (group("inputs: nothing, " + SIZES), [], "nothing"),
+    "--only on no axis": (GROUP, ["--only", "sequence=64"], 'unknown field "sequence"'),
+    "--only without a value": (GROUP, ["--only", "seqlen"], "write field=value"),
+    "--only keeps nothing": (GROUP, ["--only", "seqlen=128"], "no case of suite"),
+    "a missing plugin": (GROUP, ["--plugin", "nowhere.py:f"], 'plugin "nowhere.py:f": no file nowhere.py'),
+    "a plugin that cannot be": (GROUP, ["--plugin", "nowhere"], "give file.py:function, module:function, or file.py"),
+    "a device that cannot be": (GROUP, ["--device", "tpu"], 'unknown device "tpu"; use auto, cpu, cuda'),
+    "timeout zero": (GROUP, ["--timeout", "0"], "timeout_s"),
+    "timeout no number": (GROUP, ["--timeout", "soon"], "'soon' is not a valid float"),
+    "timeout nan": (GROUP, ["--timeout", "nan"], "timeout_s"),
+    "processes zero": (GROUP, ["--processes", "0"], "processes"),
+    "a budget that is none": (GROUP, ["--budget", "-1m"], '"-1m" is no duration; write 90s, 15m or 2h'),
+    "an option that is not there": (GROUP, ["--fast"], "No such option"),
+    "an occupied directory": (GROUP, ["--out", "{folder}"], "exists and is not empty; choose another --out"),
+    "a directory in a file": (GROUP, ["--out", "{suite}/run"], "cannot write the run directory"),
+    "resume of nothing": (GROUP, ["--resume", "nowhere"], "nowhere: no such run directory"),
+    "resume and another out": (GROUP, ["--resume", "a", "--out", "b"], "leave out --out b"),
+    "resume of no run": (GROUP, ["--resume", "{folder}"], "not a run directory (it has no records.jsonl)"),
+}  # fmt: skip
+# These are seen once a worker has started; the others at once.
+IN_A_WORKER = {"a directory in a file"}
+
+
+def one_line(done):
+    """The single line on stderr of a user's mistake."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("attnbench: "), done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory):
+    """Calls the command line in this process: (exit status, stdout, stderr). A start costs a tenth of a second."""
+    from click.testing import CliRunner
+
+    from attnbench.cli import main
+
+    def call(*arguments):
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.mark.parametrize("mistake", [name for name in MISTAKES if name not in IN_A_WORKER])
+def test_a_mistake_is_one_line_and_nothing_is_written(mistake, in_process, tmp_path, monkeypatch):
+    text, arguments, message = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    suite = tmp_path / "s.yaml"
+    suite.write_text(text)
+    names = {"suite": suite, "folder": tmp_path}
+    given = [argument.format(**names) for argument in arguments]
+    if "--device" not in given:
+        given += ["--device", "cpu"]
+    line = one_line(in_process("run", *([] if "--resume" in given else [suite]), *given))
+    assert message.format(**names) in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
+
+
+@pytest.mark.parametrize("mistake", sorted(IN_A_WORKER))
+def test_a_mistake_that_a_worker_starts_for(mistake, command):
+    _, arguments, message = MISTAKES[mistake]
+    suite = command.suite(SIZES)
+    given = [argument.format(suite=suite, folder=command.folder) for argument in arguments]
+    assert message in one_line(command("run", suite, "--backend", "naive", "--device", "cpu", *given))
+    assert [path.name for path in command.folder.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "message"),
+    [
+        ("def f(:\n", ":f", "does not import: SyntaxError"),
+        ("raise SystemExit(0)\n", ":f", "does not import: SystemExit: 0 (mine.py:1)"),
+        ("import os; os._exit(3)\n", ":f", "no worker could start, the worker process exited with status 3"),
+        ("import ctypes; ctypes.string_at(0)\n", ":f", "killed by SIGSEGV: Fatal Python error: Segmentation fault"),
+        ("x = 1\n", "", "a module needs BACKENDS"),
+        ("def naive(q, k, v, *, causal, softmax_scale): ...\n", ":naive", 'is named "naive" like a built-in'),
+    ],
+)
+def test_a_plugin_that_does_not_import_is_a_mistake_too(command, text, spec, message):
+    plugin = command.folder / "mine.py"
+    plugin.write_text(text)
+    done = command("run", command.suite(SIZES), "--device", "cpu", "--out", "out", "--plugin", f"{plugin}{spec}")
+    assert message in one_line(done)
+    assert not (command.folder / "out").exists()
+
+
+def test_a_suite_may_name_a_plugin_of_a_module_but_nothing_unknown(command):
+    plugin = ROOT / "tests" / "plugins_bad" / "misbehaving.py"
+    suite = command.suite(SIZES, rest="backends: [naive, behave]\n")
+    done = command("run", suite, "--device", "cpu", "--plugin", plugin, "--out", "out")
+    assert 'unknown backend "behave" (did you mean "behaves"?)' in one_line(done)
+    assert not (command.folder / "out").exists()
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA device")
+def test_a_device_that_is_not_here_is_one_line(command):
+    done = command("run", command.suite(SIZES), "--device", "cuda:3", "--out", "out")
+    assert "sees no CUDA device; install a CUDA build, or use --device cpu" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "name a suite, such as suites/quick.yaml"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such suite file"),
+        (["run", "."], "is a folder; name a suite file in it"),
+        (["list", "things"], "'things' is not one of 'backends', 'suites', 'inputs', 'metrics'"),
+        (["report", "nowhere"], "nowhere: no such run directory"),
+        (["report"], "Missing argument 'RUN...'"),
+        (["repro", "nowhere", "key", "naive"], "nowhere: no such run directory"),
+        (["nothing"], "No such command 'nothing'"),
+        (["--nothing"], "No such option"),
+    ],
+)
+def test_mistakes_of_other_verbs(in_process, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in one_line(in_process(*arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_schema_is_refused_by_every_reader(in_process, tmp_path):
+    run = write_run(tmp_path / "run", [ok("naive", 1e-3)])
+    records = run / "records.jsonl"
+    records.write_text(records.read_text().replace('"schema":1', '"schema":99'))
+    before = records.read_bytes()
+    for arguments in (["report", run], ["repro", run, "key", "naive"], ["run", "--resume", run]):
+        assert "schema 99; this version reads schema 1; read it with the version" in one_line(in_process(*arguments))
+    assert records.read_bytes() == before
+
+
+def test_repro_names_what_is_there(in_process, tmp_path):
+    record = ok("naive", 1e-3)
+    run = write_run(tmp_path / "run", [record])
+    assert f'did you mean "{record.case_key}"' in one_line(in_process("repro", run, record.case_key + "0", "naive"))
+    assert '(did you mean "naive"?)' in one_line(in_process("repro", run, record.case_key, "naiv"))
+
+
+def test_resume_goes_on_where_it_began(in_process, tmp_path):
+    environment = {"device": "cuda:0"}
+    run = write_run(tmp_path / "run", [ok("naive", 1e-3)], environment)
+    (run / "suite.yaml").write_text(GROUP)
+    line = one_line(in_process("run", "--resume", run, "--device", "cpu"))
+    assert "this run was begun on cuda:0, not on cpu; leave out --device cpu" in line
+    line = one_line(in_process("run", "--resume", run, "quick"))
+    assert 'is a run of suite "suite", not of "quick"; name no suite with --resume' in line
+
+
+def test_dry_run_prints_the_cases_and_writes_nothing(in_process, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("backends: [naive]\n" + group(SIZES.replace("seqlen: 64", "seqlen: [64, 1k]")))
+    done = in_process("run", "s.yaml", "--dry-run", "--plugin", f"{FUNCTIONS}:slow", "--only", "seqlen=1k")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "s: 1 cases; backends: naive, slow",
+        "a  bf16-d64-h4-b1-q1024-k1024-full-normal.0",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_list_names_plugins_without_importing_them(in_process, tmp_path):
+    bomb = tmp_path / "bomb.py"
+    bomb.write_text("raise SystemExit('imported')\n")
+    done = in_process("list", "backends", "--plugin", f"{bomb}:boom")
+    assert done.returncode == 0
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "plugin, not imported" in rows["boom"] and "available (torch" in rows["naive"]
+    if not __import__("torch").cuda.is_available():
+        assert "not here: " in rows["fa2"]
+
+
+@pytest.mark.parametrize(("what", "names"), [("suites", "quick"), ("inputs", "needle"), ("metrics", "tflops")])
+def test_lists(in_process, what, names):
+    done = in_process("list", what)
+    assert done.returncode == 0 and names in done.stdout.lower()
+
+
+IMPORTED = """
+import sys
+sys.argv = ["attnbench", *{arguments!r}]
+from attnbench.cli import main
+try:
+    main()
+finally:
+    print(sorted(set({names!r}) & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--help"], ("torch", "pydantic", "pandas", "numpy", "matplotlib", "yaml", "rich")),
+        (["run", "--help"], ("torch", "pydantic", "pandas", "numpy", "matplotlib", "yaml", "rich")),
+        (["list", "backends"], ("torch", "triton", "pydantic", "pandas", "numpy", "matplotlib")),
+        (["list", "suites"], ("torch", "triton", "pydantic", "pandas", "numpy", "matplotlib")),
+        (["list", "inputs"], ("torch", "triton", "pandas", "numpy", "matplotlib")),
+        (["list", "metrics"], ("torch", "triton", "pandas", "numpy", "matplotlib")),
+        (["run", "quick", "--dry-run"], ("torch", "triton", "pandas", "numpy", "matplotlib")),
+        (["schema"], ("torch", "triton", "pandas", "numpy", "matplotlib")),
+    ],
+)
+def test_the_reading_half_imports_nothing_heavy(arguments, names):
+    code = IMPORTED.format(names=names, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout
+    assert done.stderr == "[]\n"
+
+
+def test_python_m_is_the_same_program(command):
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, "attnbench, version 0.1.0\n")
+    helped = command("--help")
+    assert helped.returncode == 0 and helped.stdout.startswith("Usage: attnbench [OPTIONS] COMMAND")
+
+
+@pytest.mark.parametrize("verb", ["run", "report", "list", "repro", "schema", "doctor"])
+def test_every_verb_helps_with_an_example(in_process, verb):
+    done = in_process(verb, "--help")
+    assert done.returncode == 0 and f"Example: attnbench {verb}" in done.stdout
+
+
+def test_called_bare_it_shows_its_help(in_process):
+    done = in_process()
+    assert done.returncode in (0, 2) and "Commands:" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(command, shell):
+    done = command("", env={"_ATTNBENCH_COMPLETE": f"{shell}_source"})
+    assert done.returncode == 0 and "attnbench" in done.stdout
+    if shell == "bash":
+        words = {"_ATTNBENCH_COMPLETE": "bash_complete", "COMP_WORDS": "attnbench run --backend na", "COMP_CWORD": "3"}
+        assert "plain,naive" in command(env=words).stdout
+        words["COMP_WORDS"], words["COMP_CWORD"] = "attnbench run qui", "2"
+        assert "plain,quick" in command(env=words).stdout

@@ -1,0 +1,263 @@
+"""The parent's bookkeeping with workers that do as they are told: who gets which record, when a worker is replaced."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from report_runs import accuracy, measurement
+
+from attnbench import run
+from attnbench.case import Case
+from attnbench.record import Check, Record
+from attnbench.run import Crew, Listener, RunError, choose_backends, merge_processes, plain_spec
+from attnbench.suite import parse_suite
+from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent
+
+SUITE = """
+groups: [{name: all, axes: {batch: 1, num_heads: 1, head_dim: 16, seqlen: [16, 32], dtype: fp16}}]
+timing: {timeout_s: 50}
+"""
+JOB = parse_suite(SUITE, "made.yaml").jobs()[0]
+
+
+def passed(backend, case=JOB.case):
+    return Record(case, backend, "1", "ok", accuracy=dataclasses.replace(accuracy(), recheck=""))
+
+
+def timed(backend, *times_s, **fields):
+    record = passed(backend)
+    return dataclasses.replace(record, accuracy=accuracy(), measurement=measurement(times_s[0], **fields))
+
+
+def phase(backend, name):
+    return {"event": "phase", "backend": backend, "phase": name}
+
+
+def told(record):
+    return {"event": "record", "record": record.to_json()}
+
+
+DONE = {"event": "done", "spent_s": {"check": 1.5}}
+
+
+class ScriptedWorker:
+    """Plays one script a worker: events are given, exceptions raised, one after the other."""
+
+    scripts, hired, submitted, allowed_s = [], 0, [], []
+
+    def __init__(self, device, plugins):
+        type(self).hired += 1
+        self.script, self.alive = iter(self.scripts[self.hired - 1]), True
+
+    def start(self):
+        return {"event": "ready", "facts": {}, "backends": {}, "unasked": [], "given": []}
+
+    def submit(self, job):
+        self.submitted.append(job["backends"].copy())
+
+    def next_event(self, timeout_s):
+        self.allowed_s.append(timeout_s)
+        event = next(self.script)
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def kill(self):
+        self.alive = False
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Runs JOB on backends a, b, c with scripted workers: (records, jobs, workers hired, time-outs, spent_s)."""
+
+    def play(*scripts, backends=("a", "b", "c")):
+        scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+        monkeypatch.setattr(run, "WorkerProcess", scripted)
+        records, spent_s = [], Counter()
+        Crew("cpu", ()).work(JOB, backends, records.append, lambda backend, phase: None, spent_s)
+        return records, scripted.submitted, scripted.hired, scripted.allowed_s, spent_s
+
+    return play
+
+
+def outcomes(records):
+    return [(record.backend, record.status, record.kind) for record in records]
+
+
+def test_one_worker_does_a_whole_job(work):
+    script = [event for name in "abc" for event in (phase(name, "start"), phase(name, "check"), told(passed(name)))]
+    records, submitted, hired, _, spent_s = work([*script, DONE])
+    assert outcomes(records) == [(name, "ok", None) for name in "abc"]
+    assert (submitted, hired, spent_s) == ([["a", "b", "c"]], 1, {"check": 1.5})
+
+
+def test_a_death_costs_the_record_at_work_and_the_rest_goes_to_a_fresh_worker(work):
+    first = [phase("a", "start"), told(passed("a")), phase("b", "start"), phase("b", "check")]
+    first.append(WorkerDied("gone", "oom"))
+    second = [phase("c", "start"), told(passed("c")), DONE]
+    records, submitted, hired, _, _ = work(first, second)
+    assert outcomes(records) == [("a", "ok", None), ("b", "error", "oom"), ("c", "ok", None)]
+    assert records[1].reason == "in phase check: gone"
+    assert (submitted, hired) == ([["a", "b", "c"], ["c"]], 2)
+
+
+def test_a_death_between_records_costs_none(work):
+    first = [phase("a", "start"), told(passed("a")), WorkerDied("gone")]
+    second = [phase("b", "start"), told(passed("b")), phase("c", "start"), told(passed("c")), DONE]
+    records, submitted, _, _, _ = work(first, second)
+    assert outcomes(records) == [(name, "ok", None) for name in "abc"]
+    assert submitted == [["a", "b", "c"], ["b", "c"]]
+
+
+def test_a_death_after_the_last_record_needs_no_other_worker(work):
+    records, _, hired, _, _ = work([phase("a", "start"), told(passed("a")), WorkerDied("gone")], backends=("a",))
+    assert outcomes(records) == [("a", "ok", None)] and hired == 1
+
+
+def test_workers_that_die_at_once_end_in_a_record_each(work):
+    records, _, hired, _, _ = work(*[[WorkerDied("gone")]] * 3)
+    assert outcomes(records) == [(name, "error", "crash") for name in "abc"] and hired == 3
+    assert records[0].reason == "gone"
+
+
+def test_silence_is_a_timeout(work):
+    records, _, hired, _, _ = work(
+        [phase("a", "start"), phase("a", "time"), WorkerSilent()], [phase("b", "start"), told(passed("b")), DONE],
+        backends=("a", "b"),
+    )  # fmt: skip
+    assert outcomes(records) == [("a", "error", "timeout"), ("b", "ok", None)] and hired == 2
+    assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
+
+
+def test_a_broken_cuda_context_is_left_behind(work):
+    failed = dataclasses.replace(passed("a"), status="error", kind="exception", reason="CUDA error", accuracy=None)
+    first = [phase("a", "start"), told(failed), {"event": "poisoned", "reason": "sticky"}]
+    records, submitted, hired, _, _ = work(first, [phase("b", "start"), told(passed("b")), DONE], backends=("a", "b"))
+    assert outcomes(records) == [("a", "error", "exception"), ("b", "ok", None)]
+    assert (submitted, hired) == ([["a", "b"], ["b"]], 2)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"event": "record", "record": "{}"},
+        {"event": "record", "record": "no json"},
+        told(passed("nobody")),
+        told(passed("a", Case.make(batch=9, seqlen=9, num_heads=9, head_dim=8))),
+    ],
+)
+def test_a_record_that_nobody_asked_for_is_not_kept(work, lie):
+    records, _, hired, _, _ = work([phase("a", "start"), lie], [phase("b", "start"), told(passed("b")), DONE],
+                                   backends=("a", "b"))  # fmt: skip
+    assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)] and hired == 2
+
+
+def test_the_harness_own_work_does_not_count_against_a_backend(work, monkeypatch):
+    clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    script = [
+        phase("a", "start"), phase("a", "inputs"), phase("a", "oracle"), phase("a", "check"), phase("a", "time"),
+        told(passed("a")), DONE,
+    ]  # fmt: skip
+    _, _, _, allowed_s, _ = work(script, backends=("a",))
+    #          start       inputs                    oracle               check           time, what is left of 50 s
+    assert allowed_s == [50.0, 50.0, run.HARNESS_TIMEOUT_S, run.HARNESS_TIMEOUT_S, 40.0, 30.0, 50.0]
+
+
+def test_a_message_holds_the_job():
+    message = Listener(JOB, ["a"], print, print, Counter()).message()
+    assert message["case"] == JOB.case.to_dict() and message["backends"] == ["a"] and message["time"] is True
+    assert message["timing"]["timeout_s"] == 50.0 and message["checks"]["oracle"] == "auto"
+
+
+@pytest.mark.parametrize("error", [WorkerRefused("no such plugin"), WorkerDied("gone", output="Traceback\nlast line")])
+def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error):
+    def start(self):
+        raise error
+
+    monkeypatch.setattr(ScriptedWorker, "scripts", [[]])
+    monkeypatch.setattr(ScriptedWorker, "hired", 0)
+    monkeypatch.setattr(ScriptedWorker, "start", start)
+    monkeypatch.setattr(run, "WorkerProcess", ScriptedWorker)
+    with pytest.raises(RunError) as caught:
+        Crew("cpu", ()).hire()
+    assert str(caught.value) in ("no such plugin", "no worker could start, gone: last line")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
+    scripts = [[phase("a", "start"), told(timed("a", 1e-3 * (n + 1))), DONE] for n in range(processes)]
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+    monkeypatch.setattr(run, "WorkerProcess", scripted)
+    job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": processes}))
+    crew = Crew("cpu", ())
+    crew.hire()
+    (record,) = run._replicated(crew, job, ["a"], print, Counter())
+    assert scripted.hired == processes
+    assert [block.process for block in record.measurement.blocks] == list(range(processes))
+
+
+def test_one_process_that_fails_fails_the_record_and_needs_no_further_one(monkeypatch):
+    scripts = [
+        [phase("a", "start"), told(timed("a", 1e-3)), phase("b", "start"), told(timed("b", 1e-3)), DONE],
+        [phase("a", "start"), phase("a", "time"), WorkerDied("gone")],
+        [phase("b", "start"), told(timed("b", 2e-3)), DONE],
+        [phase("b", "start"), told(timed("b", 3e-3)), DONE],
+    ]
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+    monkeypatch.setattr(run, "WorkerProcess", scripted)
+    job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": 3}))
+    records = run._replicated(Crew("cpu", ()), job, ["a", "b"], print, Counter())
+    assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)]
+    assert scripted.submitted == [["a", "b"], ["a", "b"], ["b"], ["b"]]
+    assert len(records[1].measurement.blocks) == 3
+
+
+def test_merging_keeps_everything_that_processes_said():
+    unsure = {"converged": False, "unmet": ("time",), "outliers": ((0, 3),)}
+    first = dataclasses.replace(timed("a", 1e-3, outliers=((0, 1),)), warnings=("w",))
+    second = dataclasses.replace(timed("a", 2e-3, **unsure), warnings=("w", "x"))
+    strained = Check("relative RMSE", 2.9e-3, 3e-3, True)
+    second = dataclasses.replace(second, accuracy=dataclasses.replace(accuracy(), checks=(strained,)))
+    merged = merge_processes([first, second])
+    assert merged.measurement.outliers == ((0, 1), (1, 3))
+    assert (merged.measurement.converged, merged.measurement.unmet) == (False, ("time",))
+    assert merged.warnings == ("w", "x")
+    assert merged.accuracy.checks == (strained,), "the accuracy that came closest to its limit"
+    assert merged.measurement.samples_s == first.measurement.samples_s + second.measurement.samples_s
+
+
+def request(backends, add_plugins=True):
+    head = "" if backends is None else f"backends: [{backends}]\n"
+    return run.Request(parse_suite(head + SUITE, "made.yaml"), "cpu", None, None, add_plugins=add_plugins)
+
+
+@pytest.mark.parametrize(
+    ("backends", "add_plugins", "chosen"),
+    [
+        ("naive", True, ("naive", "mine")),
+        ("naive", False, ("naive",)),
+        ("mine, naive", True, ("mine", "naive")),
+        ("flex", True, ("flex", "mine")),
+        (None, True, ("naive", "mine")),
+        (None, False, ("naive",)),
+    ],
+)
+def test_the_backends_of_a_run(backends, add_plugins, chosen):
+    ready = {
+        "backends": {"naive": None, "flex": "not here", "mine": "cannot run", "installed": None},
+        "unasked": ["naive"], "given": ["mine"],
+    }  # fmt: skip
+    assert choose_backends(request(backends, add_plugins), ready) == chosen
+
+
+def test_an_unknown_backend_gets_a_suggestion():
+    with pytest.raises(RunError, match='unknown backend "naiv" .did you mean "naive"..; `attnbench list'):
+        choose_backends(request("naiv"), {"backends": {"naive": None}, "unasked": [], "given": []})
+
+
+def test_a_plugin_is_stored_without_this_machines_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert plain_spec(f"{tmp_path}/sub/a.py:f") == "sub/a.py:f"
+    assert plain_spec("/elsewhere/a.py:f") == "a.py:f" and plain_spec("/elsewhere/a.py") == "a.py"
+    assert plain_spec("module.sub:f") == "module.sub:f"
