@@ -75,7 +75,7 @@ GPU_STEPS := build golden tests edges sanitizer smoke $(H100_GROUPS:%=h100-%) ab
 GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
 GPU_NEEDS := $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.tested)
 HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -m attnbench list backends | sed -nE 's/^(hopper[^ ]*) .*/--backend "\1"/p')
-SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[softmax_turns]" --backend "hopper[no_turns]" \
+SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" --backend "hopper[softmax_turns]" --backend "hopper[no_turns]" \
          --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
 # $(1): step, $(2): suite and options, $(3): exit statuses that finish the step. An earlier run is continued. Where the
 # budget ended it early the step is not finished: the same command goes on with it. Incorrect records and errors
