@@ -1,0 +1,253 @@
+"""One trial in this process: phases, memory, rotation, failures by kind, inputs that stay whole between backends."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from attnbench import trial
+from attnbench.backend import Outputs
+from attnbench.backends import builtin
+from attnbench.case import Case
+from attnbench.contract import checksums
+from attnbench.inputs import copy_inputs, in_place_of, input_tensors, make_inputs
+from attnbench.plugins import ContractError
+from attnbench.suite_model import Checks, Timing
+from attnbench.trial import Bench, Phases, describe, failure_kind, run_trial
+
+CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
+FP8 = dataclasses.replace(CASE, dtype="e4m3")
+QUICK = Timing(min_samples=3, min_time_s=1e-4, max_time_s=0.02, warmup_s=1e-3, cache="warm")
+
+
+def bench(case=CASE, timing=QUICK, checks=Checks(), cache_bytes=0, phases=None):
+    return Bench(case, "cpu", checks, timing, cache_bytes, phases or Phases())
+
+
+class Backend:
+    """`naive` with something changed."""
+
+    name, deterministic = "mine", True
+
+    def __init__(self, change=None, **traits):
+        self.change = change
+        self.__dict__.update(traits)
+
+    def version(self):
+        return "1"
+
+    def unavailable(self):
+        return None
+
+    def unsupported(self, case):
+        return None
+
+    def prepare(self, case, inputs):
+        call = builtin()["naive"].prepare(case, inputs)
+        return call if self.change is None else lambda: self.change(call, inputs)
+
+
+def test_a_trial_without_timing_and_one_with():
+    record = run_trial(bench(), Backend(), timed=False)
+    assert (record.status, record.measurement, record.accuracy.recheck) == ("ok", None, "")
+    assert "repeats that differ bitwise" in [check.rule for check in record.accuracy.checks]
+    record = run_trial(bench(), Backend(), timed=True)
+    assert record.status == "ok" and record.measurement.input_sets == 1
+    assert record.accuracy.recheck == "last timed buffers; fresh inputs"
+    assert record.measurement.prep_s > 0 and record.measurement.compile_s >= 0
+
+
+def test_every_backend_of_the_cpu_passes_its_own_checks():
+    for case, name in ((CASE, "naive"), (CASE, "cpu_flash"), (FP8, "fp8_emulated")):
+        record = run_trial(bench(case), builtin()[name], timed=True)
+        assert (record.backend, record.status) == (name, "ok"), record.reason
+
+
+def test_inputs_and_oracle_are_made_once_for_all_backends(monkeypatch):
+    made = []
+    real = trial.make_inputs
+    monkeypatch.setattr(trial, "make_inputs", lambda *arguments: made.append(arguments[2:]) or real(*arguments))
+    shared = bench()
+    for _ in range(3):
+        assert run_trial(shared, Backend(), timed=True).status == "ok"
+    assert made == [(), (trial.FRESH,)]
+
+
+def test_a_backend_that_writes_its_inputs_does_not_spoil_the_next_ones():
+    def writes(call, inputs):
+        outputs = call()
+        inputs.k.zero_()
+        return outputs
+
+    shared = bench()
+    before = [tensor.clone() for tensor in input_tensors(shared.reference.inputs)]
+    assert run_trial(shared, Backend(writes), timed=False).kind == "contract"
+    assert all(torch.equal(a, b) for a, b in zip(before, input_tensors(shared.reference.inputs)))
+    assert run_trial(shared, Backend(), timed=True).status == "ok"
+
+
+def test_a_backend_that_fails_and_ruins_its_inputs_does_not_spoil_the_next_ones():
+    def ruins(call, inputs):
+        inputs.q.resize_(0)
+        raise RuntimeError("sorry")
+
+    shared = bench()
+    record = run_trial(shared, Backend(ruins), timed=False)
+    assert (record.kind, record.reason.split(" (")[0]) == ("exception", "RuntimeError: sorry")
+    assert run_trial(shared, Backend(), timed=True).status == "ok"
+
+
+def test_a_case_that_cannot_fit_is_unsupported_before_anything_is_allocated():
+    huge = Case.make(batch=64, num_heads=128, head_dim=128, seqlen=2**20)
+    record = run_trial(bench(huge), Backend(), timed=True)
+    assert record.status == "unsupported"
+    assert record.reason.startswith("needs about 12288.0 GiB, and ") and "of the cpu memory may be used" in record.reason
+    greedy = Backend(extra_bytes=lambda case: 2**50)
+    assert run_trial(bench(), greedy, timed=True).status == "unsupported"
+
+
+def test_a_backend_for_other_devices_is_unsupported():
+    record = run_trial(bench(), Backend(devices=("cuda",)), timed=True)
+    assert (record.status, record.reason) == ("unsupported", "it runs on cuda only, not on cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ContractError("x"), "contract"),
+        (MemoryError(), "oom"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "oom"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "oom"),
+        (ValueError("x"), "exception"),
+        (SystemExit(3), "exception"),
+    ],
+)
+def test_failures_by_kind(error, kind):
+    assert failure_kind(error) == kind
+
+    def fails(call, inputs):
+        raise error
+
+    record = run_trial(bench(), Backend(fails), timed=False)
+    assert (record.status, record.kind) == ("error", kind) and record.reason
+
+
+def test_an_interruption_is_not_swallowed():
+    def interrupted(call, inputs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(bench(), Backend(interrupted), timed=False)
+
+
+def test_a_reason_tells_the_error_and_the_place_without_this_machines_paths():
+    def fails(call, inputs):
+        return torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+    reason = run_trial(bench(), Backend(fails), timed=False).reason
+    assert reason.startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert "(test_trial.py:" in reason and " fails" in reason and "/" not in reason.split("(test_trial")[1]
+    long = describe(ValueError("x" * 10**5))
+    assert len(long) <= trial.REASON_CHARACTERS
+
+
+def test_unwritten_memory_is_nan_while_checking_and_only_then():
+    seen = []
+
+    def looks(call, inputs):
+        seen.append(bool(torch.empty(100_000).isnan().all()))
+        return call()
+
+    assert run_trial(bench(checks=Checks(repeats=0)), Backend(looks), timed=True).status == "ok"
+    assert seen[0] is True and len(seen) > 5
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("case", [CASE, FP8], ids=["fp16", "e4m3"])
+def test_fresh_numbers_in_the_same_memory(case):
+    inputs, fresh = make_inputs(case), make_inputs(case, "cpu", 1)
+    kept, places = copy_inputs(inputs), [tensor.data_ptr() for tensor in input_tensors(inputs)]
+    with in_place_of(inputs, fresh) as placed:
+        for tensor, other, place in zip(input_tensors(placed), input_tensors(fresh), places):
+            assert tensor.data_ptr() == place and torch.equal(tensor.float(), other.float())
+        assert not any(a is b for a, b in zip(input_tensors(placed), input_tensors(inputs)))
+    assert checksums(inputs) == checksums(kept)
+    with pytest.raises(RuntimeError), in_place_of(inputs, fresh):
+        raise RuntimeError
+    assert checksums(inputs) == checksums(kept)
+
+
+@pytest.mark.parametrize("index", range(9))
+def test_a_checksum_sees_any_write_to_any_tensor(index):
+    inputs = make_inputs(FP8)
+    before = checksums(inputs)
+    tensor = input_tensors(inputs)[index]
+    bits = tensor.view(torch.uint8)
+    bits.flatten()[bits.numel() // 2] ^= 1
+    after = checksums(inputs)
+    assert [a != b for a, b in zip(before, after)] == [place == index for place in range(9)]
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_a_checksum_sees_values_that_only_moved(dim):
+    inputs = make_inputs(dataclasses.replace(CASE, batch=2, num_heads_kv=2))
+    before = checksums(inputs)
+    inputs.k.copy_(inputs.k.flip(dim))
+    assert checksums(inputs)[1] != before[1]
+
+
+def test_phases_lie_inside_each_other_and_each_second_counts_once(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+    told = []
+    phases = Phases(told.append)
+    with phases("check"):
+        clock[0] += 1
+        with phases("oracle"):
+            clock[0] += 10
+        clock[0] += 2
+    with pytest.raises(ValueError), phases("time"):
+        clock[0] += 4
+        raise ValueError
+    assert phases.spent_s == {"check": 3.0, "oracle": 10.0, "time": 4.0}
+    assert told == ["check", "oracle", "check", "time"]
+
+
+def test_a_cold_cache_rotates_enough_input_sets():
+    cold = QUICK.model_copy(update={"cache": "cold"})
+    size = 2 * (24 * 2 * 16 + 2 * 24 * 16)
+    record = run_trial(bench(timing=cold, cache_bytes=2 * size), Backend(), timed=True)
+    assert record.measurement.input_sets == 11 and record.warnings == ()  # five caches hold ten sets, and one more
+    warm = run_trial(bench(cache_bytes=2 * size), Backend(), timed=True)
+    assert warm.measurement.input_sets == 1 and warm.warnings == ()
+
+
+def test_a_rotation_that_would_take_too_long_says_that_the_cache_is_partly_warm(monkeypatch):
+    monkeypatch.setattr(trial, "ROTATION_PREPARE_S", 0.0)
+    cold = QUICK.model_copy(update={"cache": "cold"})
+    record = run_trial(bench(timing=cold, cache_bytes=2**20), Backend(), timed=True)
+    assert record.status == "ok" and record.measurement.input_sets == 1
+    assert record.warnings[0].startswith("cache partly warm: 1 input sets in turn, ")
+
+
+def test_a_kernel_right_only_by_its_own_accumulator_is_stamped():
+
+    class Rough(Backend):
+        accumulator = "hopper"
+
+        def prepare(self, case, inputs):
+            call = builtin()["fp8_emulated"].prepare(case, inputs)
+            noise = torch.randn(call().out.shape, generator=torch.Generator().manual_seed(0))
+
+            def rough_call():
+                outputs = call()
+                return Outputs((outputs.out.float() * (1 + 0.02 * noise)).to(outputs.out.dtype), outputs.lse)
+
+            return rough_call
+
+    wide = Checks.model_validate({"factors": {"fp8": 50.0, "max_error": 50.0, "worst_row": 50.0}})
+    record = run_trial(bench(FP8, checks=wide), Rough(), timed=False)
+    assert record.status == "ok", record.reason
+    (warning,) = record.warnings
+    assert warning.startswith("E1 ") and warning.endswith("the limit with fp32 accumulation; it declares hopper")
+    assert run_trial(bench(FP8), builtin()["fp8_emulated"], timed=False).warnings == ()
