@@ -6,9 +6,9 @@ A plugin function needs torch and its own file only; a built-in backend, and e4m
 from __future__ import annotations
 
 import inspect
-import re
 from pathlib import Path
 from string import Template
+from types import CodeType, FunctionType
 
 from attnbench import inputs as drawing
 from attnbench.record import Record
@@ -21,6 +21,8 @@ _HEAD = Template('''\
 Recorded: $status
 Run it where torch is installed$needs. Exits 1 when an error is over the limit recorded with it.
 """
+from __future__ import annotations
+
 import math
 import sys
 import zlib
@@ -181,15 +183,26 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
     return (head + draw + kernel + _JUDGE).rstrip()
 
 
-def _source(function: object) -> str:
-    """A distribution's own code, with the constants and functions of `attnbench.inputs` that it uses."""
-    text = inspect.getsource(function).replace("draw: Draw", "draw")
-    names = dict.fromkeys(re.findall(r"\b(_[a-z]\w+|[A-Z][A-Z_]{3,})\b", text))
-    parts = []
-    for name in names:
-        value = getattr(drawing, name, None)
-        if isinstance(value, (int, float)):
-            parts.append(f"{name} = {value!r}\n")
-        elif inspect.isfunction(value) and value is not function:
-            parts.append(_source(value) + "\n\n")
-    return "".join(parts) + ("\n\n" if parts else "") + text
+def _source(function: FunctionType) -> str:
+    """A distribution's own code, after the constants and functions of its module that it uses, directly or not."""
+    parts: dict[str, str] = {}
+    _collect(function, parts)
+    return "\n\n".join(parts.values())
+
+
+def _collect(function: FunctionType, parts: dict[str, str]) -> None:
+    for name in _global_names(function.__code__):
+        value = function.__globals__.get(name)
+        if name in parts or name == function.__name__:
+            continue
+        if isinstance(value, (int, float, str, tuple)):
+            parts[name] = f"{name} = {value!r}\n"
+        elif inspect.isfunction(value):
+            _collect(value, parts)
+    parts[function.__name__] = inspect.getsource(function)
+
+
+def _global_names(code: CodeType) -> list[str]:
+    """Names that the code and those nested in it (lambdas, comprehensions) look up outside of themselves."""
+    nested = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _global_names(constant)]
+    return [*code.co_names, *nested]
