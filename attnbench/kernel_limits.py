@@ -21,9 +21,9 @@ WGMMA_M = 64
 WGMMA_K = {"fp16": 16, "bf16": 16, "e4m3": 32}
 WARPGROUP = 128
 # Instructions of a step beyond the arithmetic that `_loop_budget` counts: barriers, shuffles of the row maxima,
-# branches; and for each wgmma, itself and the steps of its one or two descriptors. Together 138 for head_dim 128 and
-# 128 keys.
-STEP_OVERHEAD = 90
+# branches, the release of buffers; and for each wgmma, itself and the steps of its one or two descriptors. Together 144
+# for head_dim 128 and 128 keys.
+STEP_OVERHEAD = 96
 TENSOR_OVERHEAD = 3
 # Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
 EX2_RESCALE = 2

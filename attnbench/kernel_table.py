@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from typing import Sequence
 
@@ -19,8 +18,8 @@ from attnbench.kernel_toolchain import DISASSEMBLER_WHEELS
 # Shown where the machine code could not be read; never a number.
 UNREAD = "-"
 
-# Columns of a log file or a pipe, where there is no terminal to ask.
-LOG_WIDTH = 150
+# Columns that the table needs: in a narrower terminal its lines wrap, but no figure is cut off.
+TABLE_WIDTH = 160
 
 _HEADINGS = (
     "variant", "regs", "spill\nbytes", "smem\nKiB", "C75xx", "wgmma", "arrive", "TMA\nld/st/red",
@@ -77,9 +76,13 @@ def _percent(share: float | None) -> str:
     return UNREAD if share is None else f"{share:.0%}"
 
 
+def _console() -> Console:
+    return Console(width=max(Console().width, TABLE_WIDTH))
+
+
 def print_inspection(facts: Sequence[KernelFacts], console: Console | None = None) -> int:
     """Prints a table for each library and every broken limit. Returns how many limits are broken."""
-    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = console or _console()
     for library in dict.fromkeys(one.library for one in facts):
         console.print(facts_table(library, [one for one in facts if one.library == library]))
     unread = any(one.sass is None for one in facts)
@@ -98,7 +101,7 @@ def print_inspection(facts: Sequence[KernelFacts], console: Console | None = Non
 
 def print_changes(facts: Sequence[KernelFacts], console: Console | None = None) -> int:
     """Prints what differs from kernels/static.json, or why that cannot be said. Returns how many figures changed."""
-    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = console or _console()
     try:
         lines = compare_recorded(facts, read_recorded())
     except NotComparable as error:
