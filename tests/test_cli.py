@@ -1,10 +1,10 @@
 """The command line: every mistake is one line and exit status 2, nothing is written, the reading half has no torch."""
 
-from pathlib import Path
 import subprocess
 import sys
 
 import pytest
+from paths import ROOT
 from report_runs import ok, write_run
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
@@ -223,8 +223,6 @@ IMPORTED = """
 import sys
 sys.argv = ["attnbench", *{arguments!r}]
 from attnbench.cli import main
-
-ROOT = Path(__file__).resolve().parent.parent
 try:
     main()
 finally:

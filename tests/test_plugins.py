@@ -1,17 +1,15 @@
 """Plugins: what is no plugin is refused in one line, and what one does at import cannot take the run with it."""
 
-from pathlib import Path
 import importlib.metadata
 import sys
 
 import pytest
 import torch
+from paths import ROOT
 
 from attnbench import Inputs
 from attnbench.case import Case
 from attnbench.plugins import ContractError, PluginError, announced_names, check_spec, load, names_unknown
-
-ROOT = Path(__file__).resolve().parent.parent
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 CASE = Case.make(batch=1, num_heads=2, head_dim=8, seqlen=4, dtype="fp16")

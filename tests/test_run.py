@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from attnbench.run import STATUS_MEANS, Outcome
 from attnbench.store import read
-
-ROOT = Path(__file__).resolve().parent.parent
 
 BAD = ROOT / "tests" / "plugins_bad"
 ONE_CASE = "dtype: fp16, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, seqlen_q: 20, seqlen_k: 24, causal: true"
