@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Mapping
 from attnbench import reference
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
+from attnbench.diagnose import Diagnosis, diagnose
 from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
 from attnbench.probe_rules import Known, own_checks, row_place
 from attnbench.quantize import dequantize
@@ -134,6 +135,16 @@ def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors =
     if outputs.lse is not None:
         checks.append(_lse_check(ref, outputs.lse, exact.lse, budget.lse))
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
+
+
+def diagnosed(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Diagnosis:
+    """Where outputs that failed are wrong, and why most likely."""
+    index = ref.rows.index
+    out = outputs.out.transpose(1, 2).gather(2, index[..., None].expand_as(ref.oracle.out)).double()
+    lse = None if outputs.lse is None else outputs.lse.gather(2, index).double()
+    eager = ref.eager(trait(backend, "accumulator")).out
+    worst, floor = relative_errors(eager, ref.oracle.out).worst_row, HALF_EPSILON[ref.case.dtype]
+    return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
 
 
 def _known(ref: Reference, backend: Backend, out: Tensor, exact: Tensor, eager: Tensor) -> Known:

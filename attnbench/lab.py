@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Callable
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.contract import checksums, guarded_call
+from attnbench.diagnose import Diagnosis
 from attnbench.inputs import make_inputs
-from attnbench.judge import Factors, Reference, judge, make_reference
+from attnbench.judge import Factors, Reference, diagnosed, judge, make_reference
 from attnbench.plugins import ContractError
 from attnbench.record import Accuracy
 
@@ -24,6 +25,7 @@ class BenchLab:
 
     def __init__(self, bench: Bench, factors: Factors, backend: Backend):
         self._bench, self._factors, self._backend = bench, factors, backend
+        self.diagnosis = Diagnosis()  # of the first result that failed
 
     @property
     def case(self) -> Case:
@@ -59,4 +61,7 @@ class BenchLab:
         return outputs
 
     def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy:
-        return judge(reference, backend, outputs, self._factors)
+        accuracy = judge(reference, backend, outputs, self._factors)
+        if not accuracy.passed and self.diagnosis == Diagnosis():
+            self.diagnosis = diagnosed(reference, backend, outputs, self._factors)
+        return accuracy

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Protocol, Sequenc
 from attnbench import relations
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
+from attnbench.determinism import pressure_check, repeatable, stream_check
 from attnbench.probe_inputs import PROBE_INPUTS
 from attnbench.record import Accuracy, Check
 from attnbench.relations import V_FACTORS
@@ -166,6 +167,16 @@ def _zero_descales(lab: Lab, backend: Backend) -> Iterator[Check]:
     yield Check("outputs that are not 0 with v_descale 0", wrong, 0, wrong == 0)
 
 
+def _same_bits(check: Callable[[Case, Backend, Inputs, Outputs], Check]) -> Callable[[Lab, Backend], Sequence[Check]]:
+    def run(lab: Lab, backend: Backend) -> Sequence[Check]:
+        if not repeatable(backend):
+            return ()
+        inputs = lab.reference.inputs
+        return (check(lab.case, backend, inputs, lab.called(lab.case, inputs, backend)),)
+
+    return run
+
+
 PROBES: Mapping[str, Probe] = {
     probe.name: probe
     for probe in (
@@ -186,6 +197,10 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("padded", "NaN after each sequence", _placed(relations.padded), may_refuse=True),
         Probe("descale_zero", "q_descale 0 gives the mean of v, v_descale 0 gives 0", _not_fp8,
               lambda lab, backend: tuple(_zero_descales(lab, backend))),
+        Probe("other_stream", "the same bits on another stream (on the CPU: another thread)", _anywhere,
+              _same_bits(stream_check)),
+        Probe("used_memory", "the same bits in memory that others left full of NaN", _anywhere,
+              _same_bits(pressure_check)),
         Probe("fresh_inputs", "other numbers than before: an answer kept from an earlier call is wrong", _anywhere,
               _fresh),
     )

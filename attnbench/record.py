@@ -59,6 +59,7 @@ class Accuracy:
     checks: tuple[Check, ...]
     values: Mapping[str, float] = field(default_factory=dict)
     recheck: str = ""
+    error_map: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.checks:
@@ -223,7 +224,8 @@ def _accuracy(row: dict[str, Any]) -> Accuracy:
         for check in row["checks"]
     )
     values = {name: _number(value) for name, value in row["values"].items()}
-    return Accuracy(row["coverage"], row["rows"], checks, values, row["recheck"])
+    error_map = tuple(row.get("error_map", ()))  # absent from records of before it was drawn
+    return Accuracy(row["coverage"], row["rows"], checks, values, row["recheck"], error_map)
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:

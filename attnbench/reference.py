@@ -36,10 +36,14 @@ FP8_TILE_N = 128
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which query rows are compared: index (batch, num_heads, rows), ascending; coverage is "full" or "sampled"."""
+    """Which query rows are compared: index (batch, num_heads, rows), ascending; coverage is "full" or "sampled".
+
+    visible: how many keys each row sees, where that is not what the case says (`hypotheses` asks what a wrong mask gives).
+    """
 
     index: Tensor
     coverage: str
+    visible: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +212,7 @@ def _parts(case: Case, rows: Rows) -> Iterator[Part]:
             for start in range(0, count, step):
                 chunk = slice(start, min(start + step, count))
                 index = rows.index[batch, heads, chunk]
-                visible = visible_keys(case, index)
+                visible = visible_keys(case, index) if rows.visible is None else rows.visible[batch, heads, chunk]
                 limit = int(visible.max())
                 yield Part(batch, kv_head, heads, chunk, index, visible.reshape(-1, 1), limit)
 

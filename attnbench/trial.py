@@ -18,12 +18,11 @@ from attnbench.backend import Backend, Call, Outputs, extra_bytes, kernel_facts,
 from attnbench.case import Case
 from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.environment import available_memory_bytes
+from attnbench.examine import examine
 from attnbench.inputs import copy_inputs, in_place_of, input_bytes, make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
-from attnbench.lab import BenchLab
 from attnbench.plugins import ContractError
-from attnbench.probes import run_probes
-from attnbench.record import Accuracy, Check, Record
+from attnbench.record import Accuracy, Record
 from attnbench.suite_model import Checks, Timing
 from attnbench.timers import make_flush, make_timer
 from attnbench.timing import measure
@@ -171,16 +170,11 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
         if bench.inputs_written():
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         base = replace(base, kernel=_kernel_facts(backend, bench.case))  # after a call: autotuning has chosen by then
-        accuracy = judge(reference, backend, outputs, _factors(bench.checks))
-        if accuracy.passed:
-            accuracy = _with_repeats(bench, backend, outputs, accuracy)
-        if accuracy.passed and bench.checks.probes:
-            lab = BenchLab(bench, _factors(bench.checks), backend)
-            further = tuple(run_probes(bench.checks.probes, lab, backend))
-            accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
+        accuracy, cause = examine(bench, backend, outputs, _factors(bench.checks))
     base = replace(base, warnings=_accumulator_warnings(backend, accuracy))
     if not accuracy.passed:
-        reason = "; ".join(str(check) for check in accuracy.failures)
+        reason = "; ".join(str(check) for check in accuracy.failures) + (f"; likely cause: {cause}" if cause else "")
+        reason = "\n".join((reason, *accuracy.error_map))
         return replace(base, status="incorrect", kind=None, reason=reason, accuracy=accuracy)
     if not timed:
         return replace(base, status="ok", kind=None, reason="", accuracy=accuracy)
@@ -241,26 +235,6 @@ def _prepare_watched(bench: Bench, backend: Backend) -> tuple[Call, float, int |
     call()
     torch.cuda.synchronize()
     return call, prep_s, torch.cuda.max_memory_allocated() - held + input_bytes(bench.case)
-
-
-def _with_repeats(bench: Bench, backend: Backend, outputs: Outputs, accuracy: Accuracy) -> Accuracy:
-    """Calls a deterministic backend again, bench.checks.repeats times: bitwise equal."""
-    import torch
-
-    if not trait(backend, "deterministic") or bench.checks.repeats == 0:
-        return accuracy
-    call = backend.prepare(bench.case, bench.reference.inputs)
-    differing, where = 0, ""
-    for _ in range(bench.checks.repeats):
-        repeated = call()
-        check_contract(bench.case, bench.reference.inputs, repeated)
-        again = repeated.out
-        if not torch.equal(again, outputs.out):
-            differing += 1
-            batch, row, head, column = (int(i) for i in (again != outputs.out).nonzero()[0])
-            where = f"batch {batch}, head {head}, row {row}, column {column}"
-    check = Check("repeats that differ bitwise", differing, 0, differing == 0, where)
-    return replace(accuracy, checks=(*accuracy.checks, check))
 
 
 def _recheck(bench: Bench, backend: Backend, last: Outputs) -> Accuracy | None:

@@ -1,0 +1,95 @@
+"""Does the same call give the same bits: again, on another stream, and with memory laid out differently?"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from attnbench.backend import Backend, Call, Inputs, Outputs, trait
+from attnbench.case import Case
+from attnbench.record import Check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Blocks of the output's size that are filled with NaN; every other one is then freed for the kernel to find.
+PRESSURE_BLOCKS = 16
+
+
+def first_difference(a: Outputs, b: Outputs) -> str:
+    """The first element that is not the same bit for bit, in words with both values; "" where all are. NaN equals NaN."""
+    for name, names in (("out", ("batch", "row", "head", "column")), ("lse", ("batch", "head", "row"))):
+        one, other = getattr(a, name), getattr(b, name)
+        if one is None or other is None:
+            continue
+        differ = (_bits(one) != _bits(other)).nonzero()
+        if len(differ):
+            place = tuple(int(index) for index in differ[0])
+            where = ", ".join(f"{what} {index}" for what, index in zip(names, place))
+            return f"{name}, {where}: {float(one[place]):.9g} and {float(other[place]):.9g}, {len(differ):,} in all"
+    return ""
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    import torch
+
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
+
+
+def repeat_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs, repeats: int) -> Check:
+    """`repeats` further calls of one `prepare` against the first outputs."""
+    call = backend.prepare(case, inputs)
+    differences = [first_difference(outputs, call()) for _ in range(repeats)]
+    return _counted("repeats that differ bitwise", differences)
+
+
+def stream_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs) -> Check:
+    """On a stream of its own; on the CPU, which has none, from another thread."""
+    import torch
+
+    call = backend.prepare(case, inputs)
+    if not inputs.q.is_cuda:
+        return _counted("calls on another thread that differ bitwise", [first_difference(outputs, _in_thread(call))])
+    stream = torch.cuda.Stream(inputs.q.device)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        other = call()
+    torch.cuda.current_stream().wait_stream(stream)
+    return _counted("calls on another stream that differ bitwise", [first_difference(outputs, other)])
+
+
+def _in_thread(call: Call) -> Outputs:
+    answer: list[Outputs] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answer.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return answer[0]
+
+
+def pressure_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs) -> Check:
+    """In memory that others have used and left full of NaN, in pieces."""
+    import torch
+
+    blocks = [torch.full_like(outputs.out, float("nan")) for _ in range(PRESSURE_BLOCKS)]
+    del blocks[::2]
+    difference = first_difference(outputs, backend.prepare(case, inputs)())
+    return _counted("calls in used memory that differ bitwise", [difference])
+
+
+def _counted(rule: str, differences: list[str]) -> Check:
+    found = [difference for difference in differences if difference]
+    return Check(rule, len(found), 0, not found, found[0] if found else "")
+
+
+def repeatable(backend: Backend) -> bool:
+    return bool(trait(backend, "deterministic"))

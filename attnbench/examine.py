@@ -1,0 +1,31 @@
+"""All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; and what a failure means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from attnbench.backend import Backend, Outputs
+from attnbench.determinism import repeat_check, repeatable
+from attnbench.judge import Factors
+from attnbench.lab import BenchLab
+from attnbench.probes import run_probes
+from attnbench.record import Accuracy
+
+if TYPE_CHECKING:
+    from attnbench.trial import Bench
+
+
+def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
+    """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need the earlier ones passed."""
+    lab = BenchLab(bench, factors, backend)
+    accuracy = lab.judged(bench.reference, backend, outputs)
+    if accuracy.passed and bench.checks.repeats and repeatable(backend):
+        check = repeat_check(bench.case, backend, bench.reference.inputs, outputs, bench.checks.repeats)
+        accuracy = replace(accuracy, checks=(*accuracy.checks, check))
+    if accuracy.passed and bench.checks.probes:
+        further = tuple(run_probes(bench.checks.probes, lab, backend))
+        accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
+    if accuracy.passed:
+        return accuracy, ""
+    return replace(accuracy, error_map=lab.diagnosis.error_map), lab.diagnosis.cause

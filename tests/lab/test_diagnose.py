@@ -1,0 +1,72 @@
+"""A planted bug is not only caught but named: the likely cause and the map must point at what was planted."""
+
+import pytest
+
+from attnbench.case import Case
+from attnbench.planted import (
+    AllZeros, DescalesSwapped, LastTileDropped, LseInLog2, LseSign, MaskSeesOneLess, MaskSeesOneMore, MaskTopLeft,
+    MaskTurnedRound, NanSwallowed, Nondeterministic, RowNeverWritten, RowZeroed, ScaleFivePercentHigh, ScaleMissing,
+    TailUnmasked, WrongGqaHead,
+)  # fmt: skip
+from attnbench.suite_model import Checks, Timing
+from attnbench.trial import Bench, Phases, run_trial
+
+CAUSES = {
+    MaskSeesOneMore: "mask: each query sees one key too many",
+    MaskSeesOneLess: "mask: each query sees one key too few",
+    MaskTopLeft: "mask: causal is aligned top left",
+    MaskTurnedRound: "mask: it is turned round",
+    LastTileDropped: "tail: the last tile of 64 keys (from key 128) is left out",
+    TailUnmasked: "31 keys past the end count as zeros",
+    ScaleFivePercentHigh: "the softmax scale is 1.05 times what it should be",
+    ScaleMissing: "the softmax scale is missing",
+    WrongGqaHead: "query heads take key/value heads in turn",
+    RowZeroed: "rows that are 0: batch 1, head 3, row 85",
+    RowNeverWritten: "rows that are not finite: 2 rows, the first at batch 0, head 3, row 85",
+    AllZeros: "the output is 0",
+    NanSwallowed: "NaN in v is hidden",
+    LseInLog2: "the lse is in log2",
+    LseSign: "the lse is negative",
+    DescalesSwapped: "descales of k and v are swapped",
+}
+
+
+def trial(bug, dtype):
+    case = Case.make(batch=2, seqlen_q=128, seqlen_k=161, num_heads=4, num_heads_kv=2, head_dim=64, dtype=dtype,
+                     causal=bug is not TailUnmasked, inputs="nan_v" if bug is NanSwallowed else "normal")  # fmt: skip
+    return run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), bug(), timed=False)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "e4m3"])
+@pytest.mark.parametrize("bug", CAUSES, ids=lambda bug: bug.__name__)
+def test_the_cause_is_named(bug, dtype):
+    if dtype not in bug.dtypes:
+        pytest.skip(f"the bug is one of {bug.dtypes}")
+    record = trial(bug, dtype)
+    assert record.status == "incorrect"
+    assert CAUSES[bug] in record.reason
+
+
+def test_the_map_shows_the_head_and_the_tile():
+    lines = trial(RowZeroed, "bf16").accuracy.error_map
+    assert len(lines) == 1 + 2 * 4
+    marks = [line.removeprefix(line[:18]) for line in lines[1:]]
+    assert [mark.strip() for mark in marks[:-1]] == [".."] * 7
+    assert marks[-1].strip()[0] == "." and marks[-1].strip()[1].isdigit()
+
+
+def test_a_right_result_has_no_map():
+    from attnbench.planted_forward import TiledForward
+
+    record = run_trial(
+        Bench(Case.make(batch=1, seqlen=70, num_heads=2, head_dim=32), "cpu", Checks(), Timing(), 0, Phases()),
+        TiledForward(), timed=False,
+    )  # fmt: skip
+    assert record.status == "ok" and record.accuracy.error_map == ()
+
+
+def test_the_first_difference_is_named_with_both_values():
+    record = trial(Nondeterministic, "bf16")
+    assert record.status == "incorrect"
+    assert "repeats that differ bitwise" in record.reason
+    assert "out, batch 0, row " in record.reason and " in all" in record.reason
