@@ -72,7 +72,7 @@ def read_recorded(path: Path = STATIC) -> dict[str, Any]:
 
 
 def update_recorded(facts: Sequence[KernelFacts], path: Path = STATIC) -> None:
-    """Records the figures of all variants in `facts`; those of libraries that it does not speak of stay.
+    """Records the figures of all variants in `facts`, a line each; those of libraries that it does not speak of stay.
 
     Raises NotComparable where the figures must not become the record: another compiler than the pinned one, machine
     code not read, or a limit that is broken.
@@ -89,4 +89,5 @@ def update_recorded(facts: Sequence[KernelFacts], path: Path = STATIC) -> None:
     rows = {key: row for key, row in read_recorded(path)["variants"].items() if _library(key) not in libraries}
     rows |= {one.key: recorded_figures(one) for one in facts}
     rows = {key: row for key, row in sorted(rows.items()) if (path.parent / f"{_library(key)}.cu").exists()}
-    path.write_text(json.dumps({"compiler": f"nvcc {PINNED_NVCC}", "variants": rows}, indent=1) + "\n")
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
+    path.write_text(f'{{"compiler": "nvcc {PINNED_NVCC}",\n"variants": {{\n{lines}\n}}}}\n')
