@@ -1,0 +1,99 @@
+"""Fidelity of the emulation, primitive by primitive: against formulas written apart, and against recorded hardware.
+
+The test marked `gpu` records tests/golden/hopper.npz on a Hopper machine. Until that file exists nothing here says
+anything about hardware, and the comparison reports itself as not run.
+"""
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import probes
+from attnbench.kernel_build import build_emulated, compile_library
+from attnbench.kernel_recipe import KERNELS, hopper_recipe
+
+SOURCE = KERNELS / "golden.cu"
+VECTORS = Path(__file__).with_name("hopper.npz")
+TRUNCATED = "ss_e4m3_sums"
+
+
+class _Config(ctypes.Structure):
+    """AttnbenchEmulationConfig of attnbench/emulation.h."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32), ("delivery", ctypes.c_int32), ("seed", ctypes.c_uint64),
+        ("multiprocessors", ctypes.c_int32), ("resident_ctas", ctypes.c_int32), ("accumulator", ctypes.c_int32),
+        ("stop_at_first", ctypes.c_int32), ("mutation", ctypes.c_int32), ("mutation_site", ctypes.c_int32),
+        ("step_limit", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def emulated() -> ctypes.CDLL:
+    return ctypes.CDLL(str(build_emulated(SOURCE)))
+
+
+def emulate(library: ctypes.CDLL, name: str, delivery: int = 0) -> np.ndarray:
+    config = _Config(ctypes.sizeof(_Config), delivery, 1, 2, 1, int(name == TRUNCATED), 1)
+    assert library.attnbench_emulation_configure(ctypes.byref(config)) == 0
+    return probes.run(library, probes.make_probe(name), "cpu")
+
+
+@pytest.mark.parametrize("delivery", (0, 1, 2), ids=("lazy", "eager", "random"))
+def test_emulation_follows_the_formulas(emulated: ctypes.CDLL, delivery: int) -> None:
+    names = probes.names(emulated)
+    assert len(names) > 15
+    failures = []
+    for name in names:
+        expected = probes.make_probe(name).expected
+        assert np.unique(expected).size > 20, f"{name} tells nothing apart"
+        failures.append(probes.difference(name, emulate(emulated, name, delivery), expected))
+    assert not any(failures), "\n".join(filter(None, failures))
+
+
+def test_truncated_sums_are_bit_exact_and_differ_from_fp32(emulated: ctypes.CDLL) -> None:
+    probe = probes.make_probe(TRUNCATED)
+    truncated = emulate(emulated, TRUNCATED)
+    assert np.array_equal(truncated, probe.expected)
+    config = _Config(ctypes.sizeof(_Config), 0, 1, 2, 1, 0, 1)
+    assert emulated.attnbench_emulation_configure(ctypes.byref(config)) == 0
+    exact = probes.run(emulated, probe, "cpu")
+    error = np.abs(exact - truncated).max() / np.abs(exact).max()
+    assert 0 < error < 2**-7
+
+
+def test_a_wrong_map_would_be_seen() -> None:
+    probe = probes.make_probe("ss_fp16_n64")
+    assert probes.difference(probe.name, probe.expected.copy(), probe.expected) == ""
+    swapped = probe.expected.copy()
+    swapped[:, [1, 2]] = swapped[:, [2, 1]]
+    assert "differ" in probes.difference(probe.name, swapped, probe.expected)
+
+
+def test_emulation_reproduces_recorded_hardware(emulated: ctypes.CDLL) -> None:
+    if not VECTORS.exists():
+        pytest.skip("not run: no golden vectors yet (tests/golden/hopper.npz is recorded by the gpu test on Hopper)")
+    recorded = np.load(VECTORS)
+    names = probes.names(emulated)
+    assert set(recorded.files) == set(names), "record the vectors again"
+    failures = [probes.difference(name, emulate(emulated, name), recorded[name]) for name in names]
+    assert not any(failures), "\n".join(filter(None, failures))
+
+
+@pytest.mark.gpu
+def test_record_hardware() -> None:
+    """Runs every probe on the GPU, writes hopper.npz, and holds the hardware against the formulas."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("not run: no Hopper GPU")
+    recipe = hopper_recipe(SOURCE)
+    compile_library(recipe)
+    library = ctypes.CDLL(str(recipe.library))
+    names = probes.names(library)
+    results = {name: probes.run(library, probes.make_probe(name), "cuda") for name in names}
+    np.savez_compressed(VECTORS, **results)
+    failures = [probes.difference(name, results[name], probes.make_probe(name).expected) for name in names]
+    assert not any(failures), "\n".join(filter(None, failures))
