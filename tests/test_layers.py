@@ -1,0 +1,157 @@
+"""The layers of the package, read from its sources: imports point down, and reading needs no measuring library."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "attnbench"
+HEAVY = {"torch", "triton", "numpy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
+# Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
+ABOUT = {
+    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "cudnn_graph": {"cudnn"},
+    "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"},
+}  # fmt: skip
+# Two modules that know each other, one of them only when it is called; each pair is to be dissolved, none to be added.
+MUTUAL = {("doctor", "examination"), ("kernel_build", "kernel_inspect")}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "attnbench"
+
+
+FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+class Imports(ast.NodeVisitor):
+    """What one module imports, at its import and inside functions; imports for type checkers do not count."""
+
+    def __init__(self, path: Path):
+        self.eager, self.lazy, self._depth = set(), set(), 0
+        self.visit(ast.parse(path.read_text()))
+
+    def _add(self, name: str) -> None:
+        (self.lazy if self._depth else self.eager).add(name)
+
+    def visit_If(self, node):
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for child in node.orelse:
+                self.visit(child)
+        else:
+            self.generic_visit(node)
+
+    def visit_FunctionDef(self, node):
+        self._depth += 1
+        self.generic_visit(node)
+        self._depth -= 1
+
+    visit_Lambda = visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Import(self, node):
+        for alias in node.names:
+            self._add(own(alias.name))
+
+    def visit_ImportFrom(self, node):
+        assert node.level == 0, "imports name the whole path"
+        for alias in node.names:
+            inner = own(f"{node.module}.{alias.name}")
+            self._add(inner if inner in FILES else own(node.module))
+
+
+def own(name: str) -> str:
+    """`attnbench.case` is `case`; `torch.nn` is `torch`."""
+    if name == "attnbench":
+        return name
+    return name.removeprefix("attnbench.") if name.startswith("attnbench.") else name.partition(".")[0]
+
+
+IMPORTS = {name: Imports(path) for name, path in FILES.items()}
+
+
+def reachable(start: str, lazy: bool) -> set[str]:
+    """Everything that `start` imports, directly or not; with `lazy`, also what functions import once called."""
+    found, todo = set(), [start]
+    while todo:
+        imports = IMPORTS.get(todo.pop())
+        if imports is not None:
+            new = (imports.eager | (imports.lazy if lazy else set())) - found
+            found |= new
+            todo += new
+    return found
+
+
+def test_the_sources_were_found():
+    assert {"case", "run", "worker", "judge", "backends", "backends.naive", "attnbench", "__main__"} <= set(FILES)
+    assert IMPORTS["record"].eager >= {"json", "case"} and "torch" in IMPORTS["judge"].lazy
+
+
+def test_no_two_modules_import_each_other():
+    circles = set()
+    for name in FILES:
+        for imported in (IMPORTS[name].eager | IMPORTS[name].lazy) & set(FILES):
+            if name in reachable(imported, lazy=True) and name != imported:
+                circles.add(tuple(sorted((name, imported))))
+    mutual = {tuple(sorted(pair)) for pair in circles}
+    assert {pair for pair in mutual if pair not in MUTUAL and not _through_tolerated(pair)} == set()
+
+
+def _through_tolerated(pair: tuple[str, str]) -> bool:
+    """A longer circle that exists only because of a tolerated one: taking those away breaks it."""
+    kept = {name: (imports.eager.copy(), imports.lazy.copy()) for name, imports in IMPORTS.items()}
+    try:
+        for a, b in MUTUAL:
+            for one, other in ((a, b), (b, a)):
+                IMPORTS[one].eager.discard(other)
+                IMPORTS[one].lazy.discard(other)
+        return not all(one in reachable(other, lazy=True) for one, other in (pair, pair[::-1]))
+    finally:
+        for name, (eager, lazy) in kept.items():
+            IMPORTS[name].eager, IMPORTS[name].lazy = eager, lazy
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_importing_a_module_imports_no_heavy_library(name):
+    assert reachable(name, lazy=False) & HEAVY <= ABOUT.get(name, set())
+
+
+# What lies above each of these: they must not know it, not even inside a function.
+COMMAND_LINE = {"cli", "run_command", "listing", "progress", "__main__"}
+READERS = {"report", "plots", "frame", "summary", "repro", "result"}
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "inputs", "quantize", "lab", "contract"}
+RUNNING = {"run", "worker_process"}
+ABOVE = {
+    "case": set(FILES) - {"case"},
+    "record": set(FILES) - {"case", "record"},
+    "store": set(FILES) - {"case", "record", "store"},
+    "backend": set(FILES) - {"backend", "case"},
+    "metrics": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
+    "stats": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
+    "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
+    "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
+    "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
+    "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
+    "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
+    "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
+    "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
+    "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
+    "run": COMMAND_LINE | READERS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABOVE)
+def test_imports_point_down(name):
+    assert reachable(name, lazy=True) & (ABOVE[name] - {name}) & set(FILES) == set()
+
+
+def test_the_parent_of_a_run_measures_nothing():
+    assert reachable("run", lazy=False) & MEASURING == set()
+    assert (IMPORTS["run"].eager | IMPORTS["run"].lazy) & MEASURING == set()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("backends.")))
+def test_a_backend_knows_no_other_and_nothing_of_the_harness(name):
+    known = IMPORTS[name].eager | IMPORTS[name].lazy
+    assert {other for other in known if other.startswith("backends")} == set()
+    assert known & (COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"}) == set()
