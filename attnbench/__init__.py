@@ -1,6 +1,7 @@
 """Benchmarking and correctness harness for attention kernels.
 
-`attnbench.load(run)` gives a run's records as a pandas DataFrame. For plugins: Case, Inputs, Outputs.
+`attnbench.load(run)` gives a run's records as a pandas DataFrame; `attnbench.check(kernel)` judges a kernel from a test.
+For plugins: Case, Inputs, Outputs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 __version__ = "0.1.0"
-__all__ = ["Backend", "Case", "Inputs", "Outputs", "load"]
+__all__ = ["Backend", "Case", "Inputs", "Outputs", "check", "load"]
 
 
 def load(*runs: Any) -> pandas.DataFrame:
@@ -22,3 +23,11 @@ def load(*runs: Any) -> pandas.DataFrame:
     from attnbench.frame import load as load_frame  # pandas is slow to import and only needed here
 
     return load_frame(*runs)
+
+
+def check(kernel: Any, suite: str = "edges", **options: Any) -> list[Any]:
+    """Judges a kernel on a suite; raises AssertionError where it is wrong. See `attnbench.checking.check`."""
+    __tracebackhide__ = True
+    from attnbench.checking import check as check_kernel  # suites bring pydantic, which is not needed to list backends
+
+    return check_kernel(kernel, suite, **options)
