@@ -36,7 +36,7 @@ class Build:
     """What a library was made of and how; the content of the JSON file beside it.
 
     log: what the compiler printed (ptxas -v: registers, spills, shared memory). variants: rows of the variant table
-    (Hopper builds only: an emulated one may be no kernel library, or need a sanitizer's run time to load).
+    (Hopper builds only: an emulated one may need a sanitizer's run time to load).
     compile_s: seconds the compiler took, 0 for nothing.
     """
 
@@ -155,8 +155,11 @@ def _refuse_slow_code(name: str, log: str, library: Path) -> None:
 
 
 def _variant_rows(library: Path) -> tuple[dict[str, Any], ...]:
-    from attnbench.kernel_library import KernelLibrary
+    """The variant table; empty for a library that is no attention kernel (the golden-vector probes)."""
+    from attnbench.kernel_library import KernelLibrary, has_variant_table
 
+    if not has_variant_table(library):
+        return ()
     return tuple(asdict(variant) for variant in KernelLibrary(library).variants)
 
 

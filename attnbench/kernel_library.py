@@ -95,6 +95,14 @@ class Variant:
         return (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
 
 
+def has_variant_table(path: Path) -> bool:
+    """Whether a library is one of attention kernels, by its exports. Raises KernelError when it does not load."""
+    try:
+        return hasattr(ctypes.CDLL(str(path)), "attnbench_describe")
+    except OSError as error:
+        raise KernelError(f"cannot load {path}: {error}") from None
+
+
 class KernelLibrary:
     """A loaded library. Raises KernelError when the file is no kernel library of this ABI version."""
 

@@ -207,6 +207,12 @@ def test_real_build_is_recorded(tiny_library):
     assert "Compiling entry function 'tiny' for 'sm_90a'" in build.log
 
 
+def test_a_library_that_is_no_attention_kernel_has_no_variants(nvcc, tmp_path):
+    source = tmp_path / "probe.cu"
+    source.write_text('extern "C" __attribute__((visibility("default"))) int probe() { return 1; }\n')
+    assert compile_library(hopper_recipe(source, build_dir=tmp_path / "build")).variants == ()
+
+
 def test_serialized_wgmma_is_a_build_error(nvcc, tmp_path):
     recipe = hopper_recipe(HERE / "tiny.cu", build_dir=tmp_path)
     recipe = replace(recipe, flags=(*recipe.flags, "-DTINY_SERIALIZED"))
