@@ -1,16 +1,16 @@
-"""`attnbench list`: what there is. Reads no torch and imports no plugin."""
+"""`attnbench list`: what there is. Reads no torch and imports no plugin; each list imports only what it is about."""
 
 from __future__ import annotations
 
 from typing import Callable, Iterator, Mapping, Sequence
 
-from attnbench.backend import trait
-from attnbench.backends import builtin
-from attnbench.plugins import announced_names
-
 
 def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     """One line a backend: its name, what it runs on, its version, or why it cannot run here."""
+    from attnbench.backend import trait
+    from attnbench.backends import builtin
+    from attnbench.plugins import announced_names
+
     rows = []
     for name, backend in builtin().items():
         reason = backend.unavailable()
