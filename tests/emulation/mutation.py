@@ -85,11 +85,11 @@ class Mutation:
     subject: Subject
     primitive: str
     place: str  # file:line
-    text: str  # of that line
+    window: tuple[str, str, str]  # the line before, that line, the line after
     kind: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.primitive} at {self.place}: {self.text}"
+        return f"{self.kind} {self.primitive} at {self.place}: {self.window[1]}"
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ def _sites(kernel: EmulatedKernel) -> dict[tuple[str, str], Site]:
     return {(site.primitive, site.place): site for site in kernel.emulator.sites()}
 
 
-def _source_line(site: Site) -> str:
-    path = next((p for p in KERNELS.rglob(site.file) if "emulation" not in p.parts), None)
-    return path.read_text().splitlines()[site.line - 1].strip() if path else ""
+def _window(site: Site) -> tuple[str, str, str]:
+    path = next(path for path in KERNELS.rglob(site.file) if "emulation" not in path.parts)
+    lines = ["", *(line.strip() for line in path.read_text().splitlines()), ""]
+    return lines[site.line - 1], lines[site.line], lines[site.line + 1]
 
 
 def mutations(subject: Subject) -> list[Mutation]:
@@ -154,8 +155,8 @@ def mutations(subject: Subject) -> list[Mutation]:
     for key, site in _sites(kernel).items():
         if site.calls == before.get(key, 0) or site.primitive in UNTOUCHED:
             continue
-        text = _source_line(site)
-        found += [Mutation(subject, site.primitive, site.place, text, kind) for kind in APPLICABLE[site.primitive]]
+        window = _window(site)
+        found += [Mutation(subject, site.primitive, site.place, window, kind) for kind in APPLICABLE[site.primitive]]
     return found
 
 
@@ -183,13 +184,16 @@ def judge(mutation: Mutation) -> Result:
 
 @dataclass(frozen=True)
 class Benign:
-    """A mutation that may survive: patterns of kernel (with schedule), primitive, source line and kind, and why."""
+    """A mutation that may survive, and why. kernel: pattern of "file[schedule]"; line, before, after: patterns to be
+    found in the source line and its neighbours."""
 
     kernel: str
     primitive: str
     line: str
     kinds: tuple[str, ...]
     reason: str
+    before: str = ""
+    after: str = ""
 
     def covers(self, mutation: Mutation) -> bool:
         name = f"{mutation.subject.source.stem}[{mutation.subject.schedule}]"
@@ -197,7 +201,7 @@ class Benign:
             re.fullmatch(self.kernel, name) is not None
             and self.primitive == mutation.primitive
             and mutation.kind in self.kinds
-            and re.search(self.line, mutation.text) is not None
+            and all(map(re.search, (self.before, self.line, self.after), mutation.window))
         )
 
 
