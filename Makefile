@@ -97,8 +97,8 @@ $(GPU_RUNS)/.done/%: $(GPU_NEEDS)
 
 gpu_step = $(if $(filter h100-%,$(1)),$(call measure,$(1),suites/h100.yaml --only group=$(1:h100-%=%),0 1 3),$(step_$(1)))
 step_build = $(GPU_PYTHON) -m attnbench kernels build && $(GPU_PYTHON) -m attnbench kernels inspect
-step_golden = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu tests/emulation \
-	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q tests/emulation -k golden
+step_golden = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu tests/golden \
+	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q tests/golden
 step_tests = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu
 step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES),0)
 step_sanitizer = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench.kernel_sanitize \

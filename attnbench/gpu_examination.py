@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 from attnbench import host
 from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.gpu_requirements import torch_cuda_version
 from attnbench.nvml import gpu_facts, gpus
 
 # Bits of the reasons why NVML holds clocks down (nvml.h, nvmlClocksEventReason...).
@@ -138,16 +137,6 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "The clock is fixed below what the card could reach; fine for comparisons, not for peak figures.",
             f"sudo nvidia-smi -i {index} -rac",
         )
-
-
-def torch_cuda_version() -> str | None:
-    """The CUDA version that torch was built for, read from its version.py; None for a CPU build or no torch."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    text = host.read_text(Path(spec.origin).parent / "version.py") or ""
-    match = re.search(r"^cuda\b[^=]*= *'([0-9.]+)'", text, re.MULTILINE)
-    return match[1] if match else None
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
-from attnbench.environment import gpus, installed_version
+from attnbench.environment import gpus, installed_version, module_installed
+from attnbench.host import read_text
 
 
 def lacks_gpu(oldest: tuple[int, int] = (0, 0)) -> str | None:
@@ -20,17 +22,21 @@ def lacks_gpu(oldest: tuple[int, int] = (0, 0)) -> str | None:
 
 def lacks_cuda_torch() -> str | None:
     """Why the installed torch cannot drive a GPU; None when it is a CUDA build."""
+    if not module_installed("torch"):
+        return 'torch is not installed; get it with: pip install "torch>=2.9"'
+    if torch_cuda_version() is None:
+        return 'the installed torch is a CPU build; get a CUDA one: pip install --force-reinstall "torch>=2.9"'
+    return None
+
+
+def torch_cuda_version() -> str | None:
+    """The CUDA version that torch was built for, read from its version.py; None for a CPU build or no torch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        return 'torch is not installed; get it with: pip install "torch>=2.9"'
-    # torch/version.py holds one assignment a line, `cuda: Optional[str] = '13.0'`, or None in a CPU build.
-    for line in (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition("=")
-        if name.split(":")[0].strip() == "cuda":
-            if value.strip() == "None":
-                return 'the installed torch is a CPU build; get a CUDA one: pip install --force-reinstall "torch>=2.9"'
-            return None
-    return None
+        return None
+    text = read_text(Path(spec.origin).parent / "version.py") or ""
+    match = re.search(r"^cuda\b[^=]*= *'([0-9.]+)'", text, re.MULTILINE)
+    return match[1] if match else None
 
 
 def compute_capabilities() -> set[tuple[int, int]]:

@@ -136,8 +136,7 @@ def unknown_backend(name: str, known: Sequence[str]) -> str:
 def _open_writer(request: Request, ready: Mapping[str, Any], backends: tuple[str, ...]) -> store.Writer:
     """The suite is stored with the backends that really run, so that --resume finishes those and no others."""
     facts = {
-        **environment.collect(request.device),
-        "worker": ready["facts"],
+        **environment.with_worker(environment.collect(request.device), ready["facts"]),
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],
     }

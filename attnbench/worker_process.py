@@ -164,8 +164,15 @@ def _exit_descriptors(pid: int) -> list[int]:
 
 
 def _environment() -> dict[str, str]:
-    """The worker prints at once, shows where a segmentation fault struck, and pins its threads to cores."""
-    given = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+    """The worker prints at once, shows where a segmentation fault struck, pins its threads to cores, and numbers the
+    GPUs as NVML does."""
+    given = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "OMP_PROC_BIND": "close",
+        "OMP_PLACES": "cores",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
     return {**given, **os.environ, "PYTHONPATH": _import_path()}
 
 
