@@ -20,6 +20,8 @@ def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) 
     """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need the earlier ones passed."""
     lab = BenchLab(bench, factors, backend)
     accuracy = lab.judged(bench.reference, backend, outputs)
+    if bench.checks.sources:
+        accuracy = replace(accuracy, values={**accuracy.values, **bench.sources(outputs)})
     if accuracy.passed and bench.checks.repeats and repeatable(backend):
         check = repeat_check(bench.case, backend, bench.reference.inputs, outputs, bench.checks.repeats)
         accuracy = replace(accuracy, checks=(*accuracy.checks, check))

@@ -124,13 +124,19 @@ def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
 
     from attnbench.quantize import quantize
 
+    drawn = drawn_inputs(case, input_set=input_set)
+    dtype = torch.float16 if case.dtype == "fp16" else torch.bfloat16
+    q, k, v = (tensor.to(dtype).to(device) for tensor in (drawn.q, drawn.k, drawn.v))
+    return Inputs(q, k, v, quantize(q, k, v, case) if case.is_fp8 else None)
+
+
+def drawn_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
+    """The same inputs in fp32, before they are rounded to the case's dtype."""
     q = _randn(case, "q", input_set, case.seqlen_q, case.num_heads, case.head_dim)
     k = _randn(case, "k", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim)
     v = _randn(case, "v", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim_v)
     DISTRIBUTIONS[case.inputs].apply(Draw(q, k, v, case, _generator(case, "more", input_set)))
-    dtype = torch.float16 if case.dtype == "fp16" else torch.bfloat16
-    q, k, v = (tensor.to(dtype).to(device) for tensor in (q, k, v))
-    return Inputs(q, k, v, quantize(q, k, v, case) if case.is_fp8 else None)
+    return Inputs(q.to(device), k.to(device), v.to(device))
 
 
 def input_tensors(inputs: Inputs) -> list[Tensor]:

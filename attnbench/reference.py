@@ -110,13 +110,26 @@ def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> 
     return result
 
 
+def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: bool) -> Attention:
+    """The emulated e4m3 pipeline on plain tensors, its output not rounded: what P and the accumulator do by themselves."""
+    import torch
+
+    result = _empty(case, rows, torch.float64)
+    q, k, v = (tensor.float() for tensor in (inputs.q, inputs.k, inputs.v))
+    for part in _parts(case, rows):
+        part.store(result, *_fp8_pipeline(case, part, q, k, v, accumulator, round_p))
+    return result
+
+
 def _eager_16bit(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
     scores = (part.queries(q).float() @ part.keys(k).float().T).mul_(case.scale)
     lse, total = _softmax_in_place(scores, part)
     return scores.div_(total).to(v.dtype).float() @ part.keys(v).float(), lse
 
 
-def _fp8_pipeline(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
+def _fp8_pipeline(
+    case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str, round_p: bool = True
+) -> tuple[Tensor, Tensor]:
     """Emulated e4m3 forward: running maximum over key tiles, P * p_scale rounded to e4m3, row sum of unrounded P."""
     import torch
 
@@ -134,7 +147,9 @@ def _fp8_pipeline(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accum
         rescale = torch.exp(maximum - safe)
         p = torch.exp(scores - safe)
         total = total * rescale + p.sum(dim=1, keepdim=True)
-        p = (p * case.p_scale).clamp(max=448.0).to(torch.float8_e4m3fn).float()
+        p = p * case.p_scale
+        if round_p:
+            p = p.clamp(max=448.0).to(torch.float8_e4m3fn).float()
         out = matmul_into(out * rescale, p, part.keys(v)[start:stop], accumulator)
         maximum = new_maximum
     lse = (maximum + total.log()).squeeze(1)

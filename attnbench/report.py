@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Iterable
 
 from attnbench import plots, store
+from attnbench.report_accuracy import accuracy_lab_sections
 from attnbench.report_context import conventions_section, environment_section, reproduce_section, title
 from attnbench.report_data import gather
 from attnbench.report_errors import error_sections
@@ -36,6 +37,7 @@ def write_report(runs: Iterable[str | Path], output: str | Path) -> Path:
             *environment_section(data),
             *speed_sections(data, rates),
             *error_sections(data, errors),
+            *accuracy_lab_sections(data, folder),
             *incomplete_section(data),
             *warnings_section(data),
             *conventions_section(data),

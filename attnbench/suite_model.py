@@ -63,6 +63,10 @@ class Checks(_Model):
         2, ge=0, description="further calls whose outputs must equal the first's bitwise, unless declared otherwise"
     )
     factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
+    sources: bool = Field(
+        False, description="also the error of each source alone (e4m3: q and k, v, P, accumulation), and against the "
+        "inputs before rounding"
+    )  # fmt: skip
     probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one"
     )

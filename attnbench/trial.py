@@ -18,6 +18,7 @@ from attnbench.backend import Backend, Call, Outputs, extra_bytes, kernel_facts,
 from attnbench.case import Case
 from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.environment import available_memory_bytes
+from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.examine import examine
 from attnbench.inputs import copy_inputs, in_place_of, input_bytes, make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
@@ -72,6 +73,7 @@ class Bench:
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
         self._checksums: list[int] = []
+        self._sources: tuple[Any, dict[str, float]] | None = None
         self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `lab`
 
     @property
@@ -91,6 +93,18 @@ class Bench:
         with self.phases("inputs"):
             self._reference = replace(self._reference, inputs=make_inputs(self.case, self.device))
         return True
+
+    def sources(self, outputs: Outputs) -> dict[str, float]:
+        """Figures of `error_sources`; what does not depend on the outputs is made once."""
+        reference = self.reference
+        if self._sources is None:
+            with self.phases("oracle"):
+                drawn = drawn_oracle(self.case, reference.inputs, reference.rows)
+                self._sources = drawn, source_errors(reference)
+        drawn, errors = self._sources
+        index = reference.rows.index[..., None].expand_as(drawn)
+        out = outputs.out.transpose(1, 2).gather(2, index).double()
+        return {**errors, "rmse_drawn": rmse_drawn(out, drawn)}
 
     def forget(self) -> None:
         """Inputs and references are made anew when next needed."""
