@@ -162,10 +162,10 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
 
 
 @main.command("list", epilog="Example: attnbench list backends")
-@click.argument("what", default="backends", type=click.Choice(["backends", "suites", "inputs", "metrics"]))
+@click.argument("what", default="backends", type=click.Choice(["backends", "suites", "inputs", "probes", "metrics"]))
 @click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="Name these too; they are not imported.")
 def list_command(what: str, plugins: tuple[str, ...]) -> None:
-    """What there is: backends (and why one cannot run here), suites, inputs, metrics."""
+    """What there is: backends (and why one cannot run here), suites, inputs, probes, metrics."""
     from attnbench.listing import LISTINGS
 
     for line in _told(LISTINGS[what], plugins):

@@ -35,6 +35,12 @@ def list_inputs(plugins: Sequence[str]) -> Iterator[str]:
     return _columns([(name, distribution.about) for name, distribution in DISTRIBUTIONS.items()])
 
 
+def list_probes(plugins: Sequence[str]) -> Iterator[str]:
+    from attnbench.probes import PROBES
+
+    return _columns([(probe.name, probe.about) for probe in PROBES.values()])
+
+
 def list_metrics(plugins: Sequence[str]) -> Iterator[str]:
     from attnbench.metrics import METRICS
 
@@ -54,5 +60,6 @@ LISTINGS: Mapping[str, Callable[[Sequence[str]], Iterator[str]]] = {
     "backends": list_backends,
     "suites": list_suites,
     "inputs": list_inputs,
+    "probes": list_probes,
     "metrics": list_metrics,
 }

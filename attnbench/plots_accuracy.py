@@ -13,7 +13,7 @@ from attnbench.units import error
 
 # Inches.
 CELL_WIDTH, CELL_HEIGHT, LABELS_WIDTH, MARGIN_HEIGHT = 1.25, 0.32, 2.6, 1.1
-BARS_WIDTH, BAR_HEIGHT = 8.0, 0.16
+BARS_WIDTH, BAR_HEIGHT, BAR_LABELS_WIDTH = 9.0, 0.16, 3.6
 # Light to dark in one hue, so that it reads in print; numbers stand in every cell.
 HEAT = "Blues"
 
@@ -49,7 +49,7 @@ def source_bars(path: Path, title: str, groups: Sequence[str], sources: Sequence
     with matplotlib.rc_context():
         matplotlib.rcParams.update({**matplotlib.rcParamsDefault, **STYLE})
         figure = Figure(figsize=size, facecolor=CARD)
-        axes = figure.add_axes(_inside(size, left=LABELS_WIDTH, right=0.3, top=0.45, bottom=0.9))
+        axes = figure.add_axes(_inside(size, left=BAR_LABELS_WIDTH, right=0.3, top=0.45, bottom=0.9))
         axes.set_facecolor(PANEL)
         axes.grid(True, axis="x", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)

@@ -12,7 +12,7 @@ from typing import Iterator, Mapping, NamedTuple, Sequence
 from attnbench import plots_accuracy
 from attnbench.case import DEFAULTS, Case
 from attnbench.report_data import ReportData, show_field
-from attnbench.report_markdown import bullets, code, table
+from attnbench.report_markdown import bullets, code, count, table
 from attnbench.units import error, lengths, significant
 
 FIGURES = {"source_qk": "q and k", "source_v": "v", "source_p": "P", "source_hopper": "sums, 14 bits",
@@ -75,7 +75,7 @@ def _paper_table(entries: Sequence[Entry]) -> list[str]:
         rmse = [member.values["rmse_drawn"] for member in members]
         rows.append([row.words, code(row.backend), f"{row.rmse:.1e}", *_spread(rmse, "{:.2e}".format)])
     shapes = sorted({(e.case.seqlen_q, e.case.batch, e.case.num_heads) for members in found.values() for e in members})
-    ours = "; ".join(f"seqlen {lengths(q)}, batch {batch}, {heads} heads" for q, batch, heads in shapes)
+    ours = "; ".join(f"seqlen {lengths(q)}, batch {batch}, {count(heads, 'head')}" for q, batch, heads in shapes)
     lines = [
         f"Ours: emulated, {ours}, full attention, head_dim 128, softmax scale head_dim**-0.5, P scale as in each case.",
         f"The paper states the distribution, N(0, 1) + N(0, 100) * Bernoulli(0.001), and head_dim 128. It does not state "
@@ -101,8 +101,8 @@ def _ratio(found: Mapping[PaperRow, Sequence[Entry]]) -> Iterator[str]:
     full = {_shape(e.case): e.values["rmse_drawn"] for e in found[FULL_SCHEME]}
     ratios = [baseline[key] / full[key] for key in baseline if key in full]
     if ratios:
-        mean, low, high, count = _spread(ratios, "{:.2f}".format)
-        yield (f"FP8 baseline over FlashAttention-3: {mean} ({low} to {high} over {count} seeds); the paper: {PAPER_RATIO}. "
+        mean, low, high, seeds = _spread(ratios, "{:.2f}".format)
+        yield (f"FP8 baseline over FlashAttention-3: {mean} ({low} to {high} over {seeds} seeds); the paper: {PAPER_RATIO}. "
                "The order of the rows with and without block quantization changes with seqlen, here and in any "
                "emulation: no conclusion rests on it.")  # fmt: skip
 
