@@ -73,13 +73,13 @@ def test_a_wrong_record_is_wrong_again_and_says_where(tmp_path, monkeypatch, cap
     assert line == f"{worst.rule}: {worst.value:.4g}, limit {worst.limit:.4g}  WRONG {worst.where}"
 
 
-@pytest.mark.parametrize("spoil", ["lse[0, 0, 0] = nan", "lse[1, 2, 3] += 1", "out[1, 7, 3, 2] = nan", "out[0, 9] *= 2"])
+@pytest.mark.parametrize("spoil", ["lse[0, 0, 0] = nan", "lse[1, 2, 3] += 1", "lse[0, 1] = -inf", "out[1, 7, 3, 2] = nan", "out[0, 9] *= 2"])
 def test_a_kernel_that_went_bad_meanwhile_is_found_out(tmp_path, monkeypatch, capsys, spoil):
     text, _ = script(tmp_path, "right", plugins=[f"{FUNCTIONS}:right"])
     bad = tmp_path / "bad.py"
     bad.write_text(
         FUNCTIONS.read_text().replace("def right(", "def really(").replace("return right(", "return really(")
-        + "\nfrom math import nan\n\ndef right(*arguments, **options):\n"
+        + "\nfrom math import inf, nan\n\ndef right(*arguments, **options):\n"
         f"    out, lse = really(*arguments, **options)\n    {spoil}\n    return out, lse\n"
     )  # fmt: skip
     status, printed, _ = executed(text, monkeypatch, capsys, bad)

@@ -132,6 +132,23 @@ def test_failures_by_kind(error, kind):
     assert (record.status, record.kind) == ("error", kind) and record.reason
 
 
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda good: good.out, "the call returned Tensor, not attnbench.Outputs"),
+        (lambda good: Outputs(None), "out is NoneType, not a tensor"),
+        (lambda good: Outputs(good.out[:, 1:]), "out has shape (1, 23, 2, 16), not (1, 24, 2, 16)"),
+        (lambda good: Outputs(good.out.float()), "out has dtype torch.float32, not torch.float16"),
+        (lambda good: Outputs(good.out.to("meta")), "out is on meta, not on cpu"),
+        (lambda good: Outputs(good.out, good.lse.half()), "lse has dtype torch.float16, not torch.float32"),
+        (lambda good: Outputs(good.out, good.lse.transpose(1, 2)), "lse has shape (1, 24, 2), not (1, 2, 24)"),
+    ],
+)
+def test_outputs_that_break_the_contract(spoil, reason):
+    record = run_trial(bench(), Backend(lambda call, inputs: spoil(call())), timed=False)
+    assert (record.status, record.kind, record.reason) == ("error", "contract", reason)
+
+
 def test_an_interruption_is_not_swallowed():
     def interrupted(call, inputs):
         raise KeyboardInterrupt
