@@ -27,8 +27,13 @@ def _start() -> None:
     torch.set_num_threads(1)
 
 
-def run_parallel(function: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
-    """Results in the order of the jobs. A worker that dies fails the call, and with it the test."""
+@lru_cache(maxsize=1)
+def _pool() -> ProcessPoolExecutor:
+    """One pool for all tests: a worker takes seconds to import torch."""
     workers = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start) as pool:
-        return list(pool.map(function, list(jobs), chunksize=4))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+
+
+def run_parallel(function: Callable[[Job], Result], jobs: Iterable[Job], chunk: int = 4) -> list[Result]:
+    """Results in the order of the jobs, handed out `chunk` at a time. A worker that dies fails the call, and the test."""
+    return list(_pool().map(function, list(jobs), chunksize=chunk))

@@ -10,9 +10,12 @@ import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Iterator
 
 import pytest
+import torch
 
+from attnbench.kernel_build import build_emulated
 from attnbench.kernel_recipe import KERNELS
 from emulator import DELIVERIES, EAGER, LAZY, RANDOM, Schedule
 from parallel import load, run_parallel
@@ -84,6 +87,16 @@ def full_runs(source: Path) -> list[Run]:
             runs.append(Run(source, variant.index, problem, causal, schedule))
             runs.append(Run(source, variant.index, problem, causal, replace(schedule, multiprocessors=5)))
     return runs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> Iterator[None]:
+    """Compiles all kernels side by side, once; meanwhile torch's idle threads shall not burn the processor time."""
+    run_parallel(build_emulated, SOURCES, chunk=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def check(runs: list[Run]) -> None:

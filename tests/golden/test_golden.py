@@ -6,6 +6,7 @@ anything about hardware, and the comparison reports itself as not run.
 from __future__ import annotations
 
 import ctypes
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,23 @@ def emulate(library: ctypes.CDLL, name: str, delivery: int = 0) -> np.ndarray:
     return probes.run(library, probes.make_probe(name), "cpu")
 
 
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Without the processor's own instructions and fiber switch: what another platform would run."""
+    flags = ("-march=x86-64", "-DATTNBENCH_FIBER_UCONTEXT=1") if platform.machine() == "x86_64" else ()
+    return ctypes.CDLL(str(build_emulated(SOURCE, flags=flags, build_dir=tmp_path_factory.mktemp("portable"))))
+
+
 @pytest.mark.parametrize("delivery", (0, 1, 2), ids=("lazy", "eager", "random"))
 def test_emulation_follows_the_formulas(emulated: ctypes.CDLL, delivery: int) -> None:
+    check_formulas(emulated, delivery)
+
+
+def test_the_portable_build_follows_the_formulas(portable: ctypes.CDLL) -> None:
+    check_formulas(portable, 0)
+
+
+def check_formulas(emulated: ctypes.CDLL, delivery: int) -> None:
     names = probes.names(emulated)
     assert len(names) > 15
     failures = []
