@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Mapping
 
@@ -28,6 +29,8 @@ MAX_SIZE = 2**31 - 1
 
 REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
 FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
+# A file of q, k, v; no sign that would make keys ambiguous.
+INPUT_FILE = re.compile(r"[\w./-]+\.safetensors")
 RESERVED = ("pass", "window", "mask", "seqlens", "page_size", "num_splits")
 
 
@@ -161,8 +164,8 @@ def _check_names(values: dict[str, Any]) -> None:
         raise CaseError(f"seed must be a whole number from 0, not {seed!r}")
     # Which distributions there are is `inputs`' business; here only what would make keys ambiguous is refused.
     inputs = values.get("inputs", "normal")
-    if type(inputs) is not str or not inputs.isidentifier():
-        raise CaseError(f"inputs must be the name of a distribution, not {inputs!r}")
+    if type(inputs) is not str or not (inputs.isidentifier() or INPUT_FILE.fullmatch(inputs)):
+        raise CaseError(f"inputs must be the name of a distribution or of a .safetensors file, not {inputs!r}")
     for name in ("p_scale", "softmax_scale"):
         value = values.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple
 
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
+from attnbench.input_file import is_file, read_inputs
 from attnbench.probe_inputs import PROBE_INPUTS
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
     """The inputs of a case. Further input sets (for cache rotation) are other draws of the same distribution.
 
-    Raises KeyError for an unknown distribution (suites are checked for that beforehand).
+    Raises KeyError for an unknown distribution, InputFileError for a bad file (suites are checked for both beforehand).
     """
     import torch
 
@@ -132,6 +133,8 @@ def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
 
 def drawn_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
     """The same inputs in fp32, before they are rounded to the case's dtype."""
+    if is_file(case.inputs):
+        return Inputs(*(tensor.to(device) for tensor in read_inputs(case, input_set)))
     q = _randn(case, "q", input_set, case.seqlen_q, case.num_heads, case.head_dim)
     k = _randn(case, "k", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim)
     v = _randn(case, "v", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim_v)

@@ -32,7 +32,8 @@ def list_suites(plugins: Sequence[str]) -> Iterator[str]:
 def list_inputs(plugins: Sequence[str]) -> Iterator[str]:
     from attnbench.inputs import DISTRIBUTIONS
 
-    return _columns([(name, distribution.about) for name, distribution in DISTRIBUTIONS.items()])
+    rows = [(name, distribution.about) for name, distribution in DISTRIBUTIONS.items()]
+    return _columns([*rows, ("FILE.safetensors", "q, k and v of your own, (batch, seqlen, heads, head_dim)")])
 
 
 def list_probes(plugins: Sequence[str]) -> Iterator[str]:

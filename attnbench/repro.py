@@ -13,6 +13,7 @@ from types import CodeType, FunctionType
 
 from attnbench import inputs as drawing
 from attnbench.case import Case
+from attnbench.input_file import is_file
 from attnbench.record import Record
 from attnbench.store import StoreError, read
 from attnbench.suite_yaml import suggest
@@ -61,6 +62,14 @@ draw = SimpleNamespace(
 $apply(draw)
 q, k, v = (tensor.to(DTYPE).to(DEVICE) for tensor in (draw.q, draw.k, draw.v))
 """)
+
+_LOAD = """
+
+from safetensors.torch import load_file
+
+stored = load_file(case.inputs)
+q, k, v = (stored[name].float().to(DTYPE).to(DEVICE) for name in "qkv")
+"""
 
 _FUNCTION = Template("""
 
@@ -210,8 +219,11 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
         device=device,
         limits=limits,
     )
-    apply = drawing.DISTRIBUTIONS[case.inputs].apply
-    draw = _DRAW.substitute(distribution=_source(apply), apply=apply.__name__)
+    if is_file(case.inputs):
+        draw = _LOAD
+    else:
+        apply = drawing.DISTRIBUTIONS[case.inputs].apply
+        draw = _DRAW.substitute(distribution=_source(apply), apply=apply.__name__)
     if spec:
         file, _, function = spec.rpartition(":")
         kernel = _FUNCTION.substitute(file=file, function=function)

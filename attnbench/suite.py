@@ -180,6 +180,7 @@ def _build(source: Source, path: Path) -> Suite:
     defaults = build_defaults(model.defaults, source)
     groups = tuple(_groups(model, defaults, source))
     _refuse_repeated_cases(groups, source)
+    _check_input_files(groups, source)
     only = build_match(model.only, source, ("only",))
     suite = Suite(name, model.about, model.backends, path, groups, model.timing, model.checks, only, source)
     _refuse_nothing_left(suite, source.name)
@@ -239,6 +240,19 @@ def _refuse_repeated_cases(groups: tuple[Group, ...], source: Source) -> None:
         if len(seen) != count:
             key = _first_repeated(group)
             raise source.error(group.plan.location, f'group "{group.name}" has the case {key} twice; exclude one')
+
+
+def _check_input_files(groups: tuple[Group, ...], source: Source) -> None:
+    """Raises SuiteError where a case names a .safetensors file that does not hold its tensors."""
+    for group in groups:
+        for case in group.cases:
+            if not case.inputs.isidentifier():
+                from attnbench.input_file import InputFileError, check_header
+
+                try:
+                    check_header(case)
+                except InputFileError as error:
+                    raise source.error(group.plan.location, f'group "{group.name}": {error}') from None
 
 
 def _first_repeated(group: Group) -> str:

@@ -94,7 +94,9 @@ def _value_schema(name: str) -> dict[str, Any]:
         return {"type": "boolean"}
     if name in FACTORS:
         return {"type": "number", "exclusiveMinimum": 0}
-    if name in ("dtype", "scaling", "inputs"):
+    if name == "inputs":
+        return {"anyOf": [{"enum": list(allowed_names(name))}, {"type": "string", "pattern": r"\.safetensors$"}]}
+    if name in ("dtype", "scaling"):
         return {"enum": list(allowed_names(name))}
     size = [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
     return {"anyOf": [*size, {"type": "null"}] if name in OPTIONAL else size}

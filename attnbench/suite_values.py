@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from attnbench.case import DTYPES, FIELDS, MAX_SIZE, RESERVED, SCALINGS
+from attnbench.case import DTYPES, FIELDS, INPUT_FILE, MAX_SIZE, RESERVED, SCALINGS
 from attnbench.suite_yaml import suggest
 
 SIZES = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size", "seed")
@@ -78,6 +78,8 @@ def _size(name: str, value: Any) -> int:
 
 def _named(name: str, value: Any) -> str:
     allowed = allowed_names(name)
+    if name == "inputs" and isinstance(value, str) and INPUT_FILE.fullmatch(value):
+        return value
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return value
