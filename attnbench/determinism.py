@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Call, Inputs, Outputs, trait
 from attnbench.case import Case
+from attnbench.contract import check_contract
 from attnbench.record import Check
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def first_difference(a: Outputs, b: Outputs) -> str:
     """The first element that is not the same bit for bit, in words with both values; "" where all are. NaN equals NaN."""
     for name, names in (("out", ("batch", "row", "head", "column")), ("lse", ("batch", "head", "row"))):
         one, other = getattr(a, name), getattr(b, name)
-        if one is None or other is None:
+        if (one is None) != (other is None):
+            return f"{name}: one call gave it, another did not"
+        if one is None:
             continue
         differ = (_bits(one) != _bits(other)).nonzero()
         if len(differ):
@@ -36,10 +39,16 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
 
 
+def _difference(case: Case, inputs: Inputs, outputs: Outputs, again: Outputs) -> str:
+    """As `first_difference`. Raises ContractError where a further call breaks the contract that the first one kept."""
+    check_contract(case, inputs, again)
+    return first_difference(outputs, again)
+
+
 def repeat_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs, repeats: int) -> Check:
     """`repeats` further calls of one `prepare` against the first outputs."""
     call = backend.prepare(case, inputs)
-    differences = [first_difference(outputs, call()) for _ in range(repeats)]
+    differences = [_difference(case, inputs, outputs, call()) for _ in range(repeats)]
     return _counted("repeats that differ bitwise", differences)
 
 
@@ -49,13 +58,14 @@ def stream_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs)
 
     call = backend.prepare(case, inputs)
     if not inputs.q.is_cuda:
-        return _counted("calls on another thread that differ bitwise", [first_difference(outputs, _in_thread(call))])
+        difference = _difference(case, inputs, outputs, _in_thread(call))
+        return _counted("calls on another thread that differ bitwise", [difference])
     stream = torch.cuda.Stream(inputs.q.device)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         other = call()
     torch.cuda.current_stream().wait_stream(stream)
-    return _counted("calls on another stream that differ bitwise", [first_difference(outputs, other)])
+    return _counted("calls on another stream that differ bitwise", [_difference(case, inputs, outputs, other)])
 
 
 def _in_thread(call: Call) -> Outputs:
@@ -82,7 +92,7 @@ def pressure_check(case: Case, backend: Backend, inputs: Inputs, outputs: Output
 
     blocks = [torch.full_like(outputs.out, float("nan")) for _ in range(PRESSURE_BLOCKS)]
     del blocks[::2]
-    difference = first_difference(outputs, backend.prepare(case, inputs)())
+    difference = _difference(case, inputs, outputs, backend.prepare(case, inputs)())
     return _counted("calls in used memory that differ bitwise", [difference])
 
 

@@ -1,4 +1,4 @@
-"""`attnbench repro`: the script draws the same numbers, runs the same kernel and comes to the same verdict, anywhere."""
+"""`attnbench repro`: the script draws the same numbers, runs the same kernel, comes to the same verdict."""
 
 import dataclasses
 import subprocess
@@ -73,7 +73,10 @@ def test_a_wrong_record_is_wrong_again_and_says_where(tmp_path, monkeypatch, cap
     assert line == f"{worst.rule}: {worst.value:.4g}, limit {worst.limit:.4g}  WRONG {worst.where}"
 
 
-@pytest.mark.parametrize("spoil", ["lse[0, 0, 0] = nan", "lse[1, 2, 3] += 1", "lse[0, 1] = -inf", "out[1, 7, 3, 2] = nan", "out[0, 9] *= 2"])
+@pytest.mark.parametrize(
+    "spoil",
+    ["lse[0, 0, 0] = nan", "lse[1, 2, 3] += 1", "lse[0, 1] = -inf", "out[1, 7, 3, 2] = nan", "out[0, 9] *= 2"],
+)
 def test_a_kernel_that_went_bad_meanwhile_is_found_out(tmp_path, monkeypatch, capsys, spoil):
     text, _ = script(tmp_path, "right", plugins=[f"{FUNCTIONS}:right"])
     bad = tmp_path / "bad.py"

@@ -13,7 +13,7 @@ from attnbench.run import STATUS_MEANS, Outcome
 from attnbench.store import read
 
 BAD = ROOT / "tests" / "plugins_bad"
-ONE_CASE = "dtype: fp16, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, seqlen_q: 20, seqlen_k: 24, causal: true"
+ONE_CASE = "seqlen_q: 20, seqlen_k: 24, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, causal: true, dtype: fp16"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ EXPECTED = {
     "empties_q": ("error", "exception", r"^RuntimeError: and fails"),
     "never_writes_its_output": ("incorrect", None, r"^non-finite outputs 640, limit 0 at batch 0, head 0, row 0"),
     "skips_a_row": ("incorrect", None, r"^non-finite outputs 32, limit 0 at batch 0, head 0, row 19, column 0"),
-    "is_wrong_from_the_second_call": ("incorrect", None, r"^repeats that differ bitwise 2, limit 0 at batch 0"),
+    "is_wrong_from_the_second_call": ("incorrect", None, r"^repeats that differ bitwise 2, limit 0 at out, batch 0"),
     "is_wrong_after_ten_calls": ("incorrect", None, r"^right when checked, wrong after timing: .*relative RMSE"),
     "answers_from_its_first_answer": ("incorrect", None, r"^right when checked, wrong after timing: "),
     "answers_by_address": ("incorrect", None, r"^right when checked, wrong after timing: "),

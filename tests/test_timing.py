@@ -137,7 +137,7 @@ def test_short_calls_are_warmed_up_for_whole_windows():
 
 
 def test_a_measurement_holds_what_was_taken_and_nothing_of_the_warm_up():
-    warming = [0.02] * 5 + [0.01] * (13 + 25)  # five calls, then two windows; the first one holds as many as it was thought to
+    warming = [0.02] * 5 + [0.01] * (13 + 25)  # five calls, then two windows, the first one sized by guess
     lengths = itertools.chain(warming, (0.01 + i * 1e-6 for i in range(99)))
     found, timer, rule, clock = run(lengths)
     assert rule.seen == [0.01 + i * 1e-6 for i in range(len(rule.seen))]

@@ -190,8 +190,9 @@ def answers_by_address(backend, case, inputs):
 
 
 def is_random(backend, case, inputs):
-    good = answer(case, inputs)
-    return Outputs((good.out.float() * (1 + 1e-3 * torch.rand_like(good.out.float()))).to(good.out.dtype), good.lse)
+    """By a third of fp16's machine epsilon, which no limit minds: only the bits differ."""
+    out, lse = right(inputs.q, inputs.k, inputs.v, case.causal, case.scale)
+    return Outputs((out * (1 + 3e-4 * torch.rand_like(out))).to(inputs.q.dtype), lse)
 
 
 def prints_a_lot(backend, case, inputs):
