@@ -13,25 +13,18 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from attnbench import environment, store
-from attnbench.backends import builtin
-from attnbench.record import Accuracy, Measurement, Record, RecordError
+from attnbench.crew import Crew, RunError
+from attnbench.record import Record
+from attnbench.replication import merge_processes
 from attnbench.suite import Job, Suite
 from attnbench.suite_yaml import suggest
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
 
-# Phases that are the harness's own work: their time does not count against a backend's time-out.
-HARNESS_PHASES = ("inputs", "oracle")
-HARNESS_TIMEOUT_S = 900.0
 STATUS_MEANS = {
     0: "all good",
     1: "a result is incorrect",
     3: "incomplete: something crashed, hung, failed or did not run",
     130: "interrupted",
 }
-
-
-class RunError(Exception):
-    """A run that cannot begin or go on; the message names the thing and the way out."""
 
 
 class Progress(Protocol):
@@ -203,172 +196,3 @@ def _replicated(
         going = [name for name, records in by_backend.items() if all(record.status == "ok" for record in records)]
         crew.work(job, going, lambda record: by_backend[record.backend].append(record), watch, spent_s)
     return [merge_processes(records) for records in by_backend.values()]
-
-
-def merge_processes(records: Sequence[Record]) -> Record:
-    """One record from one per process: the first that is not ok, or the first with the blocks of all, numbered."""
-    failed = next((record for record in records if record.status != "ok"), None)
-    if failed is not None:
-        return failed
-    first = records[0]
-    measurements = [record.measurement for record in records]
-    blocks, outliers = [], []
-    for process, measurement in enumerate(measurements):
-        outliers += [(len(blocks) + block, sample) for block, sample in measurement.outliers]
-        blocks += [replace(block, process=process) for block in measurement.blocks]
-    merged: Measurement = replace(
-        measurements[0],
-        blocks=tuple(blocks),
-        outliers=tuple(outliers),
-        converged=all(measurement.converged for measurement in measurements),
-        unmet=tuple(dict.fromkeys(text for measurement in measurements for text in measurement.unmet)),
-    )
-    warnings = tuple(dict.fromkeys(text for record in records for text in record.warnings))
-    return replace(
-        first, measurement=merged, warnings=warnings, accuracy=_worst([record.accuracy for record in records])
-    )
-
-
-def _worst(accuracies: Sequence[Accuracy]) -> Accuracy:
-    """The accuracy of the process whose largest share of a limit was the largest."""
-
-    def strain(accuracy: Accuracy) -> float:
-        return max((check.value / check.limit for check in accuracy.checks if check.limit), default=0.0)
-
-    return max(accuracies, key=strain)
-
-
-class Crew:
-    """At most one worker at a time, hired when needed and replaced when it is lost."""
-
-    def __init__(self, device: str, plugins: Sequence[str]):
-        self._device, self._plugins = device, plugins
-        self._worker: WorkerProcess | None = None
-        self._used = False
-
-    def hire(self) -> Mapping[str, Any]:
-        """A fresh worker's ready event. Raises RunError when none can start."""
-        self.dismiss()
-        self._worker, self._used = WorkerProcess(self._device, self._plugins), False
-        try:
-            return self._worker.start()
-        except WorkerRefused as error:
-            self.dismiss()
-            raise RunError(str(error)) from None
-        except WorkerDied as error:
-            self.dismiss()
-            raise RunError(f"no worker could start, {error.brief}") from None
-
-    def dismiss(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
-
-    def renew(self) -> None:
-        """Sees to it that the next job gets a process that has not measured anything."""
-        if self._used:
-            self.dismiss()
-
-    def work(
-        self,
-        job: Job,
-        backends: Sequence[str],
-        keep: Callable[[Record], None],
-        watch: Callable[[str, str], None],
-        spent_s: Counter[str],
-    ) -> None:
-        """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record."""
-        left = list(backends)
-        while left:
-            if self._worker is None:
-                self.hire()
-            listener = Listener(job, left, keep, watch, spent_s)
-            self._used = True
-            self._worker.submit(listener.message())
-            try:
-                listener.listen(self._worker)
-            except WorkerDied as error:
-                listener.fail(error.kind, str(error))
-                self.dismiss()
-            except WorkerSilent:
-                listener.fail("timeout", listener.overdue())
-                self.dismiss()
-
-
-@dataclass
-class Listener:
-    """Follows one submitted job event by event. `left` loses each backend as its record arrives."""
-
-    job: Job
-    left: list[str]
-    keep: Callable[[Record], None]
-    watch: Callable[[str, str], None]
-    spent_s: Counter[str]
-    phase: str = "start"
-    allowed_s: float = 0.0
-    recorded: bool = False
-
-    def message(self) -> dict[str, Any]:
-        return {
-            "case": self.job.case.to_dict(),
-            "backends": self.left,
-            "time": self.job.time,
-            "timing": self.job.timing.model_dump(),
-            "checks": self.job.checks.model_dump(),
-        }
-
-    def listen(self, worker: WorkerProcess) -> None:
-        """Until the job is done. Raises WorkerDied, or WorkerSilent when the time-out of the phase has passed."""
-        self.allowed_s = self.job.timing.timeout_s
-        while True:
-            asked = time.monotonic()
-            in_harness = self.phase in HARNESS_PHASES
-            event = worker.next_event(HARNESS_TIMEOUT_S if in_harness else max(0.0, self.allowed_s))
-            if not in_harness:
-                self.allowed_s -= time.monotonic() - asked
-            kind = event.get("event")
-            if kind == "phase":
-                self._enter(event["backend"], event["phase"])
-            elif kind == "record":
-                self._keep(self._checked(event["record"]))
-            elif kind == "poisoned":
-                raise WorkerDied(f"it left a broken CUDA context: {event['reason']}")
-            elif kind == "done":
-                self.spent_s.update(event["spent_s"])
-                return
-
-    def _enter(self, backend: str, phase: str) -> None:
-        if phase == "start":
-            self.allowed_s = self.job.timing.timeout_s
-        self.phase = phase
-        self.watch(backend, phase)
-
-    def _checked(self, line: str) -> Record:
-        """The record, where it is one of this job's. Raises WorkerDied for anything else: the worker is not to be trusted."""
-        try:
-            record = Record.from_json(line)
-        except RecordError as error:
-            raise WorkerDied(f"it reported a record that is none: {error}") from None
-        if record.case != self.job.case or record.backend not in self.left:
-            raise WorkerDied(f"it reported {record.backend} on {record.case_key}, which nobody asked for")
-        return record
-
-    def _keep(self, record: Record) -> None:
-        self.left.remove(record.backend)
-        self.phase = "between"
-        self.allowed_s = self.job.timing.timeout_s
-        self.recorded = True
-        self.keep(record)
-
-    def fail(self, kind: str, reason: str) -> None:
-        """The record of the backend that was at work when the worker was lost; none if its record was already in."""
-        if self.phase == "between" or not self.left:
-            return
-        backend = self.left.pop(0)
-        version = builtin()[backend].version() if backend in builtin() else ""
-        where = f"in phase {self.phase}: " if self.phase != "start" else ""
-        self.keep(Record(self.job.case, backend, version, "error", kind=kind, reason=where + reason))
-
-    def overdue(self) -> str:
-        limit = HARNESS_TIMEOUT_S if self.phase in HARNESS_PHASES else self.job.timing.timeout_s
-        return f"no result within {limit:g} s; it was ended (timeout_s, --timeout)"

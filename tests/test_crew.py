@@ -6,10 +6,13 @@ from collections import Counter
 import pytest
 from report_runs import accuracy, measurement
 
+from attnbench import crew as crew_module
 from attnbench import run
 from attnbench.case import Case
+from attnbench.crew import Crew, Listener, RunError
 from attnbench.record import Check, Record
-from attnbench.run import Crew, Listener, RunError, choose_backends, merge_processes, plain_spec
+from attnbench.replication import merge_processes
+from attnbench.run import choose_backends, plain_spec
 from attnbench.suite import parse_suite
 from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent
 
@@ -72,7 +75,7 @@ def work(monkeypatch):
 
     def play(*scripts, backends=("a", "b", "c")):
         scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
-        monkeypatch.setattr(run, "WorkerProcess", scripted)
+        monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
         records, spent_s = [], Counter()
         Crew("cpu", ()).work(JOB, backends, records.append, lambda backend, phase: None, spent_s)
         return records, scripted.submitted, scripted.hired, scripted.allowed_s, spent_s
@@ -154,14 +157,14 @@ def test_a_record_that_nobody_asked_for_is_not_kept(work, lie):
 
 def test_the_harness_own_work_does_not_count_against_a_backend(work, monkeypatch):
     clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
-    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(crew_module.time, "monotonic", lambda: next(clock))
     script = [
         phase("a", "start"), phase("a", "inputs"), phase("a", "oracle"), phase("a", "check"), phase("a", "time"),
         told(passed("a")), DONE,
     ]  # fmt: skip
     _, _, _, allowed_s, _ = work(script, backends=("a",))
     #          start       inputs                    oracle               check           time, what is left of 50 s
-    assert allowed_s == [50.0, 50.0, run.HARNESS_TIMEOUT_S, run.HARNESS_TIMEOUT_S, 40.0, 30.0, 50.0]
+    assert allowed_s == [50.0, 50.0, crew_module.HARNESS_TIMEOUT_S, crew_module.HARNESS_TIMEOUT_S, 40.0, 30.0, 50.0]
 
 
 def test_a_message_holds_the_job():
@@ -178,7 +181,7 @@ def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error)
     monkeypatch.setattr(ScriptedWorker, "scripts", [[]])
     monkeypatch.setattr(ScriptedWorker, "hired", 0)
     monkeypatch.setattr(ScriptedWorker, "start", start)
-    monkeypatch.setattr(run, "WorkerProcess", ScriptedWorker)
+    monkeypatch.setattr(crew_module, "WorkerProcess", ScriptedWorker)
     with pytest.raises(RunError) as caught:
         Crew("cpu", ()).hire()
     assert str(caught.value) in ("no such plugin", "no worker could start, gone: last line")
@@ -188,7 +191,7 @@ def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error)
 def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
     scripts = [[phase("a", "start"), told(timed("a", 1e-3 * (n + 1))), DONE] for n in range(processes)]
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
-    monkeypatch.setattr(run, "WorkerProcess", scripted)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": processes}))
     crew = Crew("cpu", ())
     crew.hire()
@@ -205,7 +208,7 @@ def test_one_process_that_fails_fails_the_record_and_needs_no_further_one(monkey
         [phase("b", "start"), told(timed("b", 3e-3)), DONE],
     ]
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
-    monkeypatch.setattr(run, "WorkerProcess", scripted)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": 3}))
     records = run._replicated(Crew("cpu", ()), job, ["a", "b"], print, Counter())
     assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)]

@@ -1,0 +1,41 @@
+"""One record from the records of several fresh processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Sequence
+
+from attnbench.record import Accuracy, Measurement, Record
+
+
+def merge_processes(records: Sequence[Record]) -> Record:
+    """One record from one per process: the first that is not ok, or the first with the blocks of all, numbered."""
+    failed = next((record for record in records if record.status != "ok"), None)
+    if failed is not None:
+        return failed
+    first = records[0]
+    measurements = [record.measurement for record in records]
+    blocks, outliers = [], []
+    for process, measurement in enumerate(measurements):
+        outliers += [(len(blocks) + block, sample) for block, sample in measurement.outliers]
+        blocks += [replace(block, process=process) for block in measurement.blocks]
+    merged: Measurement = replace(
+        measurements[0],
+        blocks=tuple(blocks),
+        outliers=tuple(outliers),
+        converged=all(measurement.converged for measurement in measurements),
+        unmet=tuple(dict.fromkeys(text for measurement in measurements for text in measurement.unmet)),
+    )
+    warnings = tuple(dict.fromkeys(text for record in records for text in record.warnings))
+    return replace(
+        first, measurement=merged, warnings=warnings, accuracy=_worst([record.accuracy for record in records])
+    )
+
+
+def _worst(accuracies: Sequence[Accuracy]) -> Accuracy:
+    """The accuracy of the process whose largest share of a limit was the largest."""
+
+    def strain(accuracy: Accuracy) -> float:
+        return max((check.value / check.limit for check in accuracy.checks if check.limit), default=0.0)
+
+    return max(accuracies, key=strain)
