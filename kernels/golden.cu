@@ -45,7 +45,8 @@ ATTNBENCH_DEVICE void load(const ProbeArguments& args, int a_bytes, int b_boxes,
     ptx::mbarrier_arrive_expect_tx(barrier, uint32_t(a_bytes + b_boxes * b_box_bytes));
     if (a_bytes > 0) ptx::tma_load_4d(base, &args.a, barrier, c0, c1, 0, 0, ptx::EVICT_NORMAL);
     for (int i = 0; i < b_boxes; ++i) {
-      ptx::tma_load_4d(base + B_OFFSET + uint32_t(i * b_box_bytes), &args.b, barrier, i * 64, 0, 0, 0, ptx::EVICT_NORMAL);
+      ptx::tma_load_4d(base + B_OFFSET + uint32_t(i * b_box_bytes), &args.b, barrier, i * 64, 0, 0, 0,
+                       ptx::EVICT_NORMAL);
     }
   }
   wait_barrier(barrier, 0);
@@ -76,7 +77,8 @@ ATTNBENCH_DEVICE void tma_stored(const ProbeArguments& args) {
 template <int N>
 ATTNBENCH_DEVICE void write_accumulator(const ProbeArguments& args, const float (&d)[N / 2]) {
   ATTNBENCH_UNROLL
-  for (int i = 0; i < N / 2; ++i) ptx::store_global_f32(reinterpret_cast<float*>(args.out) + thread_index() * (N / 2) + i, d[i]);
+  for (int i = 0; i < N / 2; ++i)
+    ptx::store_global_f32(reinterpret_cast<float*>(args.out) + thread_index() * (N / 2) + i, d[i]);
 }
 
 constexpr int STEPS = 4;  // k-steps of 32 bytes in a panel
@@ -94,7 +96,8 @@ ATTNBENCH_DEVICE void product_shared(const ProbeArguments& args) {
   ATTNBENCH_UNROLL
   for (int step = 0; step < STEPS; ++step) {
     ptx::wgmma_ss<T, N, TransA, TransB>(d, a_start + (TransA ? mn_major_step(step) : k_major_step(step, A_ROWS)),
-                                        b_start + (TransB ? mn_major_step(step) : k_major_step(step, b_rows)), step > 0);
+                                        b_start + (TransB ? mn_major_step(step) : k_major_step(step, b_rows)),
+                                        step > 0);
   }
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
@@ -108,14 +111,16 @@ ATTNBENCH_DEVICE void product_registers(const ProbeArguments& args) {
   load(args, 0, b_boxes, b_rows * int(PANEL_ROW_BYTES), 0, 0);
   uint32_t fragments[STEPS][4];
   ATTNBENCH_UNROLL
-  for (int i = 0; i < STEPS * 4; ++i) fragments[i / 4][i % 4] = args.words[(i / 4 * THREADS + thread_index()) * 4 + i % 4];
+  for (int i = 0; i < STEPS * 4; ++i)
+    fragments[i / 4][i % 4] = args.words[(i / 4 * THREADS + thread_index()) * 4 + i % 4];
   const uint32_t b = shared_base() + B_OFFSET;
   const uint64_t b_start = TransB ? mn_major_descriptor(b, b_rows) : k_major_descriptor(b);
   float d[N / 2];
   ptx::wgmma_fence();
   ATTNBENCH_UNROLL
   for (int step = 0; step < STEPS; ++step) {
-    ptx::wgmma_rs<T, N, TransB>(d, fragments[step], b_start + (TransB ? mn_major_step(step) : k_major_step(step, b_rows)), step > 0);
+    ptx::wgmma_rs<T, N, TransB>(d, fragments[step],
+                                b_start + (TransB ? mn_major_step(step) : k_major_step(step, b_rows)), step > 0);
   }
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
@@ -138,7 +143,9 @@ ATTNBENCH_DEVICE void fragment_store(const ProbeArguments& args) {
   }
 }
 
-ATTNBENCH_DEVICE float word_float(const ProbeArguments& args, int i) { return reinterpret_cast<const float*>(args.words)[i]; }
+ATTNBENCH_DEVICE float word_float(const ProbeArguments& args, int i) {
+  return reinterpret_cast<const float*>(args.words)[i];
+}
 
 // out[3 i]: word i and its successor as fp16 pair, as bf16 pair; it and three successors as e4m3.
 ATTNBENCH_DEVICE void conversions(const ProbeArguments& args) {
@@ -160,34 +167,34 @@ ATTNBENCH_DEVICE void exponentials(const ProbeArguments& args) {
 }  // namespace attnbench
 
 // P(name, body): the name is also that of the kernel and of the arrays in tests/golden.
-#define PROBES(P)                                                                  \
-  P(tma_image, tma_image(args))                                                    \
-  P(tma_stored, tma_stored(args))                                                  \
-  P(ss_fp16_n64, product_shared<Dtype::fp16, 64, false, false>(args))              \
-  P(ss_fp16_n256, product_shared<Dtype::fp16, 256, false, false>(args))            \
-  P(ss_fp16_n80, product_shared<Dtype::fp16, 80, false, false>(args))              \
-  P(ss_bf16_n176, product_shared<Dtype::bf16, 176, false, false>(args))            \
-  P(ss_fp16_n64_tb, product_shared<Dtype::fp16, 64, false, true>(args))            \
-  P(ss_bf16_n128_tb, product_shared<Dtype::bf16, 128, false, true>(args))          \
-  P(ss_fp16_n256_tb, product_shared<Dtype::fp16, 256, false, true>(args))          \
-  P(ss_fp16_n64_ta, product_shared<Dtype::fp16, 64, true, false>(args))            \
-  P(ss_bf16_n128_ta_tb, product_shared<Dtype::bf16, 128, true, true>(args))        \
-  P(ss_e4m3_n64, product_shared<Dtype::e4m3, 64, false, false>(args))              \
-  P(ss_e4m3_n160, product_shared<Dtype::e4m3, 160, false, false>(args))            \
-  P(ss_e4m3_sums, product_shared<Dtype::e4m3, 64, false, false>(args))             \
-  P(rs_fp16_n64, product_registers<Dtype::fp16, 64, false>(args))                  \
-  P(rs_bf16_n128_tb, product_registers<Dtype::bf16, 128, true>(args))              \
-  P(rs_fp16_n256_tb, product_registers<Dtype::fp16, 256, true>(args))              \
-  P(rs_e4m3_n128, product_registers<Dtype::e4m3, 128, false>(args))                \
-  P(stmatrix, fragment_store<false>(args))                                         \
-  P(stmatrix_trans, fragment_store<true>(args))                                    \
-  P(conversions, conversions(args))                                                \
+#define PROBES(P)                                                           \
+  P(tma_image, tma_image(args))                                             \
+  P(tma_stored, tma_stored(args))                                           \
+  P(ss_fp16_n64, product_shared<Dtype::fp16, 64, false, false>(args))       \
+  P(ss_fp16_n256, product_shared<Dtype::fp16, 256, false, false>(args))     \
+  P(ss_fp16_n80, product_shared<Dtype::fp16, 80, false, false>(args))       \
+  P(ss_bf16_n176, product_shared<Dtype::bf16, 176, false, false>(args))     \
+  P(ss_fp16_n64_tb, product_shared<Dtype::fp16, 64, false, true>(args))     \
+  P(ss_bf16_n128_tb, product_shared<Dtype::bf16, 128, false, true>(args))   \
+  P(ss_fp16_n256_tb, product_shared<Dtype::fp16, 256, false, true>(args))   \
+  P(ss_fp16_n64_ta, product_shared<Dtype::fp16, 64, true, false>(args))     \
+  P(ss_bf16_n128_ta_tb, product_shared<Dtype::bf16, 128, true, true>(args)) \
+  P(ss_e4m3_n64, product_shared<Dtype::e4m3, 64, false, false>(args))       \
+  P(ss_e4m3_n160, product_shared<Dtype::e4m3, 160, false, false>(args))     \
+  P(ss_e4m3_sums, product_shared<Dtype::e4m3, 64, false, false>(args))      \
+  P(rs_fp16_n64, product_registers<Dtype::fp16, 64, false>(args))           \
+  P(rs_bf16_n128_tb, product_registers<Dtype::bf16, 128, true>(args))       \
+  P(rs_fp16_n256_tb, product_registers<Dtype::fp16, 256, true>(args))       \
+  P(rs_e4m3_n128, product_registers<Dtype::e4m3, 128, false>(args))         \
+  P(stmatrix, fragment_store<false>(args))                                  \
+  P(stmatrix_trans, fragment_store<true>(args))                             \
+  P(conversions, conversions(args))                                         \
   P(exponentials, exponentials(args))
 
-#define DEFINE_PROBE(name, ...)                                                                                         \
-  extern "C" ATTNBENCH_KERNEL(128) golden_##name(ATTNBENCH_GRID_CONSTANT const attnbench::ProbeArguments args) {        \
-    using namespace attnbench;                                                                                          \
-    __VA_ARGS__;                                                                                                             \
+#define DEFINE_PROBE(name, ...)                                                                                  \
+  extern "C" ATTNBENCH_KERNEL(128) golden_##name(ATTNBENCH_GRID_CONSTANT const attnbench::ProbeArguments args) { \
+    using namespace attnbench;                                                                                   \
+    __VA_ARGS__;                                                                                                 \
   }
 PROBES(DEFINE_PROBE)
 
@@ -203,14 +210,16 @@ static int32_t encode(attnbench::ptx::TensorMap* map, const GoldenTensor& tensor
   if (tensor.data == nullptr) return ATTNBENCH_OK;
   const Dtype dtype = static_cast<Dtype>(tensor.dtype);
   const int64_t sizes[4] = {tensor.columns, tensor.rows, 1, 1};
-  const int64_t strides[3] = {tensor.columns, int64_t{tensor.columns} * tensor.rows, int64_t{tensor.columns} * tensor.rows};
+  const int64_t strides[3] = {tensor.columns, int64_t{tensor.columns} * tensor.rows,
+                              int64_t{tensor.columns} * tensor.rows};
   const int box[4] = {panel_columns(dtype), tensor.box_rows, 1, 1};
   return encode_tensor_map(map, dtype, tensor.data, sizes, strides, box);
 }
 
 #define NAME_OF(name, ...) #name,
 #define LAUNCH_PROBE(name, ...) \
-  if (probe == number++) return attnbench::launch(golden_##name, 1, attnbench::THREADS, attnbench::SHARED_BYTES, stream, args);
+  if (probe == number++)        \
+    return attnbench::launch(golden_##name, 1, attnbench::THREADS, attnbench::SHARED_BYTES, stream, args);
 
 static const char* const PROBE_NAMES[] = {PROBES(NAME_OF) nullptr};
 

@@ -16,12 +16,51 @@
 using namespace attnbench;
 
 enum class Fault {
-  none, no_wait, wrong_parity, waits_too_far, fewer_bytes, more_bytes, no_init_fence, no_init_sync, twice, no_init,
-  leaves_load, misaligned, outside, no_empty_wait, no_fence, no_commit, no_wgmma_wait, touches_accumulator,
-  touches_fragment, fragment_after_fence, overwritten_operand, no_proxy_fence, no_sync, one_warp_skips, reserved_bits,
-  other_descriptor, no_store_wait, no_store_commit, reuses_before_read, no_warp_sync, shuffle_for_sync, wrong_count,
-  missing_arrival, late_arrival, no_dec, one_warp_dec, inc_below, divergent, over_barrier, split_warp, endless,
-  wrong_read, fence_first, init_twice, accumulator_after_fence,
+  none,
+  no_wait,
+  wrong_parity,
+  waits_too_far,
+  fewer_bytes,
+  more_bytes,
+  no_init_fence,
+  no_init_sync,
+  twice,
+  no_init,
+  leaves_load,
+  misaligned,
+  outside,
+  no_empty_wait,
+  no_fence,
+  no_commit,
+  no_wgmma_wait,
+  touches_accumulator,
+  touches_fragment,
+  fragment_after_fence,
+  overwritten_operand,
+  no_proxy_fence,
+  no_sync,
+  one_warp_skips,
+  reserved_bits,
+  other_descriptor,
+  no_store_wait,
+  no_store_commit,
+  reuses_before_read,
+  no_warp_sync,
+  shuffle_for_sync,
+  wrong_count,
+  missing_arrival,
+  late_arrival,
+  no_dec,
+  one_warp_dec,
+  inc_below,
+  divergent,
+  over_barrier,
+  split_warp,
+  endless,
+  wrong_read,
+  fence_first,
+  init_twice,
+  accumulator_after_fence,
 };
 
 constexpr int TILE_ROWS = 64;
@@ -88,16 +127,32 @@ void ring(Arguments a) {
     }
     if (thread_index() / 32 == 1) {
       wait_full(full, at);
-      a.out[thread_index() % 32] = float(ptx::load_shared_b32(base + uint32_t(at.stage) * TILE_SIZE + uint32_t(thread_index() % 32) * 128));
+      a.out[thread_index() % 32] =
+          float(ptx::load_shared_b32(base + uint32_t(at.stage) * TILE_SIZE + uint32_t(thread_index() % 32) * 128));
       if (a.fault != Fault::no_warp_sync) ptx::warp_sync();
-      if (thread_index() == 32 && !(a.fault == Fault::missing_arrival && i == 2)) ptx::mbarrier_arrive(empty + uint32_t(at.stage) * 8);
+      if (thread_index() == 32 && !(a.fault == Fault::missing_arrival && i == 2))
+        ptx::mbarrier_arrive(empty + uint32_t(at.stage) * 8);
     }
   }
 }
 
 // ---- wgmma ----
 
-// scores = A B^T on two loaded tiles; then, with fragments, out = P A by registers.
+// out += P A twice, P from registers.
+ATTNBENCH_DEVICE void add_weighted(const Arguments& a, float (&out)[32], uint32_t (&p)[4][4]) {
+  const uint64_t dv = mn_major_descriptor(shared_base() + TILE_A, 64);
+  for (int round = 0; round < 2; ++round) {
+    ptx::wgmma_fence();
+    if (round == 1 && a.fault == Fault::fragment_after_fence) p[0][0] ^= 1;
+    if (round == 1 && a.fault == Fault::accumulator_after_fence) out[3] = 1.0f;
+    for (int k = 0; k < 4; ++k) ptx::wgmma_rs<Dtype::fp16, 64, true>(out, p[k], dv + mn_major_step(k), true);
+    ptx::wgmma_commit_group();
+    if (round == 0 && a.fault == Fault::touches_fragment) p[2][1] ^= 1;
+    ptx::wgmma_wait_group<0>();
+  }
+}
+
+// scores = A B^T on two loaded tiles; then the scores, rounded, as weights of A.
 void multiply(Arguments a) {
   const uint32_t base = shared_base(), barrier = base + BARRIERS;
   init(a, barrier, 2);
@@ -115,30 +170,14 @@ void multiply(Arguments a) {
   if (a.fault == Fault::other_descriptor && thread_index() == 77) db += 2;
   if (a.fault != Fault::no_fence) ptx::wgmma_fence();
   if (a.fault == Fault::one_warp_skips && thread_index() / 32 == 2) return;
-  for (int k = 0; k < 4; ++k) ptx::wgmma_ss<Dtype::fp16, 64>(scores, da + k_major_step(k, 64), db + k_major_step(k, 64), k > 0);
+  for (int k = 0; k < 4; ++k)
+    ptx::wgmma_ss<Dtype::fp16, 64>(scores, da + k_major_step(k, 64), db + k_major_step(k, 64), k > 0);
   if (a.fault != Fault::no_commit) ptx::wgmma_commit_group();
   if (a.fault == Fault::touches_accumulator) scores[5] = 1.0f;
   if (a.fault == Fault::overwritten_operand && thread_index() == 0) start_load(a, base + TILE_B, barrier + 8);
   if (a.fault != Fault::no_wgmma_wait) ptx::wgmma_wait_group<0>();
   for (int i = 0; i < 16; ++i) p[i / 4][i % 4] = ptx::pack_f16x2(scores[2 * i], scores[2 * i + 1]);
-  ptx::wgmma_fence();
-  if (a.fault == Fault::accumulator_after_fence) out[3] = 1.0f;
-  for (int round = 0; round < 2; ++round) {
-    if (round == 1) ptx::wgmma_fence();
-    if (round == 1 && a.fault == Fault::fragment_after_fence) p[0][0] ^= 1;
-    const uint64_t dv = mn_major_descriptor(base + TILE_A, 64);
-    for (int k = 0; k < 4; ++k) ptx::wgmma_rs<Dtype::fp16, 64, true>(out, p[k], dv + mn_major_step(k), true);
-    ptx::wgmma_commit_group();
-    if (round == 0 && a.fault == Fault::touches_fragment) p[2][1] ^= 1;
-    ptx::wgmma_wait_group<0>();
-    if (round == 0 && a.fault == Fault::accumulator_after_fence) {
-      ptx::wgmma_fence();
-      out[3] = 1.0f;
-      ptx::wgmma_rs<Dtype::fp16, 64, true>(out, p[0], dv, true);
-      ptx::wgmma_commit_group();
-      ptx::wgmma_wait_group<0>();
-    }
-  }
+  add_weighted(a, out, p);
   for (int i = 0; i < 32; ++i) a.out[thread_index() * 32 + i] = scores[i] + out[i];
   if (a.fault == Fault::overwritten_operand) wait_barrier(barrier + 8, 1);
 }
@@ -171,12 +210,14 @@ void store_tile(Arguments a) {
       const uint32_t address = base + swizzle_128b(row * 128 + chunk * 16);
       ptx::stmatrix_x4(address, 1, 2, 3, uint32_t(round));
     }
-    if (a.fault != Fault::no_proxy_fence && !(a.fault == Fault::fence_first && thread_index() != 0)) ptx::fence_proxy_async_shared();
+    if (a.fault != Fault::no_proxy_fence && !(a.fault == Fault::fence_first && thread_index() != 0))
+      ptx::fence_proxy_async_shared();
     if (a.fault != Fault::no_sync) ptx::cta_sync();
     if (thread_index() == 0) {
       ptx::tma_store_4d(&a.target, base, 0, 40 * round, 0, 0);
       if (a.fault != Fault::no_store_commit) ptx::bulk_commit_group();
-      if (a.fault != Fault::no_store_wait && !(a.fault == Fault::reuses_before_read && round == 0)) ptx::bulk_wait_group_read<0>();
+      if (a.fault != Fault::no_store_wait && !(a.fault == Fault::reuses_before_read && round == 0))
+        ptx::bulk_wait_group_read<0>();
     }
     ptx::cta_sync();
   }
@@ -185,7 +226,8 @@ void store_tile(Arguments a) {
 // One warp writes 16 bytes a lane; one elected lane stores the tile by TMA.
 void store_by_warp(Arguments a) {
   const uint32_t base = shared_base();
-  for (uint32_t at = uint32_t(thread_index()) * 16; at < TILE_SIZE; at += 32 * 16) ptx::store_shared_b128(base + at, {1, 2, 3, 4});
+  for (uint32_t at = uint32_t(thread_index()) * 16; at < TILE_SIZE; at += 32 * 16)
+    ptx::store_shared_b128(base + at, {1, 2, 3, 4});
   if (a.fault != Fault::fence_first) ptx::fence_proxy_async_shared();
   if (a.fault == Fault::shuffle_for_sync) {
     ptx::shuffle_xor(1, 1);

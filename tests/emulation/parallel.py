@@ -35,5 +35,5 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def run_parallel(function: Callable[[Job], Result], jobs: Iterable[Job], chunk: int = 4) -> list[Result]:
-    """Results in the order of the jobs, handed out `chunk` at a time. A worker that dies fails the call, and the test."""
+    """Results in the order of the jobs, handed out `chunk` at a time. A worker that dies fails the call."""
     return list(_pool().map(function, list(jobs), chunksize=chunk))

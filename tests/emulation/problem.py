@@ -134,7 +134,8 @@ def _wrong(out: Tensor, out_memory: Tensor, lse: Tensor, lse_memory: Tensor, pro
     limit = 4 * unit * max(1.0, float(want.out.abs().max()))
     if float(error.max()) > limit:
         b, i, h, d = (int(x) for x in torch.unravel_index(error.argmax(), error.shape))
-        return f"out[{b}, {i}, {h}, {d}] is {float(out[b, i, h, d])}, off by {float(error.max()):.3g}, limit {limit:.3g}"
+        got, off = float(out[b, i, h, d]), float(error.max())
+        return f"out[{b}, {i}, {h}, {d}] is {got}, off by {off:.3g}, limit {limit:.3g}"
     if not problem.lse:
         return "" if bool(torch.isnan(lse).all()) else "wrote an lse that was not asked for"
     if not bool(((lse == -torch.inf) == (want.lse == -torch.inf)).all()):

@@ -43,7 +43,9 @@ class Probe:
 def bits(values: np.ndarray, dtype: str) -> np.ndarray:
     """Rounds to a narrow type; the bit patterns."""
     tensor = torch.from_numpy(np.asarray(values, np.float32)).to(TORCH[dtype])
-    return tensor.view(torch.uint8 if dtype == "e4m3" else torch.int16).numpy().view(np.uint8 if dtype == "e4m3" else np.uint16)
+    if dtype == "e4m3":
+        return tensor.view(torch.uint8).numpy()
+    return tensor.view(torch.int16).numpy().view(np.uint16)
 
 
 def integers(name: str, shape: tuple[int, int]) -> np.ndarray:
@@ -60,7 +62,7 @@ def _box() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _swizzled_index() -> np.ndarray:
-    """Where element (row, column) of a 64 x 64 box lies, in 16-bit elements: chunk c of row r sits at c xor (r mod 8)."""
+    """Where element (row, column) of a 64 x 64 box lies, in 16-bit elements: chunk c of row r is at c xor (r mod 8)."""
     row, column = np.mgrid[0:64, 0:64]
     return row * 64 + ((column // 8) ^ (row % 8)) * 8 + column % 8
 
@@ -96,7 +98,8 @@ def accumulator_of(d: np.ndarray) -> np.ndarray:
 def fragment_of(a: np.ndarray) -> np.ndarray:
     """Bits of a 64 x k matrix as A fragments, (steps, 128, 4) words; PTX ISA, figures of the wgmma A fragment."""
     per_word = 4 // a.itemsize
-    # (warp, half rows, row of 8, step, half of k, quad position, element) -> (step, thread, register = (k half, row half))
+    # (warp, half of rows, row of 8, step, half of k, quad position, element)
+    #   -> (step, thread, register = (half of k, half of rows))
     blocks = a.reshape(4, 2, 8, STEPS, 2, 4, per_word)
     words = np.ascontiguousarray(blocks.transpose(3, 0, 2, 5, 4, 1, 6)).reshape(STEPS, THREADS, 4 * per_word)
     return words.view(np.uint32).reshape(STEPS, THREADS, 4)

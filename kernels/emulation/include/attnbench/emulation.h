@@ -27,24 +27,24 @@ enum {
 /* What a mutation does to each call from one site. Not every kind applies to every primitive. */
 enum {
   ATTNBENCH_MUTATION_NONE = 0,
-  ATTNBENCH_MUTATION_DROP = 1,         /* the call does nothing (a wait returns at once; expect_tx only arrives) */
-  ATTNBENCH_MUTATION_FLIP_PARITY = 2,  /* try_wait looks at the other parity */
-  ATTNBENCH_MUTATION_LESS = 3,         /* half the expect_tx bytes; one less in a count */
-  ATTNBENCH_MUTATION_MORE = 4,         /* twice the expect_tx bytes; one more in a count */
-  ATTNBENCH_MUTATION_LAXER = 5,        /* wait_group<N> waits for N + 1 */
-  ATTNBENCH_MUTATION_EARLY = 6,        /* an arrive moves before the blocking call that precedes it */
-  ATTNBENCH_MUTATION_TWICE = 7,        /* an arrive counts twice */
-  ATTNBENCH_MUTATION_A_START = 8,      /* descriptor of A: start 32 bytes further */
-  ATTNBENCH_MUTATION_A_STEP = 9,       /* descriptor of A: as in the wgmma before it on the same accumulator */
-  ATTNBENCH_MUTATION_A_STRIDE = 10,    /* descriptor of A: stride byte offset doubled */
-  ATTNBENCH_MUTATION_A_LEADING = 11,   /* descriptor of A: leading byte offset doubled, where the layout uses it */
-  ATTNBENCH_MUTATION_A_SWIZZLE = 12,   /* descriptor of A: 64-byte swizzle */
+  ATTNBENCH_MUTATION_DROP = 1,        /* the call does nothing (a wait returns at once; expect_tx only arrives) */
+  ATTNBENCH_MUTATION_FLIP_PARITY = 2, /* try_wait looks at the other parity */
+  ATTNBENCH_MUTATION_LESS = 3,        /* half the expect_tx bytes; one less in a count */
+  ATTNBENCH_MUTATION_MORE = 4,        /* twice the expect_tx bytes; one more in a count */
+  ATTNBENCH_MUTATION_LAXER = 5,       /* wait_group<N> waits for N + 1 */
+  ATTNBENCH_MUTATION_EARLY = 6,       /* an arrive moves before the blocking call that precedes it */
+  ATTNBENCH_MUTATION_TWICE = 7,       /* an arrive counts twice */
+  ATTNBENCH_MUTATION_A_START = 8,     /* descriptor of A: start 32 bytes further */
+  ATTNBENCH_MUTATION_A_STEP = 9,      /* descriptor of A: as in the wgmma before it on the same accumulator */
+  ATTNBENCH_MUTATION_A_STRIDE = 10,   /* descriptor of A: stride byte offset doubled */
+  ATTNBENCH_MUTATION_A_LEADING = 11,  /* descriptor of A: leading byte offset doubled, where the layout uses it */
+  ATTNBENCH_MUTATION_A_SWIZZLE = 12,  /* descriptor of A: 64-byte swizzle */
   ATTNBENCH_MUTATION_B_START = 13,
   ATTNBENCH_MUTATION_B_STEP = 14,
   ATTNBENCH_MUTATION_B_STRIDE = 15,
   ATTNBENCH_MUTATION_B_LEADING = 16,
   ATTNBENCH_MUTATION_B_SWIZZLE = 17,
-  ATTNBENCH_MUTATION_COORDINATE = 18   /* TMA: one row further along the sequence */
+  ATTNBENCH_MUTATION_COORDINATE = 18 /* TMA: one row further along the sequence */
 };
 
 typedef struct AttnbenchEmulationConfig {
@@ -70,13 +70,13 @@ typedef struct AttnbenchEmulationSite {
 
 /* Counters of the last launch. */
 typedef struct AttnbenchEmulationStatistics {
-  uint64_t steps;           /* warps resumed */
-  uint64_t switches;        /* fibers resumed */
-  uint64_t wgmma;           /* warpgroup instructions executed */
+  uint64_t steps;    /* warps resumed */
+  uint64_t switches; /* fibers resumed */
+  uint64_t wgmma;    /* warpgroup instructions executed */
   uint64_t tma_loads;
   uint64_t tma_stores;
-  uint64_t mutated;         /* calls that the mutation changed */
-  uint64_t spurious;        /* try_wait failures made up */
+  uint64_t mutated;  /* calls that the mutation changed */
+  uint64_t spurious; /* try_wait failures made up */
 } AttnbenchEmulationStatistics;
 
 /* 0, or 1 where the struct size or a field is wrong. Stays in force for later launches. */

@@ -25,7 +25,8 @@ inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
     barrier.first_site = site;
   } else if (barrier.expected != threads) {
     hazard(Hazard::named_barrier, site,
-           format("barrier %d for %d threads, but %d at ", id, threads, barrier.expected) + engine.sites.text(barrier.first_site));
+           format("barrier %d for %d threads, but %d at ", id, threads, barrier.expected) +
+               engine.sites.text(barrier.first_site));
   }
   release(barrier.entered);
   const uint32_t generation = barrier.generation;
@@ -42,8 +43,8 @@ inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
 
 inline bool valid_named_barrier(int id, int threads, SiteId site) {
   if (id >= 0 && id < NAMED_BARRIERS && threads > 0 && threads % 32 == 0 && threads <= cta().threads) return true;
-  fatal(Hazard::named_barrier, site, format("barrier %d (0 to 15) for %d threads (a multiple of 32, at most %d)", id,
-                                            threads, cta().threads));
+  fatal(Hazard::named_barrier, site,
+        format("barrier %d (0 to 15) for %d threads (a multiple of 32, at most %d)", id, threads, cta().threads));
   return false;
 }
 
@@ -64,7 +65,9 @@ ATTNBENCH_OUT_OF_LINE void barrier_sync(int id, int threads, Where where) {
   sync_on(id, threads, engine.sites.visit(Primitive::barrier_sync, where));
 }
 
-ATTNBENCH_OUT_OF_LINE void cta_sync(Where where) { sync_on(0, cta().threads, engine.sites.visit(Primitive::cta_sync, where)); }
+ATTNBENCH_OUT_OF_LINE void cta_sync(Where where) {
+  sync_on(0, cta().threads, engine.sites.visit(Primitive::cta_sync, where));
+}
 
 ATTNBENCH_OUT_OF_LINE void barrier_arrive(int id, int threads, Where where) {
   const SiteId site = engine.sites.visit(Primitive::barrier_arrive, where);

@@ -14,9 +14,7 @@ inline uint32_t box_row_bytes(const TensorMap& map) {
   return static_cast<uint32_t>(map.box[0] * element_bytes(map.element));
 }
 
-inline uint32_t box_rows(const TensorMap& map) {
-  return static_cast<uint32_t>(map.box[1] * map.box[2] * map.box[3]);
-}
+inline uint32_t box_rows(const TensorMap& map) { return static_cast<uint32_t>(map.box[1] * map.box[2] * map.box[3]); }
 
 inline uint32_t box_bytes(const TensorMap& map) { return box_row_bytes(map) * box_rows(map); }
 
@@ -47,7 +45,8 @@ inline void copy_row_in(const TensorMap& map, const unsigned char* row, int64_t 
   unsigned char packed[128] = {};
   if (row) {
     for (int i = 0; i < map.box[0]; ++i) {
-      if (first + i >= 0 && first + i < map.sizes[0]) std::memcpy(packed + i * bytes, row + (first + i) * bytes, static_cast<size_t>(bytes));
+      if (first + i >= 0 && first + i < map.sizes[0])
+        std::memcpy(packed + i * bytes, row + (first + i) * bytes, static_cast<size_t>(bytes));
     }
   }
   for (uint32_t at = 0; at < box_row_bytes(map); at += 16) {
@@ -66,8 +65,8 @@ inline bool valid_copy(const TensorMap& map, uint32_t shared_address, SiteId sit
   return in_bounds(site, shared_address, box_bytes(map));
 }
 
-ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0, int c1, int c2,
-                        int c3, Where where) {
+ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0,
+                                       int c1, int c2, int c3, Where where) {
   const SiteId site = engine.sites.visit(Primitive::tma_load_4d, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
@@ -75,8 +74,10 @@ ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* ma
   if (!barrier || !valid_copy(*map, destination, site)) return;
   Cta& c = cta();
   if (self().knowledge.fenced.time[barrier->initializer] < barrier->init_time) {
-    hazard(Hazard::proxy_fence, site, "completes on " + barrier_text(*barrier) +
-                                          ", whose initialization no fence_mbarrier_init made visible to TMA", barrier->init_site);
+    hazard(
+        Hazard::proxy_fence, site,
+        "completes on " + barrier_text(*barrier) + ", whose initialization no fence_mbarrier_init made visible to TMA",
+        barrier->init_site);
   }
   const int index = c.barrier_at[barrier_address / 8];
   const uint32_t number = ++barrier->loads;
@@ -115,7 +116,8 @@ inline StoreQueue* own_stores(SiteId site) {
   if (thread.stores) return thread.stores.get();
   Cta& c = cta();
   if (c.store_slots.size() == MAX_STORING_THREADS) {
-    fatal(Hazard::launch, site, format("more than %d threads issue bulk stores: raise MAX_STORING_THREADS", MAX_STORING_THREADS));
+    fatal(Hazard::launch, site,
+          format("more than %d threads issue bulk stores: raise MAX_STORING_THREADS", MAX_STORING_THREADS));
     return nullptr;
   }
   thread.stores = std::make_unique<StoreQueue>();
@@ -124,7 +126,8 @@ inline StoreQueue* own_stores(SiteId site) {
   return thread.stores.get();
 }
 
-ATTNBENCH_OUT_OF_LINE void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3, Where where) {
+ATTNBENCH_OUT_OF_LINE void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3,
+                                        Where where) {
   const SiteId site = engine.sites.visit(Primitive::tma_store_4d, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
@@ -171,7 +174,8 @@ inline void deliver_store_write(Thread& thread) {
     for_each_box_row(map, store.coordinates, [&](unsigned char* row, uint32_t offset, int64_t first) {
       for (int i = 0; row && i < map.box[0]; ++i) {
         if (first + i < 0 || first + i >= map.sizes[0]) continue;
-        std::memcpy(row + (first + i) * bytes, store.captured.data() + offset + static_cast<uint32_t>(i * bytes), static_cast<size_t>(bytes));
+        std::memcpy(row + (first + i) * bytes, store.captured.data() + offset + static_cast<uint32_t>(i * bytes),
+                    static_cast<size_t>(bytes));
       }
     });
   }
@@ -182,8 +186,7 @@ inline void deliver_store_write(Thread& thread) {
 
 // Waits until at most `pending` of the thread's groups have not read (or, with `written`, not written) yet.
 ATTNBENCH_OUT_OF_LINE void bulk_wait_group(int pending, bool written, Where where) {
-  const SiteId site =
-      engine.sites.visit(written ? Primitive::bulk_wait_group : Primitive::bulk_wait_group_read, where);
+  const SiteId site = engine.sites.visit(written ? Primitive::bulk_wait_group : Primitive::bulk_wait_group_read, where);
   before_blocking();
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   if (engine.mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;

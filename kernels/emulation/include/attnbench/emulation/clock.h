@@ -11,15 +11,15 @@ namespace attnbench::emulation {
 
 constexpr int MAX_WARPGROUPS = 8;
 constexpr int MAX_THREADS = 128 * MAX_WARPGROUPS;
-constexpr int MAX_BARRIERS = 96;        // mbarriers of a CTA
-constexpr int MAX_STORING_THREADS = 32; // threads of a CTA that issue bulk stores
+constexpr int MAX_BARRIERS = 96;         // mbarriers of a CTA
+constexpr int MAX_STORING_THREADS = 32;  // threads of a CTA that issue bulk stores
 
 // Agent numbers. The asynchronous ones come first so that a clock's used part is a prefix.
 using Agent = uint16_t;
-constexpr Agent WGMMA_AGENT = 0;                                  // + warpgroup: reads of its wgmma, counted in groups
-constexpr Agent LOAD_AGENT = WGMMA_AGENT + MAX_WARPGROUPS;        // + mbarrier: TMA loads that complete on it
-constexpr Agent STORE_AGENT = LOAD_AGENT + MAX_BARRIERS;          // + slot: a thread's bulk stores, counted in groups
-constexpr Agent THREAD_AGENT = STORE_AGENT + MAX_STORING_THREADS; // + thread
+constexpr Agent WGMMA_AGENT = 0;                                   // + warpgroup: reads of its wgmma, counted in groups
+constexpr Agent LOAD_AGENT = WGMMA_AGENT + MAX_WARPGROUPS;         // + mbarrier: TMA loads that complete on it
+constexpr Agent STORE_AGENT = LOAD_AGENT + MAX_BARRIERS;           // + slot: a thread's bulk stores, counted in groups
+constexpr Agent THREAD_AGENT = STORE_AGENT + MAX_STORING_THREADS;  // + thread
 constexpr int AGENTS = THREAD_AGENT + MAX_THREADS;
 
 struct Clock {
@@ -29,7 +29,9 @@ struct Clock {
   void join(const Clock& other, int used) {
     for (int i = 0; i < used; ++i) time[i] = std::max(time[i], other.time[i]);
   }
-  void assign(const Clock& other, int used) { std::memcpy(time, other.time, sizeof(uint32_t) * static_cast<size_t>(used)); }
+  void assign(const Clock& other, int used) {
+    std::memcpy(time, other.time, sizeof(uint32_t) * static_cast<size_t>(used));
+  }
 };
 
 // What a thread or a synchronization object knows to have happened, and which of it a proxy fence on the way has made
@@ -64,7 +66,7 @@ struct Knowledge {
 
 // One access to (part of) 16 bytes of shared memory.
 struct Access {
-  uint32_t time;   // of `agent`
+  uint32_t time;  // of `agent`
   Agent agent;
   uint16_t site;
   uint16_t bytes;  // mask of the bytes touched

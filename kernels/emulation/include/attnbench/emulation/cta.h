@@ -19,7 +19,7 @@ constexpr uint32_t SHARED_BASE = 1024;
 constexpr uint32_t SHARED_LIMIT_BYTES = 232448;
 constexpr uint32_t GRANULE_BYTES = 16;  // what swizzles permute, and the least a descriptor can address
 constexpr uint32_t GRANULES = (SHARED_BASE + SHARED_LIMIT_BYTES) / GRANULE_BYTES;
-constexpr int REGISTER_FILE = 65536;    // 32-bit registers of a multiprocessor
+constexpr int REGISTER_FILE = 65536;  // 32-bit registers of a multiprocessor
 constexpr int NAMED_BARRIERS = 16;
 constexpr unsigned char POISON_BYTE = 0xff;        // a NaN in fp16, bf16 and e4m3
 constexpr uint32_t POISON_REGISTER = 0x7fe5c0deu;  // a NaN that no arithmetic makes
@@ -54,8 +54,8 @@ struct MBarrier {
   Agent initializer = 0;
   uint32_t init_time = 0;
   SiteId init_site = 0, last_wait_site = 0;
-  uint32_t loads = 0;                  // issued so far
-  std::vector<uint32_t> undelivered;   // numbers of the loads in flight
+  uint32_t loads = 0;                 // issued so far
+  std::vector<uint32_t> undelivered;  // numbers of the loads in flight
   Knowledge arrived, completed;
   WaitList waiters;
 };
@@ -133,8 +133,8 @@ struct RegisterUse {
   const void* registers;
   int words;
   bool accumulator;
-  uint32_t fences_at_return;        // fences executed when the registers came back from the tensor core
-  std::vector<uint32_t> at_fence;   // contents at the last fence
+  uint32_t fences_at_return;       // fences executed when the registers came back from the tensor core
+  std::vector<uint32_t> at_fence;  // contents at the last fence
 };
 
 struct InFlight {
@@ -149,11 +149,11 @@ struct Thread {
   bool finished = false;
   Waiting waiting;
   Knowledge knowledge;
-  int rendezvous = 0;           // parity of the warp's next collective
-  uint32_t operations = 0;      // wgmma issued
-  uint32_t groups = 0;          // wgmma groups committed
+  int rendezvous = 0;       // parity of the warp's next collective
+  uint32_t operations = 0;  // wgmma issued
+  uint32_t groups = 0;      // wgmma groups committed
   uint32_t operations_committed = 0;
-  uint32_t fences = 0;          // wgmma_fence executed
+  uint32_t fences = 0;  // wgmma_fence executed
   std::vector<InFlight> in_flight;
   std::vector<RegisterUse> uses;
   std::unique_ptr<StoreQueue> stores;
@@ -178,7 +178,7 @@ struct Rendezvous {
 struct Warp {
   uint32_t ready = 0;  // lanes that can run
   Rendezvous rendezvous[2];
-  int registers = 0;   // per thread
+  int registers = 0;  // per thread
 };
 
 // Asynchronous work that may execute from step `due` on.

@@ -47,7 +47,9 @@ inline Cta& cta() { return *engine.cta; }
 inline Thread& self() { return *engine.thread; }
 inline Warpgroup& own_warpgroup() { return cta().warpgroup[static_cast<size_t>(self().warpgroup())]; }
 
-inline std::string warp_text(int warp) { return "CTA " + std::to_string(cta().block) + " warp " + std::to_string(warp); }
+inline std::string warp_text(int warp) {
+  return "CTA " + std::to_string(cta().block) + " warp " + std::to_string(warp);
+}
 
 inline std::string barrier_text(const MBarrier& barrier) {
   return barrier.name ? format("%s[%d]", barrier.name, barrier.stage) : format("mbarrier 0x%x", barrier.address);
@@ -55,9 +57,7 @@ inline std::string barrier_text(const MBarrier& barrier) {
 
 // ---- leaving and resuming threads ----
 
-inline void make_ready(Thread& thread) {
-  cta().warp[static_cast<size_t>(thread.warp())].ready |= 1u << thread.lane();
-}
+inline void make_ready(Thread& thread) { cta().warp[static_cast<size_t>(thread.warp())].ready |= 1u << thread.lane(); }
 
 // Gives the processor back; the thread resumes once it is ready again.
 inline void switch_out() {

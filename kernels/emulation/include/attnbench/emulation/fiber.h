@@ -143,7 +143,8 @@ class FiberStacks {
       std::abort();
     }
     memory_ = static_cast<unsigned char*>(memory);
-    for (int i = 0; i < count; ++i) mprotect(memory_ + static_cast<size_t>(i) * (FIBER_STACK_BYTES + page_), page_, PROT_NONE);
+    for (int i = 0; i < count; ++i)
+      mprotect(memory_ + static_cast<size_t>(i) * (FIBER_STACK_BYTES + page_), page_, PROT_NONE);
   }
   FiberStacks(const FiberStacks&) = delete;
   FiberStacks& operator=(const FiberStacks&) = delete;

@@ -20,8 +20,10 @@ inline MBarrier* find_barrier(uint32_t address, SiteId site) {
   }
   MBarrier& barrier = c.barrier[static_cast<size_t>(index)];
   if (engine.thread && self().knowledge.happened.time[barrier.initializer] < barrier.init_time) {
-    hazard(Hazard::race, site, "uses " + barrier_text(barrier) + ", not ordered after its initialization (" +
-                                   engine.sites.place(barrier.init_site) + ")", barrier.init_site);
+    hazard(Hazard::race, site,
+           "uses " + barrier_text(barrier) + ", not ordered after its initialization (" +
+               engine.sites.place(barrier.init_site) + ")",
+           barrier.init_site);
   }
   return &barrier;
 }
@@ -77,8 +79,9 @@ inline void complete_phase_if_due(MBarrier& barrier) {
 
 inline void arrive_on(MBarrier& barrier, SiteId site) {
   if (barrier.pending == 0) {
-    hazard(Hazard::mbarrier, site, "arrives on " + barrier_text(barrier) +
-                                       format(", which has all its %u arrivals of phase %u", barrier.count, barrier.phase));
+    hazard(Hazard::mbarrier, site,
+           "arrives on " + barrier_text(barrier) +
+               format(", which has all its %u arrivals of phase %u", barrier.count, barrier.phase));
     return;
   }
   release(barrier.arrived);

@@ -43,7 +43,8 @@ inline uint16_t f16_from_float(float x) {
   if (magnitude >= 0x47800000u) return sign | 0x7c00;  // 2^16 and above; what rounds up to it carries below
   const int exponent = static_cast<int>(magnitude >> 23) - 127;
   const uint32_t significand = (magnitude & 0x7fffffu) | 0x800000u;
-  if (exponent < -14) return static_cast<uint16_t>(sign | round_shift(significand, -1 - exponent));  // subnormal: step 2^-24
+  if (exponent < -14)
+    return static_cast<uint16_t>(sign | round_shift(significand, -1 - exponent));  // subnormal: step 2^-24
   return static_cast<uint16_t>(sign | (round_shift(significand, 13) + (static_cast<uint32_t>(exponent + 14) << 10)));
 }
 

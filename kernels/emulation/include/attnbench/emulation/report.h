@@ -29,22 +29,71 @@ struct Where {
 namespace attnbench::emulation {
 
 enum class Primitive : uint8_t {
-  mbarrier_init, fence_mbarrier_init, mbarrier_arrive, mbarrier_arrive_expect_tx, mbarrier_try_wait_parity,
-  tma_load_4d, tma_store_4d, bulk_commit_group, bulk_wait_group_read, bulk_wait_group,
-  wgmma_fence, wgmma_ss, wgmma_rs, wgmma_commit_group, wgmma_wait_group,
-  barrier_sync, barrier_arrive, cta_sync, warp_sync, shuffle, any_sync, elect_one,
-  fence_proxy_async_shared, stmatrix, store_shared, load_shared, setmaxnreg_inc, setmaxnreg_dec, store_global,
-  use_of_value, thread_exit,
+  mbarrier_init,
+  fence_mbarrier_init,
+  mbarrier_arrive,
+  mbarrier_arrive_expect_tx,
+  mbarrier_try_wait_parity,
+  tma_load_4d,
+  tma_store_4d,
+  bulk_commit_group,
+  bulk_wait_group_read,
+  bulk_wait_group,
+  wgmma_fence,
+  wgmma_ss,
+  wgmma_rs,
+  wgmma_commit_group,
+  wgmma_wait_group,
+  barrier_sync,
+  barrier_arrive,
+  cta_sync,
+  warp_sync,
+  shuffle,
+  any_sync,
+  elect_one,
+  fence_proxy_async_shared,
+  stmatrix,
+  store_shared,
+  load_shared,
+  setmaxnreg_inc,
+  setmaxnreg_dec,
+  store_global,
+  use_of_value,
+  thread_exit,
 };
 
 inline const char* name_of(Primitive primitive) {
-  static const char* const names[] = {
-      "mbarrier_init", "fence_mbarrier_init", "mbarrier_arrive", "mbarrier_arrive_expect_tx",
-      "mbarrier_try_wait_parity", "tma_load_4d", "tma_store_4d", "bulk_commit_group", "bulk_wait_group_read",
-      "bulk_wait_group", "wgmma_fence", "wgmma_ss", "wgmma_rs", "wgmma_commit_group", "wgmma_wait_group",
-      "barrier_sync", "barrier_arrive", "cta_sync", "warp_sync", "shuffle", "any_sync", "elect_one",
-      "fence_proxy_async_shared", "stmatrix", "store_shared", "load_shared", "setmaxnreg_inc", "setmaxnreg_dec",
-      "store_global", "use_of_value", "thread_exit"};
+  static const char* const names[] = {"mbarrier_init",
+                                      "fence_mbarrier_init",
+                                      "mbarrier_arrive",
+                                      "mbarrier_arrive_expect_tx",
+                                      "mbarrier_try_wait_parity",
+                                      "tma_load_4d",
+                                      "tma_store_4d",
+                                      "bulk_commit_group",
+                                      "bulk_wait_group_read",
+                                      "bulk_wait_group",
+                                      "wgmma_fence",
+                                      "wgmma_ss",
+                                      "wgmma_rs",
+                                      "wgmma_commit_group",
+                                      "wgmma_wait_group",
+                                      "barrier_sync",
+                                      "barrier_arrive",
+                                      "cta_sync",
+                                      "warp_sync",
+                                      "shuffle",
+                                      "any_sync",
+                                      "elect_one",
+                                      "fence_proxy_async_shared",
+                                      "stmatrix",
+                                      "store_shared",
+                                      "load_shared",
+                                      "setmaxnreg_inc",
+                                      "setmaxnreg_dec",
+                                      "store_global",
+                                      "use_of_value",
+                                      "thread_exit"};
   return names[static_cast<int>(primitive)];
 }
 
@@ -99,15 +148,31 @@ class Sites {
 
 // Kinds of hazard; the numbers stand in a launch's status (ATTNBENCH_HOST_ERROR_BASE + kind).
 enum class Hazard : uint8_t {
-  none, race, proxy_fence, deadlock, runaway, mbarrier, named_barrier, accumulator, operand, wgmma_fence, commit,
-  descriptor, bulk_group, in_flight_at_exit, registers, divergence, out_of_bounds, launch,
+  none,
+  race,
+  proxy_fence,
+  deadlock,
+  runaway,
+  mbarrier,
+  named_barrier,
+  accumulator,
+  operand,
+  wgmma_fence,
+  commit,
+  descriptor,
+  bulk_group,
+  in_flight_at_exit,
+  registers,
+  divergence,
+  out_of_bounds,
+  launch,
 };
 
 inline const char* name_of(Hazard hazard) {
-  static const char* const names[] = {"none", "race", "proxy_fence", "deadlock", "runaway", "mbarrier",
-                                      "named_barrier", "accumulator", "operand", "wgmma_fence", "commit", "descriptor",
-                                      "bulk_group", "in_flight_at_exit", "registers", "divergence", "out_of_bounds",
-                                      "launch"};
+  static const char* const names[] = {"none",       "race",          "proxy_fence", "deadlock",          "runaway",
+                                      "mbarrier",   "named_barrier", "accumulator", "operand",           "wgmma_fence",
+                                      "commit",     "descriptor",    "bulk_group",  "in_flight_at_exit", "registers",
+                                      "divergence", "out_of_bounds", "launch"};
   const int index = static_cast<int>(hazard);
   return index < static_cast<int>(sizeof names / sizeof names[0]) ? names[index] : "unknown hazard";
 }

@@ -16,7 +16,9 @@ inline std::string agent_text(Agent agent) {
   return " of warpgroup " + std::to_string(agent - WGMMA_AGENT);
 }
 
-inline std::string access_text(const Access& access) { return engine.sites.text(access.site) + agent_text(access.agent); }
+inline std::string access_text(const Access& access) {
+  return engine.sites.text(access.site) + agent_text(access.agent);
+}
 
 // False, after a report, where [address, address + bytes) is not all inside the launch's shared memory.
 inline bool in_bounds(SiteId site, uint32_t address, uint32_t bytes) {
@@ -33,14 +35,16 @@ inline bool fenced(const Access& earlier) {
   return !earlier.generic || self().knowledge.fenced.time[earlier.agent] >= earlier.time;
 }
 
-ATTNBENCH_OUT_OF_LINE void report_race(const Access& access, const Access& earlier, uint32_t address, const char* verb) {
+ATTNBENCH_OUT_OF_LINE void report_race(const Access& access, const Access& earlier, uint32_t address,
+                                       const char* verb) {
   hazard(Hazard::race, access.site,
          format("%s shared memory 0x%x%s, not ordered after ", verb, address, agent_text(access.agent).c_str()) +
              access_text(earlier),
          earlier.site);
 }
 
-ATTNBENCH_OUT_OF_LINE void report_proxy(const Access& access, const Access& earlier, uint32_t address, const char* verb) {
+ATTNBENCH_OUT_OF_LINE void report_proxy(const Access& access, const Access& earlier, uint32_t address,
+                                        const char* verb) {
   hazard(Hazard::proxy_fence, access.site,
          format("%s shared memory 0x%x through the async proxy without a proxy fence after ", verb, address) +
              access_text(earlier),
@@ -102,9 +106,11 @@ inline void for_each_granule(uint32_t address, uint32_t bytes, Visit visit) {
 
 // ---- ordinary loads and stores ----
 
-ATTNBENCH_OUT_OF_LINE void store_shared(uint32_t address, const void* value, uint32_t bytes, Primitive primitive, Where where) {
+ATTNBENCH_OUT_OF_LINE void store_shared(uint32_t address, const void* value, uint32_t bytes, Primitive primitive,
+                                        Where where) {
   const SiteId site = engine.sites.visit(primitive, where);
-  if (address % bytes != 0) hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
+  if (address % bytes != 0)
+    hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
   if (!in_bounds(site, address, bytes)) return;
   Thread& thread = self();
   for_each_granule(address, bytes, [&](uint32_t granule, uint16_t mask) {
@@ -115,7 +121,8 @@ ATTNBENCH_OUT_OF_LINE void store_shared(uint32_t address, const void* value, uin
 
 ATTNBENCH_OUT_OF_LINE void load_shared(uint32_t address, void* value, uint32_t bytes, Where where) {
   const SiteId site = engine.sites.visit(Primitive::load_shared, where);
-  if (address % bytes != 0) hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
+  if (address % bytes != 0)
+    hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
   if (!in_bounds(site, address, bytes)) return;
   Thread& thread = self();
   for_each_granule(address, bytes, [&](uint32_t granule, uint16_t mask) {

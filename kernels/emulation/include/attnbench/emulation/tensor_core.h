@@ -38,7 +38,8 @@ struct Descriptor {
 inline void operand_chunks(const Descriptor& d, bool mn_major, int extent, uint32_t* out) {
   if (!mn_major) {
     for (int row = 0; row < extent; ++row) {
-      const uint32_t base = d.start + static_cast<uint32_t>(row / 8) * d.stride + static_cast<uint32_t>(row % 8) * d.pitch();
+      const uint32_t base =
+          d.start + static_cast<uint32_t>(row / 8) * d.stride + static_cast<uint32_t>(row % 8) * d.pitch();
       for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
         const uint32_t step = d.swizzle == 0 ? d.leading : GRANULE_BYTES;
         out[row * CHUNKS_PER_ROW + half] = d.swizzled(base + static_cast<uint32_t>(half) * step);
@@ -50,9 +51,9 @@ inline void operand_chunks(const Descriptor& d, bool mn_major, int extent, uint3
   const uint32_t atom_step = d.swizzle == 0 ? d.stride : d.leading, k_step = d.swizzle == 0 ? d.leading : d.stride;
   for (int k = 0; k < 16; ++k) {
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      out[k * chunks + chunk] = d.swizzled(d.start + static_cast<uint32_t>(chunk / per_atom) * atom_step +
-                                           static_cast<uint32_t>(k / 8) * k_step + static_cast<uint32_t>(k % 8) * d.pitch() +
-                                           static_cast<uint32_t>(chunk % per_atom) * GRANULE_BYTES);
+      out[k * chunks + chunk] = d.swizzled(
+          d.start + static_cast<uint32_t>(chunk / per_atom) * atom_step + static_cast<uint32_t>(k / 8) * k_step +
+          static_cast<uint32_t>(k % 8) * d.pitch() + static_cast<uint32_t>(chunk % per_atom) * GRANULE_BYTES);
     }
   }
 }
@@ -64,8 +65,8 @@ inline bool uses_leading(const Descriptor& d, bool mn_major, int extent) {
   return d.swizzle == 0 || (mn_major && extent * 2 > static_cast<int>(d.pitch()));
 }
 
-// Rows of A (thread's registers) that a fragment covers: row of register r, element e of lane within its warp's 16 rows,
-// and the element's k. PTX ISA, "Register fragments for wgmma ... matrix A".
+// Rows of A (thread's registers) that a fragment covers: row of register r, element e of lane within its warp's 16
+// rows, and the element's k. PTX ISA, "Register fragments for wgmma ... matrix A".
 inline int fragment_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
 inline int fragment_k(Element element, int lane, int reg, int i) {
   const int per_register = 4 / element_bytes(element);

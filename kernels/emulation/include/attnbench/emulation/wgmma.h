@@ -4,70 +4,11 @@
 // first wgmma that names them until the thread's covering wait_group.
 #pragma once
 
-#include <attnbench/emulation/barriers.h>
-#include <attnbench/emulation/tensor_core.h>
+#include <attnbench/emulation/wgmma_registers.h>
 
 namespace attnbench::emulation {
 
 constexpr int WARPGROUP_THREADS = 128;
-
-// ---- fences ----
-
-inline RegisterUse* find_use(Thread& thread, const void* registers) {
-  for (RegisterUse& use : thread.uses) {
-    if (use.registers == registers) return &use;
-  }
-  return nullptr;
-}
-
-inline InFlight* find_in_flight(Thread& thread, const void* registers) {
-  for (InFlight& entry : thread.in_flight) {
-    if (entry.registers == registers) return &entry;
-  }
-  return nullptr;
-}
-
-ATTNBENCH_OUT_OF_LINE void wgmma_fence(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::wgmma_fence, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  Thread& thread = self();
-  ++thread.fences;
-  for (RegisterUse& use : thread.uses) {
-    if (use.accumulator && find_in_flight(thread, use.registers)) continue;
-    const auto* words = static_cast<const uint32_t*>(use.registers);
-    use.at_fence.assign(words, words + use.words);
-  }
-}
-
-inline bool changed_since_fence(const RegisterUse& use) {
-  return !use.at_fence.empty() && std::memcmp(use.at_fence.data(), use.registers, use.at_fence.size() * 4) != 0;
-}
-
-// PTX ISA, "wgmma.fence": needed before the first wgmma, and between any access to registers and a wgmma that uses
-// them, except accumulators passed from one wgmma to the next of the same shape.
-inline void check_accumulator_fence(Thread& thread, const float* registers, int words, bool accumulate, SiteId site) {
-  RegisterUse* use = find_use(thread, registers);
-  if (!use) {
-    if (thread.fences == 0) hazard(Hazard::wgmma_fence, site, "no wgmma_fence before the first wgmma");
-    thread.uses.push_back({registers, words, true, 0, {}});
-    return;
-  }
-  if (thread.fences <= use->fences_at_return) {
-    hazard(Hazard::wgmma_fence, site, "no wgmma_fence since the accumulator registers came back");
-  } else if (accumulate && changed_since_fence(*use)) {
-    hazard(Hazard::wgmma_fence, site, "accumulator registers written after the last wgmma_fence");
-  }
-}
-
-inline void check_fragment_fence(Thread& thread, const uint32_t* fragment, SiteId site) {
-  RegisterUse* use = find_use(thread, fragment);
-  if (!use) {
-    if (thread.fences == 0) hazard(Hazard::wgmma_fence, site, "no wgmma_fence before the first wgmma");
-    thread.uses.push_back({fragment, 4, false, 0, {}});
-  } else if (changed_since_fence(*use)) {
-    hazard(Hazard::wgmma_fence, site, "A fragment registers written after the last wgmma_fence");
-  }
-}
 
 // ---- issue ----
 
@@ -79,8 +20,8 @@ struct WgmmaCall {
   const uint32_t* fragment_a;           // null: A from shared memory
 };
 
-inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained, bool mn_major, int extent, SiteId site,
-                                  int first_kind) {
+inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained, bool mn_major, int extent,
+                                  SiteId site, int first_kind) {
   const int kind = engine.config.mutation - first_kind;
   if (kind < 0 || kind > 4 || engine.config.mutation_site != site) return bits;
   uint64_t changed = bits;
@@ -98,8 +39,9 @@ inline void record_operand(uint64_t bits, bool mn_major, int extent, const char*
   const Descriptor descriptor(bits);
   constexpr uint64_t RESERVED = uint64_t{3} << 14 | uint64_t{3} << 30 | uint64_t{7} << 46 | uint64_t{0x3ff} << 52;
   if ((bits & RESERVED) != 0 || descriptor.base_offset != 0) {
-    hazard(Hazard::descriptor, site, format("descriptor of %s 0x%016llx: reserved bits or a base offset are set", name,
-                                            static_cast<unsigned long long>(bits)));
+    hazard(Hazard::descriptor, site,
+           format("descriptor of %s 0x%016llx: reserved bits or a base offset are set", name,
+                  static_cast<unsigned long long>(bits)));
   }
   uint32_t chunks[MAX_CHUNKS];
   operand_chunks(descriptor, mn_major, extent, chunks);
@@ -119,8 +61,20 @@ inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* regist
   Warpgroup& group = own_warpgroup();
   const size_t index = thread.operations - group.first_operation;
   if (index == group.operations.size()) {
-    group.operations.push_back({call.element, call.columns, call.transpose_a, call.transpose_b, call.fragment_a != nullptr,
-                                call.accumulate, call.descriptor_a, call.descriptor_b, site, nullptr, 0, false, {}, {}});
+    group.operations.push_back({call.element,
+                                call.columns,
+                                call.transpose_a,
+                                call.transpose_b,
+                                call.fragment_a != nullptr,
+                                call.accumulate,
+                                call.descriptor_a,
+                                call.descriptor_b,
+                                site,
+                                nullptr,
+                                0,
+                                false,
+                                {},
+                                {}});
     WgmmaOperation& op = group.operations.back();
     if (const InFlight* chain = find_in_flight(thread, registers)) {
       op.accumulator = chain->accumulator;
@@ -136,17 +90,20 @@ inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* regist
   WgmmaOperation& op = group.operations[index];
   if (op.site != site || op.descriptor_b != call.descriptor_b || op.descriptor_a != call.descriptor_a ||
       op.columns != call.columns || op.accumulate != call.accumulate) {
-    hazard(Hazard::divergence, site, "other threads of the warpgroup issue another wgmma at " + engine.sites.text(op.site), op.site);
+    hazard(Hazard::divergence, site,
+           "other threads of the warpgroup issue another wgmma at " + engine.sites.text(op.site), op.site);
   }
   return op;
 }
 
-// Takes the thread's accumulator registers into the tensor core: saves their values where they count, then poisons them.
+// Takes the thread's accumulator registers into the tensor core: saves their values where they count, then poisons
+// them.
 inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32_t number) {
   Thread& thread = self();
   const int words = op.columns / 2;
   for (InFlight& entry : thread.in_flight) {
-    if (entry.registers == registers && entry.accumulator == op.accumulator && entry.accumulator->columns == op.columns) {
+    if (entry.registers == registers && entry.accumulator == op.accumulator &&
+        entry.accumulator->columns == op.columns) {
       entry.last_operation = number;
       return;
     }
@@ -159,7 +116,8 @@ inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32
   if (op.accumulate) {
     const int t = thread.index % WARPGROUP_THREADS;
     for (int r = 0; r < words; ++r) {
-      op.accumulator->value[static_cast<size_t>(accumulator_row(t, r) * op.columns + accumulator_column(t, r))] = registers[r];
+      op.accumulator->value[static_cast<size_t>(accumulator_row(t, r) * op.columns + accumulator_column(t, r))] =
+          registers[r];
     }
   }
   for (int r = 0; r < words; ++r) registers[r] = float_of(POISON_REGISTER);
@@ -209,7 +167,9 @@ inline void execute_operation(WgmmaOperation& op) {
   if (op.from_registers) {
     for (int t = 0; t < WARPGROUP_THREADS; ++t) {
       if (std::memcmp(op.fragment_a[t], op.issued_fragment_a[t], 16) == 0) continue;
-      hazard(Hazard::operand, op.site, format("A fragment registers of lane %d, warp %d of the warpgroup, overwritten in flight", t % 32, t / 32));
+      hazard(
+          Hazard::operand, op.site,
+          format("A fragment registers of lane %d, warp %d of the warpgroup, overwritten in flight", t % 32, t / 32));
       break;
     }
     gather_fragment_a(op, operands);
@@ -299,36 +259,6 @@ ATTNBENCH_OUT_OF_LINE void wgmma_wait_group(int pending, Where where) {
     }
   }
   after_blocking();
-}
-
-// ---- values made from registers in flight ----
-
-// A NaN keeps its payload through arithmetic, so a value read from accumulator registers in flight is known by it. The
-// conversions and stores that every result passes through look for it.
-inline void check_value(float value, Where where) {
-  if (__builtin_expect(bits_of(value) != POISON_REGISTER, 1)) return;
-  const SiteId site = engine.sites.visit(Primitive::use_of_value, where);
-  hazard(Hazard::accumulator, site, "uses a value read from accumulator registers while a wgmma was writing them");
-}
-
-// ---- fragment stores ----
-
-// stmatrix .x4 (PTX ISA, "stmatrix"): lane i addresses row i % 8 of matrix i / 8; register r of lane l holds row l / 4,
-// columns 2 (l % 4) and the next of matrix r; transposed, row and column change places.
-ATTNBENCH_OUT_OF_LINE void stmatrix_x4(uint32_t address, const uint32_t (&value)[4], bool transposed, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::stmatrix, where);
-  uint32_t words[4][32];
-  for (int r = 0; r < 4; ++r) {
-    const Rendezvous& meeting = meet(value[r], site, false);
-    std::memcpy(words[r], meeting.values, sizeof words[r]);
-  }
-  const int matrix = self().lane() / 8, row = self().lane() % 8;
-  uint16_t line[8];
-  for (int column = 0; column < 8; ++column) {
-    const int r = transposed ? column : row, c = transposed ? row : column;
-    line[column] = static_cast<uint16_t>(words[matrix][r * 4 + c / 2] >> (c % 2 * 16));
-  }
-  store_shared(address, line, sizeof line, Primitive::stmatrix, where);
 }
 
 }  // namespace attnbench::emulation

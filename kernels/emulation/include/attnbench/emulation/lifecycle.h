@@ -1,0 +1,128 @@
+// Beginning and end of threads and CTAs: fresh state, and what must not be left behind.
+#pragma once
+
+#include <attnbench/emulation/delivery.h>
+
+namespace attnbench::emulation {
+
+// ---- one thread's life ----
+
+inline void finish_thread() {
+  Thread& thread = self();
+  const SiteId site = engine.sites.visit(Primitive::thread_exit, Where{"exit", thread.warp()});
+  if (!thread.in_flight.empty() || thread.operations != thread.operations_committed) {
+    hazard(thread.operations != thread.operations_committed ? Hazard::commit : Hazard::in_flight_at_exit, site,
+           "exits with wgmma that were never committed or waited for");
+  }
+  if (thread.stores) {
+    StoreQueue& stores = *thread.stores;
+    const uint32_t known = thread.knowledge.happened.time[STORE_AGENT + stores.slot];
+    if (!stores.open.empty()) {
+      hazard(Hazard::bulk_group, site,
+             "exits with a bulk store that was never committed: " + engine.sites.text(stores.open[0].site));
+    } else if (known < stores.committed) {
+      hazard(Hazard::in_flight_at_exit, site, "exits while bulk stores may still read shared memory (no wait_group)");
+    }
+  }
+  thread.finished = true;
+  --cta().alive;
+}
+
+inline void thread_main() {
+  engine.kernel();
+  finish_thread();
+  switch_out();
+  std::abort();  // a finished thread is never resumed
+}
+
+// ---- one CTA's life ----
+
+inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
+  c.block = block;
+  c.threads = threads;
+  c.warps = threads / 32;
+  c.agents = THREAD_AGENT + threads;
+  c.shared_end = SHARED_BASE + shared_bytes;
+  c.alive = threads;
+  c.dead = false;
+  c.register_pool = 0;
+  c.elected_lane = engine.config.delivery == ATTNBENCH_DELIVERY_RANDOM ? static_cast<int>(engine.random.below(32)) : 0;
+  c.barrier.clear();
+  c.barrier.reserve(MAX_BARRIERS);
+  c.barrier_at.assign((SHARED_BASE + SHARED_LIMIT_BYTES) / 8 + 2, -1);
+  for (NamedBarrier& barrier : c.named) {
+    barrier.expected = barrier.arrived = 0;
+    barrier.generation = 0;
+    barrier.entered.clear(c.agents);
+    barrier.left.clear(c.agents);
+    barrier.waiters.clear();
+    std::memset(barrier.arrivals_of_warp, 0, sizeof barrier.arrivals_of_warp);
+  }
+  c.loads.clear();
+  c.events.clear();
+  c.store_slots.clear();
+  c.register_waiters.clear();
+  c.granule.resize(GRANULES);
+  for (Granule& granule : c.granule) {
+    granule.writers.clear();
+    granule.readers.clear();
+  }
+  if (c.arena.empty()) c.arena.resize(SHARED_BASE + SHARED_LIMIT_BYTES + 1024);
+  c.shared = c.arena.data();
+  std::memset(c.shared, POISON_BYTE, c.shared_end);
+}
+
+inline void reset_threads(Cta& c) {
+  if (!c.stacks || c.stacks->count() < c.threads) c.stacks = std::make_unique<FiberStacks>(c.threads);
+  if (static_cast<int>(c.thread.size()) != c.threads) c.thread = std::vector<Thread>(static_cast<size_t>(c.threads));
+  c.warp.assign(static_cast<size_t>(c.warps), Warp{});
+  c.warpgroup.assign(static_cast<size_t>((c.warps + 3) / 4), Warpgroup{});
+  for (int i = 0; i < c.threads; ++i) {
+    Thread& thread = c.thread[static_cast<size_t>(i)];
+    thread.index = i;
+    thread.finished = false;
+    thread.waiting = {};
+    thread.knowledge.clear(c.agents);
+    thread.time() = 1;
+    thread.rendezvous = 0;
+    thread.operations = thread.groups = thread.operations_committed = thread.fences = 0;
+    thread.in_flight.clear();
+    thread.uses.clear();
+    thread.stores.reset();
+    thread.blocking_calls = thread.early_done = 0;
+    fiber_start(thread.fiber, c.stacks->top(i), thread_main);
+  }
+  for (Warp& warp : c.warp) {
+    warp.ready = 0xffffffffu;
+    warp.registers = registers_at_entry(c.threads);
+  }
+}
+
+inline void check_cta_end() {
+  Cta& c = cta();
+  const SiteId site = engine.sites.visit(Primitive::thread_exit, Where{"exit", -1});
+  for (const MBarrier& barrier : c.barrier) {
+    if (!barrier.undelivered.empty()) {
+      hazard(Hazard::in_flight_at_exit, site, "TMA loads for " + barrier_text(barrier) + " are still in flight");
+    } else if (barrier.transaction_bytes != 0) {
+      hazard(Hazard::mbarrier, site,
+             barrier_text(barrier) +
+                 format(" is left with %lld transaction bytes", static_cast<long long>(barrier.transaction_bytes)));
+    }
+  }
+  for (int id = 0; id < NAMED_BARRIERS; ++id) {
+    const NamedBarrier& barrier = c.named[id];
+    if (barrier.arrived != 0) {
+      hazard(Hazard::named_barrier, barrier.first_site,
+             format("barrier %d is left with %d of %d threads", id, barrier.arrived, barrier.expected));
+    }
+  }
+  for (size_t i = 0; i < c.warp.size(); ++i) {
+    if (c.warp[i].registers != c.warp[i / 4 * 4].registers) {
+      hazard(Hazard::registers, site,
+             format("warps of warpgroup %d end with different register counts", static_cast<int>(i / 4)));
+    }
+  }
+}
+
+}  // namespace attnbench::emulation
