@@ -59,15 +59,19 @@ class Crew:
         keep: Callable[[Record], None],
         watch: Callable[[str, str], None],
         spent_s: Counter[str],
+        bits: str | None = None,
     ) -> None:
-        """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record."""
+        """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record.
+
+        bits: a folder where outputs are left for, or compared with, those of other processes.
+        """
         left = list(backends)
         while left:
             if self._worker is None:
                 self.hire()
             listener = Listener(job, left, keep, watch, spent_s)
             self._used = True
-            self._worker.submit(listener.message())
+            self._worker.submit(listener.message() | ({"bits": bits} if bits else {}))
             try:
                 listener.listen(self._worker)
             except WorkerDied as error:
@@ -127,7 +131,7 @@ class Listener:
         self.watch(backend, phase)
 
     def _checked(self, line: str) -> Record:
-        """The record, where it is one of this job's. Raises WorkerDied for anything else: the worker is not to be trusted."""
+        """The record, where it is one of this job's. Raises WorkerDied for anything else: such a worker is not trusted."""
         try:
             record = Record.from_json(line)
         except RecordError as error:

@@ -6,6 +6,7 @@ context costs the one record that was being made; the rest of the job goes on in
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -111,7 +112,7 @@ def run_suite(request: Request) -> Outcome:
 
 
 def choose_backends(request: Request, ready: Mapping[str, Any]) -> tuple[str, ...]:
-    """The suite's list, or all that can run on the device; those given by --plugin are added, whether they can run or not.
+    """The suite's list, or all that can run on the device; what --plugin gave is added, whether it can run or not.
 
     Raises RunError for an unknown name.
     """
@@ -179,7 +180,7 @@ def _run_jobs(
         def watch(backend: str, phase: str) -> None:
             request.progress.phase(job, backend, phase)
 
-        if job.time and job.timing.processes > 1:
+        if _processes(job) > 1:
             for record in _replicated(crew, job, wanted, watch, outcome.spent_s):
                 keep(record)
         else:
@@ -189,10 +190,19 @@ def _run_jobs(
 def _replicated(
     crew: Crew, job: Job, backends: Sequence[str], watch: Callable[[str, str], None], spent_s: Counter[str]
 ) -> list[Record]:
-    """The job once in each of `processes` fresh workers; a backend's record is merged from all of them."""
+    """The job once in each of several fresh workers; a backend's record is merged from all of them.
+
+    The first worker leaves its outputs in a folder for the others to compare with, where the suite asks for that.
+    """
     by_backend: dict[str, list[Record]] = {name: [] for name in backends}
-    for _ in range(job.timing.processes):
-        crew.renew()
-        going = [name for name, records in by_backend.items() if all(record.status == "ok" for record in records)]
-        crew.work(job, going, lambda record: by_backend[record.backend].append(record), watch, spent_s)
+    with tempfile.TemporaryDirectory(prefix="attnbench-") as folder:
+        bits = folder if job.checks.processes > 1 else None
+        for _ in range(_processes(job)):
+            crew.renew()
+            going = [name for name, records in by_backend.items() if all(record.status == "ok" for record in records)]
+            crew.work(job, going, lambda record: by_backend[record.backend].append(record), watch, spent_s, bits)
     return [merge_processes(records) for records in by_backend.values()]
+
+
+def _processes(job: Job) -> int:
+    return max(job.checks.processes, job.timing.processes if job.time else 1)

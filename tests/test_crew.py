@@ -193,9 +193,9 @@ def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
     monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": processes}))
-    crew = Crew("cpu", ())
-    crew.hire()
-    (record,) = run._replicated(crew, job, ["a"], print, Counter())
+    hands = Crew("cpu", ())
+    hands.hire()
+    (record,) = run._replicated(hands, job, ["a"], print, Counter())
     assert scripted.hired == processes
     assert [block.process for block in record.measurement.blocks] == list(range(processes))
 

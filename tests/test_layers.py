@@ -120,8 +120,8 @@ def test_importing_a_module_imports_no_heavy_library(name):
 # What lies above each of these: they must not know it, not even inside a function.
 COMMAND_LINE = {"cli", "run_command", "listing", "progress", "__main__"}
 READERS = {"report", "plots", "frame", "summary", "repro", "result"}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "inputs", "quantize", "lab", "contract"}
-RUNNING = {"run", "worker_process"}
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "inputs", "quantize", "lab", "contract", "examine"}
+RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
     "record": set(FILES) - {"case", "record"},
