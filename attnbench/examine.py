@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Outputs
-from attnbench.determinism import repeat_check, repeatable
+from attnbench.determinism import process_check, repeat_check, repeatable
 from attnbench.judge import Factors
 from attnbench.lab import BenchLab
 from attnbench.probes import run_probes
@@ -24,6 +25,9 @@ def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) 
         accuracy = replace(accuracy, values={**accuracy.values, **bench.sources(outputs)})
     if accuracy.passed and bench.checks.repeats and repeatable(backend):
         check = repeat_check(bench.case, backend, bench.reference.inputs, outputs, bench.checks.repeats)
+        accuracy = replace(accuracy, checks=(*accuracy.checks, check))
+    if accuracy.passed and bench.bits and repeatable(backend):
+        check = process_check(Path(bench.bits), backend, outputs)
         accuracy = replace(accuracy, checks=(*accuracy.checks, check))
     if accuracy.passed and bench.checks.probes:
         further = tuple(run_probes(bench.checks.probes, lab, backend))

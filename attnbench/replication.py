@@ -14,6 +14,8 @@ def merge_processes(records: Sequence[Record]) -> Record:
     if failed is not None:
         return failed
     first = records[0]
+    if first.measurement is None:
+        return replace(first, accuracy=_worst([record.accuracy for record in records]))
     measurements = [record.measurement for record in records]
     blocks, outliers = [], []
     for process, measurement in enumerate(measurements):

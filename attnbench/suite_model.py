@@ -62,6 +62,9 @@ class Checks(_Model):
     repeats: int = Field(
         2, ge=0, description="further calls whose outputs must equal the first's bitwise, unless declared otherwise"
     )
+    processes: int = Field(
+        1, ge=1, le=100, description="fresh processes whose outputs must be equal bitwise, unless declared otherwise"
+    )
     factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
     sources: bool = Field(
         False, description="also the error of each source alone (e4m3: q and k, v, P, accumulation), and against the "

@@ -67,8 +67,12 @@ class Phases:
 class Bench:
     """The inputs and references of one case, made when first needed and shared by all its backends."""
 
-    def __init__(self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases):
-        self.case, self.device, self.checks, self.timing = case, device, checks, timing
+    def __init__(
+        self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases,
+        bits: str | None = None,
+    ):  # fmt: skip
+        """bits: a folder where the outputs of another process lie, or are to be left for one."""
+        self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
         self.cache_bytes, self.phases = cache_bytes, phases
         self._reference: Reference | None = None
         self._fresh: Reference | None = None

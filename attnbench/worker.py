@@ -111,6 +111,7 @@ class Worker:
             timing=Timing.model_validate(job["timing"]),
             cache_bytes=self._cache_bytes,
             phases=phases,
+            bits=job.get("bits"),
         )
         for current in job["backends"]:
             announce("start")
