@@ -26,7 +26,8 @@ def check(
 
     kernel: function(q, k, v, *, causal, softmax_scale) -> out or (out, lse), tensors (batch, seqlen, heads, head_dim),
     or an object with the members of `attnbench.Backend`. only: keeps the cases whose fields have these values, such as
-    {"dtype": "bf16", "head_dim": [64, 128]}. device: "cpu", "cuda" or "cuda:1". deterministic: whether a function repeats bit for bit.
+    {"dtype": "bf16", "head_dim": [64, 128]}. device: "cpu", "cuda" or "cuda:1". deterministic: whether a function
+    repeats bit for bit.
 
     Returns the records. Raises AssertionError that says which cases failed, by which rule, where, and the likely cause;
     also when the kernel took no case at all, since nothing was checked then. A kernel that crashes takes the test's
@@ -49,7 +50,8 @@ def _function(kernel: Callable[..., Any], deterministic: bool) -> Backend:
 def _jobs(suite: str, only: Mapping[str, Any] | None) -> Sequence[Job]:
     loaded = load_suite(suite)
     if only:
-        loaded = with_overrides(loaded, only=tuple(parse_only(f"{name}={_values(value)}") for name, value in only.items()))
+        kept = tuple(parse_only(f"{name}={_values(value)}") for name, value in only.items())
+        loaded = with_overrides(loaded, only=kept)
     return loaded.jobs()
 
 
@@ -69,8 +71,8 @@ def failure_message(name: str, suite: str, records: Sequence[Record]) -> str:
     """What an AssertionError says; "" where every case that the kernel took is right, and it took one."""
     taken = [record for record in records if record.status != "unsupported"]
     if not taken:
-        reasons = dict.fromkeys(record.reason for record in records)
-        return f"{name}: suite {suite} checked nothing, the kernel took none of {len(records)} cases: {'; '.join(reasons)}"
+        reasons = "; ".join(dict.fromkeys(record.reason for record in records))
+        return f"{name}: suite {suite} checked nothing, the kernel took none of {len(records)} cases: {reasons}"
     failed = [record for record in taken if record.status != "ok"]
     if not failed:
         return ""

@@ -29,7 +29,7 @@ GROWTH = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """cause: likely cause in words, "" where nothing fits; error_map: lines of text, empty where no row is over its limit."""
+    """cause: likely cause in words, "" where nothing fits; error_map: lines of text, none where no row is over its limit."""
 
     cause: str = ""
     error_map: tuple[str, ...] = ()
@@ -47,7 +47,8 @@ def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row
     cause = likely_mistake(ref.case, ref.inputs, rows, out, exact, eager) if usable else None
     if not bool(wrong.any()):
         return Diagnosis(_lse_cause(lse, ref.oracle.lse) or cause or _small_everywhere(out, exact, rows, ref))
-    return Diagnosis(cause or _special(ref, rows, wrong, out) or _shape(ref, rows, wrong), error_map(rows, error / row_limit))
+    cause = cause or _special(ref, rows, wrong, out) or _shape(ref, rows, wrong)
+    return Diagnosis(cause, error_map(rows, error / row_limit))
 
 
 def _special(ref: Reference, rows: Rows, wrong: Tensor, out: Tensor) -> str | None:

@@ -144,12 +144,16 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
         path = folder / f"schemes-{number}.svg"
         where = f"{key[0]}, {key[1]}, head_dim {key[2]}, seqlen {lengths(key[3])} x {lengths(key[4])}"
         plots_accuracy.heat_map(path, f"E3: {where}", schemes, names, values)
-        rows = [[scheme, *(error(values[scheme, n]) if (scheme, n) in values else "—" for n in names)] for scheme in schemes]
+        rows = [[scheme, *(_shown(values.get((scheme, inputs))) for inputs in names)] for scheme in schemes]
         parts += [f"![E3 by scheme and inputs: {where}]({folder.name}/{path.name})", table(["scheme", *names], rows)]
     if not parts:
         return []
     about = "Relative RMSE end to end (E3), mean over seeds. Without outlier inputs no scheme stands out."
     return ["### Scheme against inputs", about, *parts]
+
+
+def _shown(value: float | None) -> str:
+    return "—" if value is None else error(value)
 
 
 def _means(members: Sequence[Entry], key, name: str) -> dict[tuple, float]:
@@ -170,7 +174,8 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
         return f"{case.inputs}, {scheme_title(case)}, seqlen {show_field(case, 'seqlen_k')}"
 
     groups = list(dict.fromkeys(group(entry) for entry in held))
-    values = {(place, words): value for name, words in FIGURES.items() for place, value in _means(held, group, name).items()}
+    means = {words: _means(held, group, name) for name, words in FIGURES.items()}
+    values = {(place, words): value for words, of_words in means.items() for place, value in of_words.items()}
     rows = [[place, *(error(values[place, words]) for words in FIGURES.values())] for place in groups]
     path = folder / "sources.svg"
     shown = groups[:MAX_GROUPS]

@@ -123,7 +123,8 @@ def hides_nan(batch, head):
     nan = oracle_v[batch, :, head // (case.num_heads // case.num_heads_kv)].isnan().any(-1)
     if not bool(nan.any()):
         return None
-    rows = torch.arange(case.seqlen_q, device=DEVICE) + 1 + (case.seqlen_k - case.seqlen_q if case.causal else case.seqlen_k)
+    first = case.seqlen_k - case.seqlen_q if case.causal else case.seqlen_k
+    rows = torch.arange(case.seqlen_q, device=DEVICE) + 1 + first
     return int(((rows > int(nan.int().argmax())) & ~out[batch, :, head].isnan().any(-1)).sum())
 
 
