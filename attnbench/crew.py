@@ -131,7 +131,7 @@ class Listener:
         self.watch(backend, phase)
 
     def _checked(self, line: str) -> Record:
-        """The record, where it is one of this job's. Raises WorkerDied for anything else: such a worker is not trusted."""
+        """The record, where it is one of this job's. Raises WorkerDied for anything else."""
         try:
             record = Record.from_json(line)
         except RecordError as error:

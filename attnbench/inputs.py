@@ -70,7 +70,7 @@ def _channel_outliers(draw: Draw) -> None:
 
 
 def _sink(draw: Draw) -> None:
-    """Key 0 lies in a direction that every query shares, its scaled logit SINK_LOGIT above the log of the others' number."""
+    """Key 0 lies in a direction that all queries share, its scaled logit SINK_LOGIT above the log of seqlen_k."""
     draw.q.add_(1.0)
     draw.k[:, 0] = (math.log(draw.k.shape[1]) + SINK_LOGIT) / (draw.case.scale * draw.q.shape[-1])
 
@@ -156,7 +156,7 @@ def copy_inputs(inputs: Inputs) -> Inputs:
 
 @contextmanager
 def in_place_of(inputs: Inputs, other: Inputs) -> Iterator[Inputs]:
-    """The numbers of `other` in the memory of `inputs`, as new tensors; `inputs` have their own numbers back after it."""
+    """The numbers of `other` in the memory of `inputs`, as new tensors; afterwards `inputs` hold their own again."""
     kept = copy_inputs(inputs)
     try:
         for tensor, numbers in zip(input_tensors(inputs), input_tensors(other)):

@@ -123,7 +123,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def _import_file(place: str) -> Any:
-    """Each file once. NOTE: under a name of its own, or a plugin in `numpy.py` would take numpy's place for everyone."""
+    """Each file once. NOTE: under a name of its own, or a plugin `numpy.py` would take numpy's place for everyone."""
     path = Path(place).resolve()
     name = f"attnbench_plugin_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
     if name in sys.modules:
@@ -171,7 +171,8 @@ def _module_backends(module: Any, spec: str) -> Sequence[Backend]:
         )
     for backend in backends:
         if isinstance(backend, type):
-            raise PluginError(f'plugin "{spec}": {backend.__name__} in BACKENDS is a class; put {backend.__name__}() there')
+            name = backend.__name__
+            raise PluginError(f'plugin "{spec}": {name} in BACKENDS is a class; put {name}() there')
         if isinstance(backend, Backend) and not (isinstance(backend.name, str) and backend.name):
             raise PluginError(f'plugin "{spec}": {type(backend).__name__}.name must be text, not {backend.name!r}')
         if not isinstance(backend, Backend):

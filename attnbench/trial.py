@@ -156,7 +156,7 @@ def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
         base = replace(base, kind=failure_kind(error), reason=describe(error))
         try:
             bench.inputs_written()
-        except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize: the next case's worker
+        except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
             bench.forget()
         return base
 
