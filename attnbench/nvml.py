@@ -6,9 +6,11 @@ Without a driver, or without the `pynvml` module, there are no GPUs: nothing her
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -34,6 +36,9 @@ class Gpu:
 @contextlib.contextmanager
 def nvml() -> Iterator[Any]:
     """The `pynvml` module, initialized; None where the module or the driver is missing."""
+    if "pynvml" not in sys.modules and not _driver_library():
+        yield None
+        return
     try:
         import pynvml
 
@@ -45,6 +50,15 @@ def nvml() -> Iterator[Any]:
         yield pynvml
     finally:
         pynvml.nvmlShutdown()
+
+
+def _driver_library() -> bool:
+    """Whether the driver's library loads: much cheaper to ask than to import `pynvml`, which is large."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 @functools.cache
