@@ -206,7 +206,7 @@ def doctor() -> None:
 def selftest(short: bool) -> None:
     """Plant known bugs into a right kernel and show that the checks catch each one, and accuse no right kernel.
 
-    Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. About a minute on two cores.
+    Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. Two to four minutes on two cores.
     """
     from attnbench.selftest import run_selftest
 
