@@ -22,6 +22,7 @@ from typing import Iterator
 from attnbench.case import Case
 from attnbench.metrics import forward_flops
 from attnbench.record import KEPT_SAMPLES, Accuracy, Block, Check, Measurement, Record
+from attnbench.timing import KEPT_DIGITS
 
 LIMIT_S = 10.0
 BACKENDS = ("hopper", "hopper[ws]", "hopper[pingpong]", "cudnn", "fa3", "fa2", "triton", "flex", "flashinfer", "naive")
@@ -64,7 +65,7 @@ def record(case: Case, backend: str, samples: int, dice: random.Random) -> Recor
     if not accuracy.passed:
         return Record(case, backend, "1.0", "incorrect", reason="relative RMSE", accuracy=accuracy)
     time_s = forward_flops(case) / dice.uniform(200e12, 700e12)
-    taken = tuple(time_s * dice.gauss(1, 0.005) for _ in range(samples))
+    taken = tuple(float(f"{time_s * dice.gauss(1, 0.005):.{KEPT_DIGITS}g}") for _ in range(samples))
     timing = Measurement((Block(taken, 10 * samples),), "events", "sustained", "cold", 1, True, prep_s=1e-4)
     return Record(case, backend, "1.0", "ok", accuracy=accuracy, measurement=timing)
 
