@@ -54,7 +54,7 @@ def run_command(
         )
         for suite in loaded
     ]
-    _check_names(loaded, plugins)
+    _check_names(loaded, backends, plugins)
     if dry_run:
         for suite in loaded:
             _print_plan(suite, plugins)
@@ -105,14 +105,19 @@ def _require_plugins(run: Path, specs: tuple[str, ...]) -> None:
             raise RunError(f"--resume {run}: this run used --plugin {spec}; name it again")
 
 
-def _check_names(suites: Sequence[Suite], specs: tuple[str, ...]) -> None:
-    """Unknown backends, as far as that can be told without importing plugins."""
+def _check_names(suites: Sequence[Suite], asked: tuple[str, ...], specs: tuple[str, ...]) -> None:
+    """Unknown backends, as far as that can be told without importing plugins: those asked for, else the suites' own."""
     for spec in specs:
         plugins.check_spec(spec)
     if plugins.names_unknown(specs):
         return  # the run looks again, once a worker has imported the plugins
-    for suite in suites:
-        suite.check_backends((*builtin(), *plugins.announced_names(specs)))
+    known = (*builtin(), *plugins.announced_names(specs))
+    for name in asked:
+        if name not in known:
+            raise RunError(unknown_backend(name, known))
+    if not asked:
+        for suite in suites:
+            suite.check_backends(known)
 
 
 def choose_device(asked: str) -> str:
