@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from attnbench.backend import Quantized
     from attnbench.case import Case
 
 # Tokens that are permuted among themselves: two wgmma accumulator blocks of 8 columns (layout.cuh, PERMUTED_KEYS).
@@ -39,6 +40,19 @@ class Fp8Operands:
     k_descale: Tensor
     v_descale: Tensor
     block_size: int = 0
+
+
+def reference_operands(case: Case, quantized: Quantized) -> Fp8Operands:
+    """What the reference quantizer made, as a kernel reads it."""
+    return Fp8Operands(
+        quantized.q, quantized.k, permuted_values(quantized.v), quantized.q_descale, quantized.k_descale,
+        quantized.v_descale, case_block_size(case),
+    )  # fmt: skip
+
+
+def case_block_size(case: Case) -> int:
+    """Tokens that share a descale, 0 where a head does."""
+    return case.block_size if case.scaling == "block" else 0
 
 
 def padded_tokens(seqlen: int) -> int:
@@ -154,7 +168,7 @@ def fp8_case_args(variant: Variant, case: Case) -> ForwardArgs:
     padded, heads = padded_tokens(case.seqlen_k), case.num_heads_kv
     args.v_strides = Strides(heads * case.head_dim_v * padded, padded, case.head_dim_v * padded)
     args.out_dtype, args.p_scale = DTYPES["bf16"], case.p_scale
-    args.descale_block_size = case.block_size if case.scaling == "block" else 0
+    args.descale_block_size = case_block_size(case)
     for name in ("q_descale", "k_descale", "v_descale"):
         setattr(args, name, ALIGNED_ADDRESS)
     return args

@@ -174,7 +174,7 @@ def test_another_abi_version(tmp_path):
     names = ("variant_count", "describe", "supports", "workspace_bytes", "launch", "status_string")
     text = "unsigned attnbench_abi_version(void) { return 7; }\n"
     text += "\n".join(f"int attnbench_{name}(void) {{ return 0; }}" for name in names)
-    with pytest.raises(KernelError, match="speaks ABI version 7, this program 1; rebuild it: attnbench kernels build"):
+    with pytest.raises(KernelError, match="speaks ABI version 7, this program 2; rebuild it: attnbench kernels build"):
         KernelLibrary(compile_c(tmp_path, text))
 
 
