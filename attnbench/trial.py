@@ -8,137 +8,24 @@ from __future__ import annotations
 import json
 import statistics
 import time
-import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Callable, Iterator
+from dataclasses import replace
+from typing import Any, Iterator
 
-from attnbench.backend import Backend, Call, Outputs, extra_bytes, kernel_facts, trait
+from attnbench.backend import Backend, Call, Outputs, kernel_facts, trait
+from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.contract import check_contract, checksums, guarded_call
-from attnbench.environment import available_memory_bytes
-from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.examine import examine
-from attnbench.inputs import copy_inputs, in_place_of, input_bytes, make_inputs
-from attnbench.judge import Factors, Reference, judge, make_reference
+from attnbench.failures import describe, failure_kind
+from attnbench.inputs import in_place_of, input_bytes
+from attnbench.judge import Factors, judge
 from attnbench.plugins import ContractError
 from attnbench.record import Accuracy, Record
-from attnbench.suite_model import Checks, Timing
+from attnbench.rotation import rotation, rotation_warning
+from attnbench.suite_model import Checks
 from attnbench.timers import make_flush, make_timer
 from attnbench.timing import measure
-
-# What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
-MEMORY_SHARE = 0.8
-# Input sets for a cold cache: enough to hold this many caches, within this share of memory and so long a preparation.
-CACHES_ROTATED = 5
-ROTATION_MEMORY_SHARE = 0.25
-ROTATION_PREPARE_S = 2.0
-REASON_CHARACTERS = 2000
-OWN_FOLDER = Path(__file__).parent
-FRESH = 1  # the input set of the recheck: other numbers than the checked ones
-
-
-@dataclass
-class Phases:
-    """Seconds spent per phase, and a word to whoever watches when a phase begins."""
-
-    announce: Callable[[str], None] = lambda phase: None
-    spent_s: dict[str, float] = field(default_factory=dict)
-    _open: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """A phase may lie inside another: its time is then its own, and the other is announced again at its end."""
-        self._open.append(phase)
-        self.announce(phase)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent_s = time.perf_counter() - started
-            self._open.pop()
-            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + spent_s
-            if self._open:
-                self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - spent_s
-                self.announce(self._open[-1])
-
-
-class Bench:
-    """The inputs and references of one case, made when first needed and shared by all its backends."""
-
-    def __init__(
-        self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases,
-        bits: str | None = None,
-    ):  # fmt: skip
-        """bits: a folder where the outputs of another process lie, or are to be left for one."""
-        self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
-        self.cache_bytes, self.phases = cache_bytes, phases
-        self._reference: Reference | None = None
-        self._fresh: Reference | None = None
-        self._checksums: list[int] = []
-        self._sources: tuple[Any, dict[str, float]] | None = None
-        self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `lab`
-
-    @property
-    def reference(self) -> Reference:
-        if self._reference is None:
-            with self.phases("inputs"):
-                inputs = make_inputs(self.case, self.device)
-                self._checksums = checksums(inputs)
-            with self.phases("oracle"):
-                self._reference = make_reference(self.case, inputs, self.checks.oracle)
-        return self._reference
-
-    def inputs_written(self) -> bool:
-        """Whether a backend changed the checked inputs. They are then drawn again, so that the next one gets them whole."""
-        if self._reference is None or checksums(self._reference.inputs) == self._checksums:
-            return False
-        with self.phases("inputs"):
-            self._reference = replace(self._reference, inputs=make_inputs(self.case, self.device))
-        return True
-
-    def sources(self, outputs: Outputs) -> dict[str, float]:
-        """Figures of `error_sources`; what does not depend on the outputs is made once."""
-        reference = self.reference
-        if self._sources is None:
-            with self.phases("oracle"):
-                drawn = drawn_oracle(self.case, reference.inputs, reference.rows)
-                self._sources = drawn, source_errors(reference)
-        drawn, errors = self._sources
-        index = reference.rows.index[..., None].expand_as(drawn)
-        out = outputs.out.transpose(1, 2).gather(2, index).double()
-        return {**errors, "rmse_drawn": rmse_drawn(out, drawn)}
-
-    def forget(self) -> None:
-        """Inputs and references are made anew when next needed."""
-        self._reference = self._fresh = None
-
-    def make_budgets(self, backend: Backend) -> None:
-        """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
-        reference = self.reference
-        with self.phases("oracle"):
-            reference.eager(trait(backend, "accumulator"))
-            if self.case.is_fp8:
-                reference.eager("fp32")
-
-    @property
-    def fresh(self) -> Reference:
-        """Other inputs of the same case, with the oracle at a few rows only."""
-        if self._fresh is None:
-            with self.phases("inputs"):
-                inputs = make_inputs(self.case, self.device, FRESH)
-            with self.phases("oracle"):
-                self._fresh = make_reference(self.case, inputs, "spot")
-        return self._fresh
-
-    def too_large(self, backend: Backend) -> str | None:
-        """Why the case cannot fit into the device's memory, known before anything is allocated."""
-        need = 2 * input_bytes(self.case) + extra_bytes(backend, self.case)
-        have = int(available_memory_bytes(self.device) * MEMORY_SHARE)
-        if need <= have:
-            return None
-        return f"needs about {need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB of the {self.device} memory may be used"
 
 
 def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
@@ -206,7 +93,7 @@ def _checked(bench: Bench, backend: Backend, timed: bool, base: Record) -> Recor
 def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) -> Record:
     with bench.phases("prepare"):
         first, prep_s, peak_bytes = _prepare_watched(bench, backend)
-        calls = _rotation(bench, backend, first)
+        calls = rotation(bench, backend, first)
     timer = make_timer(bench.timing.timer, bench.device, len(calls))
     flush = make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
     with bench.phases("time"):
@@ -222,7 +109,7 @@ def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) ->
         reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
         return replace(base, status="incorrect", kind=None, reason=reason, accuracy=accuracy)
     accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
-    warnings = _rotation_warning(bench, len(calls))
+    warnings = rotation_warning(bench, len(calls))
     return replace(
         base,
         status="ok",
@@ -285,37 +172,6 @@ def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ..
     return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
 
 
-def _rotation(bench: Bench, backend: Backend, first: Call) -> list[Call]:
-    """The first call and one on each further input set, as many as a cold cache takes or ROTATION_PREPARE_S allows."""
-    calls, started = [first], time.perf_counter()
-    sets = _input_sets(bench, backend)
-    while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
-        calls.append(backend.prepare(bench.case, copy_inputs(bench.reference.inputs)))
-    return calls
-
-
-def _input_sets(bench: Bench, backend: Backend) -> int:
-    if bench.timing.cache == "warm" or bench.timing.regime == "burst":
-        return 1
-    wanted = _sets_for_cold(bench)
-    memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
-    affordable = int(memory // (input_bytes(bench.case) + extra_bytes(backend, bench.case)))
-    return max(1, min(wanted, affordable))
-
-
-def _sets_for_cold(bench: Bench) -> int:
-    size = input_bytes(bench.case)
-    rotated = CACHES_ROTATED * bench.cache_bytes
-    return 1 if size > rotated else -(-rotated // size) + 1
-
-
-def _rotation_warning(bench: Bench, sets: int) -> tuple[str, ...]:
-    wanted = _sets_for_cold(bench)
-    if bench.timing.cache == "warm" or bench.timing.regime == "burst" or sets >= wanted:
-        return ()
-    return (f"cache partly warm: {sets} input sets in turn, {wanted} would hold {CACHES_ROTATED} times the cache",)
-
-
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """torch's deterministic mode with uninitialized memory filled with NaN: an output never written shows."""
@@ -327,28 +183,6 @@ def poisoned_memory() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def failure_kind(error: BaseException) -> str:
-    if isinstance(error, ContractError):
-        return "contract"
-    return "oom" if is_out_of_memory(error) else "exception"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def describe(error: BaseException) -> str:
-    """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, ContractError):
-        return str(error)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != OWN_FOLDER]
-    frames = frames[-3:]
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
-    return f"{text} ({places})" if places else text
 
 
 def _version(backend: Backend) -> str:

@@ -96,7 +96,9 @@ class Worker:
 
     def work(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
-        from attnbench.trial import Bench, Phases, run_trial
+        from attnbench.bench import Bench
+        from attnbench.phases import Phases
+        from attnbench.trial import run_trial
 
         current = ""
 
