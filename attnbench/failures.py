@@ -6,14 +6,15 @@ import traceback
 from pathlib import Path
 
 from attnbench.plugins import ContractError
+from attnbench.sampling import Unstable
 
 REASON_CHARACTERS = 2000
 OWN_FOLDER = Path(__file__).parent
 
 
 def failure_kind(error: BaseException) -> str:
-    if isinstance(error, ContractError):
-        return "contract"
+    if isinstance(error, (ContractError, Unstable)):
+        return "contract" if isinstance(error, ContractError) else "unstable"
     return "oom" if is_out_of_memory(error) else "exception"
 
 
@@ -24,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, ContractError):
+    if isinstance(error, (ContractError, Unstable)):
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != OWN_FOLDER]
     frames = frames[-3:]

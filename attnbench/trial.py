@@ -97,7 +97,7 @@ def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) ->
     timer = make_timer(bench.timing.timer, bench.device, len(calls))
     flush = make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
     with bench.phases("time"):
-        measurement = measure(calls, bench.timing, timer, flush=flush)
+        measurement = measure(calls, bench.timing, timer, flush=flush, watch=bench.watch)
     compile_s = max(0.0, first_call_s - statistics.median(measurement.samples_s))
     measurement = replace(measurement, prep_s=prep_s, compile_s=compile_s, peak_bytes=peak_bytes)
     if bench.inputs_written():
