@@ -48,6 +48,11 @@ class Bench:
                 self._reference = make_reference(self.case, inputs, self.checks.oracle)
         return self._reference
 
+    @property
+    def checksums(self) -> list[int]:
+        """Of the checked inputs, whole."""
+        return self.reference and self._checksums
+
     def inputs_written(self) -> bool:
         """Whether a backend changed the checked inputs. They are then drawn again, so that the next one gets them whole."""
         if self._reference is None or checksums(self._reference.inputs) == self._checksums:

@@ -10,9 +10,13 @@ from typing import Callable, Iterator
 
 @dataclass
 class Phases:
-    """Seconds spent per phase, and a word to whoever watches when a phase begins."""
+    """Seconds spent per phase, and a word to whoever watches when a phase begins: of which backend, and which.
 
-    announce: Callable[[str], None] = lambda phase: None
+    backend: whom the phases that begin next are about.
+    """
+
+    announce: Callable[[str, str], None] = lambda backend, phase: None
+    backend: str = ""
     spent_s: dict[str, float] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
 
@@ -20,7 +24,7 @@ class Phases:
     def __call__(self, phase: str) -> Iterator[None]:
         """A phase may lie inside another: its time is then its own, and the other is announced again at its end."""
         self._open.append(phase)
-        self.announce(phase)
+        self.announce(self.backend, phase)
         started = time.perf_counter()
         try:
             yield
@@ -30,4 +34,4 @@ class Phases:
             self.spent_s[phase] = self.spent_s.get(phase, 0.0) + spent_s
             if self._open:
                 self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - spent_s
-                self.announce(self._open[-1])
+                self.announce(self.backend, self._open[-1])

@@ -1,11 +1,12 @@
-"""Input sets that are called in turn, so that each finds the cache cold."""
+"""Input sets that are called in turn, so that each call finds the cache cold."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Sequence
 
-from attnbench.backend import Backend, Call, extra_bytes
+from attnbench.backend import Backend, Call, Inputs, extra_bytes
+from attnbench.case import Case
 from attnbench.environment import available_memory_bytes
 from attnbench.inputs import copy_inputs, input_bytes
 
@@ -18,22 +19,26 @@ ROTATION_MEMORY_SHARE = 0.25
 ROTATION_PREPARE_S = 2.0
 
 
-def rotation(bench: Bench, backend: Backend, first: Call) -> list[Call]:
-    """The first call and one on each further input set, as many as a cold cache takes or ROTATION_PREPARE_S allows."""
+def rotation(bench: Bench, backend: Backend, inputs: Inputs, first: Call, held: Sequence[Backend]) -> list[Call]:
+    """The first call, on `inputs`, and one on each further set: as many as a cold cache takes, memory holds for all of
+    `held` (the backends that are prepared at the same time), or ROTATION_PREPARE_S allows."""
     calls, started = [first], time.perf_counter()
-    sets = _input_sets(bench, backend)
+    sets = _input_sets(bench, held)
     while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
-        calls.append(backend.prepare(bench.case, copy_inputs(bench.reference.inputs)))
+        calls.append(backend.prepare(bench.case, copy_inputs(inputs)))
     return calls
 
 
-def _input_sets(bench: Bench, backend: Backend) -> int:
+def set_bytes(case: Case, held: Sequence[Backend]) -> int:
+    """What one input set of each takes, with what each backend says that it needs beside its inputs."""
+    return sum(input_bytes(case) + extra_bytes(backend, case) for backend in held)
+
+
+def _input_sets(bench: Bench, held: Sequence[Backend]) -> int:
     if bench.timing.cache == "warm" or bench.timing.regime == "burst":
         return 1
-    wanted = _sets_for_cold(bench)
     memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
-    affordable = int(memory // (input_bytes(bench.case) + extra_bytes(backend, bench.case)))
-    return max(1, min(wanted, affordable))
+    return max(1, min(_sets_for_cold(bench), int(memory // set_bytes(bench.case, held))))
 
 
 def _sets_for_cold(bench: Bench) -> int:

@@ -22,6 +22,7 @@ from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
@@ -100,12 +101,7 @@ class Worker:
         from attnbench.phases import Phases
         from attnbench.trial import run_trial
 
-        current = ""
-
-        def announce(phase: str) -> None:
-            self._send(event="phase", backend=current, phase=phase)
-
-        phases = Phases(announce)
+        phases = Phases(self._announce)
         bench = Bench(
             case=Case.make(**job["case"]),
             device=self._device,
@@ -115,13 +111,19 @@ class Worker:
             phases=phases,
             bits=job.get("bits"),
         )
-        for current in job["backends"]:
-            announce("start")
-            record = run_trial(bench, self._backends[current], job["time"])
-            self._send(event="record", record=record.to_json())
-            if record.status == "error":
-                self._end_if_poisoned()
+        for name in job["backends"]:
+            phases.backend = name
+            self._announce(name, "start")
+            self._report(run_trial(bench, self._backends[name], job["time"]))
         self._send(event="done", spent_s=phases.spent_s)
+
+    def _announce(self, backend: str, phase: str) -> None:
+        self._send(event="phase", backend=backend, phase=phase)
+
+    def _report(self, record: Record) -> None:
+        self._send(event="record", record=record.to_json())
+        if record.status == "error":
+            self._end_if_poisoned()
 
     def _end_if_poisoned(self) -> None:
         """A sticky CUDA error makes every later call fail: a fresh process is the only cure."""
