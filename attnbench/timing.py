@@ -1,7 +1,8 @@
 """Timing a call: warm-up, samples, a stopping rule. Method and thresholds: README, "How numbers are made".
 
-Three seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a
-StoppingRule says when there is enough. Devices are in `timers`; nothing here imports torch.
+Seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a Watch looks at
+the machine (all in `sampling`), a StoppingRule says when there is enough. Devices are in `timers`; nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-import time
 from dataclasses import dataclass, field
 from typing import Callable, Iterator, Protocol, Sequence
 
-from attnbench.backend import Call, Outputs
+from attnbench.backend import Call
 from attnbench.record import KEPT_SAMPLES, Block, Measurement
+from attnbench.sampling import Clock, Sampler, SystemClock, Taken, Timer, Unwatched, Watch, join
 from attnbench.stats import outliers, relative_stdev
 from attnbench.suite_model import Timing
 
@@ -32,45 +33,7 @@ BURST_WORK_S = 0.05
 ENOUGH_STDEV = 0.005
 ENOUGH_HALF_WIDTH = 0.0025
 BATCHES = 10
-# Significant digits kept of a sample: far below any timer's resolution, and half the size of a double's.
-KEPT_DIGITS = 9
 T_975_9 = 2.262  # Student's t, two-sided 95 %, BATCHES - 1 degrees of freedom
-
-
-class Timer(Protocol):
-    """Turns calls into seconds per call."""
-
-    name: str
-
-    def region(self, estimate_s: float) -> int:
-        """Calls in one timed region, for a call of about that length."""
-
-    def take(
-        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
-    ) -> Sequence[float]:
-        """`count` samples, each the mean of `calls_per_sample` back-to-back calls; `before` runs, untimed, ahead of each."""
-
-    def last(self) -> Outputs:
-        """What the last timed call returned."""
-
-
-class Clock(Protocol):
-    def now(self) -> float: ...
-
-    def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """Seconds since the epoch that run on evenly, whatever is done to the machine's clock meanwhile."""
-
-    def __init__(self) -> None:
-        self._epoch_s = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        return self._epoch_s + time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 class StoppingRule(Protocol):
@@ -160,41 +123,78 @@ def measure(
     rule: StoppingRule | None = None,
     flush: Callable[[], None] | None = None,
     progress: Callable[[], None] = lambda: None,
+    watch: Watch | None = None,
 ) -> Measurement:
     """Times prepared calls, one per input set, in turn.
 
     flush: empties the cache; used in the burst regime when the cache is to be cold. progress is called between batches.
+    Raises Unstable where the machine spoils every block.
     """
-    clock = clock or SystemClock()
+    clock, watch = clock or SystemClock(), watch or Unwatched()
     rule = rule or Convergence(options.min_samples, options.min_time_s)
     turns = itertools.cycle(calls)
     warm = warm_up(turns, timer, clock, options.warmup_s)
-    per_sample = timer.region(warm.estimate_s)
-    burst = options.regime == "burst"
-    before = flush if burst and options.cache == "cold" else None
-    samples: list[float] = []
-    start_s = clock.now()
-    while not rule.done() and clock.now() - start_s < options.max_time_s:
-        if burst:
-            clock.sleep(BURST_IDLE_S)
-        count = _batch(warm.estimate_s * per_sample, len(samples), options, burst)
-        taken = timer.take(turns, count, per_sample, before)
-        samples.extend(taken)
-        rule.add(taken, per_sample)
-        progress()
-    kept, unmet = thin(samples, KEPT_SAMPLES), rule.unmet()
+    sampler = Sampler(timer, clock, watch, after_pause=lambda: warm_up(turns, timer, clock, options.warmup_s))
+    before = flush if options.regime == "burst" and options.cache == "cold" else None
+    parts = _sample(sampler, turns, options, rule, warm.estimate_s, before, progress)
+    blocks = _blocks(parts, options, watch)
+    unmet = rule.unmet()
     return Measurement(
-        blocks=(Block(tuple(float(f"{sample:.{KEPT_DIGITS}g}") for sample in kept), len(samples), start_s=start_s),),
+        blocks=blocks,
         timer=timer.name,
         regime=options.regime,
         cache=options.cache,
-        calls_per_sample=per_sample,
+        calls_per_sample=timer.region(warm.estimate_s),
         converged=not unmet,
         unmet=unmet,
-        outliers=tuple((0, index) for index in outliers(kept)),
+        outliers=flagged(blocks),
         input_sets=len(calls),
         warmup_s=warm.spent_s,
+        discarded=dict(sampler.discarded),
+        flags=sampler.flags,
     )
+
+
+def _sample(
+    sampler: Sampler,
+    turns: Iterator[Call],
+    options: Timing,
+    rule: StoppingRule,
+    estimate_s: float,
+    before: Callable[[], None] | None,
+    progress: Callable[[], None],
+) -> list[Taken]:
+    """Batches of samples until the rule is done or max_time_s has passed."""
+    burst, clock = options.regime == "burst", sampler.clock
+    per_sample = sampler.timer.region(estimate_s)
+    parts: list[Taken] = []
+    start_s, count = clock.now(), 0
+    while not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s:
+        if burst:
+            clock.sleep(BURST_IDLE_S)
+        taken = sampler.take_block(turns, _batch(estimate_s * per_sample, count, options, burst), per_sample, before)
+        parts.append(taken)
+        count += len(taken.samples_s)
+        rule.add(taken.samples_s, per_sample)
+        progress()
+    return parts
+
+
+def _blocks(parts: Sequence[Taken], options: Timing, watch: Watch) -> tuple[Block, ...]:
+    """A burst is a block of its own; batches taken back to back are one, up to where the machine spoilt a batch."""
+    if options.regime == "burst":
+        pieces = [[part] for part in parts]
+    else:
+        pieces = [list(piece) for _, piece in itertools.groupby(parts, key=lambda part: part.stretch)]
+    keep = max(1, KEPT_SAMPLES // len(pieces))
+    return tuple(join(piece, watch).block(round=place, keep=keep) for place, piece in enumerate(pieces))
+
+
+def flagged(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:
+    """(block, sample) of every outlier among all kept samples."""
+    places = [(block, sample) for block, each in enumerate(blocks) for sample in range(len(each.samples_s))]
+    samples = [sample for block in blocks for sample in block.samples_s]
+    return tuple(places[index] for index in outliers(samples))
 
 
 def region_calls(estimate_s: float, resolution_s: float) -> int:
@@ -209,10 +209,3 @@ def _batch(sample_s: float, taken: int, options: Timing, burst: bool) -> int:
         return max(1, min(options.min_samples, int(BURST_WORK_S / sample_s)))
     wanted = max(options.min_samples / 5, options.min_time_s / 5 / sample_s, taken / 10)
     return max(1, math.ceil(min(wanted, options.max_time_s / 5 / sample_s)))
-
-
-def thin(samples: Sequence[float], most: int) -> Sequence[float]:
-    """At most `most` samples, evenly spaced in time order."""
-    if len(samples) <= most:
-        return samples
-    return [samples[i * len(samples) // most] for i in range(most)]

@@ -24,6 +24,7 @@ from attnbench.inputs import copy_inputs, in_place_of, input_bytes, make_inputs
 from attnbench.judge import Factors, Reference, judge, make_reference
 from attnbench.plugins import ContractError
 from attnbench.record import Accuracy, Record
+from attnbench.sampling import Unstable, Watch
 from attnbench.suite_model import Checks, Timing
 from attnbench.timers import make_flush, make_timer
 from attnbench.timing import measure
@@ -69,10 +70,11 @@ class Bench:
 
     def __init__(
         self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases,
-        bits: str | None = None,
+        bits: str | None = None, watch: Watch | None = None,
     ):  # fmt: skip
-        """bits: a folder where the outputs of another process lie, or are to be left for one."""
+        """bits: a folder where the outputs of another process lie, or are to be left for one. watch: of the machine."""
         self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
+        self.watch = watch
         self.cache_bytes, self.phases = cache_bytes, phases
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
@@ -210,7 +212,7 @@ def _timed(bench: Bench, backend: Backend, base: Record, first_call_s: float) ->
     timer = make_timer(bench.timing.timer, bench.device, len(calls))
     flush = make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
     with bench.phases("time"):
-        measurement = measure(calls, bench.timing, timer, flush=flush)
+        measurement = measure(calls, bench.timing, timer, flush=flush, watch=bench.watch)
     compile_s = max(0.0, first_call_s - statistics.median(measurement.samples_s))
     measurement = replace(measurement, prep_s=prep_s, compile_s=compile_s, peak_bytes=peak_bytes)
     if bench.inputs_written():
@@ -330,8 +332,8 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def failure_kind(error: BaseException) -> str:
-    if isinstance(error, ContractError):
-        return "contract"
+    if isinstance(error, (ContractError, Unstable)):
+        return "contract" if isinstance(error, ContractError) else "unstable"
     return "oom" if is_out_of_memory(error) else "exception"
 
 
@@ -342,7 +344,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, ContractError):
+    if isinstance(error, (ContractError, Unstable)):
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != OWN_FOLDER]
     frames = frames[-3:]

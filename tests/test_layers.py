@@ -120,7 +120,8 @@ def test_importing_a_module_imports_no_heavy_library(name):
 # What lies above each of these: they must not know it, not even inside a function.
 COMMAND_LINE = {"cli", "run_command", "listing", "progress", "__main__"}
 READERS = {"report", "plots", "frame", "summary", "repro", "result"}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "inputs", "quantize", "lab", "contract", "examine"}
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "inputs", "quantize", "lab", "contract",
+             "examine"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -135,6 +136,7 @@ ABOVE = {
     "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
+    "sampling": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},

@@ -7,6 +7,7 @@ import pytest
 
 from attnbench.backend import Outputs
 from attnbench.record import KEPT_SAMPLES
+from attnbench.sampling import SystemClock, thin
 from attnbench.suite_model import Timing
 from attnbench.timing import (
     BURST_IDLE_S,
@@ -14,10 +15,8 @@ from attnbench.timing import (
     WARMUP_CALLS,
     WARMUP_LIMIT,
     Convergence,
-    SystemClock,
     measure,
     region_calls,
-    thin,
     warm_up,
 )
 
