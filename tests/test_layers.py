@@ -7,7 +7,7 @@ import pytest
 from paths import ROOT
 
 PACKAGE = ROOT / "attnbench"
-HEAVY = {"torch", "triton", "numpy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
+HEAVY = {"torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
 # Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
 ABOUT = {
     "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "cudnn_graph": {"cudnn"},
@@ -130,6 +130,9 @@ ABOVE = {
     "backend": set(FILES) - {"backend", "case"},
     "metrics": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
     "stats": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
+    "differences": COMMAND_LINE | READERS | MEASURING | RUNNING | {"verdict", "stored_baseline", "store", "suite"},
+    "stored_baseline": COMMAND_LINE | READERS | MEASURING | RUNNING | {"verdict", "store", "suite"},
+    "verdict": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
     "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
