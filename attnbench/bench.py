@@ -51,7 +51,9 @@ class Bench:
     @property
     def checksums(self) -> list[int]:
         """Of the checked inputs, whole."""
-        return self.reference and self._checksums
+        if self._reference is None:
+            self.reference  # drawing the inputs takes their checksums
+        return self._checksums
 
     def inputs_written(self) -> bool:
         """Whether a backend changed the checked inputs. They are then drawn again, so that the next one gets them whole."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator, TypeVar
 
 from attnbench.backend import Backend, kernel_facts, trait
 from attnbench.bench import Bench
@@ -22,6 +22,10 @@ from attnbench.prepared import Checked, Prepared
 from attnbench.record import Accuracy, Record
 from attnbench.timing import measure
 
+T = TypeVar("T")
+# Ahead of the reason of an error that came after the check.
+DURING = "while being timed: "
+
 
 def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
     """The record of one backend on one case. Never raises for what the backend did."""
@@ -33,41 +37,41 @@ def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
 
 def check_trial(bench: Bench, backend: Backend) -> Checked | Record:
     """The backend once it has passed, to be timed or not; else the record that says why not. Never raises for it."""
-    case = bench.case
-    base = Record(case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
-    try:
+    base = Record(bench.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
+
+    def check() -> Checked | Record:
         reason = _cannot(bench, backend)
-        if reason is not None:
-            return replace(base, status="unsupported", kind=None, reason=reason)
-        return _checked(bench, backend, base)
-    except (KeyboardInterrupt, BrokenPipeError):
-        raise
-    except BaseException as error:  # a plugin may raise anything, SystemExit included
-        return failed(bench, base, error)
+        return replace(base, status="unsupported", kind=None, reason=reason) if reason else _checked(bench, backend, base)
+
+    return guarded(bench, base, check)
 
 
 def time_alone(bench: Bench, checked: Checked) -> Record:
     """The record of a checked backend, timed by itself. Never raises for what the backend did."""
-    try:
+
+    def measured() -> Record:
         prepared = Prepared(bench, checked, bench.reference.inputs, [checked.backend])
         with bench.phases("time"):
             measurement = measure(
                 prepared.calls, bench.timing, prepared.timer, flush=prepared.flush(), watch=bench.watch
             )
         return prepared.record(measurement)
+
+    return guarded(bench, checked.record, measured, DURING)
+
+
+def guarded(bench: Bench, base: Record, step: Callable[[], T], when: str = "") -> T | Record:
+    """What the step returns, or the record of what a backend raised in it; then the checked inputs are whole again."""
+    try:
+        return step()
     except (KeyboardInterrupt, BrokenPipeError):
         raise
-    except BaseException as error:
-        return failed(bench, checked.record, error, "while being timed: ")
-
-
-def failed(bench: Bench, base: Record, error: BaseException, when: str = "") -> Record:
-    """The record of what a backend raised; the checked inputs are whole again afterwards."""
-    try:
-        bench.inputs_written()
-    except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
-        bench.forget()
-    return replace(base, status="error", kind=failure_kind(error), reason=when + describe(error))
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        try:
+            bench.inputs_written()
+        except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
+            bench.forget()
+        return replace(base, status="error", kind=failure_kind(error), reason=when + describe(error))
 
 
 def _cannot(bench: Bench, backend: Backend) -> str | None:
@@ -98,11 +102,11 @@ def _checked(bench: Bench, backend: Backend, base: Record) -> Checked | Record:
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         base = replace(base, kernel=_kernel_facts(backend, bench.case))  # after a call: autotuning has chosen by then
         accuracy, cause = examine(bench, backend, outputs, Factors(**bench.checks.factors.model_dump()))
-    base = replace(base, accuracy=accuracy, warnings=_accumulator_warnings(backend, accuracy))
+    known = {"kind": None, "accuracy": accuracy, "warnings": _accumulator_warnings(backend, accuracy)}
     if accuracy.passed:
-        return Checked(backend, replace(base, status="ok", kind=None, reason=""), first_call_s)
+        return Checked(backend, replace(base, status="ok", reason="", **known), first_call_s)
     reason = "; ".join(str(check) for check in accuracy.failures) + (f"; likely cause: {cause}" if cause else "")
-    return replace(base, status="incorrect", kind=None, reason="\n".join((reason, *accuracy.error_map)))
+    return replace(base, status="incorrect", reason="\n".join((reason, *accuracy.error_map)), **known)
 
 
 def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
-jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}}
+jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
@@ -99,7 +99,8 @@ class Worker:
         """All backends of one case; inputs and oracle are made once."""
         from attnbench.bench import Bench
         from attnbench.phases import Phases
-        from attnbench.trial import run_trial
+        from attnbench.together import time_together
+        from attnbench.trial import check_trial, time_alone
 
         phases = Phases(self._announce)
         bench = Bench(
@@ -111,10 +112,19 @@ class Worker:
             phases=phases,
             bits=job.get("bits"),
         )
+        held = []
         for name in job["backends"]:
             phases.backend = name
             self._announce(name, "start")
-            self._report(run_trial(bench, self._backends[name], job["time"]))
+            checked = check_trial(bench, self._backends[name])
+            if isinstance(checked, Record) or not job["time"]:
+                self._report(checked if isinstance(checked, Record) else checked.record)
+            elif bench.timing.interleave:
+                held.append(checked)
+            else:
+                self._report(time_alone(bench, checked))
+        for record in time_together(bench, held, job.get("process", 0)):
+            self._report(record)
         self._send(event="done", spent_s=phases.spent_s)
 
     def _announce(self, backend: str, phase: str) -> None:

@@ -121,7 +121,7 @@ def test_importing_a_module_imports_no_heavy_library(name):
 COMMAND_LINE = {"cli", "run_command", "listing", "progress", "__main__"}
 READERS = {"report", "plots", "frame", "summary", "repro", "result"}
 MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "inputs", "quantize", "lab", "contract",
-             "examine"}  # fmt: skip
+             "examine", "bench", "prepared", "rotation", "interleave", "together"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -138,7 +138,11 @@ ABOVE = {
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
     "sampling": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
-    "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
+    "rounds": set(FILES) - {"rounds"},
+    "interleave": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "bench", "store", "suite"},
+    "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
+    "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},
+    "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
