@@ -15,6 +15,9 @@ from typing import Callable, Iterable, Mapping, Sequence
 
 from attnbench.record import Block
 
+# What a block counts as: its median in seconds, or in cycles.
+Weigh = Callable[[Block], float]
+
 # One-sided confidence of a bound; a two-sided interval of both bounds then has 90 %.
 CONFIDENCE = 0.95
 # No log ratio is known better than this from one process or run: a timed region is some hundred times the resolution of
@@ -79,8 +82,12 @@ class Difference:
         return Difference(-self.mean, self.standard_error, self.freedom, units, self.unit, self.allowance)
 
 
+def block_median_s(block: Block) -> float:
+    return statistics.median(block.samples_s)
+
+
 def process_differences(
-    base: Sequence[Block], new: Sequence[Block], weigh: Callable[[Block], float] | None = None
+    base: Sequence[Block], new: Sequence[Block], weigh: Weigh = block_median_s
 ) -> dict[int, float]:
     """By process, the mean over its rounds of ln(median new block) - ln(median base block).
 
@@ -88,29 +95,25 @@ def process_differences(
     one side has counts for nothing. `weigh` gives a block's value where it is not the median of its samples in seconds
     (cycles, say). The two must have taken turns in the same processes: numbers that merely agree mean nothing.
     """
-    sides = [_round_logs(blocks, weigh or block_median_s) for blocks in (base, new)]
+    sides = [_round_logs(blocks, weigh) for blocks in (base, new)]
     by_process: dict[int, list[float]] = defaultdict(list)
     for place in sorted(sides[0].keys() & sides[1].keys()):
         by_process[place[0]].append(sides[1][place] - sides[0][place])
     return {process: statistics.fmean(values) for process, values in by_process.items()}
 
 
-def block_median_s(block: Block) -> float:
-    return statistics.median(block.samples_s)
-
-
-def _round_logs(blocks: Iterable[Block], weigh: Callable[[Block], float]) -> dict[tuple[int, int], float]:
+def _round_logs(blocks: Iterable[Block], weigh: Weigh) -> dict[tuple[int, int], float]:
     found: dict[tuple[int, int], list[float]] = defaultdict(list)
     for block in blocks:
         found[block.process, block.round].append(math.log(weigh(block)))
     return {place: statistics.fmean(logs) for place, logs in found.items()}
 
 
-def level(blocks: Sequence[Block], weigh: Callable[[Block], float] | None = None) -> float:
+def level(blocks: Sequence[Block], weigh: Weigh = block_median_s) -> float:
     """ln of one run's time of a case: the mean over processes of the mean over blocks of ln(median block)."""
     by_process: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
-        by_process[block.process].append(math.log((weigh or block_median_s)(block)))
+        by_process[block.process].append(math.log(weigh(block)))
     return statistics.fmean(statistics.fmean(logs) for logs in by_process.values())
 
 
@@ -118,8 +121,8 @@ def across_processes(values: Iterable[float], fewest: int) -> Difference:
     """Student's t over one difference a process. Raises NotEnough below `fewest` processes."""
     units = tuple(values)
     if len(units) < max(2, fewest):
-        raise NotEnough(f"measured in {_count(len(units), 'process', 'processes')}; it takes {max(2, fewest)} to know "
-                        f"how far processes lie apart")  # fmt: skip
+        raise NotEnough(f"measured in {len(units)} process{'' if len(units) == 1 else 'es'}; it takes {max(2, fewest)} "
+                        f"to know how far processes lie apart")  # fmt: skip
     spread = max(statistics.stdev(units), SMALLEST_SPREAD)
     return Difference(statistics.fmean(units), spread / math.sqrt(len(units)), len(units) - 1, units, "process")
 
@@ -145,7 +148,3 @@ def suite_mean(cases: Sequence[Mapping[int, float]], fewest: int) -> Difference:
         for process, value in case.items():
             by_process[process].append(value)
     return across_processes((statistics.fmean(values) for _, values in sorted(by_process.items())), fewest)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -22,7 +22,7 @@ Key = TypeVar("Key", bound=Hashable)
 FEWEST_RUNS = 3
 # With fewer cases, what is common to them and what is their own cannot be told apart; each then stands for itself.
 FEWEST_FOR_ALLOWANCE = 8
-# Alternating means of an unbalanced two-way layout settle to far below any timer's resolution within so many rounds.
+# Alternating means of an unbalanced two-way layout settle far below any timer's resolution in so many rounds.
 _SETTLE = 50
 
 
@@ -35,7 +35,7 @@ class Levels:
 
 
 def against_runs(levels: Mapping[Key, Levels]) -> dict[Key, Difference | NotEnough]:
-    """The difference of every case; NotEnough in place of one that fewer than FEWEST_RUNS stored runs measured.
+    """The difference of every case; NotEnough in place of one that too few stored runs measured.
 
     All cases have the same runs, in the same order. With cases c, runs r and either side's own case means,
     ln t = case + run shift + rest. The run shift's spread (over all cases) gives the allowance: a one-sided 97.5 % bound

@@ -1,4 +1,4 @@
-"""Verdicts: is one side slower, faster or the same, or can that not be told? Pure statistics, nothing is read or run.
+"""Verdicts: is one side slower, faster or the same, or can that not be told? Pure statistics; no I/O.
 
 Slower: the one-sided 95 % bound of the difference lies beyond the margin, with Holm's correction over all cases that are
 judged together (S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).
@@ -21,6 +21,8 @@ KINDS = (SLOWER, MISSING, NOT_COMPARABLE, INCONCLUSIVE, FASTER, SAME, NEW)  # wh
 UNDECIDED = (NOT_COMPARABLE, MISSING, NEW, INCONCLUSIVE)
 
 DEFAULT_MARGIN = 0.01
+# Fresh processes that a verdict takes where both sides take turns; gates take five.
+FEWEST_PROCESSES = 3
 # The margin is at least so many times what the baseline differs from itself.
 FLOORS = 2.0
 # SM clocks of the two sides further apart than this: the chip ran in two states, and times alone decide nothing.
@@ -51,7 +53,7 @@ class Margin:
 
     def __str__(self) -> str:
         if self.noise_floor is None:
-            return f"{percent(self.value)} as asked; no A/A null was measured"
+            return f"{percent(self.value)} as asked"
         if self.value > self.asked:
             return f"{percent(self.value)}: {FLOORS:g} times the A/A noise floor of {percent(self.noise_floor)}"
         return f"{percent(self.value)} as asked; A/A noise floor {percent(self.noise_floor)}"

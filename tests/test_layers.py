@@ -118,8 +118,10 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 
 # What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "run_command", "listing", "progress", "__main__"}
-READERS = {"report", "plots", "frame", "summary", "repro", "result"}
+COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "completion", "__main__"}
+COMPARING = {"compare", "case_records", "sides", "comparable", "quality", "pairing"}
+TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
+READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
 MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "inputs", "quantize", "lab", "contract",
              "examine", "bench", "prepared", "rotation", "interleave", "together"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
@@ -147,6 +149,12 @@ ABOVE = {
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
     "run": COMMAND_LINE | READERS,
+    "pairing": COMMAND_LINE | (READERS - {"pairing"}) | MEASURING | RUNNING | {"store", "suite"},
+    "quality": COMMAND_LINE | (READERS - {"quality", "result"}) | MEASURING | RUNNING | {"store", "suite"},
+    "compare": COMMAND_LINE | (READERS - COMPARING - {"result"}) | MEASURING | RUNNING | {"suite"},
+    "ruling": COMMAND_LINE | MEASURING | RUNNING | (TELLING - {"ruling"}) | {"suite", "report"},
+    "junit": COMMAND_LINE | MEASURING | RUNNING | {"suite", "report"},
+    "github_actions": COMMAND_LINE | MEASURING | RUNNING | {"suite", "report"},
 }  # fmt: skip
 
 
