@@ -69,7 +69,9 @@ class Verdict:
 
 
 class Watch(Protocol):
-    """Looks at the machine while it measures."""
+    """Looks at the machine while it measures. clock: the one that its times are of, for the samples too."""
+
+    clock: Clock
 
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         """What the machine did between two times of the sampler's clock; None where nobody looked."""
@@ -79,6 +81,9 @@ class Watch(Protocol):
 
 class Unwatched:
     """Nobody looks: every block is kept."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
 
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         return None
@@ -121,12 +126,15 @@ class Sampler:
     """
 
     timer: Timer
-    clock: Clock = field(default_factory=SystemClock)
     watch: Watch = field(default_factory=Unwatched)
     after_pause: Callable[[], None] = lambda: None
+    clock: Clock = None  # type: ignore[assignment]  # the watch's, where no other is given
     discarded: Counter[str] = field(default_factory=Counter)
     lost_s: float = 0.0
     _flags: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clock = self.clock or self.watch.clock
 
     @property
     def flags(self) -> tuple[str, ...]:

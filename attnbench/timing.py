@@ -15,7 +15,7 @@ from typing import Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call
 from attnbench.record import KEPT_SAMPLES, Block, Measurement
-from attnbench.sampling import Clock, Sampler, SystemClock, Taken, Timer, Unwatched, Watch, join
+from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.stats import outliers, relative_stdev
 from attnbench.suite_model import Timing
 
@@ -130,11 +130,12 @@ def measure(
     flush: empties the cache; used in the burst regime when the cache is to be cold. progress is called between batches.
     Raises Unstable where the machine spoils every block.
     """
-    clock, watch = clock or SystemClock(), watch or Unwatched()
+    watch = watch or Unwatched()
+    clock = clock or watch.clock
     rule = rule or Convergence(options.min_samples, options.min_time_s)
     turns = itertools.cycle(calls)
     warm = warm_up(turns, timer, clock, options.warmup_s)
-    sampler = Sampler(timer, clock, watch, after_pause=lambda: warm_up(turns, timer, clock, options.warmup_s))
+    sampler = Sampler(timer, watch, lambda: warm_up(turns, timer, clock, options.warmup_s), clock)
     before = flush if options.regime == "burst" and options.cache == "cold" else None
     parts = _sample(sampler, turns, options, rule, warm.estimate_s, before, progress)
     blocks = _blocks(parts, options, watch)

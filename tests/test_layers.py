@@ -120,8 +120,8 @@ def test_importing_a_module_imports_no_heavy_library(name):
 # What lies above each of these: they must not know it, not even inside a function.
 COMMAND_LINE = {"cli", "run_command", "listing", "progress", "__main__"}
 READERS = {"report", "plots", "frame", "summary", "repro", "result"}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "inputs", "quantize", "lab", "contract",
-             "examine"}  # fmt: skip
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
+             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -135,6 +135,8 @@ ABOVE = {
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
     "sampling": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
+    "telemetry": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
+    "clock_events": set(FILES) - {"clock_events"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
