@@ -65,7 +65,7 @@ def summarize(readings: Sequence[Reading], start_s: float, end_s: float) -> Cond
     return Conditions(
         telemetry_samples=count,
         sm_clock_mhz=_mean(clocks),
-        sm_clock_spread=(max(clocks) - min(clocks)) / statistics.fmean(clocks) if clocks and max(clocks) > 0 else None,
+        sm_clock_spread=_short((max(clocks) - min(clocks)) / max(clocks)) if clocks and max(clocks) > 0 else None,
         memory_clock_mhz=_mean(_known(used, "memory_clock_mhz")),
         power_w=_mean(_known(used, "power_w")),
         power_limit_w=min(_known(used, "power_limit_w"), default=None),
@@ -138,7 +138,7 @@ def _energy(used: Sequence[Reading]) -> tuple[float | None, float | None, list[s
         return None, None, [f"energy counter: {BACKWARDS}"]
     if len(counted) < 2 or counted[-1].time_s <= counted[0].time_s:
         return None, None, []
-    return counted[-1].energy_j - counted[0].energy_j, counted[-1].time_s - counted[0].time_s, []
+    return _short(counted[-1].energy_j - counted[0].energy_j), _short(counted[-1].time_s - counted[0].time_s), []
 
 
 def _stolen(readings: Sequence[Reading], start_s: float, end_s: float) -> float | None:
@@ -148,7 +148,7 @@ def _stolen(readings: Sequence[Reading], start_s: float, end_s: float) -> float 
     around = before + [reading for reading in counted if start_s < reading.time_s <= end_s]
     if len(around) < 2 or around[-1].cpu_s <= around[0].cpu_s:
         return None
-    return max(0.0, around[-1].stolen_s - around[0].stolen_s) / (around[-1].cpu_s - around[0].cpu_s)
+    return _short(max(0.0, around[-1].stolen_s - around[0].stolen_s) / (around[-1].cpu_s - around[0].cpu_s))
 
 
 def _known(readings: Sequence[Reading], name: str) -> list[float]:
@@ -156,4 +156,9 @@ def _known(readings: Sequence[Reading], name: str) -> list[float]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+    return _short(statistics.fmean(values)) if values else None
+
+
+def _short(value: float) -> float:
+    """To six digits, which no sensor has: a record may hold hundreds of blocks."""
+    return float(f"{value:.6g}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, Protocol, Sequence
+from typing import Any, Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call, Outputs
 from attnbench.record import KEPT_SAMPLES, Block, Conditions
@@ -25,9 +25,10 @@ BACKWARDS = "a clock went backwards"
 
 
 class Timer(Protocol):
-    """Turns calls into seconds per call."""
+    """Turns calls into seconds per call. flags: what it found unusual about them so far, for the measurement."""
 
     name: str
+    flags: tuple[str, ...]
 
     def region(self, estimate_s: float) -> int:
         """Calls in one timed region, for a call of about that length."""
@@ -127,7 +128,7 @@ class Sampler:
 
     timer: Timer
     watch: Watch = field(default_factory=Unwatched)
-    after_pause: Callable[[], None] = lambda: None
+    after_pause: Callable[[], Any] = lambda: None
     clock: Clock = None  # type: ignore[assignment]  # the watch's, where no other is given
     discarded: Counter[str] = field(default_factory=Counter)
     lost_s: float = 0.0
@@ -138,7 +139,7 @@ class Sampler:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return tuple(self._flags)
+        return tuple(dict.fromkeys((*self.timer.flags, *self._flags)))
 
     def take_block(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None = None
