@@ -39,6 +39,10 @@ class Timing(_Model):
     warmup_s: float = Field(
         0.25, ge=0, allow_inf_nan=False, description="a window of warm-up; at least two, until their medians agree"
     )
+    settle_s: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="sustained: seconds back to back before samples count, at least; "
+        "default: 1 on a GPU, 0 on the CPU"
+    )  # fmt: skip
 
     def mistake(self) -> str | None:
         """What is wrong with the values together; None where they agree."""

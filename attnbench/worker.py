@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
 from attnbench.backend import Backend, trait
@@ -24,6 +24,9 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
+
+if TYPE_CHECKING:
+    from attnbench.telemetry import Telemetry
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
 
@@ -47,6 +50,7 @@ class Worker:
         self._device = device
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
+        self._watch: Telemetry | None = None
 
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -77,6 +81,7 @@ class Worker:
         import torch
 
         from attnbench.environment import worker_facts
+        from attnbench.telemetry import watch
 
         torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -91,7 +96,8 @@ class Worker:
                     f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices"
                 )
             torch.cuda.set_device(index)
-        facts = worker_facts(self._device)
+        self._watch = watch(self._device)
+        facts = {**worker_facts(self._device), "telemetry": self._watch.facts()}
         self._cache_bytes = facts.get("cache_bytes") or 0
         return facts
 
@@ -111,6 +117,7 @@ class Worker:
             cache_bytes=self._cache_bytes,
             phases=phases,
             bits=job.get("bits"),
+            watch=self._watch,
         )
         held = []
         for name in job["backends"]:

@@ -122,8 +122,8 @@ COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "completion
 COMPARING = {"compare", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "inputs", "quantize", "lab", "contract",
-             "examine", "bench", "prepared", "rotation", "interleave", "together"}  # fmt: skip
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
+             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared", "rotation", "interleave", "together"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -145,6 +145,7 @@ ABOVE = {
     "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},
     "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
+    "clock_events": set(FILES) - {"clock_events"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
