@@ -27,9 +27,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ((), (5, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 CARD, PANEL, GRID, INK, QUIET = "#f4f4f1", "#ffffff", "#dddddd", "#222222", "#6b6b6b"
-COLUMNS, PANELS_PER_FIGURE = 2, 6
-# A figure of six panels takes a quarter of a second, of the ten that a report may take; the tables hold the rest.
-MAX_FIGURES = {"tflops": 4, "error": 3}
+COLUMNS = 2
+# So many figures of so many panels each; the tables hold the rest.
+ALLOWED = {"tflops": (4, 6), "error": (3, 6)}
+# A report of more results than this has hundreds of panels, of which any choice is a sample, and a panel takes as long as
+# reading two hundred records.
+LARGE = 2000
+ALLOWED_LARGE = {"tflops": (3, 4), "error": (3, 2)}
 MAX_TICKS = 8
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 4.8, 2.9, 0.35, 0.28
@@ -44,33 +48,32 @@ STYLE = {
 
 def rate_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws TFLOPS against seqlen into `folder`; returns the markdown that shows the figures."""
-    return _draw(rate_panels(data), data.series, folder, "tflops", "TFLOPS", _rate_axes)
+    return _draw(rate_panels(data), data, folder, "tflops", "TFLOPS", _rate_axes)
 
 
 def error_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws the relative RMSE against seqlen into `folder`; returns the markdown that shows the figures."""
-    return _draw(error_panels(data), data.series, folder, "error", "relative RMSE", _error_axes)
+    return _draw(error_panels(data), data, folder, "error", "relative RMSE", _error_axes)
 
 
-def _draw(panels: Sequence[Panel], order: Sequence[str], folder: Path, name: str, label: str,
+def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, label: str,
           finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
-    """Saves the figures, up to PANELS_PER_FIGURE panels of one dtype each; the markdown of each.
+    """Saves the figures, each of one dtype; the markdown of each.
 
     Where there are too many, every dtype gets its first figure before any gets its second.
     """
+    most, together = (ALLOWED if len(data.cells) <= LARGE else ALLOWED_LARGE)[name]
     figures = []
     for dtype, group in groupby(panels, key=lambda panel: panel.dtype):
         of_dtype = list(group)
-        starts = range(0, len(of_dtype), PANELS_PER_FIGURE)
-        figures += [
-            (number, dtype, of_dtype[start : start + PANELS_PER_FIGURE]) for number, start in enumerate(starts, 1)
-        ]
-    kept = sorted(figures, key=lambda figure: figure[0])[: MAX_FIGURES[name]]
+        starts = range(0, len(of_dtype), together)
+        figures += [(number, dtype, of_dtype[start : start + together]) for number, start in enumerate(starts, 1)]
+    kept = sorted(figures, key=lambda figure: figure[0])[:most]
     shown = []
     for number, dtype, part in (figure for figure in figures if figure in kept):
         path = folder / f"{name}-{dtype}-{number}.svg"
-        _save(part, order, path, f"{dtype}: {label} against seqlen", finish)
-        about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, order))}"
+        _save(part, data.series, path, f"{dtype}: {label} against seqlen", finish)
+        about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, data.series))}"
         shown.append(f"![{about}]({folder.name}/{path.name})")
     drawn = sum(len(part) for _, _, part in kept)
     if drawn < len(panels):
