@@ -1,7 +1,7 @@
 """From e4m3 tensors and their descales to the argument struct of an FP8 kernel (kernels/include/attnbench/abi.h).
 
 V goes in transposed and permuted: 8-bit wgmma takes V^T only, and the kernel packs its weights without an exchange
-between threads when the keys of each 16 stand in the order of `permuted_values`.
+between threads when the keys of each 16 stand in the order of `kernel_quantize.transpose_values`.
 """
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.kernel_arguments import ALIGNED_ADDRESS, BoundForward, case_args, check_devices, check_lse, forward_args
 from attnbench.kernel_library import DTYPES, ForwardArgs, KernelError, KernelLibrary, Strides, Variant
+from attnbench.kernel_quantize import VALUE_GROUP, transpose_values
 
 if TYPE_CHECKING:
     import torch
@@ -18,18 +19,13 @@ if TYPE_CHECKING:
     from attnbench.backend import Quantized
     from attnbench.case import Case
 
-# Tokens that are permuted among themselves: two wgmma accumulator blocks of 8 columns (layout.cuh, PERMUTED_KEYS).
-GROUP = 16
-# Token of its group at each position: 4t + {0, 1} holds 2t + {0, 1}, and 4t + {2, 3} holds 8 + 2t + {0, 1}.
-TOKEN_AT = tuple(8 * (position // 2 % 2) + position // 4 * 2 + position % 2 for position in range(GROUP))
-
 
 @dataclass(frozen=True, slots=True)
 class Fp8Operands:
     """What an FP8 kernel reads.
 
     q (batch, seqlen_q, num_heads, head_dim), k (batch, seqlen_k, num_heads_kv, head_dim), e4m3. v_t (batch,
-    num_heads_kv, head_dim_v, seqlen_k rounded up to 16) as `permuted_values` makes it. Descales fp32: (1,) for all, or
+    num_heads_kv, head_dim_v, seqlen_k rounded up to 16) as `kernel_quantize.transpose_values` makes it. Descales fp32: (1,) for all, or
     (batch, heads); (batch, ceil(seqlen / block_size), heads) where block_size, in tokens, is not 0.
     """
 
@@ -45,7 +41,7 @@ class Fp8Operands:
 def reference_operands(case: Case, quantized: Quantized) -> Fp8Operands:
     """What the reference quantizer made, as a kernel reads it."""
     return Fp8Operands(
-        quantized.q, quantized.k, permuted_values(quantized.v), quantized.q_descale, quantized.k_descale,
+        quantized.q, quantized.k, transpose_values(quantized.v), quantized.q_descale, quantized.k_descale,
         quantized.v_descale, case_block_size(case),
     )  # fmt: skip
 
@@ -56,22 +52,8 @@ def case_block_size(case: Case) -> int:
 
 
 def padded_tokens(seqlen: int) -> int:
-    """Length of a row of V^T: whole groups."""
-    return -(-seqlen // GROUP) * GROUP
-
-
-def permuted_values(v: Tensor) -> Tensor:
-    """(batch, seqlen, heads, head_dim) to (batch, heads, head_dim, padded seqlen), tokens of each group of 16 permuted.
-
-    Positions past seqlen hold 0.
-    """
-    import torch
-
-    batch, seqlen, heads, head_dim = v.shape
-    padded = v.new_zeros((batch, heads, head_dim, padded_tokens(seqlen)))
-    padded[..., :seqlen] = v.permute(0, 2, 3, 1)
-    groups = padded.view(torch.uint8).unflatten(-1, (-1, GROUP))
-    return groups[..., list(TOKEN_AT)].flatten(-2).view(v.dtype)
+    """Length of a row of V^T: whole groups of permuted tokens."""
+    return -(-seqlen // VALUE_GROUP) * VALUE_GROUP
 
 
 def fp8_args(

@@ -10,8 +10,9 @@ from torch import Tensor
 from attnbench import reference
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
-from attnbench.kernel_fp8 import Fp8Operands, fp8_args, permuted_values
+from attnbench.kernel_fp8 import Fp8Operands, fp8_args
 from attnbench.kernel_library import ForwardArgs, Variant
+from attnbench.kernel_quantize import transpose_values
 from attnbench.quantize import dequantize, quantize_tensor
 from problem import DTYPES, Operands, Problem, allocate, attention_fp64, farthest
 
@@ -82,7 +83,7 @@ def make_fp8_operands(problem: Problem, head_dim: int, causal: bool) -> Fp8Probl
     group = problem.num_heads // problem.num_heads_kv
     flushed = real[2].abs().sum(dim=1, keepdim=True).repeat_interleave(group, dim=2) * WEIGHT_STEP / problem.p_scale
     inputs = Inputs(*(tensor.bfloat16() for tensor in real), quantized)
-    operands = Fp8Operands(q, k, permuted_values(stored[2]), *descales, BLOCK_SIZE if problem.blocks else 0)
+    operands = Fp8Operands(q, k, transpose_values(stored[2]), *descales, BLOCK_SIZE if problem.blocks else 0)
     return Fp8Problem(
         q, k, stored[2], case.scale, out, lse, operands, WEIGHT_UNIT * magnitude + flushed, _budgets(case, inputs, out)
     )
