@@ -16,12 +16,15 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sequence
 
 import click
 
 from attnbench.kernel_recipe import ROOT
-from attnbench.kernel_schedules import SCHEDULES, built_kernel
+from attnbench.kernel_schedules import FILES, FP8_SCHEDULES, built_kernel
+
+if TYPE_CHECKING:
+    from attnbench.kernel_backend import KernelBackend
 
 # memcheck: out-of-bounds and misaligned accesses. synccheck: misuse of barriers. racecheck: shared-memory hazards;
 # last, since it is the slowest and knows least of asynchronous copies.
@@ -30,6 +33,9 @@ HEAD_DIMS = (64, 128, 256)
 # (batch, seqlen_q, seqlen_k, num_heads, num_heads_kv): a single row and key, tails on both sides with GQA, several key
 # tiles per query tile, rows that see no key when causal.
 SHAPES = ((1, 1, 1, 1, 1), (1, 130, 200, 2, 1), (2, 257, 513, 2, 2), (1, 300, 70, 1, 1))
+# What a schedule is launched with.
+KINDS = ({"dtype": "fp16"}, {"dtype": "bf16"})
+FP8_KINDS = ({"dtype": "e4m3"}, {"dtype": "e4m3", "scaling": "block"})
 # Tells findings from a child that failed by itself.
 FINDINGS_EXIT = 86
 # One step: starting torch under the tool, and some 16 small launches at up to a hundredth of their speed.
@@ -67,7 +73,7 @@ class SanitizerResult:
 Runner = Callable[[Sequence[str], float], "tuple[int | None, str]"]
 
 
-def steps(schedules: Iterable[str] = tuple(SCHEDULES)) -> list[SanitizerStep]:
+def steps(schedules: Iterable[str] = tuple(FILES)) -> list[SanitizerStep]:
     """Every step for what is built, cheap tools first. Raises KernelError for a schedule that is not built."""
     kernels = {schedule: built_kernel(schedule) for schedule in schedules}
     return [
@@ -182,17 +188,16 @@ def launch_all(schedule: str, head_dim: int) -> int:
     """
     import torch
 
-    from attnbench.backends.hopper import Hopper
     from attnbench.case import Case
     from attnbench.inputs import make_inputs
 
-    backend, launches = Hopper(schedule), 0
+    backend, launches = _backend(schedule), 0
     for batch, seqlen_q, seqlen_k, num_heads, num_heads_kv in SHAPES:
-        for dtype in ("fp16", "bf16"):
+        for kind in FP8_KINDS if schedule in FP8_SCHEDULES else KINDS:
             for causal in (False, True):
                 case = Case.make(
                     batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k, num_heads=num_heads, num_heads_kv=num_heads_kv,
-                    head_dim=head_dim, dtype=dtype, causal=causal,
+                    head_dim=head_dim, causal=causal, **kind,
                 )  # fmt: skip
                 if backend.unsupported(case) is None:
                     backend.prepare(case, make_inputs(case, "cuda"))()
@@ -230,10 +235,15 @@ def main(out: Path, budget_s: float, launch: tuple[str, str] | None) -> None:
     sys.exit(exit_status(results, wanted))
 
 
-def _cannot_run() -> str | None:
+def _backend(schedule: str) -> KernelBackend:
     from attnbench.backends.hopper import Hopper
+    from attnbench.backends.hopper_fp8 import HopperFp8
 
-    return next((reason for reason in (Hopper(schedule).unavailable() for schedule in SCHEDULES) if reason), None)
+    return (HopperFp8 if schedule in FP8_SCHEDULES else Hopper)(schedule)
+
+
+def _cannot_run() -> str | None:
+    return next((reason for reason in (_backend(schedule).unavailable() for schedule in FILES) if reason), None)
 
 
 if __name__ == "__main__":
