@@ -138,6 +138,9 @@ class Measurement:
     prep_s: everything untimed that `prepare` did; compile_s: the very first prepare and call, beyond a later call.
     peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
     input_sets: how many input sets were rotated, so that the cache is cold.
+    together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it was
+    timed alone. order_seed: what made the order of turns (`rounds.orders`). Blocks of two measurements with the same
+    `together` and `order_seed` pair by (process, round).
     discarded: cause -> how many blocks were spoilt by the machine; their samples are in no number.
     flags: what was unusual about the blocks that were kept (`power_capped`, `clock_varied`, `host_bound`, ...).
     """
@@ -157,6 +160,8 @@ class Measurement:
     peak_bytes: int | None = None
     discarded: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -271,7 +276,7 @@ def _accuracy(row: dict[str, Any]) -> Accuracy:
 def _measurement(row: dict[str, Any]) -> Measurement:
     blocks = tuple(_block(block) for block in row["blocks"])
     outliers = tuple(tuple(pair) for pair in row["outliers"])
-    texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags")}
+    texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags", "together")}
     return Measurement(**{**row, "blocks": blocks, "outliers": outliers, **texts})
 
 

@@ -73,7 +73,7 @@ class Convergence:
         if not missing:
             width, deviation = self.half_width(), self.deviation()
             if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
-                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {2 * BATCHES} samples"
+                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {self.fewest()}"
                 spread = f"{deviation:.2%}" if math.isfinite(deviation) else "unknown of one sample"
                 missing.append(f"interval of the median {interval}, deviation {spread}")
         return tuple(missing)
@@ -84,12 +84,21 @@ class Convergence:
             return math.inf
         size = len(self.samples_s) / BATCHES
         medians = [statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)]
-        return T_975_9 * relative_stdev(medians, statistics.fmean(medians)) / math.sqrt(BATCHES)
+        return mean_half_width(medians)
+
+    def fewest(self) -> str:
+        """What `half_width` needs at least, in words."""
+        return f"{2 * BATCHES} samples"
 
     def deviation(self) -> float:
         """Relative standard deviation of the samples; infinite for a single one."""
         deviation = relative_stdev(self.samples_s, statistics.fmean(self.samples_s))
         return math.inf if deviation is None else deviation
+
+
+def mean_half_width(values: Sequence[float]) -> float:
+    """95 % half-width of the mean of BATCHES values, relative to it (Student's t)."""
+    return T_975_9 * relative_stdev(values, statistics.fmean(values)) / math.sqrt(BATCHES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
-jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}}
+jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
@@ -22,6 +22,7 @@ from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
 
 if TYPE_CHECKING:
@@ -102,14 +103,12 @@ class Worker:
 
     def work(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
-        from attnbench.trial import Bench, Phases, run_trial
+        from attnbench.bench import Bench
+        from attnbench.phases import Phases
+        from attnbench.together import time_together
+        from attnbench.trial import check_trial, time_alone
 
-        current = ""
-
-        def announce(phase: str) -> None:
-            self._send(event="phase", backend=current, phase=phase)
-
-        phases = Phases(announce)
+        phases = Phases(self._announce)
         bench = Bench(
             case=Case.make(**job["case"]),
             device=self._device,
@@ -120,13 +119,28 @@ class Worker:
             bits=job.get("bits"),
             watch=self._watch,
         )
-        for current in job["backends"]:
-            announce("start")
-            record = run_trial(bench, self._backends[current], job["time"])
-            self._send(event="record", record=record.to_json())
-            if record.status == "error":
-                self._end_if_poisoned()
+        held = []
+        for name in job["backends"]:
+            phases.backend = name
+            self._announce(name, "start")
+            checked = check_trial(bench, self._backends[name])
+            if isinstance(checked, Record) or not job["time"]:
+                self._report(checked if isinstance(checked, Record) else checked.record)
+            elif bench.timing.interleave:
+                held.append(checked)
+            else:
+                self._report(time_alone(bench, checked))
+        for record in time_together(bench, held, job.get("process", 0)):
+            self._report(record)
         self._send(event="done", spent_s=phases.spent_s)
+
+    def _announce(self, backend: str, phase: str) -> None:
+        self._send(event="phase", backend=backend, phase=phase)
+
+    def _report(self, record: Record) -> None:
+        self._send(event="record", record=record.to_json())
+        if record.status == "error":
+            self._end_if_poisoned()
 
     def _end_if_poisoned(self) -> None:
         """A sticky CUDA error makes every later call fail: a fresh process is the only cure."""
