@@ -10,6 +10,7 @@ from tabulate import tabulate
 # An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
 _PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
+_NUMBER = re.compile(r"\d[\d.,]*|\binf\b")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -59,6 +60,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
 def anonymous(text: str) -> str:
     """Text of a record without terminal colours, folders and addresses, so that equal failures read equal."""
     return _ADDRESS.sub("0x…", _PATH.sub(r"\1", _CONTROL.sub("", text)))
+
+
+def numberless(text: str) -> str:
+    """What texts that differ in their numbers only have in common."""
+    return _NUMBER.sub("#", text)
 
 
 def plain(text: str) -> str:
