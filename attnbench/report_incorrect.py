@@ -79,7 +79,9 @@ def _map(entry: Entry) -> str:
 
 def _maps(kinds: Sequence[Sequence[Entry]]) -> Iterator[str]:
     """The largest maps of every kind, which show most, and how many are left out; each gets one before any gets two."""
-    held = [sorted((entry for entry in members if _map(entry)), key=lambda entry: -len(_map(entry))) for members in kinds]
+    held = [
+        sorted((entry for entry in members if _map(entry)), key=lambda entry: -len(_map(entry))) for members in kinds
+    ]
     turns = [members[turn] for turn in range(MAPS_OF_A_KIND) for members in held if turn < len(members)]
     shown = {(case, series) for case, series, _ in turns[:MAX_MAPS]}
     for entry in (entry for members in held for entry in members if entry[:2] in shown):

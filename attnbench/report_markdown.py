@@ -22,6 +22,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
     return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
+def filled_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table without the columns that hold a dash in every row: what no record knows needs no column."""
+    kept = [column for column in range(len(headers)) if column < left or any(row[column] != "—" for row in rows)]
+    return table([headers[column] for column in kept], [[row[column] for column in kept] for row in rows], left)
+
+
 def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 

@@ -46,8 +46,13 @@ def made_records():
             ok("fp8_emulated", None, fp8, **shape),
         ]
     records += [
-        incorrect("triton", "mask: each query sees one key too few", ("error by head", "batch 0 head 3 ..7."),
-                  seqlen=1024, batch=16),
+        incorrect(
+            "triton",
+            "mask: each query sees one key too few",
+            ("error by head", "batch 0 head 3 ..7."),
+            seqlen=1024,
+            batch=16,
+        ),
         failed("triton", "crash", CRASH, seqlen=4096, batch=4),
         failed("triton", "crash", CRASH.replace("12345678", "87654321"), seqlen=4096, batch=4, causal=True),
         failed("triton", "timeout", "no result within 120 s", seqlen=1024, batch=16, causal=True),
@@ -163,7 +168,9 @@ def test_long_lists_of_keys_say_how_many_are_left_out(tmp_path):
 
 def test_every_cause_has_its_maps_and_the_rest_is_counted(tmp_path):
     mask, sums = "mask: each query sees one key too few", "accumulation: the error grows (to the power {})"
-    records = [incorrect("fa2", mask, ["error by head", "batch 0 head 0 " + n * "9"], seqlen=64 * n) for n in range(1, 6)]
+    records = [
+        incorrect("fa2", mask, ["error by head", "batch 0 head 0 " + n * "9"], seqlen=64 * n) for n in range(1, 6)
+    ]
     records += [incorrect("fa3", sums.format(n / 10), seqlen=64 * n) for n in (3, 4)]
     text = section(report_of(tmp_path, records), "### Where it is wrong")
     assert [cells(text, "`fa2`", " 5 "), cells(text, "`fa3`", " 2 ")] == [
