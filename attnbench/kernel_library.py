@@ -95,10 +95,10 @@ class Variant:
         return (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
 
 
-def has_variant_table(path: Path) -> bool:
-    """Whether a library is one of attention kernels, by its exports. Raises KernelError when it does not load."""
+def has_table(path: Path, prefix: str) -> bool:
+    """Whether a library exports a variant table under this prefix. Raises KernelError when it does not load."""
     try:
-        return hasattr(ctypes.CDLL(str(path)), "attnbench_describe")
+        return hasattr(ctypes.CDLL(str(path)), f"attnbench_{prefix}describe")
     except OSError as error:
         raise KernelError(f"cannot load {path}: {error}") from None
 

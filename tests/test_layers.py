@@ -10,7 +10,7 @@ PACKAGE = ROOT / "attnbench"
 HEAVY = {"torch", "triton", "numpy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
 # Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
 ABOUT = {
-    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "cudnn_graph": {"cudnn"},
+    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"}, "cudnn_graph": {"cudnn"},
     "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
     "report_accuracy": {"matplotlib"},
 }  # fmt: skip
