@@ -227,7 +227,8 @@ def test_rotation_helps_against_outliers_and_only_there():
 def test_every_accumulator_is_a_matrix_product(kind):
     a, b, start = normal(8, 96, seed=1), normal(96, 8, seed=2), normal(8, 8, seed=3)
     exact = start.double() + a.double() @ b.double()
-    limit = 1e-5 if kind == "fp32" else 96 / WGMMA_K * 2.0**-FRACTION_BITS * float(exact.abs().max()) * 4
+    largest = float((start.double().abs() + a.double().abs() @ b.double().abs()).max())
+    limit = 1e-5 if kind == "fp32" else (96 + 96 / WGMMA_K) * 2.0**-FRACTION_BITS * largest
     assert float((matmul_into(start, a, b, kind) - exact).abs().max()) < limit
 
 
@@ -242,7 +243,7 @@ def test_hoppers_accumulator_loses_what_two_level_keeps():
         for _ in range(tiles):
             total = matmul_into(total, a, b, kind)
         errors[kind] = abs(float(total) - exact) / exact
-    assert errors["fp32"] < 1e-5 and errors["two_level"] < 3e-4
+    assert errors["fp32"] < 1e-5 and errors["two_level"] < 3e-3
     assert errors["hopper"] > 5 * errors["two_level"]
 
 
@@ -251,6 +252,30 @@ def test_truncation_is_towards_zero_at_thirteen_fraction_bits():
     for value, expected in ((small, 1 + small), (small * 0.99, 1.0), (-small * 0.99, 1.0), (-small, 1 - small)):
         product = matmul_into(one, torch.full((1, 1), value), torch.ones(1, 1), "hopper")
         assert float(product) == expected
+
+
+def test_each_product_is_cut_not_their_sum():
+    """32 products of 0.75 of a quantum beside a one: each is lost, though together they are 24 quanta."""
+    products = torch.full((1, WGMMA_K), 0.75 * 2.0**-FRACTION_BITS)
+    assert float(matmul_into(torch.ones(1, 1), products, torch.ones(WGMMA_K, 1), "hopper")) == 1.0
+    assert float(matmul_into(torch.zeros(1, 1), products, torch.ones(WGMMA_K, 1), "hopper")) == 24 * 2.0**-FRACTION_BITS
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 40, 9), (2, 2, 5, 33, 64), (1, 1, 1)], ids=str)
+def test_sums_do_not_depend_on_how_rows_are_chunked(shape, monkeypatch):
+    *lead, rows, depth, columns = shape
+    a, b, start = normal(*lead, rows, depth), normal(*lead, depth, columns, seed=1), normal(*lead, rows, columns, seed=2)
+    whole = matmul_into(start, a, b, "hopper")
+    monkeypatch.setattr("attnbench.accumulate.PRODUCTS_AT_ONCE", 2**12)
+    assert torch.equal(matmul_into(start, a, b, "hopper"), whole)
+    alone = torch.cat([matmul_into(start[..., r : r + 1, :], a[..., r : r + 1, :], b, "hopper") for r in range(rows)], -2)
+    assert torch.equal(alone, whole)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_so_in_truncated_sums(bad):
+    total = matmul_into(torch.zeros(2, 1), torch.tensor([[1.0, bad], [1.0, 1.0]]), torch.ones(2, 1), "hopper")
+    assert not bool(total[0].isfinite()) and float(total[1]) == 2.0
 
 
 def test_an_unknown_accumulator_is_refused():
