@@ -9,8 +9,12 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char_p, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from attnbench.kernel_library import DTYPES, CLibrary, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ABI_VERSION = 1
 SOURCE = "quantize"  # stem of the kernel file
@@ -92,3 +96,16 @@ class QuantizeLibrary(CLibrary):
             shared_memory_bytes=row.shared_memory_bytes,
             amax_shared_memory_bytes=row.amax_shared_memory_bytes,
         )
+
+
+def transpose_values(v: Tensor) -> Tensor:
+    """(batch, seqlen, heads, head_dim) e4m3 as the kernel writes v: (batch, heads, head_dim, seqlen padded to 16),
+    the tokens of every 16 in VALUE_ORDER, zeros past the end. For quantized tensors that come from elsewhere."""
+    import torch
+
+    batch, seqlen, heads, head_dim = v.shape
+    groups = -(-seqlen // VALUE_GROUP)
+    padded = torch.zeros((batch, groups * VALUE_GROUP, heads, head_dim), dtype=torch.uint8, device=v.device)
+    padded[:, :seqlen] = v.view(torch.uint8)
+    grouped = padded.reshape(batch, groups, VALUE_GROUP, heads, head_dim)[:, :, list(VALUE_ORDER)]
+    return grouped.permute(0, 3, 4, 1, 2).reshape(batch, heads, head_dim, -1).contiguous().view(v.dtype)

@@ -16,7 +16,6 @@ from attnbench.kernel_quantize import (
     MOST_COLUMNS,
     SCALINGS,
     VALUE_GROUP,
-    VALUE_ORDER,
     QuantizeArgs,
     QuantizeLibrary,
 )
@@ -75,19 +74,6 @@ def descale_shape(scheme: Scheme, batch: int, seqlen: int, heads: int) -> tuple[
     if scheme.scaling == "head":
         return batch, heads
     return (batch, -(-seqlen // scheme.block_size), heads) if scheme.scaling == "block" else (1,)
-
-
-def transpose_values(v: Tensor) -> Tensor:
-    """(batch, seqlen, heads, head_dim) e4m3 in the layout of `DeviceQuantized.v_transposed`: what the kernel does to v,
-    for tests and for quantized tensors that come from elsewhere."""
-    import torch
-
-    batch, seqlen, heads, head_dim = v.shape
-    groups = -(-seqlen // VALUE_GROUP)
-    padded = torch.zeros((batch, groups * VALUE_GROUP, heads, head_dim), dtype=torch.uint8, device=v.device)
-    padded[:, :seqlen] = v.view(torch.uint8)
-    grouped = padded.reshape(batch, groups, VALUE_GROUP, heads, head_dim)[:, :, list(VALUE_ORDER)]
-    return grouped.permute(0, 3, 4, 1, 2).reshape(batch, heads, head_dim, -1).contiguous().view(v.dtype)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from attnbench.kernel_build import build_emulated
-from attnbench.kernel_quantize_arguments import Scheme, transpose_values
+from attnbench.kernel_quantize import transpose_values
+from attnbench.kernel_quantize_arguments import Scheme
 from emulator import DELIVERIES, EmulatedKernel, Schedule
 from parallel import run_parallel
 from quantize_problem import (
