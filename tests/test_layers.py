@@ -123,7 +123,7 @@ COMPARING = {"compare", "case_records", "sides", "comparable", "quality", "pairi
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
 MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
-             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared", "rotation", "interleave", "together"}  # fmt: skip
+             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -142,6 +142,7 @@ ABOVE = {
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
     "rounds": set(FILES) - {"rounds"},
     "interleave": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "bench", "store", "suite"},
+    "prep_timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "prepared", "store", "suite"},
     "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},
     "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
