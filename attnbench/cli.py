@@ -54,6 +54,7 @@ def main() -> None:
     \b
     attnbench run suites/quick.yaml           check every backend, then time it
     attnbench report results/RUN -o report.md
+    attnbench gate results/baselines results/RUN
     Shell completion: eval "$(_ATTNBENCH_COMPLETE=bash_source attnbench)"   (or zsh_source, fish_source)
     """
 
@@ -73,6 +74,12 @@ def _backend_names(context: click.Context, parameter: click.Parameter, incomplet
     from attnbench.backends import builtin
 
     return [name for name in builtin() if name.startswith(incomplete)]
+
+
+def _run_directories(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from attnbench.completion import run_directories
+
+    return run_directories(incomplete)
 
 
 class Budget(click.ParamType):
@@ -142,7 +149,9 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command(epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path), shell_complete=_run_directories
+)
 @click.option(
     "-o",
     "--output",
@@ -159,6 +168,81 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     from attnbench.report import write_report
 
     click.echo(f"report: {_told(write_report, list(runs), output)}")
+
+
+class MarginType(click.ParamType):
+    """`1%`, `0.5%`: a fraction of the base time. The sign is required: 1 alone could mean either."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        from attnbench.verdict import Margin
+
+        if isinstance(value, Margin):
+            return value
+        try:
+            if not value.endswith("%"):
+                raise ValueError
+            return Margin(float(value[:-1]) / 100)
+        except ValueError:
+            self.fail(f'"{value}" is no margin; write a percentage between 0% and 100%, such as 1%', parameter, context)
+
+
+_PATH = click.Path(path_type=Path)
+_MARGIN = click.option("--margin", type=MarginType(), default="1%", show_default=True, metavar="PERCENT",
+                       help="How large a difference must be to matter.")  # fmt: skip
+_FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
+_ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")
+
+
+@main.command(epilog="Example: attnbench compare results/baselines results/20260101T120000Z-quick")
+@click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
+@click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
+@_MARGIN
+@_FORCE
+@_ALL
+def compare(base: Path, new: Path, **options: Any) -> None:
+    """A verdict for every case: slower, faster, same, inconclusive, not comparable, missing.
+
+    BASE and NEW are run directories or folders of runs; BASE may also be a folder with one such folder a machine
+    (results/baselines), of which the one of NEW's machine is taken. Runs that were not interleaved with each other
+    need three or more in BASE: how far they lie apart says what a difference means.
+
+    Exit status: 0 compared, whatever the verdicts; 2 a mistake in the command; 3 nothing was compared, or a line of a
+    run is unreadable.
+    """
+    from attnbench.gate import compare_command
+
+    sys.exit(_told(compare_command, base, new, **options))
+
+
+@main.command(epilog="Example: attnbench gate results/baselines results/ci --margin 1% --junit gate.xml --github")
+@click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
+@click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
+@_MARGIN
+@click.option("--junit", type=_PATH, metavar="FILE", help="Write the result as JUnit XML too.")
+@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions and write the step's summary.")
+@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+@_FORCE
+@_ALL
+def gate(base: Path, new: Path, **options: Any) -> None:
+    """Compare, then say by the exit status whether NEW may pass. BASE and NEW as in `attnbench compare`.
+
+    Besides times it holds against BASE: right and wrong, errors against the oracle, peak memory, and the registers,
+    spills and shared memory of our kernels.
+
+    \b
+    A baseline: attnbench run SUITE --out results/baselines/MACHINE/1, then the same into /2 and /3
+    (MACHINE: "machine" in the run's environment.json).
+
+    \b
+    Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
+    failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
+    Where several apply: 1 over 3 over 4.
+    """
+    from attnbench.gate import gate_command
+
+    sys.exit(_told(gate_command, base, new, **options))
 
 
 @main.command("list", epilog="Example: attnbench list backends")

@@ -103,8 +103,16 @@ def has_variant_table(path: Path) -> bool:
         raise KernelError(f"cannot load {path}: {error}") from None
 
 
-class KernelLibrary:
-    """A loaded library. Raises KernelError when the file is no kernel library of this ABI version."""
+class CLibrary:
+    """A loaded library with the exports that every interface of ours has, each called prefix + name.
+
+    Raises KernelError when the file has not these exports, or speaks another version of its interface.
+    """
+
+    PREFIX: str
+    VERSION: int
+    ROW: type[ctypes.Structure]
+    ARGS: type[ctypes.Structure]
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -114,30 +122,80 @@ class KernelLibrary:
         except OSError as error:
             raise KernelError(f"cannot load {path}: {error}") from None
         except AttributeError as error:
-            raise KernelError(f"{path} is no kernel library: {error}") from None
-        version = self._library.attnbench_abi_version()
-        if version != ABI_VERSION:
+            raise KernelError(f"{path} is no {self.PREFIX}kernel library: {error}") from None
+        version = self._call("abi_version")
+        if version != self.VERSION:
             raise KernelError(
-                f"{path} speaks ABI version {version}, this program {ABI_VERSION}; rebuild it: attnbench kernels build"
+                f"{path} speaks ABI version {version}, this program {self.VERSION}; rebuild it: attnbench kernels build"
             )
-        self.variants = tuple(self._describe(index) for index in range(self._library.attnbench_variant_count()))
+        rows = (self._call("describe", index).contents for index in range(self._call("variant_count")))
+        self.variants = tuple(self._variant(index, row) for index, row in enumerate(rows))
 
     def _declare(self) -> None:
+        args = POINTER(self.ARGS)
         signatures = {
-            "attnbench_abi_version": (c_uint32, ()),
-            "attnbench_variant_count": (c_int32, ()),
-            "attnbench_describe": (POINTER(VariantRow), (c_int32,)),
-            "attnbench_supports": (c_int32, (POINTER(ForwardArgs), c_char_p, c_size_t)),
-            "attnbench_workspace_bytes": (c_uint64, (POINTER(ForwardArgs),)),
-            "attnbench_launch": (c_int32, (POINTER(ForwardArgs),)),
-            "attnbench_status_string": (c_char_p, (c_int32,)),
+            "abi_version": (c_uint32, ()),
+            "variant_count": (c_int32, ()),
+            "describe": (POINTER(self.ROW), (c_int32,)),
+            "supports": (c_int32, (args, c_char_p, c_size_t)),
+            "workspace_bytes": (c_uint64, (args,)),
+            "launch": (c_int32, (args,)),
         }
         for name, (result, arguments) in signatures.items():
-            function = getattr(self._library, name)
+            function = getattr(self._library, f"attnbench_{self.PREFIX}{name}")
             function.restype, function.argtypes = result, arguments
+        self._library.attnbench_status_string.restype = c_char_p
+        self._library.attnbench_status_string.argtypes = (c_int32,)
 
-    def _describe(self, index: int) -> Variant:
-        row = self._library.attnbench_describe(index).contents
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._library, f"attnbench_{self.PREFIX}{name}")(*arguments)
+
+    def _variant(self, index: int, row: Any) -> Any:
+        """One row of the table as a Python object."""
+        raise NotImplementedError
+
+    @property
+    def c_library(self) -> ctypes.CDLL:
+        """The library itself, for exports beyond its interface (the emulation's)."""
+        return self._library
+
+    @property
+    def device_type(self) -> str:
+        """Where its tensors live: "cpu" for the emulated build, else "cuda"."""
+        return "cpu" if hasattr(self._library, EMULATION_SYMBOL) else "cuda"
+
+    def supports(self, args: ctypes.Structure) -> tuple[int, str]:
+        """Status and reason of a call, without a launch; (0, "") when it would be accepted."""
+        text = ctypes.create_string_buffer(REASON_BYTES)
+        status = self._call("supports", ctypes.byref(args), text, REASON_BYTES)
+        return status, text.value.decode(errors="replace")
+
+    def workspace_bytes(self, args: ctypes.Structure) -> int:
+        return self._call("workspace_bytes", ctypes.byref(args))
+
+    def launch(self, args: ctypes.Structure) -> None:
+        """Enqueues the kernel on args.stream. Raises KernelError with the reason when the library refuses."""
+        status = self._call("launch", ctypes.byref(args))
+        if status != OK:
+            raise self.error(status, args)
+
+    def error(self, status: int, args: ctypes.Structure) -> KernelError:
+        """The error that a status of `launch` stands for."""
+        refused, reason = self.supports(args)
+        text = reason if refused == status else ""
+        if status == WORKSPACE_TOO_SMALL:
+            text = f"{args.workspace_bytes} bytes given, {self.workspace_bytes(args)} needed"
+        name = self._library.attnbench_status_string(status).decode(errors="replace")
+        return KernelError(f"{self.path.name}: {name}{': ' + text if text else ''} (status {status})", status)
+
+
+class KernelLibrary(CLibrary):
+    """A loaded library of attention kernels (abi.h)."""
+
+    PREFIX, VERSION, ROW, ARGS = "", ABI_VERSION, VariantRow, ForwardArgs
+    variants: tuple[Variant, ...]
+
+    def _variant(self, index: int, row: VariantRow) -> Variant:
         return Variant(
             index=index,
             schedule=row.name.decode(),
@@ -155,40 +213,6 @@ class KernelLibrary:
             accumulator=ACCUMULATORS[row.accumulator],
         )
 
-    @property
-    def c_library(self) -> ctypes.CDLL:
-        """The library itself, for exports beyond abi.h (the emulation's)."""
-        return self._library
-
-    @property
-    def device_type(self) -> str:
-        """Where its tensors live: "cpu" for the emulated build, else "cuda"."""
-        return "cpu" if hasattr(self._library, EMULATION_SYMBOL) else "cuda"
-
     def find(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> Variant | None:
         """The row that answers, or None."""
         return next((row for row in self.variants if row.answers(schedule, dtype, head_dim, causal)), None)
-
-    def supports(self, args: ForwardArgs) -> tuple[int, str]:
-        """Status and reason of a call, without a launch; (0, "") when it would be accepted."""
-        text = ctypes.create_string_buffer(REASON_BYTES)
-        status = self._library.attnbench_supports(ctypes.byref(args), text, REASON_BYTES)
-        return status, text.value.decode(errors="replace")
-
-    def workspace_bytes(self, args: ForwardArgs) -> int:
-        return self._library.attnbench_workspace_bytes(ctypes.byref(args))
-
-    def launch(self, args: ForwardArgs) -> None:
-        """Enqueues the kernel on args.stream. Raises KernelError with the reason when the library refuses."""
-        status = self._library.attnbench_launch(ctypes.byref(args))
-        if status != OK:
-            raise self.error(status, args)
-
-    def error(self, status: int, args: ForwardArgs) -> KernelError:
-        """The error that a status of `launch` stands for."""
-        refused, reason = self.supports(args)
-        text = reason if refused == status else ""
-        if status == WORKSPACE_TOO_SMALL:
-            text = f"{args.workspace_bytes} bytes given, {self.workspace_bytes(args)} needed"
-        name = self._library.attnbench_status_string(status).decode(errors="replace")
-        return KernelError(f"{self.path.name}: {name}{': ' + text if text else ''} (status {status})", status)

@@ -67,18 +67,29 @@ class BuiltKernel:
         return self._facts[variant.index]
 
 
-def missing(schedule: str) -> str | None:
-    """Why the library of a schedule cannot be used, with the way out; None when it is there and fresh."""
+def missing_library(name: str) -> str | None:
+    """Why the library of kernels/NAME.cu cannot be used, with the way out; None when it is there and fresh."""
     from attnbench.kernel_build import is_stale, library_path, read_build
 
-    name = SCHEDULES[schedule]
     path = library_path(name)
     build = read_build(path)
     if build is None or not path.is_file():
         return f"kernels/{name}.cu is not built; {WAY_OUT}"
     if is_stale(build):
         return f"the library of kernels/{name}.cu is older than its source; {WAY_OUT}"
-    if all(row["schedule"] != schedule for row in build.variants):
+    return None
+
+
+def missing(schedule: str) -> str | None:
+    """Why the library of a schedule cannot be used, with the way out; None when it is there and fresh."""
+    from attnbench.kernel_build import library_path, read_build
+
+    name = SCHEDULES[schedule]
+    reason = missing_library(name)
+    if reason is not None:
+        return reason
+    build = read_build(library_path(name))
+    if build is None or all(row["schedule"] != schedule for row in build.variants):
         return f'kernels/{name}.cu has no variant "{schedule}"'
     return None
 

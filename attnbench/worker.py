@@ -1,6 +1,6 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
-jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}}
+jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
@@ -16,13 +16,17 @@ import json
 import os
 import signal
 import sys
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
+
+if TYPE_CHECKING:
+    from attnbench.telemetry import Telemetry
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
 
@@ -46,6 +50,7 @@ class Worker:
         self._device = device
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
+        self._watch: Telemetry | None = None
 
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -76,6 +81,7 @@ class Worker:
         import torch
 
         from attnbench.environment import worker_facts
+        from attnbench.telemetry import watch
 
         torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -90,20 +96,19 @@ class Worker:
                     f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices"
                 )
             torch.cuda.set_device(index)
-        facts = worker_facts(self._device)
+        self._watch = watch(self._device)
+        facts = {**worker_facts(self._device), "telemetry": self._watch.facts()}
         self._cache_bytes = facts.get("cache_bytes") or 0
         return facts
 
     def work(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
-        from attnbench.trial import Bench, Phases, run_trial
+        from attnbench.bench import Bench
+        from attnbench.phases import Phases
+        from attnbench.together import time_together
+        from attnbench.trial import check_trial, time_alone
 
-        current = ""
-
-        def announce(phase: str) -> None:
-            self._send(event="phase", backend=current, phase=phase)
-
-        phases = Phases(announce)
+        phases = Phases(self._announce)
         bench = Bench(
             case=Case.make(**job["case"]),
             device=self._device,
@@ -112,14 +117,30 @@ class Worker:
             cache_bytes=self._cache_bytes,
             phases=phases,
             bits=job.get("bits"),
+            watch=self._watch,
         )
-        for current in job["backends"]:
-            announce("start")
-            record = run_trial(bench, self._backends[current], job["time"])
-            self._send(event="record", record=record.to_json())
-            if record.status == "error":
-                self._end_if_poisoned()
+        held = []
+        for name in job["backends"]:
+            phases.backend = name
+            self._announce(name, "start")
+            checked = check_trial(bench, self._backends[name])
+            if isinstance(checked, Record) or not job["time"]:
+                self._report(checked if isinstance(checked, Record) else checked.record)
+            elif bench.timing.interleave:
+                held.append(checked)
+            else:
+                self._report(time_alone(bench, checked))
+        for record in time_together(bench, held, job.get("process", 0)):
+            self._report(record)
         self._send(event="done", spent_s=phases.spent_s)
+
+    def _announce(self, backend: str, phase: str) -> None:
+        self._send(event="phase", backend=backend, phase=phase)
+
+    def _report(self, record: Record) -> None:
+        self._send(event="record", record=record.to_json())
+        if record.status == "error":
+            self._end_if_poisoned()
 
     def _end_if_poisoned(self) -> None:
         """A sticky CUDA error makes every later call fail: a fresh process is the only cure."""
