@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from attnbench.backend import Inputs
     from attnbench.case import Case
+    from attnbench.kernel_build import Build
 
 
 def missing() -> str | None:
@@ -32,13 +33,20 @@ def built_library() -> QuantizeLibrary:
     return QuantizeLibrary(library_path(SOURCE))
 
 
-def version() -> str:
-    """Which binary it is: hash and compiler. Raises KernelError where it is `missing`."""
+def built() -> Build:
+    """The record of its build. Raises KernelError where the library is `missing`."""
     from attnbench.kernel_build import library_path, read_build
 
-    build = None if missing() else read_build(library_path(SOURCE))
+    reason = missing()
+    build = None if reason else read_build(library_path(SOURCE))
     if build is None:
-        raise KernelError(missing() or f"kernels/{SOURCE}.cu was removed meanwhile")
+        raise KernelError(reason or f"the build of kernels/{SOURCE}.cu was removed meanwhile; build it again")
+    return build
+
+
+def version() -> str:
+    """Which binary it is: hash and compiler. Raises KernelError where it is `missing`."""
+    build = built()
     return f"{build.name} {build.digest} ({build.compiler})"
 
 
