@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Iterator
 
 from attnbench import host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.environment import gpus, installed_version
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.gpu_examination import gpu_findings, version_numbers
 from attnbench.gpu_requirements import lacks_cuda_torch
 

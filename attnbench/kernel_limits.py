@@ -5,6 +5,7 @@ enforced for the pinned nvcc: another one may schedule differently, which `kerne
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
@@ -119,6 +120,18 @@ def _register_limit(facts: KernelFacts) -> int:
     return REGISTER_FILE // facts.variant.threads // REGISTER_UNIT * REGISTER_UNIT
 
 
+def _registers_held(facts: KernelFacts) -> int:
+    """Registers that a CTA holds once setmaxnreg has moved them."""
+    consumers = facts.variant.consumer_warpgroups
+    producers = facts.variant.threads // WARPGROUP - consumers
+    return WARPGROUP * (consumers * facts.sass.registers_alloc + producers * facts.sass.registers_dealloc)
+
+
+def _registers_started_with(facts: KernelFacts) -> int:
+    """Those that the launch gave it: setmaxnreg.inc waits for ever for more than the others give up."""
+    return math.ceil(facts.ptxas.registers / REGISTER_UNIT) * REGISTER_UNIT * facts.variant.threads
+
+
 def _loop(name: str) -> Figure:
     return lambda facts: getattr(facts.sass.steady_loop, name) if facts.sass.steady_loop else 0
 
@@ -205,6 +218,10 @@ LIMITS = (
     _at_least(
         "setmaxnreg dealloc", 1, "the producer gives its registers up",
         lambda facts: facts.sass.setmaxnreg_dealloc, applies=_has("warp_specialized"),
+    ),
+    _at_most(
+        "registers after setmaxnreg", _registers_started_with, "a consumer would wait for ever for what nobody gives up",
+        _registers_held, applies=_has("warp_specialized"),
     ),
     _at_least(
         "share of EX2 before the last wait", 1, "ptxas moved the wait above the exponentials",

@@ -20,6 +20,8 @@ CASES_KEPT = 4096
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
 STATUSES = ("ok", "incorrect", "unsupported", "error")
+# What stands in a reason between the rules that failed and what most likely made them fail.
+LIKELY_CAUSE = "; likely cause: "
 KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
 
 
@@ -246,6 +248,11 @@ class Record:
     @property
     def case_key(self) -> str:
         return self.case.key
+
+    @property
+    def likely_cause(self) -> str:
+        """What an incorrect record's reason says of its cause, in words; "" where it says nothing."""
+        return self.reason.partition("\n")[0].partition(LIKELY_CAUSE)[2]
 
     def to_json(self) -> str:
         """One line of JSON. Non-finite numbers are written as the strings "NaN", "Infinity", "-Infinity"."""

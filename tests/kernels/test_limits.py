@@ -21,7 +21,7 @@ VARIANT = Variant(
 )  # fmt: skip
 LOOP = LoopFacts(470, 16, 2, 2, 66, 66, 66, 66, 0, 0)
 MASKED = LoopFacts(640, 16, 2, 2, 66, 66, 66, 66, 0, 0)
-SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP))
+SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP), registers_alloc=240, registers_dealloc=24)
 GOOD = KernelFacts("fwd_overlap", "nvcc 13.0.88", "d1g3st", VARIANT, PtxasFacts(168, 0, 0, 1024), (), SASS)
 
 
@@ -49,6 +49,7 @@ BROKEN = {
     "UTMALDG": (with_sass(utmaldg=0), "is 0, at least 3"),
     "setmaxnreg alloc": (with_sass(setmaxnreg_alloc=0), "is 0, at least 1"),
     "setmaxnreg dealloc": (with_sass(setmaxnreg_dealloc=0), "is 0, at least 1"),
+    "registers after setmaxnreg": (with_sass(registers_dealloc=40), "is 66560, at most 64512"),
     "share of EX2 before the last wait": (with_loop(ex2_before_last_wait=0), "is 0.5, at least 1"),
     "share of EX2 with wgmma in flight": (with_loop(ex2_in_flight=0), "is 0.5, at least 1"),
 }
