@@ -71,7 +71,7 @@ STEP_SECONDS := 480
 BUDGET := 7m
 H100_GROUPS := fp16_d64 fp16_d128 fp16_d256 bf16_d64 bf16_d128 bf16_d256 e4m3_d64 e4m3_d128 e4m3_d256 \
                models models_e4m3 unequal_lengths long_context
-GPU_STEPS := build golden tests edges sanitizer smoke $(H100_GROUPS:%=h100-%) ablation sweep
+GPU_STEPS := build golden tests edges sanitizer smoke quantize $(H100_GROUPS:%=h100-%) ablation sweep
 GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
 GPU_NEEDS := $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.tested)
 HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -m attnbench list backends | sed -nE 's/^(hopper[^ ]*) .*/--backend "\1"/p')
@@ -104,6 +104,10 @@ step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES
 step_sanitizer = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench.kernel_sanitize \
 	--out $(GPU_RUNS)/sanitizer.jsonl --budget-s 420
 step_smoke = $(call measure,smoke,suites/h100-smoke.yaml,0 1 3)
+# A missed target (1) is a finding; where it could not run at all, the step has not been done.
+step_quantize = status=0; PYTHONPATH=. timeout $(STEP_SECONDS) $(GPU_PYTHON) benchmarks/quantize_kernel.py \
+	    | tee $(GPU_RUNS)/quantize.txt || status=$$?; \
+	if grep -q 'not run:' $(GPU_RUNS)/quantize.txt; then exit 3; fi; [[ " 0 1 " == *" $$status "* ]]
 step_ablation = $(call measure,ablation,suites/ablation.yaml,0 1 3)
 step_sweep = $(call measure,sweep,suites/h100.yaml --only dtype=bf16 $(SWEEP),0 1 3)
 
