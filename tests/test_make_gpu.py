@@ -8,7 +8,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import ROOT
+
+from attnbench.kernel_recipe import ROOT
 
 # Fails where $STOPS matches the command; an unfinished run is one whose command matches $UNFINISHED.
 INTERPRETER = r"""#!/bin/bash
