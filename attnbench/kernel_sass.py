@@ -73,7 +73,8 @@ class LoopFacts:
 class SassFacts:
     """Counts over one kernel's machine code.
 
-    main_spills: LDL and STL that stand from the first to the last wgmma by address, or anywhere in a main loop.
+    main_spills: LDL and STL that stand from the first to the last wgmma by address, or anywhere in a main loop; without
+    any wgmma, all there are.
     registers_alloc, registers_dealloc: per thread after setmaxnreg.inc and .dec, the most where there are several; 0
     where there is none.
     """
@@ -158,7 +159,7 @@ def _setmaxnreg(instructions: Sequence[Instruction], opcode: str) -> int:
 def _main_spills(instructions: Sequence[Instruction], bodies: Iterable[Instruction]) -> int:
     places = [index for index, instruction in enumerate(instructions) if instruction.is_tensor]
     if not places:
-        return 0
+        return sum(instruction.name in _SPILL for instruction in instructions)
     suspects = {*bodies, *instructions[places[0] : places[-1]]}
     return sum(instruction.name in _SPILL for instruction in suspects)
 

@@ -181,7 +181,9 @@ def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: 
 def _rate_axes(axes: Axes, panel: Panel) -> None:
     top = 1.08 * max(finite(panel.lines.values()))
     axes.set_ylim(0, top)
-    ticks = [float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top]
+    ticks = [
+        float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top
+    ]
     decimals = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
     _vertical(axes, ticks, [f"{tick:.{decimals}f}" for tick in ticks], "TFLOPS")
     for part in PEAK_PARTS:

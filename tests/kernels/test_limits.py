@@ -59,8 +59,32 @@ def test_the_good_one_breaks_nothing():
     assert violations([GOOD]) == []
 
 
+# head_dim 128 of the quantize kernel: no wgmma, two CTAs on a multiprocessor.
+QUANTIZER = replace(
+    GOOD, library="quantize", ptxas=PtxasFacts(128, 0, 0, 0), sass=replace(SASS, hgmma=0, loops=()),
+    variant=replace(VARIANT, schedule="write", causal=None, threads=256, consumer_warpgroups=0, flags=("persistent",),
+                    shared_memory_bytes=83_000),
+)  # fmt: skip
+BROKEN_QUANTIZER = {
+    "registers with 512 threads together": (replace(QUANTIZER, ptxas=PtxasFacts(136, 0, 0, 0)), "is 136, at most 128"),
+    "shared memory with 512 threads together": (
+        replace(QUANTIZER, ptxas=PtxasFacts(128, 0, 0, 40_000)), "is 248048, at most 233472"
+    ),
+    "bytes spilled": (replace(QUANTIZER, ptxas=PtxasFacts(128, 8, 16, 0)), "is 24, at most 0"),
+}  # fmt: skip
+
+
 def test_every_limit_has_a_case_that_breaks_it():
-    assert set(BROKEN) == {limit.name for limit in LIMITS}
+    assert {*BROKEN, *BROKEN_QUANTIZER} == {limit.name for limit in LIMITS}
+
+
+@pytest.mark.parametrize("name", BROKEN_QUANTIZER)
+def test_each_limit_of_the_quantize_kernel(name):
+    facts, words = BROKEN_QUANTIZER[name]
+    assert violations([QUANTIZER]) == []
+    (found,) = violations([facts])
+    assert found.limit == name and words in str(found)
+    assert str(found).startswith("quantize/write-bf16-d128-any: ")
 
 
 @pytest.mark.parametrize("name", BROKEN)
