@@ -89,7 +89,7 @@ BARE := $(filter command line,$(origin PYTHON))
 GPU_PYTHON := $(if $(BARE),env PYTHONPATH=$(CURDIR)/$(GPU_SITE):$(PYTHONPATH) $(PYTHON),$(BIN)/python)
 GPU_NEEDS := $(if $(BARE),$(if $(wildcard $(WHEELS)/*.whl),$(GPU_SITE)/.unpacked),$(VENV)/.tested)
 HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -c \
-	"from attnbench.backends.hopper import BACKENDS; print(*(f'--backend \"{one.name}\"' for one in BACKENDS))")
+	"from attnbench.backends import builtin; print(*(f'--backend \"{one}\"' for one in builtin() if one.startswith('hopper')))")
 SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" --backend "hopper[softmax_turns]" --backend "hopper[no_turns]" \
          --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
 PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256 --only seqlen_q=1024,4096,16384 \
