@@ -73,7 +73,7 @@ class Result:
 
 def results(run: Run) -> tuple[Result, ...]:
     """Every record of a run, read; where one case and backend was taken twice, both (see `latest`)."""
-    machine = Machine.of(run.environment)
+    machine = Machine.of(run.environment, run.sentinels)
     return tuple(Result.of(record, run.name, machine) for record in run.records)
 
 

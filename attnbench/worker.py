@@ -1,11 +1,13 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
+        {"gauge": true}                                      a sentinel: the machine's own GEMM and copy
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
         {"event": "done", "spent_s": {phase: seconds}}       one per job
+        {"event": "gauged", "figures": {...}}                one per sentinel
         {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
 """
 
@@ -16,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from attnbench import plugins
 from attnbench.backend import Backend, trait
@@ -24,9 +26,7 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
-
-if TYPE_CHECKING:
-    from attnbench.telemetry import Telemetry
+from attnbench.telemetry_process import TelemetryProcess
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
 
@@ -37,20 +37,20 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
-        worker = Worker(events, device, cores)
+        worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs):
             for line in jobs:
-                worker.work(json.loads(line))
+                job = json.loads(line)
+                worker.gauge() if job.get("gauge") else worker.work(job)
 
 
 class Worker:
-    def __init__(self, events: IO[str], device: str, threads: int):
-        self._events = events
+    def __init__(self, events: IO[str], device: str, threads: int, watch: TelemetryProcess):
+        self._events, self._watch = events, watch
         self._threads = threads
         self._device = device
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
-        self._watch: Telemetry | None = None
 
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -81,8 +81,6 @@ class Worker:
         import torch
 
         from attnbench.environment import worker_facts
-        from attnbench.telemetry import watch
-
         torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         if self._device != "cpu":
@@ -96,10 +94,14 @@ class Worker:
                     f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices"
                 )
             torch.cuda.set_device(index)
-        self._watch = watch(self._device)
         facts = {**worker_facts(self._device), "telemetry": self._watch.facts()}
         self._cache_bytes = facts.get("cache_bytes") or 0
         return facts
+
+    def gauge(self) -> None:
+        from attnbench.gauge import gauge
+
+        self._send(event="gauged", figures=gauge(self._device, self._watch))
 
     def work(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
