@@ -13,7 +13,7 @@ from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.inputs import input_bytes, make_inputs
 from attnbench.judge import Reference, make_reference
 from attnbench.phases import Phases
-from attnbench.sampling import Watch
+from attnbench.sampling import Unwatched, Watch
 from attnbench.suite_model import Checks, Timing
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
@@ -30,7 +30,7 @@ class Bench:
     ):  # fmt: skip
         """bits: a folder where the outputs of another process lie, or are to be left for one. watch: of the machine."""
         self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
-        self.watch = watch
+        self.watch = watch or Unwatched()
         self.cache_bytes, self.phases = cache_bytes, phases
         self._reference: Reference | None = None
         self._fresh: Reference | None = None

@@ -59,16 +59,17 @@ class Crew:
         """The figures of one sentinel, or the `error` that there was instead. Raises RunError when no worker can start."""
         if self._worker is None:
             self.hire()
-        self._worker.submit({"gauge": True})
+        self._worker.submit({"do": "gauge"})
         try:
-            event = self._worker.next_event(GAUGE_TIMEOUT_S)
+            gauged = self._worker.next_event(GAUGE_TIMEOUT_S)
+            self._worker.next_event(GAUGE_TIMEOUT_S)  # done
         except WorkerDied as error:
             self.dismiss()
             return {"error": error.brief}
         except WorkerSilent:
             self.dismiss()
             return {"error": f"no figures within {GAUGE_TIMEOUT_S:g} s"}
-        return dict(event["figures"])
+        return dict(gauged["figures"])
 
     def work(
         self,
@@ -138,6 +139,7 @@ class Listener:
     backend: str = ""
     together: bool = False
     allowed_s: dict[str, float] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)  # the last event that is about neither phases nor records
 
     def __post_init__(self) -> None:
         self.backend = self.left[0]
@@ -170,6 +172,8 @@ class Listener:
             elif kind == "done":
                 self.spent_s.update(event["spent_s"])
                 return
+            else:
+                self.answer = event
 
     def _enter(self, backend: str, phase: str) -> None:
         if backend != self.backend and phase == "time":

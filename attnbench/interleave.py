@@ -15,7 +15,7 @@ from typing import Callable, Sequence
 from attnbench.backend import Call
 from attnbench.record import KEPT_SAMPLES, Measurement
 from attnbench.rounds import BLOCKS_A_ROUND
-from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch
+from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.suite_model import Timing
 from attnbench.timing import BATCHES, BURST_IDLE_S, BURST_WORK_S, Convergence, flagged, mean_half_width, settle_s, warm_up
 
@@ -59,14 +59,15 @@ class TimedArm:
         calls: Sequence[Call],
         options: Timing,
         timer: Timer,
+        watch: Watch,
         clock: Clock,
-        watch: Watch | None = None,
         flush: Callable[[], None] | None = None,
         process: int = 0,
     ):
         self.label, self._options, self._process, self._input_sets = label, options, process, len(calls)
         self._turns = itertools.cycle(calls)
-        self._sampler = Sampler(timer, watch or Unwatched(), self._warm_up, clock)
+        self._watch = watch
+        self._sampler = Sampler(timer, watch, self._warm_up, clock)
         self._rule = BlockConvergence(options.min_samples, options.min_time_s)
         self._burst = options.regime == "burst"
         self._before = flush if self._burst and options.cache == "cold" else None
@@ -78,9 +79,9 @@ class TimedArm:
         self._call_s, self._warmup_s = self._warm_up()
 
     def _warm_up(self) -> tuple[float, float]:
-        sampler, options = self._sampler, self._options
-        settling_s = settle_s(options, sampler.timer)
-        warm = warm_up(self._turns, sampler.timer, sampler.clock, options.warmup_s, settling_s, sampler.watch)
+        timer, options = self._sampler.timer, self._options
+        settle = settle_s(options, timer)
+        warm = warm_up(self._turns, timer, self._sampler.clock, options.warmup_s, settle, self._watch)
         return warm.estimate_s, warm.spent_s
 
     @property

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+from attnbench.kernel_ptxas import main_loop_spills
 from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
 
 # Two compilers at a time: the machines this is sized for have two cores.
@@ -144,8 +145,6 @@ def _first_lines(log: str, kept: Path) -> str:
 
 def _refuse_slow_code(name: str, log: str, library: Path) -> None:
     """Serialized wgmma and spills in a main loop cost several times the run time, and ptxas exits 0 on both."""
-    from attnbench.kernel_inspect import main_loop_spills
-
     lines = _SERIALIZATION.findall(log)
     if lines:
         raise BuildError(f"{name}: ptxas serializes wgmma or ignores setmaxnreg:\n" + "\n".join(lines))

@@ -7,7 +7,7 @@ from typing import Sequence
 from attnbench import units
 from attnbench.metrics import compulsory_bytes
 from attnbench.report_data import Family, ReportData, row_label
-from attnbench.report_markdown import code, details, listing, table
+from attnbench.report_markdown import code, details, filled_table, listing, table
 from attnbench.result import Result
 from attnbench.units import significant
 
@@ -118,7 +118,7 @@ def _figure_table(family: Family) -> str:
     order = {case: place for place, case in enumerate(family.cases)}
     timed = sorted(family.timed.items(), key=lambda item: order[item[0][0]])
     rows = [row_label(case, family.varying) + [code(series)] + _figures(result) for (case, series), result in timed]
-    return table(headers, rows, left=len(family.varying) + 1)
+    return filled_table(headers, rows, left=len(family.varying) + 1)
 
 
 def _figures(result: Result) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Iterable, Iterator
 
 from attnbench.case import DTYPES, Case
 from attnbench.report_data import Cells, Family, ReportData
-from attnbench.report_markdown import anonymous, code, count, listing, plain, table
+from attnbench.report_markdown import anonymous, code, count, filled_table, listing, plain
 from attnbench.report_speed import TIE, percent, speedup
 from attnbench.units import significant
 
@@ -193,7 +193,7 @@ def _overview(data: ReportData) -> str:
     """One row a family: who wins it, the highest rate, and how far ahead of the baseline that series is."""
     headers = ["family", "cases", "fastest", "highest TFLOPS", "% of peak", "baseline", "over baseline"]
     rows = [_overview_row(family) for family in data.families if family.timed]
-    return f"Families at a glance (fastest: how many of the contested cases it wins):\n\n{table(headers, rows, left=3)}"
+    return f"Families at a glance (fastest: how many of the contested cases it wins):\n\n{filled_table(headers, rows, left=3)}"
 
 
 def _overview_row(family: Family) -> list[str]:

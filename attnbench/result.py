@@ -74,7 +74,10 @@ class Result:
 def results(run: Run) -> tuple[Result, ...]:
     """Every record of a run, read; where one case and backend was taken twice, both (see `latest`)."""
     machine = Machine.of(run.environment, run.sentinels)
-    return tuple(Result.of(record, run.name, machine) for record in run.records)
+    of_timed = Statistics.of_all(record.measurement for record in run.records if record.measurement)
+    return tuple(
+        Result(run.name, machine, record, next(of_timed) if record.measurement else None) for record in run.records
+    )
 
 
 def latest(items: tuple[Result, ...]) -> tuple[Result, ...]:

@@ -17,7 +17,6 @@ from attnbench.prepared import Checked, Prepared
 from attnbench.record import Record
 from attnbench.rotation import set_bytes
 from attnbench.rounds import take_turns
-from attnbench.sampling import SystemClock
 from attnbench.trial import DURING, guarded, time_alone
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _in_turns(bench: Bench, held: Sequence[Checked], process: int) -> Iterator[R
     announced = [_Announced(bench, arm.checked, times) for arm, times in zip(arms, timed)]
     for arm in announced:
         arm.warm_up()
-    clock = SystemClock()
+    clock = bench.watch.clock
     limit_s = len(arms) * bench.timing.max_time_s
     take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
     for arm, times in zip(arms, timed):
@@ -104,8 +103,9 @@ def _prepared(bench: Bench, checked: Checked, held: Sequence[Checked]) -> Prepar
 
 def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
     bench = arm.bench
-    clock = bench.watch.clock if bench.watch else SystemClock()
-    return TimedArm(str(place), arm.calls, bench.timing, arm.timer, clock, bench.watch, arm.flush(), process)
+    return TimedArm(
+        str(place), arm.calls, bench.timing, arm.timer, bench.watch, bench.watch.clock, arm.flush(), process
+    )
 
 
 class _Announced:

@@ -92,14 +92,14 @@ def work(monkeypatch):
     ],
 )
 def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, hired):
-    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=([event], [DONE]), hired=0, submitted=[], allowed_s=[]))
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=([event, DONE], [DONE]), hired=0, submitted=[], allowed_s=[]))
     scripted.submit = lambda self, job: self.submitted.append(job)
     monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     crew = Crew("cpu", ())
     assert crew.gauge() == figures
     crew.renew()  # a sentinel is no measurement: the process still counts as fresh
     crew.work(JOB, (), None, None, Counter())
-    assert scripted.submitted == [{"gauge": True}]
+    assert scripted.submitted == [{"do": "gauge"}]
     if hired == 2:
         crew.hire()
     assert scripted.hired == hired

@@ -18,6 +18,7 @@ from attnbench.interleave import (
 )
 from attnbench.record import KEPT_SAMPLES
 from attnbench.rounds import BLOCKS_A_ROUND, take_turns
+from attnbench.sampling import Unwatched
 from attnbench.suite_model import Timing
 from attnbench.timing import BATCHES, BURST_IDLE_S, BURST_WORK_S, WARMUP_CALLS
 
@@ -27,7 +28,7 @@ OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=5.0, warmup_s=0.0, s
 def arm(lengths, options=OPTIONS, clock=None, label="1", flush=None, calls_per_region=1, process=0):
     clock = clock or FakeClock()
     timer = FakeTimer(clock, lengths, calls_per_region)
-    made = TimedArm(label, COUNTED, options, timer, clock, flush=flush, process=process)
+    made = TimedArm(label, COUNTED, options, timer, Unwatched(), clock, flush, process)
     made.warm_up()
     timer.takes.clear()
     return made, timer, clock
@@ -140,7 +141,7 @@ def test_arms_of_one_clock_drift_apart_by_what_they_differ():
         while True:
             yield 0.001 * factor * (1 + 0.1 * (clock.time_s - 1000.0))
 
-    options = Timing(min_samples=10**6, min_time_s=0.1, max_time_s=0.5, warmup_s=0.0)
+    options = OPTIONS.model_copy(update={"min_samples": 10**6})
     arms = [arm(slowing(factor), options, clock, label)[0] for factor, label in ((1.0, "1"), (1.02, "2"))]
     take_turns(arms, 0, 1.0, clock.now)
     one, other = (made.measurement(("a", "b"), 0) for made in arms)

@@ -14,8 +14,6 @@ ABOUT = {
     "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
     "report_accuracy": {"matplotlib"},
 }  # fmt: skip
-# Two modules that know each other, one of them only when it is called; each pair is to be dissolved, none to be added.
-MUTUAL = {("doctor", "examination"), ("kernel_build", "kernel_inspect")}
 
 
 def module_name(path: Path) -> str:
@@ -94,22 +92,7 @@ def test_no_two_modules_import_each_other():
         for imported in (IMPORTS[name].eager | IMPORTS[name].lazy) & set(FILES):
             if name in reachable(imported, lazy=True) and name != imported:
                 circles.add(tuple(sorted((name, imported))))
-    mutual = {tuple(sorted(pair)) for pair in circles}
-    assert {pair for pair in mutual if pair not in MUTUAL and not _through_tolerated(pair)} == set()
-
-
-def _through_tolerated(pair: tuple[str, str]) -> bool:
-    """A longer circle that exists only because of a tolerated one: taking those away breaks it."""
-    kept = {name: (imports.eager.copy(), imports.lazy.copy()) for name, imports in IMPORTS.items()}
-    try:
-        for a, b in MUTUAL:
-            for one, other in ((a, b), (b, a)):
-                IMPORTS[one].eager.discard(other)
-                IMPORTS[one].lazy.discard(other)
-        return not all(one in reachable(other, lazy=True) for one, other in (pair, pair[::-1]))
-    finally:
-        for name, (eager, lazy) in kept.items():
-            IMPORTS[name].eager, IMPORTS[name].lazy = eager, lazy
+    assert circles == set()
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

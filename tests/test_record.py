@@ -172,3 +172,11 @@ def edited(**change):
 def test_what_is_no_record_is_named(line, message):
     with pytest.raises(RecordError, match=message):
         Record.from_json(line)
+
+
+@pytest.mark.parametrize(("reason", "cause"), [
+    (f"{FAILED}; likely cause: mask: one key too few\nbatch 0 head 0 ..9", "mask: one key too few"),
+    (str(FAILED), ""), (f"{FAILED}\n; likely cause: in the output", ""),
+])  # fmt: skip
+def test_the_likely_cause_is_read_from_the_reason(reason, cause):
+    assert record("incorrect", accuracy=WRONG, reason=reason).likely_cause == cause

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import report_errors, report_speed
+from attnbench import report_errors, report_incorrect, report_speed
 from attnbench.record import Block
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
@@ -46,7 +46,13 @@ def made_records():
             ok("fp8_emulated", None, fp8, **shape),
         ]
     records += [
-        incorrect("triton", seqlen=1024, batch=16),
+        incorrect(
+            "triton",
+            "mask: each query sees one key too few",
+            ("error by head", "batch 0 head 3 ..7."),
+            seqlen=1024,
+            batch=16,
+        ),
         failed("triton", "crash", CRASH, seqlen=4096, batch=4),
         failed("triton", "crash", CRASH.replace("12345678", "87654321"), seqlen=4096, batch=4, causal=True),
         failed("triton", "timeout", "no result within 120 s", seqlen=1024, batch=16, causal=True),
@@ -158,6 +164,30 @@ def test_long_lists_of_keys_say_how_many_are_left_out(tmp_path):
     records = [unsupported("fa2", "no", seqlen=seqlen) for seqlen in range(1, MAX_KEYS + 8)]
     text = section(report_of(tmp_path, records), "## Incomplete cases")
     assert text.count("bf16-d128") == MAX_KEYS and "and 7 more" in text
+
+
+def test_every_cause_has_its_maps_and_the_rest_is_counted(tmp_path):
+    mask, sums = "mask: each query sees one key too few", "accumulation: the error grows (to the power {})"
+    records = [
+        incorrect("fa2", mask, ["error by head", "batch 0 head 0 " + n * "9"], seqlen=64 * n) for n in range(1, 6)
+    ]
+    records += [incorrect("fa3", sums.format(n / 10), seqlen=64 * n) for n in (3, 4)]
+    text = section(report_of(tmp_path, records), "### Where it is wrong")
+    assert [cells(text, "`fa2`", " 5 "), cells(text, "`fa3`", " 2 ")] == [
+        ["`fa2`", mask, "5"], ["`fa3`", sums.format(0.3), "2"],
+    ]  # fmt: skip
+    maps = re.findall(r"^`fa2`, `(.+)`: mask.*\n\n```\nerror by head\n(.*)\n```$", text, re.MULTILINE)
+    assert maps == [(records[4].case_key, "batch 0 head 0 99999"), (records[3].case_key, "batch 0 head 0 9999")]
+    assert "3 more maps in the column `reason`" in text and "2 results without a map" in text
+
+
+def test_maps_and_rows_are_bounded_and_every_cause_has_one_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_incorrect, "MAX_MAPS", 3)
+    monkeypatch.setattr(report_incorrect, "MAX_ROWS", 4)
+    records = [incorrect("fa2", ("one", "two")[n % 2], ["a map"], seqlen=64 * (n + 1)) for n in range(8)]
+    text = section(report_of(tmp_path, records), "## Incomplete cases")
+    assert re.findall(r"^`fa2`.*: (\w+)$", text, re.MULTILINE) == ["one", "one", "two"]
+    assert "5 more maps" in text and "And 4 more, in `attnbench.load(run)`." in text
 
 
 def test_nothing_of_this_machine_shows(made):

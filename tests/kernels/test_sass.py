@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from attnbench.kernel_inspect import ptxas_facts
+from attnbench.kernel_ptxas import ptxas_facts
 from attnbench.kernel_sass import SassFacts, parse_sass, sass_facts
 
 # As cuobjdump 13.2 prints it.
