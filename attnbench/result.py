@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attnbench.case import Case
 from attnbench.metrics import forward_flops
+from attnbench.observed import power_w, sm_clock_mhz
 from attnbench.peaks import Machine
 from attnbench.record import Check, Record
 from attnbench.stats import Statistics
@@ -53,6 +54,30 @@ class Result:
         if measurement is None or measurement.timer == HOST_TIMER:
             return None
         return self.machine.peak_flops_per_s(self.case.dtype)
+
+    @property
+    def sm_clock_mhz(self) -> float | None:
+        """Mean SM clock while it was timed; None where nobody watched."""
+        return sm_clock_mhz(self.record.measurement) if self.record.measurement else None
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power of the GPU while it was timed; None where it is not known."""
+        return power_w(self.record.measurement) if self.record.measurement else None
+
+    @property
+    def joules_per_flop(self) -> float | None:
+        """Mean power over the blocks / rate: what is used between calls counts too, which is little in sustained."""
+        watts = self.power_w
+        return None if watts is None or not self.flops_per_s else watts / self.flops_per_s
+
+    @property
+    def peak_at_clock_flops_per_s(self) -> float | None:
+        """The dense peak at the SM clock that was observed; None without one, on a CPU, or where no peak is known."""
+        if self.peak_flops_per_s is None:
+            return None
+        clock_mhz = self.sm_clock_mhz
+        return self.machine.peak_flops_per_s(self.case.dtype, clock_mhz * 1e6) if clock_mhz else None
 
     @property
     def gemm_flops_per_s(self) -> float | None:

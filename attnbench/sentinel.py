@@ -39,7 +39,7 @@ def drifts(rows: Sequence[Mapping[str, Any]]) -> tuple[Drift, ...]:
     """Of each figure that at least two sentinels hold."""
     found = []
     for figure in (GEMM, COPY):
-        values = _values(rows, figure)
+        values = figures(rows, figure)
         if len(values) > 1:
             relative = (max(values) - min(values)) / statistics.median(values)
             found.append(Drift(figure, min(values), max(values), relative, len(values)))
@@ -48,13 +48,20 @@ def drifts(rows: Sequence[Mapping[str, Any]]) -> tuple[Drift, ...]:
 
 def gemm_flops_per_s(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The run's own bf16 GEMM rate, the median over its sentinels; None where it was not measured (on a CPU it is fp32)."""
-    values = _values([row for row in rows if row.get("gemm_dtype") == "bf16"], GEMM)
+    values = figures([row for row in rows if row.get("gemm_dtype") == "bf16"], GEMM)
     return statistics.median(values) if values else None
 
 
 def suspicions(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Why the run's numbers are not to be trusted, in words; () where nothing speaks against them."""
     return (*_drifted(rows), *_failed(rows), *_clock_set(rows))
+
+
+def why_suspect(environment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """`suspicions`, and what the environment's key `suspect` says, which somebody wrote there."""
+    given = environment.get("suspect")
+    words = ("marked so in its environment",) if given is True else (str(given),) if given else ()
+    return words + suspicions(rows)
 
 
 def _drifted(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -82,7 +89,8 @@ def _clock_set(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"the system's clock was set {'back' if largest < 0 else 'forward'} by {abs(largest):.4g} s while it ran"
 
 
-def _values(rows: Sequence[Mapping[str, Any]], figure: str) -> list[float]:
+def figures(rows: Sequence[Mapping[str, Any]], figure: str) -> list[float]:
+    """The figure (GEMM or COPY) of every sentinel that holds it, in the order they were taken."""
     return [row[figure] for row in rows if isinstance(row.get(figure), (int, float)) and row[figure] > 0]
 
 
