@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 from attnbench.conditions import make_judge
@@ -41,13 +42,20 @@ class TelemetryProcess:
         self.clock = SystemClock()
         self._judge = make_judge(cpus)
         self._lost = ""
-        arguments = command or (sys.executable, "-m", "attnbench.telemetry_process", device, repr(self.clock.epoch_s))
+        # NOTE: -P and this very package's folder, or an `attnbench` in the worker's folder would take its place.
+        own = (sys.executable, "-P", "-m", "attnbench.telemetry_process", device, repr(self.clock.epoch_s))
         try:
             self._process = subprocess.Popen(
-                arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
-            )
+                command or own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                env={**os.environ, "PYTHONPATH": _import_path()},
+            )  # fmt: skip
         except OSError as error:
             self._process, self._lost = None, f"telemetry: it could not start: {error.strerror}"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None once it is lost."""
+        return self._process and self._process.pid
 
     def between(self, start_s: float, end_s: float) -> Conditions:
         answer = self._ask({"ask": "between", "start_s": start_s, "end_s": end_s}, ANSWER_TIMEOUT_S)
@@ -95,6 +103,11 @@ class TelemetryProcess:
                 raise BrokenPipeError
             line += part
         return line
+
+
+def _import_path() -> str:
+    folder = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(part for part in (folder, os.environ.get("PYTHONPATH", "")) if part)
 
 
 def serve(telemetry: Telemetry, requests: IO[bytes], answers: IO[bytes], period_s: float = PERIOD_S) -> None:

@@ -76,7 +76,7 @@ class Switch:
         self._watch.facts()  # it has started
 
     def turn(self, on):
-        os.kill(self._watch._process.pid, signal.SIGCONT if on else signal.SIGSTOP)
+        os.kill(self._watch.pid, signal.SIGCONT if on else signal.SIGSTOP)
 
     def readings(self):
         return self._watch.between(0.0, self._watch.clock.now()).telemetry_samples

@@ -3,19 +3,24 @@
 import json
 import os
 import sys
+import time
 
 import pytest
+import torch
 from fake_nvml import Card, FakeNvml, two_cards
 from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
 from attnbench import clock_events, conditions, host, telemetry_process
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
+from attnbench.gauge import gauge
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
 from attnbench.record import Conditions
 from attnbench.sampling import Unstable, Verdict
+from attnbench.suite_model import Timing
 from attnbench.telemetry import PERIOD_S, Telemetry
 from attnbench.telemetry_process import TelemetryProcess
+from attnbench.timers import CpuTimer
 from attnbench.timing import measure
 
 
@@ -397,6 +402,13 @@ def test_a_process_that_is_of_no_use_is_ended_and_said(process, monkeypatch, com
     assert watch.between(0.0, 1.0).problems == (text,)
 
 
+def test_another_attnbench_in_the_folder_does_not_take_its_place(process, tmp_path, monkeypatch):
+    (tmp_path / "attnbench").mkdir()
+    (tmp_path / "attnbench" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert process().facts()["sensor"] == "proc"
+
+
 def test_it_ends_with_its_parent(process):
     watch = process()
     child = watch._process
@@ -426,3 +438,29 @@ def test_a_reading_is_taken_every_period_and_questions_are_answered_between(monk
 def test_the_sensor_of_a_device(monkeypatch, device, kind):
     FakeNvml(two_cards()).install(monkeypatch)
     assert type(telemetry_process.sensor_of(device)) is kind
+
+
+def test_a_watched_measurement_of_a_real_process(process):
+    """Everything real: readings joined by time to a block of busy calls, within the second that it took."""
+    watch = process()
+    watch.facts()
+    found = measure(COUNTED, Timing(min_samples=10, min_time_s=0.001, max_time_s=0.2, warmup_s=0.0), CpuTimer(), watch=watch)
+    (block,) = found.blocks
+    assert block.conditions.load is not None and block.duration_s > 0
+    assert abs(block.start_s - time.time()) < 60
+
+
+on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_a_gpu)])
+def test_a_real_gpu_is_watched_while_it_works(process, device):
+    watch = process(device=device)
+    facts = watch.facts()
+    assert facts["sensor"] == "nvml" and facts["power"] == "instant", facts
+    sentinel = gauge(device, watch)
+    assert sentinel["gemm_flops_per_s"] > 1e13 and sentinel["copy_bytes_per_s"] > 1e11, sentinel
+    seen = Conditions.of(sentinel["gemm"]["conditions"])
+    assert seen.telemetry_samples > 10 and 300 < seen.sm_clock_mhz < 3000 and 50 < seen.power_w < 2000
+    assert seen.energy_j and seen.problems == ()
+    assert seen.energy_j / seen.energy_span_s == pytest.approx(seen.power_w, rel=0.2)  # two ways to the same watts
