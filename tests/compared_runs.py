@@ -27,18 +27,20 @@ def record(backend: str, time_s: float, timing: Mapping[str, Any] | None = None,
 def suite(dice: numpy.random.Generator, shift: float = 0.0, own: float = 0.001,
           change: Callable[[str, int], float] = lambda backend, seqlen: 1.0) -> list[Record]:  # fmt: skip
     """Ten records: every time is its case's own, times a shift of the whole run, a spread of its own, and `change`."""
+    places = [(place, backend, seqlen) for place, backend in enumerate(BACKENDS) for seqlen in SEQLENS]
+    factors = numpy.exp(shift + own * dice.normal(size=len(places)))
     return [
-        record(backend, 1e-9 * seqlen**2 * (1 + place) * change(backend, seqlen) * numpy.exp(shift + own * dice.normal()),
-               seqlen=seqlen)
-        for place, backend in enumerate(BACKENDS) for seqlen in SEQLENS
-    ]  # fmt: skip
+        record(backend, 1e-9 * seqlen**2 * (1 + place) * change(backend, seqlen) * factor, seqlen=seqlen)
+        for (place, backend, seqlen), factor in zip(places, factors.tolist(), strict=True)
+    ]
 
 
-def baseline(folder: Path, runs: int = 3, environment: Mapping[str, Any] = MACHINE, shift: float = 0.001) -> Path:
+def baseline(folder: Path, runs: int = 3, environment: Mapping[str, Any] = MACHINE, shift: float = 0.001,
+             own: float = 0.001) -> Path:  # fmt: skip
     """A folder of stored runs, their shifts evenly spaced."""
     dice = numpy.random.default_rng(1)
     for place, at in enumerate(numpy.linspace(-shift, shift, runs)):
-        write_run(folder / str(place + 1), suite(dice, at), environment)
+        write_run(folder / str(place + 1), suite(dice, at, own), environment)
     return folder
 
 
