@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, Protocol, Sequence
+from typing import Any, Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call, Outputs
 from attnbench.record import KEPT_SAMPLES, Block, Conditions
@@ -25,9 +25,10 @@ BACKWARDS = "a clock went backwards"
 
 
 class Timer(Protocol):
-    """Turns calls into seconds per call."""
+    """Turns calls into seconds per call. flags: what it found unusual about them so far, for the measurement."""
 
     name: str
+    flags: tuple[str, ...]
 
     def region(self, estimate_s: float) -> int:
         """Calls in one timed region, for a call of about that length."""
@@ -69,7 +70,9 @@ class Verdict:
 
 
 class Watch(Protocol):
-    """Looks at the machine while it measures."""
+    """Looks at the machine while it measures. clock: the one that its times are of, for the samples too."""
+
+    clock: Clock
 
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         """What the machine did between two times of the sampler's clock; None where nobody looked."""
@@ -79,6 +82,9 @@ class Watch(Protocol):
 
 class Unwatched:
     """Nobody looks: every block is kept."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
 
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         return None
@@ -121,16 +127,19 @@ class Sampler:
     """
 
     timer: Timer
-    clock: Clock = field(default_factory=SystemClock)
     watch: Watch = field(default_factory=Unwatched)
-    after_pause: Callable[[], None] = lambda: None
+    after_pause: Callable[[], Any] = lambda: None
+    clock: Clock = None  # type: ignore[assignment]  # the watch's, where no other is given
     discarded: Counter[str] = field(default_factory=Counter)
     lost_s: float = 0.0
     _flags: dict[str, None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.clock = self.clock or self.watch.clock
+
     @property
     def flags(self) -> tuple[str, ...]:
-        return tuple(self._flags)
+        return tuple(dict.fromkeys((*self.timer.flags, *self._flags)))
 
     def take_block(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None = None

@@ -15,7 +15,7 @@ from typing import Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call
 from attnbench.record import KEPT_SAMPLES, Block, Measurement
-from attnbench.sampling import Clock, Sampler, SystemClock, Taken, Timer, Unwatched, Watch, join
+from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.stats import outliers, relative_stdev
 from attnbench.suite_model import Timing
 
@@ -23,6 +23,9 @@ WARMUP_CALLS = 5
 # Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.
 WARMUP_AGREEMENT = 0.005
 WARMUP_LIMIT = 12  # windows
+# Sustained on a GPU: at least so long back to back before anything counts, and until the SM clock is as steady as this.
+SETTLE_S = 1.0
+CLOCK_AGREEMENT = 0.01
 MOST_IN_WINDOW = 1000  # calls
 # One timed region is at least this many times the timer's resolution.
 REGION_RESOLUTIONS = 100
@@ -70,7 +73,7 @@ class Convergence:
         if not missing:
             width, deviation = self.half_width(), self.deviation()
             if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
-                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {2 * BATCHES} samples"
+                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {self.fewest()}"
                 spread = f"{deviation:.2%}" if math.isfinite(deviation) else "unknown of one sample"
                 missing.append(f"interval of the median {interval}, deviation {spread}")
         return tuple(missing)
@@ -81,12 +84,21 @@ class Convergence:
             return math.inf
         size = len(self.samples_s) / BATCHES
         medians = [statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)]
-        return T_975_9 * relative_stdev(medians, statistics.fmean(medians)) / math.sqrt(BATCHES)
+        return mean_half_width(medians)
+
+    def fewest(self) -> str:
+        """What `half_width` needs at least, in words."""
+        return f"{2 * BATCHES} samples"
 
     def deviation(self) -> float:
         """Relative standard deviation of the samples; infinite for a single one."""
         deviation = relative_stdev(self.samples_s, statistics.fmean(self.samples_s))
         return math.inf if deviation is None else deviation
+
+
+def mean_half_width(values: Sequence[float]) -> float:
+    """95 % half-width of the mean of BATCHES values, relative to it (Student's t)."""
+    return T_975_9 * relative_stdev(values, statistics.fmean(values)) / math.sqrt(BATCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +109,49 @@ class Warm:
     spent_s: float
 
 
-def warm_up(calls: Iterator[Call], timer: Timer, clock: Clock, window_s: float) -> Warm:
-    """WARMUP_CALLS calls, then windows of window_s until two in a row agree in their medians, or WARMUP_LIMIT windows.
+def warm_up(
+    calls: Iterator[Call],
+    timer: Timer,
+    clock: Clock,
+    window_s: float,
+    settle_s: float = 0.0,
+    watch: Watch | None = None,
+) -> Warm:
+    """WARMUP_CALLS calls, then windows of window_s until settle_s have passed and two in a row agree in their medians
+    and in their SM clocks, as far as those are known; or until WARMUP_LIMIT windows, counted from settle_s on.
 
     Calls so long that the limit passes meanwhile get no further window.
     """
     started = clock.now()
     estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
     previous = None
-    while clock.now() - started < WARMUP_LIMIT * window_s:
+    while clock.now() - started < WARMUP_LIMIT * window_s + settle_s:
+        window_started = clock.now()
         per_sample = timer.region(estimate_s)
         count = max(WARMUP_CALLS, math.ceil(window_s / (estimate_s * per_sample)))
         estimate_s = statistics.median(timer.take(calls, count, per_sample, None))
-        if previous is not None and abs(estimate_s / previous - 1) < WARMUP_AGREEMENT:
+        conditions = watch.between(window_started, clock.now()) if watch else None
+        found = estimate_s, conditions and conditions.sm_clock_mhz
+        if previous is not None and _agree(previous, found) and clock.now() - started >= settle_s:
             break
-        previous = estimate_s
+        previous = found
     return Warm(estimate_s, clock.now() - started)
+
+
+def _agree(one: tuple[float, float | None], other: tuple[float, float | None]) -> bool:
+    """Whether two windows agree in their median and, where both know it, in their SM clock."""
+    (time_s, clock_mhz), (other_s, other_mhz) = one, other
+    same_clock = not clock_mhz or not other_mhz or abs(clock_mhz / other_mhz - 1) < CLOCK_AGREEMENT
+    return abs(other_s / time_s - 1) < WARMUP_AGREEMENT and same_clock
+
+
+def settle_s(options: Timing, timer: Timer) -> float:
+    """How long the machine is kept busy before anything counts: what the suite says, else SETTLE_S on a GPU."""
+    if options.regime == "burst":
+        return 0.0
+    if options.settle_s is not None:
+        return options.settle_s
+    return 0.0 if timer.name == "cpu" else SETTLE_S
 
 
 def measure(
@@ -130,11 +169,16 @@ def measure(
     flush: empties the cache; used in the burst regime when the cache is to be cold. progress is called between batches.
     Raises Unstable where the machine spoils every block.
     """
-    clock, watch = clock or SystemClock(), watch or Unwatched()
+    watch = watch or Unwatched()
+    clock = clock or watch.clock
     rule = rule or Convergence(options.min_samples, options.min_time_s)
     turns = itertools.cycle(calls)
-    warm = warm_up(turns, timer, clock, options.warmup_s)
-    sampler = Sampler(timer, clock, watch, after_pause=lambda: warm_up(turns, timer, clock, options.warmup_s))
+
+    def settle() -> Warm:
+        return warm_up(turns, timer, clock, options.warmup_s, settle_s(options, timer), watch)
+
+    warm = settle()
+    sampler = Sampler(timer, watch, settle, clock)
     before = flush if options.regime == "burst" and options.cache == "cold" else None
     parts = _sample(sampler, turns, options, rule, warm.estimate_s, before, progress)
     blocks = _blocks(parts, options, watch)

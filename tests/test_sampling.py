@@ -29,7 +29,7 @@ class FakeWatch:
 
 def sampler(watch, lengths=None, **options):
     clock = FakeClock()
-    return Sampler(FakeTimer(clock, lengths or itertools.repeat(0.01)), clock, watch, **options)
+    return Sampler(FakeTimer(clock, lengths or itertools.repeat(0.01)), watch, clock=clock, **options)
 
 
 def test_a_block_tells_when_it_was_taken_and_under_what():
