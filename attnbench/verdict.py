@@ -1,7 +1,7 @@
 """Verdicts: is one side slower, faster or the same, or can that not be told? Pure statistics; no I/O.
 
-Slower: the one-sided 95 % bound of the difference lies beyond the margin, with Holm's correction over all the cases
-that are judged together (S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).
+Slower: the one-sided 95 % bound of the difference lies beyond the margin, corrected for all the cases that are judged
+together (S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).
 Same: the 90 % interval lies inside the margin (two one-sided tests: D. Schuirmann, J. Pharmacokin. Biopharm. 15, 1987).
 """
 
