@@ -81,16 +81,17 @@ def ab_command(
 
 
 def _compared(request: Request, repository: Repository, revisions: Sequence[Revision]) -> int:
-    with worktrees(repository, revisions) as tops:
-        base, head = (
-            Side(revision, top, repository, request.device, request.plugins) for revision, top in zip(revisions, tops)
-        )
-        again = Side(revisions[0], tops[0], repository, request.device, request.plugins)
+    with worktrees(repository, revisions) as tops, ExitStack() as at_the_end:
+        places = [*zip(revisions, tops), (revisions[0], tops[0])]
+        sides = [Side(*place, repository, request.device, request.plugins) for place in places]
+        for side in sides:
+            at_the_end.callback(side.dismiss)
+        base, head, again = sides
         if request.build:
             for side in (base, head):
                 click.echo(f"building {side.revision}: {request.build}")
                 build(request.build, side.revision, side.folder, side.environment())
-        ready = _ready(base, head)
+        ready = hire(base, head)
         tasks = _tasks(request, base, head, ready)
         for line in _what(request, repository, revisions, tasks, ready):
             click.echo(line)
@@ -107,28 +108,28 @@ def _compared(request: Request, repository: Repository, revisions: Sequence[Revi
     return _ruled(request, comparison)
 
 
-def _ready(base: Side, head: Side) -> list[Mapping[str, Any]]:
-    try:
-        return hire(base, head)
-    except BaseException:
-        base.dismiss()
-        head.dismiss()
-        raise
-
-
 def _tasks(request: Request, base: Side, head: Side, ready: Sequence[Mapping[str, Any]]) -> list[Task]:
-    """What both sides have: the backends asked for, else those of plugins, else the suite's. Raises RunError."""
+    """What both sides have: the backends asked for, else those of plugins, else the suite's.
+
+    Raises RunError for one that is asked for and is not on both sides, and for one that only base has.
+    """
     given = list(dict.fromkeys(name for event in ready for name in event["given"]))
-    shared = [name for name in ready[0]["unasked"] if name in ready[1]["unasked"]]
-    names = list(request.backends) or given or list(request.suite.backends or shared)
-    for name in names:
-        has = [name in event["backends"] for event in ready]
-        if not any(has):
+    runnable = [name for name in ready[0]["unasked"] if name in ready[1]["unasked"]]
+    names = []
+    for name in request.backends or given or request.suite.backends or runnable:
+        on_base, on_head = (name in event["backends"] for event in ready)
+        if not (on_base or on_head):
             raise RunError(unknown_backend(name, tuple(ready[0]["backends"])))
-        if not all(has):
-            there, missing = (base, head) if has[0] else (head, base)
+        if on_base and on_head:
+            names.append(name)
+        elif on_base or request.backends:
+            there, missing = (base, head) if on_base else (head, base)
             raise RunError(f'backend "{name}" is in {there.revision} and not in {missing.revision}; '
                            "name those that both have with --backend")  # fmt: skip
+        else:
+            click.echo(f"note: {name} is new in {head.revision}: nothing to hold it against")
+    if not names:
+        raise RunError(f"{head.revision} has no backend that {base.revision} has too")
     return [Task(job, name) for job in request.suite.jobs() for name in names]
 
 
