@@ -406,7 +406,7 @@ def test_ctrl_c_leaves_no_worktree_and_no_worker_and_keeps_the_records(command, 
         if line.startswith("[1/50]"):
             break
     workers = children(process.pid)
-    assert len(workers) >= 2
+    assert workers
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted; the records so far: " in printed and "Traceback" not in errors
