@@ -1,13 +1,16 @@
 """How a tensor core sums: in fp32, or as Hopper's FP8 path does, in about 14 bits.
 
 Hopper aligns the products of one wgmma step and the accumulator to the largest exponent among them and keeps 13
-fraction bits, truncating (DeepSeek-V3, arXiv 2412.19437, section 3.5.2; SageAttention2, arXiv 2411.10958, section 3.3).
+fraction bits of each (DeepSeek-V3, arXiv 2412.19437, section 3.5.2; SageAttention2, arXiv 2411.10958, section 3.3).
+What lies below is cut off towards zero, for either sign, as measured on V100, T4 and A100 (Fasi, Higham, Mikaitis and
+Pranesh, PeerJ CS 7:e330, 2021); DeepSeek's "sign-fill right shifting" could also be read as towards minus infinity.
 Two-level accumulation starts every key tile from zero and adds the tile's sum to an fp32 accumulator.
-This is a model from those papers; it has not been compared with hardware.
+The kernels' emulation sums in the same way. It is a model from papers; it has not been compared with hardware.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,8 +20,12 @@ ACCUMULATORS = ("fp32", "hopper", "two_level")
 # k of one e4m3 wgmma instruction (PTX ISA, wgmma.mma_async: m64nNk32).
 WGMMA_K = 32
 FRACTION_BITS = 13
-# 2^-126 is fp32's smallest normal number; sums whose last bit would lie below it are cut there.
-SMALLEST_EXPONENT = -126 + 1 + FRACTION_BITS
+# Quanta below fp32's smallest normal number, 2^-126, would lose bits of their own; sums this small are cut there.
+SMALLEST_POWER = 2.0 ** (-126 + FRACTION_BITS)
+EXPONENT_BITS = 0x7F800000
+# Products held at once, 512 KiB of them on the CPU: they stay in the second-level cache.
+PRODUCTS_AT_ONCE = 2**17
+PRODUCTS_AT_ONCE_CUDA = 2**26
 
 
 def matmul_into(accumulator: Tensor, a: Tensor, b: Tensor, kind: str) -> Tensor:
@@ -34,17 +41,30 @@ def matmul_into(accumulator: Tensor, a: Tensor, b: Tensor, kind: str) -> Tensor:
 
 
 def _truncated(accumulator: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    for start in range(0, a.shape[-1], WGMMA_K):
-        step = a[..., start : start + WGMMA_K] @ b[..., start : start + WGMMA_K, :]
-        accumulator = _add_truncated(accumulator, step)
-    return accumulator
-
-
-def _add_truncated(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, both cut to FRACTION_BITS below the larger one's exponent."""
+    """In steps of WGMMA_K, some rows at a time."""
     import torch
 
-    _, exponent = torch.frexp(torch.maximum(a.abs(), b.abs()))
-    exponent = exponent.clamp(min=SMALLEST_EXPONENT)  # below it the quantum itself would be 0
-    quantum = torch.ldexp(torch.ones_like(a), exponent - 1 - FRACTION_BITS)
-    return ((a / quantum).trunc() + (b / quantum).trunc()) * quantum
+    at_once = PRODUCTS_AT_ONCE_CUDA if a.is_cuda else PRODUCTS_AT_ONCE
+    step_products = WGMMA_K * b.shape[-1] * math.prod(accumulator.shape[:-2])
+    parts = []
+    for rows in range(0, a.shape[-2], max(1, at_once // step_products)):
+        stop = rows + max(1, at_once // step_products)
+        part, factors = accumulator[..., rows:stop, :], a[..., rows:stop, :]
+        for start in range(0, a.shape[-1], WGMMA_K):
+            k = slice(start, start + WGMMA_K)
+            part = _aligned_sum(part, factors[..., k, None] * b[..., None, k, :])
+        parts.append(part)
+    return torch.cat(parts, dim=-2) if parts else accumulator
+
+
+def _aligned_sum(accumulator: Tensor, products: Tensor) -> Tensor:
+    """accumulator (..., rows, columns) + the products (..., rows, WGMMA_K, columns), which are overwritten; each cut to
+    FRACTION_BITS below the exponent of the largest."""
+    import torch
+
+    largest = torch.maximum(products.abs().amax(dim=-2), accumulator.abs())
+    power = (largest.view(torch.int32) & EXPONENT_BITS).view(torch.float32).clamp_(min=SMALLEST_POWER)
+    quanta = 2.0**FRACTION_BITS / power
+    cut = products.mul_(quanta[..., None, :]).trunc_().sum(dim=-2)
+    # Whole numbers below 2^24 in fp32: this sum is exact.
+    return (cut + (accumulator * quanta).trunc_()) * (power * 2.0**-FRACTION_BITS)

@@ -19,7 +19,7 @@ from attnbench.failures import describe, failure_kind
 from attnbench.judge import Factors
 from attnbench.plugins import ContractError
 from attnbench.prepared import Checked, Prepared
-from attnbench.record import Accuracy, Record
+from attnbench.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.timing import measure
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ def _checked(bench: Bench, backend: Backend, base: Record) -> Checked | Record:
     known = {"kind": None, "accuracy": accuracy, "warnings": _accumulator_warnings(backend, accuracy)}
     if accuracy.passed:
         return Checked(backend, replace(base, status="ok", reason="", **known), first_call_s)
-    reason = "; ".join(str(check) for check in accuracy.failures) + (f"; likely cause: {cause}" if cause else "")
+    reason = "; ".join(str(check) for check in accuracy.failures) + (LIKELY_CAUSE + cause if cause else "")
     return replace(base, status="incorrect", reason="\n".join((reason, *accuracy.error_map)), **known)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,51 @@ def test_the_last_block_is_scaled_by_its_own_rows_only():
     torch.testing.assert_close(descale.flatten(), torch.tensor([1 / 448, 1e-3 / 448]))
 
 
+SUBNORMAL_DESCALE = 448 * 2.0**-126
+
+
+@pytest.mark.parametrize("scaling", ["tensor", "head", "token", "block"])
+def test_a_group_too_small_for_a_normal_descale_keeps_descale_one(scaling):
+    x = torch.full((1, 130, 2, 16), SUBNORMAL_DESCALE * 0.99)
+    x[..., 0] = 0
+    stored, descale = quantize_tensor(x, scaling, 128)
+    assert torch.equal(descale, torch.ones_like(descale)) and not stored.float().any()
+    stored, descale = quantize_tensor(x / 0.99 * 1.01, scaling, 128)
+    assert (descale >= 2.0**-126).all() and (descale < 2.0**-125).all()
+    assert (stored.float()[..., 1:] == 448).all() and not stored.float()[..., 0].any()
+
+
+def test_every_nan_is_stored_alike_and_scales_nothing():
+    x = normal(1, 4, 1, 16)
+    x[0, 0, 0, 0], x[0, 1, 0, 1] = math.nan, -math.nan
+    stored, descale = quantize_tensor(x, "head", 128)
+    bits = stored.view(torch.uint8)
+    assert bits[0, 0, 0, 0] == bits[0, 1, 0, 1] == 0x7F
+    assert descale == x.nan_to_num(0.0).abs().max() / torch.tensor(448.0)
+
+
+def test_an_infinity_makes_its_group_say_so():
+    x = torch.tensor([1.0, -1.0, math.inf, -math.inf]).reshape(1, 1, 1, 4)
+    stored, descale = quantize_tensor(x, "head", 128)
+    assert descale.isinf().all()
+    assert stored.view(torch.uint8).flatten().tolist() == [0x00, 0x80, 0x7F, 0x7F]
+    stored, _ = quantize_tensor(x, "none", 128)
+    assert stored.float().flatten().tolist() == [1.0, -1.0, 448.0, -448.0]
+
+
+@pytest.mark.parametrize("exponent", [-100, -20, 0, 20, 100])
+def test_a_group_scales_by_the_reciprocal_of_its_descale(exponent):
+    """Each step rounded once, in numpy: the order of operations that kernels reproduce."""
+    x = normal(1, 64, 1, 16) * 2.0**exponent
+    stored, descale = quantize_tensor(x, "head", 128)
+    group = x.numpy()
+    by_hand = np.abs(group).max() / np.float32(448)
+    assert by_hand.dtype == np.float32 and descale.numpy() == by_hand
+    scaled = group * (np.float32(1) / by_hand)
+    assert scaled.dtype == np.float32
+    assert torch.equal(torch.from_numpy(scaled).clamp(-448, 448).to(torch.float8_e4m3fn).float(), stored.float())
+
+
 @pytest.mark.parametrize(
     ("value", "stored"),
     [
@@ -181,7 +227,8 @@ def test_rotation_helps_against_outliers_and_only_there():
 def test_every_accumulator_is_a_matrix_product(kind):
     a, b, start = normal(8, 96, seed=1), normal(96, 8, seed=2), normal(8, 8, seed=3)
     exact = start.double() + a.double() @ b.double()
-    limit = 1e-5 if kind == "fp32" else 96 / WGMMA_K * 2.0**-FRACTION_BITS * float(exact.abs().max()) * 4
+    largest = float((start.double().abs() + a.double().abs() @ b.double().abs()).max())
+    limit = 1e-5 if kind == "fp32" else (96 + 96 / WGMMA_K) * 2.0**-FRACTION_BITS * largest
     assert float((matmul_into(start, a, b, kind) - exact).abs().max()) < limit
 
 
@@ -196,7 +243,7 @@ def test_hoppers_accumulator_loses_what_two_level_keeps():
         for _ in range(tiles):
             total = matmul_into(total, a, b, kind)
         errors[kind] = abs(float(total) - exact) / exact
-    assert errors["fp32"] < 1e-5 and errors["two_level"] < 3e-4
+    assert errors["fp32"] < 1e-5 and errors["two_level"] < 3e-3
     assert errors["hopper"] > 5 * errors["two_level"]
 
 
@@ -205,6 +252,30 @@ def test_truncation_is_towards_zero_at_thirteen_fraction_bits():
     for value, expected in ((small, 1 + small), (small * 0.99, 1.0), (-small * 0.99, 1.0), (-small, 1 - small)):
         product = matmul_into(one, torch.full((1, 1), value), torch.ones(1, 1), "hopper")
         assert float(product) == expected
+
+
+def test_each_product_is_cut_not_their_sum():
+    """32 products of 0.75 of a quantum beside a one: each is lost, though together they are 24 quanta."""
+    products = torch.full((1, WGMMA_K), 0.75 * 2.0**-FRACTION_BITS)
+    assert float(matmul_into(torch.ones(1, 1), products, torch.ones(WGMMA_K, 1), "hopper")) == 1.0
+    assert float(matmul_into(torch.zeros(1, 1), products, torch.ones(WGMMA_K, 1), "hopper")) == 24 * 2.0**-FRACTION_BITS
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 40, 9), (2, 2, 5, 33, 64), (1, 1, 1)], ids=str)
+def test_sums_do_not_depend_on_how_rows_are_chunked(shape, monkeypatch):
+    *lead, rows, depth, columns = shape
+    a, b, start = normal(*lead, rows, depth), normal(*lead, depth, columns, seed=1), normal(*lead, rows, columns, seed=2)
+    whole = matmul_into(start, a, b, "hopper")
+    monkeypatch.setattr("attnbench.accumulate.PRODUCTS_AT_ONCE", 2**12)
+    assert torch.equal(matmul_into(start, a, b, "hopper"), whole)
+    alone = torch.cat([matmul_into(start[..., r : r + 1, :], a[..., r : r + 1, :], b, "hopper") for r in range(rows)], -2)
+    assert torch.equal(alone, whole)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_so_in_truncated_sums(bad):
+    total = matmul_into(torch.zeros(2, 1), torch.tensor([[1.0, bad], [1.0, 1.0]]), torch.ones(2, 1), "hopper")
+    assert not bool(total[0].isfinite()) and float(total[1]) == 2.0
 
 
 def test_an_unknown_accumulator_is_refused():

@@ -134,14 +134,14 @@ def _uneven(x: np.ndarray) -> np.ndarray:
 
 
 def truncated_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Products of 32 and the running sum aligned to the largest and cut to 14 bits, rounding towards minus infinity."""
+    """Products of 32 and the running sum aligned to the largest and cut to 14 bits, towards zero."""
     total = np.zeros((a.shape[0], b.shape[1]))
     for step in range(0, a.shape[1], 32):
         terms = a[:, step : step + 32, None].astype(np.float64) * b[None, step : step + 32, :]
         terms = np.concatenate([terms, total[:, None, :]], axis=1)
         _, exponent = np.frexp(np.abs(terms).max(axis=1))
         quantum = np.ldexp(1.0, exponent - 14)[:, None, :]
-        total = (np.floor(terms / quantum) * quantum).sum(axis=1).astype(np.float32).astype(np.float64)
+        total = (np.trunc(terms / quantum) * quantum).sum(axis=1).astype(np.float32).astype(np.float64)
     return total.astype(np.float32)
 
 

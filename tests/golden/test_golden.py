@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import probes
+from attnbench.accumulate import matmul_into
 from attnbench.kernel_build import build_emulated, compile_library
 from attnbench.kernel_recipe import KERNELS, hopper_recipe
 
@@ -79,6 +81,18 @@ def test_truncated_sums_are_bit_exact_and_differ_from_fp32(emulated: ctypes.CDLL
     exact = probes.run(emulated, probe, "cpu")
     error = np.abs(exact - truncated).max() / np.abs(exact).max()
     assert 0 < error < 2**-7
+
+
+def test_the_lab_predicts_with_the_same_sums() -> None:
+    """attnbench.accumulate, which E1 of a kernel is held against, and what the emulation is held against above."""
+    generator = np.random.default_rng(3)
+    stored = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+    stored = stored[np.isfinite(stored)]
+    a, b = generator.choice(stored, (48, 160)), generator.choice(stored, (160, 24))
+    for left, right in ((a, b), (a / 448, b / 448), (np.abs(a), np.abs(b)), (a * 0, b)):
+        zero = torch.zeros(48, 24)
+        sums = matmul_into(zero, torch.from_numpy(left), torch.from_numpy(right), "hopper")
+        assert np.array_equal(sums.numpy(), probes.truncated_product(left, right))
 
 
 def test_a_wrong_map_would_be_seen() -> None:

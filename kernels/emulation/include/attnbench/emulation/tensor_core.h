@@ -162,7 +162,8 @@ inline void multiply_accumulate(const Operands& in, float* value) {
 }
 
 // Sum of the terms as Hopper's e4m3 tensor core forms it: each term is aligned to the largest and only the highest 14
-// bits of it count, truncated towards minus infinity (DeepSeek-V3 technical report, section 3.5.2).
+// bits of it count (DeepSeek-V3 technical report, section 3.5.2), the rest cut off towards zero for either sign (Fasi,
+// Higham, Mikaitis and Pranesh, PeerJ CS 7:e330). The same model as attnbench/accumulate.py.
 constexpr int ALIGNED_BITS = 14;
 
 inline float truncated_sum(const float* terms, int count) {
@@ -174,7 +175,7 @@ inline float truncated_sum(const float* terms, int count) {
   if (largest == 0.0f) return 0.0f;
   const double quantum = std::ldexp(1.0, std::ilogb(largest) - (ALIGNED_BITS - 1));
   double sum = 0.0;
-  for (int i = 0; i < count; ++i) sum += std::floor(terms[i] / quantum) * quantum;
+  for (int i = 0; i < count; ++i) sum += std::trunc(terms[i] / quantum) * quantum;
   return static_cast<float>(sum);
 }
 
