@@ -26,7 +26,7 @@ from attnbench.run_command import RESULTS, choose_device
 from attnbench.side import Side
 from attnbench.sides import read_sides
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
-from attnbench.verdict import FEWEST_PROCESSES, SLOWER, Margin, Pair, confirm, signed
+from attnbench.verdict import FEWEST_PROCESSES, SLOWER, Margin, confirm, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
 INTERRUPTED = 130
@@ -232,7 +232,7 @@ def _confirmed(comparison: Comparison, second: Measured) -> Comparison:
     )
     suite = comparison.suite
     if suite is not None and suite.kind == SLOWER:
-        again = {"": Pair(suite_of_turns(both.values()))} if both else {}
+        again = {"": suite_of_turns(list(both.values()))} if both else {}
         suite = confirm({"": suite}, again, comparison.margin)[""]
     return replace(comparison, cells=cells, suite=suite)
 
