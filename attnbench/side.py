@@ -47,7 +47,7 @@ class Side:
         try:
             self._event = self._event or self._worker.start()
         except WorkerRefused as error:
-            raise RunError(f"{self.revision}: {error}") from None
+            raise RunError(f"{self.revision}: {str(error).replace(f'{self.folder}/', '')}") from None
         except WorkerDied as error:
             raise RunError(f"{self.revision}: no worker could start, {error.brief}") from None
         return self._event
