@@ -1,7 +1,7 @@
 """Timing one arm of several, block by block as its turn comes. Seams and fakes as in `timing`; imports no torch.
 
-A block is at least BLOCK_S and BLOCK_SAMPLES long, after a few untimed calls that make up for what the arm before it left
-in the caches; where calls are so long that LEAST_ROUNDS rounds of that would not fit into max_time_s, blocks are shorter.
+A block is at least BLOCK_S and BLOCK_SAMPLES long, after a few untimed calls that make up for what the arm before it
+left in the caches; where calls are so long that LEAST_ROUNDS rounds would not fit into max_time_s, blocks are shorter.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Side:
 
 
 def import_path(repository: Repository, top: Path) -> tuple[str, ...]:
-    """What a revision's worker imports from: its own folders, then PYTHONPATH with the checkout's folders moved there."""
+    """What a revision's worker imports from: its own folders, then PYTHONPATH, the checkout's folders moved there."""
     own = [top / repository.inside, top, top / "src"]
     for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         path = Path(entry).resolve()
@@ -101,14 +101,14 @@ class RemoteArm:
         self._listener = Listener(job, [backend], self._keep, watch, Counter())
 
     def hold(self) -> None:
-        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed: it has its record."""
+        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed."""
         checkout = self._side.repository.top
         self._ask(**self._listener.message(), do="hold", arm=self.name, process=self._process, checkout=str(checkout))
         strays = self._listener.answer.get("strays")
         if strays:
             raise RunError(
-                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its own "
-                "folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
+                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its "
+                "own folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
             )
         self._held = True
 

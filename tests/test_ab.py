@@ -289,7 +289,7 @@ def test_two_processes_are_said_to_decide_nothing(compared):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"processes": 1}, "--processes 1: a verdict needs 2 at least"),
+        ({"processes": 1}, "--processes 1: 2 at least, and 3 for a verdict"),
         ({"base": "nowhere"}, "--base nowhere: no such commit, branch or tag"),
         ({"plugins": ("other.py:mine",)}, r'plugin "other.py:mine": base \(one, \w+\) has no file other.py'),
         ({"plugins": ("/nowhere/other.py:mine",)}, "there is no file /nowhere/other.py"),
