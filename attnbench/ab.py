@@ -1,6 +1,6 @@
 """Two revisions side by side: each backend on each case, block by block in turns, in fresh pairs of processes.
 
-Base against itself on some cases gives the noise floor. What comes out slower is measured once more, in fresh processes.
+Base against itself on some cases gives the noise floor. What comes out slower is measured again, in fresh processes.
 """
 
 from __future__ import annotations

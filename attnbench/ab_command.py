@@ -57,7 +57,7 @@ def ab_command(
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
         raise RunError(
-            f"--processes {processes}: {LEAST_PROCESSES} at least, and {FEWEST_PROCESSES} for a verdict; the default is 5"
+            f"--processes {processes}: {LEAST_PROCESSES} at least, and {FEWEST_PROCESSES} for a verdict"
         )
     loaded = with_overrides(
         load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}

@@ -77,7 +77,7 @@ class Holding:
 
 
 def strays(checkout: Path) -> list[str]:
-    """Files of imported modules that lie in a checkout, relative to it; this package and installed ones do not count."""
+    """Files of imported modules that lie in a checkout, relative to it; this package and installed ones are none."""
     spared = {OWN_FOLDER, *(Path(path).resolve() for path in sysconfig.get_paths().values())}
     spared |= {Path(path).resolve() for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))

@@ -17,7 +17,16 @@ from attnbench.record import KEPT_SAMPLES, Measurement
 from attnbench.rounds import BLOCKS_A_ROUND
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.suite_model import Timing
-from attnbench.timing import BATCHES, BURST_IDLE_S, BURST_WORK_S, Convergence, flagged, mean_half_width, settle_s, warm_up
+from attnbench.timing import (
+    BATCHES,
+    BURST_IDLE_S,
+    BURST_WORK_S,
+    Convergence,
+    flagged,
+    mean_half_width,
+    settle_s,
+    warm_up,
+)
 
 BLOCK_S = 0.02
 BLOCK_SAMPLES = 10

@@ -1,7 +1,8 @@
 """`attnbench ab` of a revision against itself: how many end in a confirmed regression; and is a planted slowdown found?
 
 Makes a small git repository with one plugin kernel, compares its first revision with itself N times (default 20), and
-then with a second revision that does 5 % more work. All on one CPU core, whatever else the machine does. Exit status 1 when an A/A ends in a confirmed regression.
+then with a second revision that does 5 % more work. All on one CPU core, whatever else the machine does. Exit status 1
+when an A/A ends in a confirmed regression.
 Usage: ab_null.py [N] [PROCESSES]
 """
 
@@ -78,8 +79,8 @@ def git(folder: Path, *arguments: str) -> None:
 def compared(repository: Path, base: str, head: str, processes: int, place: int) -> int:
     """The exit status of one `ab`, with a line about it."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "attnbench", "ab", "--base", base, "--head", head, "suite.yaml", "--plugin",
-               "kernel.py:mine", "--device", "cpu", "--processes", str(processes), "--out", f"../out{place}"]  # fmt: skip
+    options = ["--plugin", "kernel.py:mine", "--device", "cpu", "--processes", str(processes), "--out", f"../out{place}"]
+    command = [sys.executable, "-m", "attnbench", "ab", "--base", base, "--head", head, "suite.yaml", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=repository, env=environment, text=True, stdout=subprocess.PIPE)
     mean = re.search(r"^geometric mean: (.*)$", done.stdout, re.MULTILINE)

@@ -131,8 +131,8 @@ def compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
 
     def run(seconds=alike, habits=None, backends_of=lambda side: ["naive", "mine"], **options):
-        fields = dict(log=[], alive=[], habits=habits or {}, seconds=staticmethod(seconds), backends=staticmethod(backends_of))
-        fake = type("Fake", (FakeWorker,), fields)
+        fields = dict(log=[], alive=[], habits=habits or {}, seconds=staticmethod(seconds))
+        fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
         monkeypatch.setattr(side_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
                      margin=Margin(0.01), device="cpu", out=tmp_path / "out", timeout=None, strict=False)  # fmt: skip
@@ -296,10 +296,13 @@ def test_two_processes_are_said_to_decide_nothing(compared):
         ({"backends": ("mien",)}, r'unknown backend "mien" \(did you mean "mine"\?\)'),
         ({"only": ("seqlen=9",)}, 'no case of suite "small" has seqlen'),
         ({"device": "gpu"}, 'unknown device "gpu"'),
-        ({"backends": ("new",)}, r'backend "new" is in head \(two, \w+\) and not in base \(one, \w+\); name those that both'),
+        ({"backends": ("new",)}, r'backend "new" is in head \(two, \w+\) and not in base \(one, \w+\); name those'),
         ({}, r'backend "old" is in base \(one, \w+\) and not in head'),
         ({"habits": {"refuse": "no kernel"}}, r"base \(one, \w+\): no kernel"),
-        ({"habits": {"strays": ["kernel.py"]}, "backends": ("mine",)}, "imported kernel.py from the checkout .* and not from its own folder"),
+        (
+            {"habits": {"strays": ["kernel.py"]}, "backends": ("mine",)},
+            "imported kernel.py from the checkout .* and not from its own folder",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(compared, options, message):

@@ -1,4 +1,4 @@
-"""Revisions in folders of their own: names, folders, builds, and that nothing is left of them nor of the checkout changed."""
+"""Revisions in folders of their own: names, folders, builds, nothing left of them, nothing of the checkout changed."""
 
 import os
 import subprocess
