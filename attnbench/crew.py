@@ -84,9 +84,9 @@ class Crew:
     ) -> None:
         """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record.
 
-        One that was at work when a worker died that timed several together is tried once more alone: another of them may
-        have done it. bits: a folder where outputs are left for, or compared with, those of other processes. process:
-        which of several this is. note: a warning for the records that are timed.
+        One that was at work when a worker died that timed several together is tried once more alone: another of them
+        may have done it. bits: a folder where outputs are left for, or compared with, those of other processes.
+        process: which of several this is. note: a warning for the records that are timed.
         """
         further = {"process": process} | ({"bits": bits} if bits else {})
         left = list(backends)

@@ -2,7 +2,7 @@
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
         {"do": "gauge"}                                      a sentinel: the machine's own GEMM and copy
-        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check it, prepare it, hold it
+        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check, prepare, hold it
         {"do": "block", "round": n, "growth": n}                 one block of the backend that is held
         {"do": "release", "together": [...], "order_seed": n, "timed": true}    its record, with its blocks or without
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
