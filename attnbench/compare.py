@@ -12,7 +12,6 @@ from typing import Mapping, Sequence
 
 from attnbench.case_records import CaseRecords, Name, gather, other_inputs, refusal
 from attnbench.comparable import cautions, differences_of_machines, differences_of_measurements, suspicion
-from attnbench.differences import Difference, NotEnough
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
 from attnbench.record import Measurement
@@ -40,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """suite: the geometric mean over the cases with a difference; None where there is none, `suite_reason` says why.
+    """suite: the geometric mean over the cases with a difference; None where no case has one.
 
     unit: what was replicated, "process" or "run". allowance: of a whole run's shift, a fraction; None where it is
     estimated with each case. forced: why the comparison is none, where it was made nevertheless. left_out: why some of
@@ -53,7 +52,6 @@ class Comparison:
     margin: Margin
     unit: str
     suite: Verdict | None
-    suite_reason: str
     allowance: float | None
     forced: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -171,7 +169,7 @@ def _comparison(
     judged = {name: pair.time for name, pair in pairs.items() if pair is not None and pair.time is not None}
     unit = next((time.unit for time in judged.values()), "run")
     judged = {name: time for name, time in judged.items() if time.unit == unit}
-    suite, reason = _suite({name: cases[name] for name in judged}, unit, margin)
+    sides = [cases[name].timed for name in judged]
     allowances = [time.allowance for time in judged.values() if time.allowance]
     pairs_of_machines = [(run, new.runs[0]) for run in usable.runs]
     return Comparison(
@@ -180,8 +178,7 @@ def _comparison(
         cells=cells,
         margin=margin,
         unit=unit,
-        suite=suite,
-        suite_reason=reason,
+        suite=_suite(sides, unit, margin) if sides else None,
         allowance=max(allowances, default=None),
         forced=tuple(forced),
         left_out=usable.left_out if usable.runs else (),
@@ -196,15 +193,8 @@ def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
     return Cell(*name, verdict, tuple(findings(base, new)), compared, *map(typical_s, case.timed))
 
 
-def _suite(cases: Mapping[Name, CaseRecords], unit: str, margin: Margin) -> tuple[Verdict | None, str]:
-    sides = [case.timed for case in cases.values()]
-    if not sides:
-        return None, "none, no difference in time could be judged"
-    try:
-        if unit == "process":
-            mean: Difference = suite_of_turns((base[0], new[0]) for base, new in sides)
-        else:
-            mean = suite_of_runs(sides)
-    except NotEnough as reason:
-        return None, str(reason)
-    return decide_one(mean, margin), ""
+def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:
+    """The geometric mean over the suite, so that many small losses are not lost."""
+    if unit == "process":
+        return decide_one(suite_of_turns([(base[0], new[0]) for base, new in sides]), margin)
+    return decide_one(suite_of_runs(sides), margin)

@@ -64,14 +64,19 @@ def headlines(comparison: Comparison) -> Iterator[str]:
         yield f"FORCED: not comparable, and compared nevertheless: {'; '.join(comparison.forced)}"
     yield f"{comparison.new} against {comparison.base}"
     yield counts(comparison)
-    yield f"geometric mean: {_suite(comparison.suite) if comparison.suite else comparison.suite_reason}"
+    yield f"geometric mean: {_suite(comparison.suite)}"
     yield f"margin: {comparison.margin}"
     yield f"replicated: {_replication(comparison)}"
 
 
-def _suite(suite: Verdict) -> str:
+def _suite(suite: Verdict | None) -> str:
+    if suite is None:
+        return "none, no difference in time could be judged"
+    if suite.interval is None:
+        return f"{suite.kind}: {suite.reason}"
     low, high = suite.interval
-    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}"
+    cause = f" ({suite.cause})" if suite.cause else ""
+    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}{cause}"
 
 
 def _replication(comparison: Comparison) -> str:

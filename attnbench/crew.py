@@ -121,6 +121,7 @@ class Listener:
     backend: str = ""
     together: bool = False
     allowed_s: dict[str, float] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)  # the last event that is about neither phases nor records
 
     def __post_init__(self) -> None:
         self.backend = self.left[0]
@@ -153,6 +154,8 @@ class Listener:
             elif kind == "done":
                 self.spent_s.update(event["spent_s"])
                 return
+            else:
+                self.answer = event
 
     def _enter(self, backend: str, phase: str) -> None:
         if backend != self.backend and phase == "time":

@@ -18,6 +18,9 @@ from attnbench.record import Block
 # What a block counts as: its median in seconds, or in cycles.
 Weigh = Callable[[Block], float]
 
+# Of a process's rounds, sorted, this share at either end does not count: a disturbance that outlasts a block spoils its
+# whole median, and a single one of 10 % would widen the interval of five processes beyond use.
+TRIMMED = 0.25
 # One-sided confidence of a bound; a two-sided interval of both bounds then has 90 %.
 CONFIDENCE = 0.95
 # No log ratio is known better than this from one process or run: a timed region is some hundred times the resolution of
@@ -89,7 +92,7 @@ def block_median_s(block: Block) -> float:
 def process_differences(
     base: Sequence[Block], new: Sequence[Block], weigh: Weigh = block_median_s
 ) -> dict[int, float]:
-    """By process, the mean over its rounds of ln(median new block) - ln(median base block).
+    """By process, the (trimmed) mean over its rounds of ln(median new block) - ln(median base block).
 
     Blocks are matched by (process, round); several of one side in a round (ABBA) count as their mean, a round that only
     one side has counts for nothing. `weigh` gives a block's value where it is not the median of its samples in seconds
@@ -99,7 +102,7 @@ def process_differences(
     by_process: dict[int, list[float]] = defaultdict(list)
     for place in sorted(sides[0].keys() & sides[1].keys()):
         by_process[place[0]].append(sides[1][place] - sides[0][place])
-    return {process: statistics.fmean(values) for process, values in by_process.items()}
+    return {process: _midmean(values) for process, values in by_process.items()}
 
 
 def _round_logs(blocks: Iterable[Block], weigh: Weigh) -> dict[tuple[int, int], float]:
@@ -110,11 +113,17 @@ def _round_logs(blocks: Iterable[Block], weigh: Weigh) -> dict[tuple[int, int], 
 
 
 def level(blocks: Sequence[Block], weigh: Weigh = block_median_s) -> float:
-    """ln of one run's time of a case: the mean over processes of the mean over blocks of ln(median block)."""
+    """ln of one run's time of a case: the mean over processes of the (trimmed) mean over blocks of ln(median block)."""
     by_process: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
         by_process[block.process].append(math.log(weigh(block)))
-    return statistics.fmean(statistics.fmean(logs) for logs in by_process.values())
+    return statistics.fmean(map(_midmean, by_process.values()))
+
+
+def _midmean(values: Sequence[float]) -> float:
+    """The mean without the share TRIMMED of the values at either end; of three or fewer, the mean."""
+    cut = int(len(values) * TRIMMED)
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
 
 def across_processes(values: Iterable[float], fewest: int) -> Difference:

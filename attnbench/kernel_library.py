@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DTYPES = {"fp16": 0, "bf16": 1, "e4m3": 2}
-FLAGS = {"overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8}
+FLAGS = {"overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8, "block_descales": 16}
 ACCUMULATORS = ("fp32", "hopper", "two_level")
 # Exported by the emulated build only; tells which device a library's pointers belong to.
 EMULATION_SYMBOL = "attnbench_emulation_configure"
@@ -43,7 +43,7 @@ class ForwardArgs(ctypes.Structure):
         ("abi_version", c_uint32), ("struct_size", c_uint32), ("variant", c_int32), ("dtype", c_int32),
         ("batch", c_int32), ("seqlen_q", c_int32), ("seqlen_k", c_int32), ("num_heads", c_int32),
         ("num_heads_kv", c_int32), ("head_dim", c_int32), ("head_dim_v", c_int32), ("causal", c_int32),
-        ("softmax_scale", c_float), ("descale_block_size", c_int32),
+        ("softmax_scale", c_float), ("descale_block_size", c_int32), ("out_dtype", c_int32), ("p_scale", c_float),
         ("q", c_void_p), ("k", c_void_p), ("v", c_void_p), ("out", c_void_p), ("lse", c_void_p),
         ("q_strides", Strides), ("k_strides", Strides), ("v_strides", Strides), ("out_strides", Strides),
         ("q_descale", c_void_p), ("k_descale", c_void_p), ("v_descale", c_void_p),
@@ -86,19 +86,26 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """Readable name, unique within a library: `overlap-bf16-d128-causal`."""
+        """Readable name, unique within a library: `overlap-bf16-d128-causal`, `fp8-e4m3-d128-blocks-full`."""
         mask = {None: "any", True: "causal", False: "full"}[self.causal]
-        return f"{self.schedule}-{self.dtype}-d{self.head_dim}-{mask}"
+        blocks = "-blocks" if self.takes_blocks else ""
+        return f"{self.schedule}-{self.dtype}-d{self.head_dim}{blocks}-{mask}"
 
-    def answers(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> bool:
+    @property
+    def takes_blocks(self) -> bool:
+        """Takes e4m3 descales per block of tokens too."""
+        return "block_descales" in self.flags
+
+    def answers(self, schedule: str, dtype: str, head_dim: int, causal: bool, blocks: bool = False) -> bool:
         wanted = (schedule, dtype, head_dim)
-        return (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
+        same = (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
+        return same and (self.takes_blocks or not blocks)
 
 
-def has_variant_table(path: Path) -> bool:
-    """Whether a library is one of attention kernels, by its exports. Raises KernelError when it does not load."""
+def has_table(path: Path, prefix: str) -> bool:
+    """Whether a library exports a variant table under this prefix. Raises KernelError when it does not load."""
     try:
-        return hasattr(ctypes.CDLL(str(path)), "attnbench_describe")
+        return hasattr(ctypes.CDLL(str(path)), f"attnbench_{prefix}describe")
     except OSError as error:
         raise KernelError(f"cannot load {path}: {error}") from None
 
@@ -213,6 +220,6 @@ class KernelLibrary(CLibrary):
             accumulator=ACCUMULATORS[row.accumulator],
         )
 
-    def find(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> Variant | None:
-        """The row that answers, or None."""
-        return next((row for row in self.variants if row.answers(schedule, dtype, head_dim, causal)), None)
+    def find(self, schedule: str, dtype: str, head_dim: int, causal: bool, blocks: bool = False) -> Variant | None:
+        """The first row that answers, or None; blocks: with descales per block of tokens."""
+        return next((row for row in self.variants if row.answers(schedule, dtype, head_dim, causal, blocks)), None)

@@ -2,8 +2,9 @@
 
 Importing this module is instant (`attnbench list` does); what looks at libraries is imported where it is used.
 
-A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DEFAULT_SCHEDULE. The table is fixed here,
-so that backends can be listed where nothing is built; a test holds it against the variant tables of the libraries.
+A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DEFAULT_SCHEDULE, `hopper_fp8` alone
+DEFAULT_FP8_SCHEDULE. The tables are fixed here, so that backends can be listed where nothing is built; a test holds them
+against the variant tables of the libraries.
 """
 from __future__ import annotations
 
@@ -34,6 +35,23 @@ SCHEDULES: Mapping[str, str] = {
     "softmax_turns": "fwd_overlap",
     "no_turns": "fwd_overlap",
 }
+
+
+@dataclass(frozen=True)
+class Fp8Schedule:
+    """Stem of the file under kernels/, and how its products are summed (attnbench.accumulate)."""
+
+    file: str
+    accumulator: str
+
+
+DEFAULT_FP8_SCHEDULE = "fp8"
+FP8_SCHEDULES: Mapping[str, Fp8Schedule] = {
+    "fp8": Fp8Schedule("fwd_fp8", "hopper"),
+    "fp8_two_level": Fp8Schedule("fwd_fp8", "two_level"),
+}
+# All of them.
+FILES: Mapping[str, str] = {**SCHEDULES, **{name: schedule.file for name, schedule in FP8_SCHEDULES.items()}}
 WAY_OUT = "build it: attnbench kernels build"
 
 
@@ -84,7 +102,7 @@ def missing(schedule: str) -> str | None:
     """Why the library of a schedule cannot be used, with the way out; None when it is there and fresh."""
     from attnbench.kernel_build import library_path, read_build
 
-    name = SCHEDULES[schedule]
+    name = FILES[schedule]
     reason = missing_library(name)
     if reason is not None:
         return reason
@@ -100,10 +118,10 @@ def built_kernel(schedule: str) -> BuiltKernel:
     from attnbench.kernel_build import library_path, read_build
     from attnbench.kernel_library import KernelError
 
-    if schedule not in SCHEDULES:
-        raise KernelError(f'no schedule "{schedule}"; there are {", ".join(SCHEDULES)}')
+    if schedule not in FILES:
+        raise KernelError(f'no schedule "{schedule}"; there are {", ".join(FILES)}')
     reason = missing(schedule)
     if reason is not None:
         raise KernelError(reason)
-    path = library_path(SCHEDULES[schedule])
+    path = library_path(FILES[schedule])
     return BuiltKernel(path, read_build(path))

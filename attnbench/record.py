@@ -135,12 +135,33 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepTiming:
+    """Preparation that use repeats for every call (quantization), timed by the measurement's timer.
+
+    about: whose it is; samples_s: each the mean over `calls_per_sample` calls of it; cache: cold where it was emptied
+    ahead of each call.
+    """
+
+    about: str
+    samples_s: tuple[float, ...]
+    calls_per_sample: int
+    cache: str
+
+    def __post_init__(self) -> None:
+        if not self.samples_s or not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+            raise RecordError("a timed preparation needs samples, positive and finite; missing is never zero")
+        if self.calls_per_sample < 1:
+            raise RecordError("a timed preparation of no calls")
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Raw timing. Each sample is the mean over `calls_per_sample` back-to-back calls.
 
     outliers: (block, sample) pairs whose modified Z score is over 10; flagged, never removed.
     unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
-    prep_s: everything untimed that `prepare` did; compile_s: the very first prepare and call, beyond a later call.
+    prep_s: wall time of everything that `prepare` did once; prep_call: what of the preparation use repeats for every call,
+    None where nothing is, or where nobody timed it. compile_s: the very first prepare and call, beyond a later call.
     peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
     input_sets: how many input sets were rotated, so that the cache is cold.
     together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it was
@@ -167,6 +188,7 @@ class Measurement:
     flags: tuple[str, ...] = ()
     together: tuple[str, ...] = ()
     order_seed: int | None = None
+    prep_call: PrepTiming | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -307,7 +329,10 @@ def _measurement(row: dict[str, Any]) -> Measurement:
     blocks = tuple(_block(block) for block in row["blocks"])
     outliers = tuple(tuple(pair) for pair in row["outliers"])
     texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags", "together")}
-    return Measurement(**{**row, "blocks": blocks, "outliers": outliers, **texts})
+    prep_call = row.get("prep_call")  # absent from records of before it was timed
+    if prep_call is not None:
+        prep_call = PrepTiming(**{**prep_call, "samples_s": tuple(prep_call["samples_s"])})
+    return Measurement(**{**row, "blocks": blocks, "outliers": outliers, "prep_call": prep_call, **texts})
 
 
 def _block(row: dict[str, Any]) -> Block:

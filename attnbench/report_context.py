@@ -121,9 +121,10 @@ def conventions_section(data: ReportData) -> list[str]:
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
         f"Too close to call: medians within {100 * TIE:g} % of each other, or with intervals that overlap.",
-        "prep: what `prepare` did once before the first call (allocation, transposes, plans, and quantization where "
-        "the backend quantizes itself; the reference quantizer's time is in no figure). compile: how much longer the "
-        "first call took than a later one.",
+        "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 instead "
+        "what use repeats for every call, quantization, timed like a call: by the backend's own quantizer where it has "
+        "one, else by the reference quantizer, which is not written for speed. Records of before that was timed hold the "
+        "former only, and say so. compile: how much longer the first call took than a later one.",
         "Limits: a factor times the error of an eager reference in the same precision, at least half the output "
         "dtype's machine epsilon. Nothing is timed that did not pass.",
     ]

@@ -118,9 +118,9 @@ def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
     }  # fmt: skip
 
 
-def decide_one(time: Difference, margin: Margin) -> Verdict:
+def decide_one(pair: Pair, margin: Margin) -> Verdict:
     """A verdict on a figure that stands for itself, such as the geometric mean over a suite."""
-    return decide({"": Pair(time)}, margin)[""]
+    return decide({"": pair}, margin)[""]
 
 
 def to_confirm(verdicts: Mapping[Key, Verdict]) -> list[Key]:

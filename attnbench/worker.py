@@ -1,10 +1,15 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
+        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check it, prepare it, hold it
+        {"do": "block", "round": n, "growth": n}                 one block of the backend that is held
+        {"do": "release", "together": [...], "order_seed": n, "timed": true}    its record, with its blocks or without
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
+        {"event": "held", "strays": [...]}                   after hold; modules that were imported from that folder
+        {"event": "block", "done": bool, "lost_s": seconds}  after block, unless the backend failed (then its record)
         {"event": "done", "spent_s": {phase: seconds}}       one per job
         {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
 """
@@ -16,16 +21,20 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.phases import Phases
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
 
 if TYPE_CHECKING:
+    from attnbench.bench import Bench
+    from attnbench.holding import Holding
     from attnbench.telemetry import Telemetry
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
@@ -51,6 +60,8 @@ class Worker:
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
         self._watch: Telemetry | None = None
+        self._phases = Phases(self._announce)
+        self._held: Holding | None = None
 
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -102,27 +113,20 @@ class Worker:
         return facts
 
     def work(self, job: dict[str, Any]) -> None:
+        """One job; says that it is done, and what each phase took."""
+        jobs = {"run": self._run, "hold": self._hold, "block": self._block, "release": self._release}
+        jobs[job.get("do", "run")](job)
+        self._send(event="done", spent_s=self._phases.spent_s)
+        self._phases.spent_s.clear()
+
+    def _run(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
-        from attnbench.bench import Bench
-        from attnbench.phases import Phases
         from attnbench.together import time_together
         from attnbench.trial import check_trial, time_alone
 
-        phases = Phases(self._announce)
-        bench = Bench(
-            case=Case.make(**job["case"]),
-            device=self._device,
-            checks=Checks.model_validate(job["checks"]),
-            timing=Timing.model_validate(job["timing"]),
-            cache_bytes=self._cache_bytes,
-            phases=phases,
-            bits=job.get("bits"),
-            watch=self._watch,
-        )
-        held = []
+        bench, held = self._bench(job), []
         for name in job["backends"]:
-            phases.backend = name
-            self._announce(name, "start")
+            self._begin(name)
             checked = check_trial(bench, self._backends[name])
             if isinstance(checked, Record) or not job["time"]:
                 self._report(checked if isinstance(checked, Record) else checked.record)
@@ -130,9 +134,50 @@ class Worker:
                 held.append(checked)
             else:
                 self._report(time_alone(bench, checked))
-        for record in time_together(bench, held, job.get("process", 0)):
+        for record in time_together(bench, held, job["process"]):
             self._report(record)
-        self._send(event="done", spent_s=phases.spent_s)
+
+    def _hold(self, job: dict[str, Any]) -> None:
+        from attnbench.holding import Holding, strays
+
+        (name,) = job["backends"]
+        self._begin(name)
+        held = Holding.of(self._bench(job), self._backends[name], job["time"], job["arm"], job["process"])
+        if isinstance(held, Record):
+            self._report(held)
+        else:
+            self._held = held
+        self._send(event="held", strays=strays(Path(job["checkout"])))
+
+    def _block(self, job: dict[str, Any]) -> None:
+        failure = self._held.take(job["round"], job["growth"])
+        if failure is not None:
+            self._held = None
+            self._report(failure)
+        else:
+            self._send(event="block", done=self._held.done, lost_s=self._held.lost_s)
+
+    def _release(self, job: dict[str, Any]) -> None:
+        held, self._held = self._held, None
+        self._report(held.release(tuple(job["together"]), job["order_seed"], job["timed"]))
+
+    def _bench(self, job: dict[str, Any]) -> Bench:
+        from attnbench.bench import Bench
+
+        return Bench(
+            case=Case.make(**job["case"]),
+            device=self._device,
+            checks=Checks.model_validate(job["checks"]),
+            timing=Timing.model_validate(job["timing"]),
+            cache_bytes=self._cache_bytes,
+            phases=self._phases,
+            bits=job.get("bits"),
+            watch=self._watch,
+        )
+
+    def _begin(self, backend: str) -> None:
+        self._phases.backend = backend
+        self._announce(backend, "start")
 
     def _announce(self, backend: str, phase: str) -> None:
         self._send(event="phase", backend=backend, phase=phase)

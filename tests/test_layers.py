@@ -10,7 +10,7 @@ PACKAGE = ROOT / "attnbench"
 HEAVY = {"torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
 # Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
 ABOUT = {
-    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "cudnn_graph": {"cudnn"},
+    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"}, "cudnn_graph": {"cudnn"},
     "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
     "report_accuracy": {"matplotlib"},
 }  # fmt: skip
@@ -106,7 +106,8 @@ COMPARING = {"compare", "case_records", "sides", "comparable", "quality", "pairi
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
 MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
-             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared", "rotation", "interleave", "together"}  # fmt: skip
+             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared",
+             "prep_timing", "rotation", "interleave", "together"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -123,12 +124,14 @@ ABOVE = {
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
     "sampling": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
+    "telemetry": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
+    "clock_events": set(FILES) - {"clock_events"},
     "rounds": set(FILES) - {"rounds"},
     "interleave": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "bench", "store", "suite"},
+    "prep_timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "prepared", "store", "suite"},
     "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},
     "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
-    "clock_events": set(FILES) - {"clock_events"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
