@@ -1,4 +1,4 @@
-"""The reference quantizer: bf16 q, k, v to e4m3 with fp32 descales, per tensor, head, token or block.
+"""The reference quantizer: bf16 q, k, v to e4m3 or e5m2 with fp32 descales, per tensor, head, token or block.
 
 Scheme names as in the FlashAttention-3 paper (arXiv 2407.08608, section 3.3): block quantization keeps one scale per
 tile of rows; incoherent processing rotates q and k first (see `hadamard`).
@@ -10,39 +10,37 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Quantized
 from attnbench.case import Case
+from attnbench.fp8 import FORMATS, to_fp8
 from attnbench.hadamard import rotate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-E4M3_MAX = 448.0
-
 
 def quantize(q: Tensor, k: Tensor, v: Tensor, case: Case) -> Quantized:
-    """e4m3 tensors in the layout of the originals and their descales (shapes: see `Quantized`).
+    """8-bit tensors in the layout of the originals and their descales (shapes: see `Quantized`).
 
     The sign seed of the rotation is the case's seed.
     """
     q, k, v = (tensor.float() for tensor in (q, k, v))
     if case.hadamard:
         q, k = rotate(q, case.seed), rotate(k, case.seed)
-    pairs = [quantize_tensor(tensor, case.scaling, case.block_size) for tensor in (q, k, v)]
+    pairs = [quantize_tensor(tensor, case.scaling, case.block_size, case.dtype) for tensor in (q, k, v)]
     return Quantized(*(stored for stored, _ in pairs), *(descale for _, descale in pairs))
 
 
-def quantize_tensor(x: Tensor, scaling: str, block_size: int) -> tuple[Tensor, Tensor]:
-    """(e4m3 tensor, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
+def quantize_tensor(x: Tensor, scaling: str, block_size: int, dtype: str = "e4m3") -> tuple[Tensor, Tensor]:
+    """(tensor of `dtype`, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
 
-    The largest magnitude of a group maps to 448; a group of zeros gets descale 1. NaN stays NaN and scales nothing.
+    The largest magnitude of a group maps to the dtype's largest number; a group of zeros gets descale 1. NaN stays NaN and scales nothing.
     """
     import torch
 
-    descale = _group_amax(x, scaling, block_size) / E4M3_MAX
+    descale = _group_amax(x, scaling, block_size) / FORMATS[dtype].largest
     descale = torch.where(descale == 0, torch.ones_like(descale), descale)
     if scaling == "none":
         descale = torch.ones_like(descale)
-    stored = (x / expand_descale(descale, x.shape, scaling, block_size)).clamp(-E4M3_MAX, E4M3_MAX)
-    return stored.to(torch.float8_e4m3fn), descale
+    return to_fp8(x / expand_descale(descale, x.shape, scaling, block_size), dtype), descale
 
 
 def _group_amax(x: Tensor, scaling: str, block_size: int) -> Tensor:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Powers of two next to 1e-4 and 1e4. fp16 has neither the range nor, among small numbers, the digits for them.
-V_FACTORS = {"fp16": (2.0**-3, 2.0**9), "bf16": (2.0**-13, 2.0**13), "e4m3": (2.0**-13, 2.0**13)}
+_WIDE = (2.0**-13, 2.0**13)
+V_FACTORS = {"fp16": (2.0**-3, 2.0**9), "bf16": _WIDE, "e4m3": _WIDE, "e5m2": _WIDE}
 # Elements of NaN before and after each tensor, and rows of it after each sequence.
 GUARD_ELEMENTS = 4096
 PADDING_ROWS = 256
@@ -31,7 +32,7 @@ class Changed(NamedTuple):
 
 
 def scaled_v(case: Case, inputs: Inputs, factor: float) -> Changed:
-    """out(s V) = s out(V); s is a power of two, so that nothing rounds. e4m3: s goes into the descales, as it must."""
+    """out(s V) = s out(V); s is a power of two, so that nothing rounds. 8 bits: s goes into the descales, as it must."""
     quantized = inputs.quantized
     if quantized is not None:
         quantized = replace(quantized, v_descale=quantized.v_descale * factor)

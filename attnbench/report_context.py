@@ -112,7 +112,7 @@ def conventions_section(data: ReportData) -> list[str]:
         "no credit for masked or recomputed work.",
         "GB/s: compulsory traffic (q, k, v, out, lse, descales, once each) over the median time.",
         "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
-        "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3).",
+        "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3 and e5m2).",
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
