@@ -162,14 +162,16 @@ def _known(ref: Reference, backend: Backend, out: Tensor, exact: Tensor, eager: 
 
 def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:
     """The whole output, not only the sampled rows: an element never written is NaN, since outputs start as NaN."""
-    bad = ~out.isfinite()
-    if tainted is not None:
-        bad &= ~tainted[:, None, :, None]
-    count = int(bad.sum())
-    where = ""
-    if count:
-        batch, row, head, column = (int(i) for i in bad.nonzero()[0])
-        where = f"batch {batch}, head {head}, row {row}, column {column}"
+    count, where = 0, ""
+    for batch, element in enumerate(out):  # one at a time: a mask of the whole may be of gigabytes
+        bad = ~element.isfinite()
+        if tainted is not None:
+            bad &= ~tainted[batch][None, :, None]
+        found = int(bad.sum())
+        if found and not count:
+            row, head, column = (int(i) for i in bad.nonzero()[0])
+            where = f"batch {batch}, head {head}, row {row}, column {column}"
+        count += found
     return Check("non-finite outputs", count, 0, count == 0, where)
 
 

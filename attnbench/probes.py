@@ -18,6 +18,7 @@ from attnbench import relations
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.determinism import pressure_check, repeatable, stream_check
+from attnbench.far_memory import far_apart
 from attnbench.probe_inputs import PROBE_INPUTS
 from attnbench.record import Accuracy, Check
 from attnbench.relations import V_FACTORS
@@ -145,6 +146,10 @@ def _scaled(which: int) -> Callable[[Case, Inputs], Changed]:
     return lambda case, inputs: relations.scaled_v(case, inputs, V_FACTORS[case.dtype][which])
 
 
+def _one_row(case: Case) -> str | None:
+    return "no tensor has a second row" if case.batch == case.seqlen_q == case.seqlen_k == 1 else None
+
+
 def _no_groups(case: Case) -> str | None:
     return "every query head has its own key and value" if case.num_heads == case.num_heads_kv else None
 
@@ -192,6 +197,8 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("gqa_dense", "key/value heads written out, one a query head", relations.expanded_heads, _no_groups),
         _of_relation("strided", "heads before rows in memory", _placed(relations.heads_first), may_refuse=True),
         _of_relation("misaligned", "tensors that start at odd elements", _placed(relations.one_element_in),
+                     may_refuse=True),
+        _of_relation("far_apart", "rows more than 2^31 elements apart in memory", _placed(far_apart), _one_row,
                      may_refuse=True),
         _of_relation("guarded", "NaN before and after each tensor", _placed(relations.guarded)),
         _of_relation("padded", "NaN after each sequence", _placed(relations.padded), may_refuse=True),
