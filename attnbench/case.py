@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any, Mapping
 
 FP8_DTYPES = ("e4m3", "e5m2")
@@ -39,8 +40,14 @@ class CaseError(ValueError):
     """A case that cannot exist; the message names the field, the value and the way out."""
 
 
+class _Hashed:
+    """A place for a hash once it is known. No field: it is in no comparison, no copy, no pickle and no record."""
+
+    __slots__ = ("_hash",)
+
+
 @dataclass(frozen=True, slots=True)
-class Case:
+class Case(_Hashed):
     """One attention problem; see the module's glossary. Build it with `Case.make`, which fills and checks."""
 
     batch: int
@@ -59,6 +66,14 @@ class Case:
     hadamard: bool = False
     p_scale: float = 256
     softmax_scale: float | None = None
+
+    def __hash__(self) -> int:
+        """Taken once: a report looks its cases up a million times, and there are sixteen fields to go through."""
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash(_FIELDS_OF(self)))
+            return self._hash
 
     @classmethod
     def make(cls, **values: Any) -> Case:
@@ -104,6 +119,7 @@ class Case:
 
 FIELDS = tuple(field.name for field in fields(Case))
 _FIELD_SET = frozenset(FIELDS)
+_FIELDS_OF = attrgetter(*FIELDS)
 DEFAULTS: Mapping[str, Any] = {
     "dtype": "bf16", "causal": False, "inputs": "normal", "seed": 0,
     "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256, "softmax_scale": None,

@@ -61,7 +61,9 @@ def _values(value: Any) -> str:
 
 
 def _record(job: Job, backend: Backend, device: str) -> Record:
-    from attnbench.trial import Bench, Phases, run_trial
+    from attnbench.bench import Bench
+    from attnbench.phases import Phases
+    from attnbench.trial import run_trial
 
     place = "cuda:0" if device == "cuda" else device
     return run_trial(Bench(job.case, place, job.checks, job.timing, 0, Phases()), backend, timed=False)

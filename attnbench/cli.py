@@ -54,6 +54,7 @@ def main() -> None:
     \b
     attnbench run suites/quick.yaml           check every backend, then time it
     attnbench report results/RUN -o report.md
+    attnbench gate results/baselines results/RUN
     Shell completion: eval "$(_ATTNBENCH_COMPLETE=bash_source attnbench)"   (or zsh_source, fish_source)
     """
 
@@ -73,6 +74,12 @@ def _backend_names(context: click.Context, parameter: click.Parameter, incomplet
     from attnbench.backends import builtin
 
     return [name for name in builtin() if name.startswith(incomplete)]
+
+
+def _run_directories(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from attnbench.completion import run_directories
+
+    return run_directories(incomplete)
 
 
 class Budget(click.ParamType):
@@ -95,9 +102,7 @@ class Budget(click.ParamType):
         return seconds
 
 
-@main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
-@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
-@click.option(
+_BACKENDS = click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -105,19 +110,27 @@ class Budget(click.ParamType):
     shell_complete=_backend_names,
     help="Run this backend instead of the suite's list; repeatable.",
 )
-@click.option(
+_ONLY = click.option(
     "--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable."
 )
-@click.option(
+_PLUGINS = click.option(
     "--plugin",
     "plugins",
     multiple=True,
     metavar="SPEC",
     help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.",
 )
-@click.option(
+_DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
 )
+
+
+@main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
+@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
+@_BACKENDS
+@_ONLY
+@_PLUGINS
+@_DEVICE
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent."
 )
@@ -142,7 +155,9 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command(epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path), shell_complete=_run_directories
+)
 @click.option(
     "-o",
     "--output",
@@ -159,6 +174,112 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     from attnbench.report import write_report
 
     click.echo(f"report: {_told(write_report, list(runs), output)}")
+
+
+class MarginType(click.ParamType):
+    """`1%`, `0.5%`: a fraction of the base time. The sign is required: 1 alone could mean either."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        from attnbench.verdict import Margin
+
+        if isinstance(value, Margin):
+            return value
+        try:
+            if not value.endswith("%"):
+                raise ValueError
+            return Margin(float(value[:-1]) / 100)
+        except ValueError:
+            self.fail(f'"{value}" is no margin; write a percentage between 0% and 100%, such as 1%', parameter, context)
+
+
+_PATH = click.Path(path_type=Path)
+_MARGIN = click.option("--margin", type=MarginType(), default="1%", show_default=True, metavar="PERCENT",
+                       help="How large a difference must be to matter.")  # fmt: skip
+_FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
+_ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")
+
+
+@main.command(epilog="Example: attnbench compare results/baselines results/20260101T120000Z-quick")
+@click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
+@click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
+@_MARGIN
+@_FORCE
+@_ALL
+def compare(base: Path, new: Path, **options: Any) -> None:
+    """A verdict for every case: slower, faster, same, inconclusive, not comparable, missing.
+
+    BASE and NEW are run directories or folders of runs; BASE may also be a folder with one such folder a machine
+    (results/baselines), of which the one of NEW's machine is taken. Runs that were not interleaved with each other
+    need three or more in BASE: how far they lie apart says what a difference means.
+
+    Exit status: 0 compared, whatever the verdicts; 2 a mistake in the command; 3 nothing was compared, or a line of a
+    run is unreadable.
+    """
+    from attnbench.gate import compare_command
+
+    sys.exit(_told(compare_command, base, new, **options))
+
+
+@main.command(epilog="Example: attnbench gate results/baselines results/ci --margin 1% --junit gate.xml --github")
+@click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
+@click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
+@_MARGIN
+@click.option("--junit", type=_PATH, metavar="FILE", help="Write the result as JUnit XML too.")
+@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions and write the step's summary.")
+@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+@_FORCE
+@_ALL
+def gate(base: Path, new: Path, **options: Any) -> None:
+    """Compare, then say by the exit status whether NEW may pass. BASE and NEW as in `attnbench compare`.
+
+    Besides times it holds against BASE: right and wrong, errors against the oracle, peak memory, and the registers,
+    spills and shared memory of our kernels.
+
+    \b
+    A baseline: attnbench run SUITE --out results/baselines/MACHINE/1, then the same into /2 and /3
+    (MACHINE: "machine" in the run's environment.json).
+
+    \b
+    Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
+    failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
+    Where several apply: 1 over 3 over 4.
+    """
+    from attnbench.gate import gate_command
+
+    sys.exit(_told(gate_command, base, new, **options))
+
+
+@main.command(epilog="Example: attnbench ab --base main --head HEAD suites/quick.yaml --plugin kernel.py:mine --build 'make -j'")
+@click.argument("suite", metavar="SUITE", shell_complete=_suite_names)
+@click.option("--base", required=True, metavar="REF", help="The revision to hold against: a commit, branch or tag.")
+@click.option("--head", required=True, metavar="REF", help="The revision to judge; . is the checkout as it is.")
+@_BACKENDS
+@_ONLY
+@_PLUGINS
+@click.option("--build", metavar="COMMAND", help="Run this in each revision's folder first.")
+@click.option("--processes", type=int, default=5, show_default=True, metavar="N", help="Fresh pairs of processes.")
+@_MARGIN
+@_DEVICE
+@click.option("--out", type=_PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
+@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+def ab(suite: str, **options: Any) -> None:
+    """Compare two revisions of the git repository that you are in: is HEAD slower than BASE, or wrong?
+
+    Each revision gets a folder of its own (a git worktree, removed at the end; the checkout is not touched), is built
+    there, and has its own worker, which imports plugins from that folder. The workers take turns block by block, in
+    fresh processes; base against itself on some cases gives the noise floor; what comes out slower is measured again
+    in fresh processes before it counts.
+
+    \b
+    Exit status: 0 no regression; 1 a regression is confirmed, or HEAD is wrong; 2 a mistake in the command; 3 a build
+    failed, or a case is missing, failed or could not be compared; 4 inconclusive, only with --strict; 130 interrupted.
+    """
+    from attnbench.ab_command import ab_command
+
+    sys.exit(_told(ab_command, suite, **options))
 
 
 @main.command("list", epilog="Example: attnbench list backends")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping, Sequence
 
 from attnbench.backends import builtin
@@ -15,6 +15,7 @@ from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, W
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("inputs", "oracle")
 HARNESS_TIMEOUT_S = 900.0
+BETWEEN = "between"  # a record and the next phase, of whichever backend
 
 
 class RunError(Exception):
@@ -60,31 +61,56 @@ class Crew:
         watch: Callable[[str, str], None],
         spent_s: Counter[str],
         bits: str | None = None,
+        process: int = 0,
+        note: str = "",
     ) -> None:
         """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record.
 
-        bits: a folder where outputs are left for, or compared with, those of other processes.
+        One that was at work when a worker died that timed several together is tried once more alone: another of them may
+        have done it. bits: a folder where outputs are left for, or compared with, those of other processes. process:
+        which of several this is. note: a warning for the records that are timed.
         """
+        further = {"process": process} | ({"bits": bits} if bits else {})
         left = list(backends)
+        suspects: dict[str, str] = {}  # backend: what became of the worker that it was timed in
         while left:
             if self._worker is None:
                 self.hire()
-            listener = Listener(job, left, keep, watch, spent_s)
+            alone = next((name for name in left if name in suspects), None)
+            notes = (note, suspects.get(alone, ""))
+            listener = Listener(job, left if alone is None else [alone], _noted(keep, notes), watch, spent_s)
             self._used = True
-            self._worker.submit(listener.message() | ({"bits": bits} if bits else {}))
+            self._worker.submit(listener.message() | further)
             try:
                 listener.listen(self._worker)
-            except WorkerDied as error:
-                listener.fail(error.kind, str(error))
+            except (WorkerDied, WorkerSilent) as error:
                 self.dismiss()
-            except WorkerSilent:
-                listener.fail("timeout", listener.overdue())
-                self.dismiss()
+                if isinstance(error, WorkerDied) and listener.together and alone is None:
+                    suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
+                elif isinstance(error, WorkerDied):
+                    listener.fail(error.kind, str(error))
+                else:
+                    listener.fail("timeout", listener.overdue())
+            if alone is not None and alone not in listener.left:
+                left.remove(alone)
+
+
+def _noted(keep: Callable[[Record], None], notes: Sequence[str]) -> Callable[[Record], None]:
+    """`keep` for records whose timing has something beside it that a reader must know."""
+    given = tuple(note for note in notes if note)
+
+    def keep_noted(record: Record) -> None:
+        keep(replace(record, warnings=record.warnings + given) if given and record.measurement else record)
+
+    return keep_noted
 
 
 @dataclass
 class Listener:
-    """Follows one submitted job event by event. `left` loses each backend as its record arrives."""
+    """Follows one submitted job event by event. `left` loses each backend as its record arrives.
+
+    Each backend has the time-out for its own phases, however they alternate with those of others.
+    """
 
     job: Job
     left: list[str]
@@ -92,8 +118,13 @@ class Listener:
     watch: Callable[[str, str], None]
     spent_s: Counter[str]
     phase: str = "start"
-    allowed_s: float = 0.0
-    recorded: bool = False
+    backend: str = ""
+    together: bool = False
+    allowed_s: dict[str, float] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)  # the last event that is about neither phases nor records
+
+    def __post_init__(self) -> None:
+        self.backend = self.left[0]
 
     def message(self) -> dict[str, Any]:
         return {
@@ -106,13 +137,13 @@ class Listener:
 
     def listen(self, worker: WorkerProcess) -> None:
         """Until the job is done. Raises WorkerDied, or WorkerSilent when the time-out of the phase has passed."""
-        self.allowed_s = self.job.timing.timeout_s
         while True:
             asked = time.monotonic()
-            in_harness = self.phase in HARNESS_PHASES
-            event = worker.next_event(HARNESS_TIMEOUT_S if in_harness else max(0.0, self.allowed_s))
+            in_harness, backend = self.phase in HARNESS_PHASES, self.backend
+            allowed_s = self.allowed_s.setdefault(backend, self.job.timing.timeout_s)
+            event = worker.next_event(HARNESS_TIMEOUT_S if in_harness else max(0.0, allowed_s))
             if not in_harness:
-                self.allowed_s -= time.monotonic() - asked
+                self.allowed_s[backend] -= time.monotonic() - asked
             kind = event.get("event")
             if kind == "phase":
                 self._enter(event["backend"], event["phase"])
@@ -123,11 +154,15 @@ class Listener:
             elif kind == "done":
                 self.spent_s.update(event["spent_s"])
                 return
+            else:
+                self.answer = event
 
     def _enter(self, backend: str, phase: str) -> None:
+        if backend != self.backend and phase == "time":
+            self.together = True
         if phase == "start":
-            self.allowed_s = self.job.timing.timeout_s
-        self.phase = phase
+            self.allowed_s[backend] = self.job.timing.timeout_s
+        self.backend, self.phase = backend, phase
         self.watch(backend, phase)
 
     def _checked(self, line: str) -> Record:
@@ -142,19 +177,18 @@ class Listener:
 
     def _keep(self, record: Record) -> None:
         self.left.remove(record.backend)
-        self.phase = "between"
-        self.allowed_s = self.job.timing.timeout_s
-        self.recorded = True
+        self.phase = BETWEEN
+        self.allowed_s[self.backend] = self.job.timing.timeout_s
         self.keep(record)
 
     def fail(self, kind: str, reason: str) -> None:
         """The record of the backend that was at work when the worker was lost; none if its record was already in."""
-        if self.phase == "between" or not self.left:
+        if self.phase == BETWEEN or self.backend not in self.left:
             return
-        backend = self.left.pop(0)
-        version = builtin()[backend].version() if backend in builtin() else ""
+        self.left.remove(self.backend)
+        version = builtin()[self.backend].version() if self.backend in builtin() else ""
         where = f"in phase {self.phase}: " if self.phase != "start" else ""
-        self.keep(Record(self.job.case, backend, version, "error", kind=kind, reason=where + reason))
+        self.keep(Record(self.job.case, self.backend, version, "error", kind=kind, reason=where + reason))
 
     def overdue(self) -> str:
         limit = HARNESS_TIMEOUT_S if self.phase in HARNESS_PHASES else self.job.timing.timeout_s

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Iterator
 
 from attnbench import host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.environment import gpus, installed_version
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.gpu_examination import gpu_findings, version_numbers
 from attnbench.gpu_requirements import lacks_cuda_torch
 
@@ -145,7 +145,7 @@ def backend_findings() -> Iterator[Finding]:
 
 def kernel_findings() -> Iterator[Finding]:
     from attnbench.kernel_recipe import KERNELS
-    from attnbench.kernel_schedules import SCHEDULES, missing
+    from attnbench.kernel_schedules import FILES, missing
     from attnbench.kernel_toolchain import NVCC_WHEELS, PINNED_NVCC, ToolMissing, find_nvcc
 
     if not KERNELS.is_dir():
@@ -160,7 +160,7 @@ def kernel_findings() -> Iterator[Finding]:
             "Our own kernels cannot be built; every other backend runs.",
             f"pip install --no-deps {' '.join(NVCC_WHEELS)}",
         )
-    reasons = dict.fromkeys(filter(None, map(missing, dict.fromkeys(SCHEDULES))))
+    reasons = dict.fromkeys(filter(None, map(missing, FILES)))
     if not reasons:
         yield Finding(OK, "our own kernels are built and fresh")
     elif not any(gpu.compute_capability == (9, 0) for gpu in gpus()):

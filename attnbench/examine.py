@@ -14,7 +14,7 @@ from attnbench.probes import run_probes
 from attnbench.record import Accuracy
 
 if TYPE_CHECKING:
-    from attnbench.trial import Bench
+    from attnbench.bench import Bench
 
 
 def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:

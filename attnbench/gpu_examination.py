@@ -6,19 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
-from attnbench import host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench import clock_events, host
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.gpu_requirements import torch_cuda_version
 from attnbench.nvml import gpu_facts, gpus
 
-# Bits of the reasons why NVML holds clocks down (nvml.h, nvmlClocksEventReason...).
-SLOWDOWN_REASONS = {
-    0x08: "hardware slowdown",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "power brake",
-}
-APPLICATION_CLOCKS = 0x02
 _NVIDIA_VENDOR = "0x10de"
 GIB = 2**30
 
@@ -122,7 +114,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"sudo nvidia-smi -i {index} -pl {default:g}",
         )
     reasons = facts["clock_event_reasons"] or 0
-    slowed = [text for bit, text in SLOWDOWN_REASONS.items() if reasons & bit]
+    slowed = clock_events.slowdowns(reasons)
     if slowed:
         yield Finding(
             PROBLEM,
@@ -130,7 +122,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "Timings are those of a throttled card.",
             "let it cool down, and see to its cooling and power",
         )
-    if reasons & APPLICATION_CLOCKS:
+    if reasons & clock_events.APPLICATION_CLOCKS:
         yield Finding(
             ADVICE,
             f"{name}: application clocks are set",

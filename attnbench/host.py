@@ -108,6 +108,16 @@ def thread_facts() -> dict[str, Any]:
     return {"variables": variables, "cpus_allowed": list(cpus_allowed())}
 
 
+def proc_path(name: str) -> Path:
+    """A file of /proc, as `stat`."""
+    return _PROC / name
+
+
+def frequency_paths() -> tuple[Path, ...]:
+    """Where the kernel would tell the clock of each CPU allowed here, in kHz; the files need not be there."""
+    return tuple(_SYS / f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq" for cpu in cpus_allowed())
+
+
 def read_text(path: Path) -> str | None:
     """A small file's text without surrounding blanks; None where it is not there or not readable."""
     try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Mapping
 
 from attnbench.kernel_library import ABI_VERSION, DTYPES, ForwardArgs, KernelError, KernelLibrary, Strides, Variant
 
@@ -23,11 +23,7 @@ ALIGNED_ADDRESS = 256
 def check_tensors(library: KernelLibrary, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | None) -> None:
     """What a pointer no longer shows: devices, ranks, shapes and dtypes that agree. Raises KernelError."""
     named = {"q": q, "k": k, "v": v, "out": out} | ({} if lse is None else {"lse": lse})
-    for name, tensor in named.items():
-        if tensor.device.type != library.device_type:
-            raise KernelError(f"{name} is on {tensor.device}: {library.path.name} takes {library.device_type} tensors")
-        if tensor.device != q.device:
-            raise KernelError(f"{name} is on {tensor.device}, q on {q.device}: all must be on one device")
+    check_devices(library, named)
     _check_rank(q, k, v, out)
     for name in ("q", "k", "v", "out"):
         if named[name].stride(3) != 1 and named[name].shape[3] != 1:
@@ -38,6 +34,26 @@ def check_tensors(library: KernelLibrary, q: Tensor, k: Tensor, v: Tensor, out: 
         if named[name].dtype != q.dtype:
             raise KernelError(f"{name} is {named[name].dtype}, q is {q.dtype}: must be the same")
     _check_shapes(q, k, v, out, lse)
+
+
+def check_devices(library: KernelLibrary, named: Mapping[str, Tensor]) -> None:
+    """All on the device that the library works on, that of q. Raises KernelError."""
+    q = named["q"]
+    for name, tensor in named.items():
+        if tensor.device.type != library.device_type:
+            raise KernelError(f"{name} is on {tensor.device}: {library.path.name} takes {library.device_type} tensors")
+        if tensor.device != q.device:
+            raise KernelError(f"{name} is on {tensor.device}, q on {q.device}: all must be on one device")
+
+
+def check_lse(lse: Tensor | None, shape: tuple[int, int, int]) -> None:
+    """(batch, num_heads, seqlen_q), contiguous fp32, or None. Raises KernelError."""
+    if lse is None:
+        return
+    if str(lse.dtype) != "torch.float32" or not lse.is_contiguous():
+        raise KernelError(f"lse must be contiguous fp32, not {lse.dtype} with strides {tuple(lse.stride())}")
+    if tuple(lse.shape) != shape:
+        raise KernelError(f"lse has shape {tuple(lse.shape)}: must be {shape}")
 
 
 def _check_rank(*tensors: Tensor) -> None:
@@ -54,10 +70,7 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor | No
         "v": (v, (batch, seqlen_k, num_heads_kv, head_dim_v)),
         "out": (out, (batch, seqlen_q, num_heads, head_dim_v)),
     }
-    if lse is not None:
-        expected["lse"] = (lse, (batch, num_heads, seqlen_q))
-        if str(lse.dtype) != "torch.float32" or not lse.is_contiguous():
-            raise KernelError(f"lse must be contiguous fp32, not {lse.dtype} with strides {tuple(lse.stride())}")
+    check_lse(lse, (batch, num_heads, seqlen_q))
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise KernelError(f"{name} has shape {tuple(tensor.shape)}: must be {shape}")
@@ -89,6 +102,7 @@ def forward_args(
         struct_size=ctypes.sizeof(ForwardArgs),
         variant=variant.index,
         dtype=DTYPES[TORCH_DTYPES[str(q.dtype)]],
+        out_dtype=DTYPES[TORCH_DTYPES[str(out.dtype)]],
         causal=int(causal),
         softmax_scale=softmax_scale,
         q=q.data_ptr(),
@@ -136,12 +150,21 @@ class BoundForward:
         lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
         check_tensors(library, q, k, v, out, lse)
         args = forward_args(variant, q, k, v, out, lse, causal, softmax_scale)
+        return cls.bound(library, args, out, lse, (q, k, v, out, lse))
+
+    @classmethod
+    def bound(
+        cls, library: KernelLibrary, args: ForwardArgs, out: Tensor, lse: Tensor, tensors: tuple[Tensor, ...]
+    ) -> BoundForward:
+        """Asks the library for its verdict on `args` and gives it its workspace. Raises KernelError."""
+        import torch
+
         status, _ = library.supports(args)
         if status:
             raise library.error(status, args)
-        workspace = q.new_empty(library.workspace_bytes(args), dtype=torch.uint8)
+        workspace = out.new_empty(library.workspace_bytes(args), dtype=torch.uint8)
         args.workspace, args.workspace_bytes = workspace.data_ptr() or None, workspace.numel()
-        return cls(library, args, out, lse, (q, k, v, out, lse, workspace))
+        return cls(library, args, out, lse, (*tensors, workspace))
 
     def launch(self, stream: int = 0) -> None:
         """Enqueues the kernel on a cudaStream_t of the current device. Raises KernelError."""
@@ -164,6 +187,7 @@ def case_args(variant: Variant, case: Case) -> ForwardArgs:
         struct_size=ctypes.sizeof(ForwardArgs),
         variant=variant.index,
         dtype=DTYPES[case.dtype],
+        out_dtype=DTYPES[case.dtype],
         causal=int(case.causal),
         softmax_scale=case.scale,
         **{name: getattr(case, name) for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv")},

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DTYPES = {"fp16": 0, "bf16": 1, "e4m3": 2}
-FLAGS = {"overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8}
+FLAGS = {"overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8, "block_descales": 16}
 ACCUMULATORS = ("fp32", "hopper", "two_level")
 # Exported by the emulated build only; tells which device a library's pointers belong to.
 EMULATION_SYMBOL = "attnbench_emulation_configure"
@@ -43,7 +43,7 @@ class ForwardArgs(ctypes.Structure):
         ("abi_version", c_uint32), ("struct_size", c_uint32), ("variant", c_int32), ("dtype", c_int32),
         ("batch", c_int32), ("seqlen_q", c_int32), ("seqlen_k", c_int32), ("num_heads", c_int32),
         ("num_heads_kv", c_int32), ("head_dim", c_int32), ("head_dim_v", c_int32), ("causal", c_int32),
-        ("softmax_scale", c_float), ("descale_block_size", c_int32),
+        ("softmax_scale", c_float), ("descale_block_size", c_int32), ("out_dtype", c_int32), ("p_scale", c_float),
         ("q", c_void_p), ("k", c_void_p), ("v", c_void_p), ("out", c_void_p), ("lse", c_void_p),
         ("q_strides", Strides), ("k_strides", Strides), ("v_strides", Strides), ("out_strides", Strides),
         ("q_descale", c_void_p), ("k_descale", c_void_p), ("v_descale", c_void_p),
@@ -86,25 +86,40 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """Readable name, unique within a library: `overlap-bf16-d128-causal`."""
+        """Readable name, unique within a library: `overlap-bf16-d128-causal`, `fp8-e4m3-d128-blocks-full`."""
         mask = {None: "any", True: "causal", False: "full"}[self.causal]
-        return f"{self.schedule}-{self.dtype}-d{self.head_dim}-{mask}"
+        blocks = "-blocks" if self.takes_blocks else ""
+        return f"{self.schedule}-{self.dtype}-d{self.head_dim}{blocks}-{mask}"
 
-    def answers(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> bool:
+    @property
+    def takes_blocks(self) -> bool:
+        """Takes e4m3 descales per block of tokens too."""
+        return "block_descales" in self.flags
+
+    def answers(self, schedule: str, dtype: str, head_dim: int, causal: bool, blocks: bool = False) -> bool:
         wanted = (schedule, dtype, head_dim)
-        return (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
+        same = (self.schedule, self.dtype, self.head_dim) == wanted and self.causal in (None, causal)
+        return same and (self.takes_blocks or not blocks)
 
 
-def has_variant_table(path: Path) -> bool:
-    """Whether a library is one of attention kernels, by its exports. Raises KernelError when it does not load."""
+def has_table(path: Path, prefix: str) -> bool:
+    """Whether a library exports a variant table under this prefix. Raises KernelError when it does not load."""
     try:
-        return hasattr(ctypes.CDLL(str(path)), "attnbench_describe")
+        return hasattr(ctypes.CDLL(str(path)), f"attnbench_{prefix}describe")
     except OSError as error:
         raise KernelError(f"cannot load {path}: {error}") from None
 
 
-class KernelLibrary:
-    """A loaded library. Raises KernelError when the file is no kernel library of this ABI version."""
+class CLibrary:
+    """A loaded library with the exports that every interface of ours has, each called prefix + name.
+
+    Raises KernelError when the file has not these exports, or speaks another version of its interface.
+    """
+
+    PREFIX: str
+    VERSION: int
+    ROW: type[ctypes.Structure]
+    ARGS: type[ctypes.Structure]
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -114,30 +129,80 @@ class KernelLibrary:
         except OSError as error:
             raise KernelError(f"cannot load {path}: {error}") from None
         except AttributeError as error:
-            raise KernelError(f"{path} is no kernel library: {error}") from None
-        version = self._library.attnbench_abi_version()
-        if version != ABI_VERSION:
+            raise KernelError(f"{path} is no {self.PREFIX}kernel library: {error}") from None
+        version = self._call("abi_version")
+        if version != self.VERSION:
             raise KernelError(
-                f"{path} speaks ABI version {version}, this program {ABI_VERSION}; rebuild it: attnbench kernels build"
+                f"{path} speaks ABI version {version}, this program {self.VERSION}; rebuild it: attnbench kernels build"
             )
-        self.variants = tuple(self._describe(index) for index in range(self._library.attnbench_variant_count()))
+        rows = (self._call("describe", index).contents for index in range(self._call("variant_count")))
+        self.variants = tuple(self._variant(index, row) for index, row in enumerate(rows))
 
     def _declare(self) -> None:
+        args = POINTER(self.ARGS)
         signatures = {
-            "attnbench_abi_version": (c_uint32, ()),
-            "attnbench_variant_count": (c_int32, ()),
-            "attnbench_describe": (POINTER(VariantRow), (c_int32,)),
-            "attnbench_supports": (c_int32, (POINTER(ForwardArgs), c_char_p, c_size_t)),
-            "attnbench_workspace_bytes": (c_uint64, (POINTER(ForwardArgs),)),
-            "attnbench_launch": (c_int32, (POINTER(ForwardArgs),)),
-            "attnbench_status_string": (c_char_p, (c_int32,)),
+            "abi_version": (c_uint32, ()),
+            "variant_count": (c_int32, ()),
+            "describe": (POINTER(self.ROW), (c_int32,)),
+            "supports": (c_int32, (args, c_char_p, c_size_t)),
+            "workspace_bytes": (c_uint64, (args,)),
+            "launch": (c_int32, (args,)),
         }
         for name, (result, arguments) in signatures.items():
-            function = getattr(self._library, name)
+            function = getattr(self._library, f"attnbench_{self.PREFIX}{name}")
             function.restype, function.argtypes = result, arguments
+        self._library.attnbench_status_string.restype = c_char_p
+        self._library.attnbench_status_string.argtypes = (c_int32,)
 
-    def _describe(self, index: int) -> Variant:
-        row = self._library.attnbench_describe(index).contents
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._library, f"attnbench_{self.PREFIX}{name}")(*arguments)
+
+    def _variant(self, index: int, row: Any) -> Any:
+        """One row of the table as a Python object."""
+        raise NotImplementedError
+
+    @property
+    def c_library(self) -> ctypes.CDLL:
+        """The library itself, for exports beyond its interface (the emulation's)."""
+        return self._library
+
+    @property
+    def device_type(self) -> str:
+        """Where its tensors live: "cpu" for the emulated build, else "cuda"."""
+        return "cpu" if hasattr(self._library, EMULATION_SYMBOL) else "cuda"
+
+    def supports(self, args: ctypes.Structure) -> tuple[int, str]:
+        """Status and reason of a call, without a launch; (0, "") when it would be accepted."""
+        text = ctypes.create_string_buffer(REASON_BYTES)
+        status = self._call("supports", ctypes.byref(args), text, REASON_BYTES)
+        return status, text.value.decode(errors="replace")
+
+    def workspace_bytes(self, args: ctypes.Structure) -> int:
+        return self._call("workspace_bytes", ctypes.byref(args))
+
+    def launch(self, args: ctypes.Structure) -> None:
+        """Enqueues the kernel on args.stream. Raises KernelError with the reason when the library refuses."""
+        status = self._call("launch", ctypes.byref(args))
+        if status != OK:
+            raise self.error(status, args)
+
+    def error(self, status: int, args: ctypes.Structure) -> KernelError:
+        """The error that a status of `launch` stands for."""
+        refused, reason = self.supports(args)
+        text = reason if refused == status else ""
+        if status == WORKSPACE_TOO_SMALL:
+            text = f"{args.workspace_bytes} bytes given, {self.workspace_bytes(args)} needed"
+        name = self._library.attnbench_status_string(status).decode(errors="replace")
+        return KernelError(f"{self.path.name}: {name}{': ' + text if text else ''} (status {status})", status)
+
+
+class KernelLibrary(CLibrary):
+    """A loaded library of attention kernels (abi.h)."""
+
+    PREFIX, VERSION, ROW, ARGS = "", ABI_VERSION, VariantRow, ForwardArgs
+    variants: tuple[Variant, ...]
+
+    def _variant(self, index: int, row: VariantRow) -> Variant:
         return Variant(
             index=index,
             schedule=row.name.decode(),
@@ -155,40 +220,6 @@ class KernelLibrary:
             accumulator=ACCUMULATORS[row.accumulator],
         )
 
-    @property
-    def c_library(self) -> ctypes.CDLL:
-        """The library itself, for exports beyond abi.h (the emulation's)."""
-        return self._library
-
-    @property
-    def device_type(self) -> str:
-        """Where its tensors live: "cpu" for the emulated build, else "cuda"."""
-        return "cpu" if hasattr(self._library, EMULATION_SYMBOL) else "cuda"
-
-    def find(self, schedule: str, dtype: str, head_dim: int, causal: bool) -> Variant | None:
-        """The row that answers, or None."""
-        return next((row for row in self.variants if row.answers(schedule, dtype, head_dim, causal)), None)
-
-    def supports(self, args: ForwardArgs) -> tuple[int, str]:
-        """Status and reason of a call, without a launch; (0, "") when it would be accepted."""
-        text = ctypes.create_string_buffer(REASON_BYTES)
-        status = self._library.attnbench_supports(ctypes.byref(args), text, REASON_BYTES)
-        return status, text.value.decode(errors="replace")
-
-    def workspace_bytes(self, args: ForwardArgs) -> int:
-        return self._library.attnbench_workspace_bytes(ctypes.byref(args))
-
-    def launch(self, args: ForwardArgs) -> None:
-        """Enqueues the kernel on args.stream. Raises KernelError with the reason when the library refuses."""
-        status = self._library.attnbench_launch(ctypes.byref(args))
-        if status != OK:
-            raise self.error(status, args)
-
-    def error(self, status: int, args: ForwardArgs) -> KernelError:
-        """The error that a status of `launch` stands for."""
-        refused, reason = self.supports(args)
-        text = reason if refused == status else ""
-        if status == WORKSPACE_TOO_SMALL:
-            text = f"{args.workspace_bytes} bytes given, {self.workspace_bytes(args)} needed"
-        name = self._library.attnbench_status_string(status).decode(errors="replace")
-        return KernelError(f"{self.path.name}: {name}{': ' + text if text else ''} (status {status})", status)
+    def find(self, schedule: str, dtype: str, head_dim: int, causal: bool, blocks: bool = False) -> Variant | None:
+        """The first row that answers, or None; blocks: with descales per block of tokens."""
+        return next((row for row in self.variants if row.answers(schedule, dtype, head_dim, causal, blocks)), None)

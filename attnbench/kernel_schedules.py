@@ -2,8 +2,9 @@
 
 Importing this module is instant (`attnbench list` does); what looks at libraries is imported where it is used.
 
-A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DEFAULT_SCHEDULE. The table is fixed here,
-so that backends can be listed where nothing is built; a test holds it against the variant tables of the libraries.
+A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DEFAULT_SCHEDULE, `hopper_fp8` alone
+DEFAULT_FP8_SCHEDULE. The tables are fixed here, so that backends can be listed where nothing is built; a test holds them
+against the variant tables of the libraries.
 """
 from __future__ import annotations
 
@@ -34,6 +35,23 @@ SCHEDULES: Mapping[str, str] = {
     "softmax_turns": "fwd_overlap",
     "no_turns": "fwd_overlap",
 }
+
+
+@dataclass(frozen=True)
+class Fp8Schedule:
+    """Stem of the file under kernels/, and how its products are summed (attnbench.accumulate)."""
+
+    file: str
+    accumulator: str
+
+
+DEFAULT_FP8_SCHEDULE = "fp8"
+FP8_SCHEDULES: Mapping[str, Fp8Schedule] = {
+    "fp8": Fp8Schedule("fwd_fp8", "hopper"),
+    "fp8_two_level": Fp8Schedule("fwd_fp8", "two_level"),
+}
+# All of them.
+FILES: Mapping[str, str] = {**SCHEDULES, **{name: schedule.file for name, schedule in FP8_SCHEDULES.items()}}
 WAY_OUT = "build it: attnbench kernels build"
 
 
@@ -67,18 +85,29 @@ class BuiltKernel:
         return self._facts[variant.index]
 
 
-def missing(schedule: str) -> str | None:
-    """Why the library of a schedule cannot be used, with the way out; None when it is there and fresh."""
+def missing_library(name: str) -> str | None:
+    """Why the library of kernels/NAME.cu cannot be used, with the way out; None when it is there and fresh."""
     from attnbench.kernel_build import is_stale, library_path, read_build
 
-    name = SCHEDULES[schedule]
     path = library_path(name)
     build = read_build(path)
     if build is None or not path.is_file():
         return f"kernels/{name}.cu is not built; {WAY_OUT}"
     if is_stale(build):
         return f"the library of kernels/{name}.cu is older than its source; {WAY_OUT}"
-    if all(row["schedule"] != schedule for row in build.variants):
+    return None
+
+
+def missing(schedule: str) -> str | None:
+    """Why the library of a schedule cannot be used, with the way out; None when it is there and fresh."""
+    from attnbench.kernel_build import library_path, read_build
+
+    name = FILES[schedule]
+    reason = missing_library(name)
+    if reason is not None:
+        return reason
+    build = read_build(library_path(name))
+    if build is None or all(row["schedule"] != schedule for row in build.variants):
         return f'kernels/{name}.cu has no variant "{schedule}"'
     return None
 
@@ -89,10 +118,10 @@ def built_kernel(schedule: str) -> BuiltKernel:
     from attnbench.kernel_build import library_path, read_build
     from attnbench.kernel_library import KernelError
 
-    if schedule not in SCHEDULES:
-        raise KernelError(f'no schedule "{schedule}"; there are {", ".join(SCHEDULES)}')
+    if schedule not in FILES:
+        raise KernelError(f'no schedule "{schedule}"; there are {", ".join(FILES)}')
     reason = missing(schedule)
     if reason is not None:
         raise KernelError(reason)
-    path = library_path(SCHEDULES[schedule])
+    path = library_path(FILES[schedule])
     return BuiltKernel(path, read_build(path))

@@ -15,7 +15,7 @@ from attnbench.plugins import ContractError
 from attnbench.record import Accuracy
 
 if TYPE_CHECKING:
-    from attnbench.trial import Bench
+    from attnbench.bench import Bench
 
 Phase = Callable[[str], AbstractContextManager[None]]
 

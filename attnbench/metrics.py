@@ -106,7 +106,12 @@ def _bytes_per_s(result: Result) -> float | None:
 
 
 def _prep_and_kernel_s(result: Result) -> float | None:
-    return None if result.time_s is None else result.record.measurement.prep_s + result.time_s
+    return None if result.time_s is None else result.prep_s + result.time_s
+
+
+def _prep_call_s(result: Result) -> float | None:
+    measurement = result.record.measurement
+    return None if measurement is None or measurement.prep_call is None else result.prep_s
 
 
 def _of_ceiling(ceiling: str) -> Callable[[Result], float | None]:
@@ -133,7 +138,8 @@ METRICS = (
     Metric("peak", "pct_peak", units.PERCENT, "up", "rate / datasheet's dense peak", _of_ceiling("peak_flops_per_s")),
     Metric("gemm", "pct_gemm", units.PERCENT, "up", "rate / the run's own bf16 GEMM", _of_ceiling("gemm_flops_per_s")),
     Metric("bandwidth", "bytes_per_s", units.BYTES_PER_S, "up", "compulsory bytes / median time", _bytes_per_s),
-    Metric("prep", "prep_s", units.SECONDS, "down", "untimed work of `prepare`", _measured("prep_s")),
+    Metric("prep", "prep_s", units.SECONDS, "down", "wall time of `prepare`", _measured("prep_s")),
+    Metric("prep call", "prep_call_s", units.SECONDS, "down", "FP8: quantization, which each call needs", _prep_call_s),
     Metric("prep+kernel", "prep_and_kernel_s", units.SECONDS, "down", "prep and one call", _prep_and_kernel_s),
     Metric("compile", "compile_s", units.SECONDS, "down", "first call beyond a later one", _measured("compile_s")),
     Metric("memory", "peak_bytes", units.BYTES, "down", "peak memory, inputs included", _measured("peak_bytes")),

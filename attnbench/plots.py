@@ -16,8 +16,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from attnbench.panels import Panel, error_panels, finite, rate_panels
+from attnbench.panels import Panel, Points, error_panels, finite, rate_panels
 from attnbench.report_data import ReportData
 from attnbench.units import lengths
 
@@ -26,9 +27,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ((), (5, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 CARD, PANEL, GRID, INK, QUIET = "#f4f4f1", "#ffffff", "#dddddd", "#222222", "#6b6b6b"
-COLUMNS, PANELS_PER_FIGURE = 2, 6
-# A figure of six panels takes a third of a second, of the ten that a report may take; the tables hold the rest.
-MAX_FIGURES = {"tflops": 4, "error": 3}
+COLUMNS = 2
+# So many figures of so many panels each; the tables hold the rest.
+ALLOWED = {"tflops": (4, 6), "error": (3, 6)}
+# A report of more results than this has hundreds of panels, of which any choice is a sample, and a panel takes as long as
+# reading two hundred records.
+LARGE = 2000
+ALLOWED_LARGE = {"tflops": (3, 4), "error": (3, 2)}
 MAX_TICKS = 8
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 4.8, 2.9, 0.35, 0.28
@@ -43,33 +48,32 @@ STYLE = {
 
 def rate_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws TFLOPS against seqlen into `folder`; returns the markdown that shows the figures."""
-    return _draw(rate_panels(data), data.series, folder, "tflops", "TFLOPS", _rate_axes)
+    return _draw(rate_panels(data), data, folder, "tflops", "TFLOPS", _rate_axes)
 
 
 def error_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws the relative RMSE against seqlen into `folder`; returns the markdown that shows the figures."""
-    return _draw(error_panels(data), data.series, folder, "error", "relative RMSE", _error_axes)
+    return _draw(error_panels(data), data, folder, "error", "relative RMSE", _error_axes)
 
 
-def _draw(panels: Sequence[Panel], order: Sequence[str], folder: Path, name: str, label: str,
+def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, label: str,
           finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
-    """Saves the figures, up to PANELS_PER_FIGURE panels of one dtype each; the markdown of each.
+    """Saves the figures, each of one dtype; the markdown of each.
 
     Where there are too many, every dtype gets its first figure before any gets its second.
     """
+    most, together = (ALLOWED if len(data.cells) <= LARGE else ALLOWED_LARGE)[name]
     figures = []
     for dtype, group in groupby(panels, key=lambda panel: panel.dtype):
         of_dtype = list(group)
-        starts = range(0, len(of_dtype), PANELS_PER_FIGURE)
-        figures += [
-            (number, dtype, of_dtype[start : start + PANELS_PER_FIGURE]) for number, start in enumerate(starts, 1)
-        ]
-    kept = sorted(figures, key=lambda figure: figure[0])[: MAX_FIGURES[name]]
+        starts = range(0, len(of_dtype), together)
+        figures += [(number, dtype, of_dtype[start : start + together]) for number, start in enumerate(starts, 1)]
+    kept = sorted(figures, key=lambda figure: figure[0])[:most]
     shown = []
     for number, dtype, part in (figure for figure in figures if figure in kept):
         path = folder / f"{name}-{dtype}-{number}.svg"
-        _save(part, order, path, f"{dtype}: {label} against seqlen", finish)
-        about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, order))}"
+        _save(part, data.series, path, f"{dtype}: {label} against seqlen", finish)
+        about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, data.series))}"
         shown.append(f"![{about}]({folder.name}/{path.name})")
     drawn = sum(len(part) for _, _, part in kept)
     if drawn < len(panels):
@@ -129,52 +133,74 @@ QUIET_STYLES = {
     "eager reference": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
     "lowest limit": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
 }
+GRID_STYLE = {"color": GRID, "linewidth": 0.7, "zorder": 0.5}
 FAILED_STYLE = {"color": "#B00020", "marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
 
 
 def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
     axes.set_facecolor(PANEL)
-    axes.grid(True, color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    # NOTE: titles and labels get places of their own: to find them one, matplotlib measures every tick label again.
+    # NOTE: the title gets a place of its own: to find it one, matplotlib measures every label.
     axes.set_title(textwrap.fill(panel.title, TITLE_LETTERS), fontsize=9, y=1.02)
-    axes.xaxis.set_label_coords(0.5, -0.13)
-    axes.yaxis.set_label_coords(-0.13, 0.5)
     for name, points in panel.quiet.items():
-        axes.plot(*zip(*points), **QUIET_STYLES[name])
+        axes.plot(*_places(points), **QUIET_STYLES[name])
     for series, points in panel.lines.items():
-        axes.plot(*zip(*points), **_style(order.index(series)))
+        axes.plot(*_places(points), **_style(order.index(series)))
     if panel.failed:
-        axes.plot(*zip(*panel.failed), **FAILED_STYLE)
-    axes.set_xscale("log", base=2)
+        axes.plot(*_places(panel.failed), **FAILED_STYLE)
     ticks = sorted({x for points in panel.lines.values() for x, value in points if math.isfinite(value)})
     ticks = ticks[:: -(-len(ticks) // MAX_TICKS)]
-    axes.set_xticks(ticks, [lengths(tick) for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_xlabel("seqlen_k" if "seqlen_q" in panel.title else "seqlen")
+    _horizontal(axes, [math.log2(tick) for tick in ticks], [lengths(tick) for tick in ticks],
+                "seqlen_k" if "seqlen_q" in panel.title else "seqlen")  # fmt: skip
+
+
+def _places(points: Points) -> tuple[list[float], list[float]]:
+    """Lengths by their binary logarithm."""
+    return [math.log2(length) for length, _ in points], [value for _, value in points]
+
+
+def _horizontal(axes: Axes, places: Sequence[float], labels: Sequence[str], name: str) -> None:
+    """Grid lines, their labels and the axis' name. NOTE: matplotlib's own ticks take half the time of a figure."""
+    axes.xaxis.set_visible(False)
+    across = axes.get_xaxis_transform()
+    axes.vlines(places, 0, 1, transform=across, **GRID_STYLE)
+    for place, label in zip(places, labels):
+        axes.text(place, -0.03, label, transform=across, ha="center", va="top")
+    axes.text(0.5, -0.11, name, transform=axes.transAxes, ha="center", va="top")
+
+
+def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: str) -> None:
+    """The same, from bottom to top."""
+    axes.yaxis.set_visible(False)
+    across = axes.get_yaxis_transform()
+    axes.hlines(places, 0, 1, transform=across, **GRID_STYLE)
+    for place, label in zip(places, labels):
+        axes.text(-0.015, place, label, transform=across, ha="right", va="center_baseline")
+    axes.text(-0.13, 0.5, name, transform=axes.transAxes, ha="right", va="center", rotation=90)
 
 
 def _rate_axes(axes: Axes, panel: Panel) -> None:
-    axes.set_ylabel("TFLOPS")
     top = 1.08 * max(finite(panel.lines.values()))
     axes.set_ylim(0, top)
+    ticks = [
+        float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top
+    ]
+    decimals = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
+    _vertical(axes, ticks, [f"{tick:.{decimals}f}" for tick in ticks], "TFLOPS")
     for part in PEAK_PARTS:
         if panel.peak and panel.peak / 1e12 * part < top:
             height = panel.peak / 1e12 * part
             axes.axhline(height, color=QUIET, linewidth=0.9, dashes=(1, 2), zorder=1.5)
-            axes.annotate(f"{100 * part:.0f} %\nof peak", (1, height), (4, 0), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", va="center", fontsize=7, color=QUIET)  # fmt: skip
+            axes.text(1.02, height, f"{100 * part:.0f} %\nof peak", transform=axes.get_yaxis_transform(),
+                      va="center", fontsize=7, color=QUIET)  # fmt: skip
 
 
 def _error_axes(axes: Axes, panel: Panel) -> None:
     """Logarithmic, with fewer ticks in each decade the more decades there are."""
     values = finite([*panel.lines.values(), *panel.quiet.values()])
     low, high = 0.7 * min(values), 1.5 * max(values)
-    axes.set_ylabel("relative RMSE")
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
     parts = (1, 1.5, 2, 3, 4, 5, 7) if high < 10 * low else (1, 2, 5) if high < 1000 * low else (1,)
     ticks = [tick for decade in decades for part in parts if low <= (tick := part * 10.0**decade) <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks([], minor=True)
+    _vertical(axes, ticks, [f"{tick:g}" for tick in ticks], "relative RMSE")

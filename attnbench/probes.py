@@ -35,7 +35,7 @@ FRESH_SET = 2  # an input set that neither the check nor the recheck after timin
 
 
 class Lab(Protocol):
-    """What a probe needs of a trial: `trial.Bench` gives it."""
+    """What a probe needs of a trial: `bench.Bench` gives it."""
 
     case: Case
 

@@ -16,6 +16,9 @@ from attnbench.hadamard import rotate
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Smallest normal fp32. A descale below it would have a reciprocal beyond fp32, and hardware may flush it.
+SMALLEST_DESCALE = 2.0**-126
+
 
 def quantize(q: Tensor, k: Tensor, v: Tensor, case: Case) -> Quantized:
     """8-bit tensors in the layout of the originals and their descales (shapes: see `Quantized`).
@@ -32,15 +35,26 @@ def quantize(q: Tensor, k: Tensor, v: Tensor, case: Case) -> Quantized:
 def quantize_tensor(x: Tensor, scaling: str, block_size: int, dtype: str = "e4m3") -> tuple[Tensor, Tensor]:
     """(tensor of `dtype`, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
 
-    The largest magnitude of a group maps to the dtype's largest number; a group of zeros gets descale 1. NaN stays NaN and scales nothing.
+    The largest magnitude of a group maps to the dtype's largest number; a group of zeros, or of numbers so small that
+    their descale would be subnormal (below 2**-126), gets descale 1. Every NaN is stored alike and scales nothing. A
+    group with an infinity gets an infinite descale: its finite numbers become 0, its infinities NaN.
+
+    Every step is one fp32 operation rounded to nearest, so that a kernel can give the same bits: largest magnitude /
+    largest number, its reciprocal once per group, one product per element (what quantizing kernels do; a division costs
+    ten times as much).
     """
     import torch
 
-    descale = _group_amax(x, scaling, block_size) / FORMATS[dtype].largest
-    descale = torch.where(descale == 0, torch.ones_like(descale), descale)
+    amax = _group_amax(x, scaling, block_size)
+    ones = torch.ones_like(amax)
+    # NOTE: tensors on both sides: on CUDA torch replaces a division by a Python number with a product.
+    descale = amax / (ones * FORMATS[dtype].largest)
+    descale = torch.where(descale < SMALLEST_DESCALE, ones, descale)
     if scaling == "none":
-        descale = torch.ones_like(descale)
-    return to_fp8(x / expand_descale(descale, x.shape, scaling, block_size), dtype), descale
+        descale = ones
+    scaled = x * expand_descale(ones / descale, x.shape, scaling, block_size)
+    # NOTE: the sign of a NaN depends on the processor that made it.
+    return to_fp8(scaled.masked_fill(scaled.isnan(), float("nan")), dtype), descale
 
 
 def _group_amax(x: Tensor, scaling: str, block_size: int) -> Tensor:

@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Mapping
 
 from attnbench.case import Case
 
 SCHEMA = 1
+# The records of a case stand near each other in a run; so many cases are built and checked once.
+CASES_KEPT = 4096
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
 STATUSES = ("ok", "incorrect", "unsupported", "error")
+# What stands in a reason between the rules that failed and what most likely made them fail.
+LIKELY_CAUSE = "; likely cause: "
 KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
 
 
@@ -75,8 +80,38 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the machine did while a block was taken, from telemetry samples joined by time; None: not known.
+
+    sm_clock_spread: (highest - lowest) / highest; energy_j was used in energy_span_s, which may be shorter than the block;
+    temperatures are the highest seen; reasons: why the driver held clocks down, as `clock_events` names them.
+    cpu_clock_mhz: mean over the CPUs allowed; load: the system's load average; stolen: share of their time that the CPUs
+    were kept from this machine by its host. problems: queries that failed meanwhile, in words.
+    """
+
+    telemetry_samples: int = 0
+    sm_clock_mhz: float | None = None
+    sm_clock_spread: float | None = None
+    memory_clock_mhz: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    energy_span_s: float | None = None
+    temperature_c: float | None = None
+    memory_temperature_c: float | None = None
+    reasons: tuple[str, ...] = ()
+    cpu_clock_mhz: float | None = None
+    load: float | None = None
+    stolen: float | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
-    """Samples taken without interruption: seconds per call, in time order; of `sample_count`, KEPT_SAMPLES are kept."""
+    """Samples taken without interruption: seconds per call, in time order; of `sample_count`, KEPT_SAMPLES are kept.
+
+    duration_s: from the first sample's start to the last one's end, 0 where it was not recorded.
+    """
 
     samples_s: tuple[float, ...]
     sample_count: int
@@ -84,8 +119,12 @@ class Block:
     round: int = 0
     arm: str = ""
     start_s: float = 0.0  # seconds since the epoch at the block's first sample
+    duration_s: float = 0.0
+    conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
+        if not self.duration_s >= 0:
+            raise RecordError(f"a block that lasted {self.duration_s:g} s; a clock went backwards")
         if not self.samples_s:
             raise RecordError("a block without samples; missing is never zero")
         if not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
@@ -96,14 +135,40 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepTiming:
+    """Preparation that use repeats for every call (quantization), timed by the measurement's timer.
+
+    about: whose it is; samples_s: each the mean over `calls_per_sample` calls of it; cache: cold where it was emptied
+    ahead of each call.
+    """
+
+    about: str
+    samples_s: tuple[float, ...]
+    calls_per_sample: int
+    cache: str
+
+    def __post_init__(self) -> None:
+        if not self.samples_s or not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+            raise RecordError("a timed preparation needs samples, positive and finite; missing is never zero")
+        if self.calls_per_sample < 1:
+            raise RecordError("a timed preparation of no calls")
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Raw timing. Each sample is the mean over `calls_per_sample` back-to-back calls.
 
     outliers: (block, sample) pairs whose modified Z score is over 10; flagged, never removed.
     unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
-    prep_s: everything untimed that `prepare` did; compile_s: the very first prepare and call, beyond a later call.
+    prep_s: wall time of everything that `prepare` did once; prep_call: what of the preparation use repeats for every call,
+    None where nothing is, or where nobody timed it. compile_s: the very first prepare and call, beyond a later call.
     peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
     input_sets: how many input sets were rotated, so that the cache is cold.
+    together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it was
+    timed alone. order_seed: what made the order of turns (`rounds.orders`). Blocks of two measurements with the same
+    `together` and `order_seed` pair by (process, round).
+    discarded: cause -> how many blocks were spoilt by the machine; their samples are in no number.
+    flags: what was unusual about the blocks that were kept (`power_capped`, `clock_varied`, `host_bound`, ...).
     """
 
     blocks: tuple[Block, ...]
@@ -119,6 +184,11 @@ class Measurement:
     prep_s: float = 0.0
     compile_s: float = 0.0
     peak_bytes: int | None = None
+    discarded: Mapping[str, int] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    order_seed: int | None = None
+    prep_call: PrepTiming | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -179,19 +249,23 @@ class Record:
     def case_key(self) -> str:
         return self.case.key
 
+    @property
+    def likely_cause(self) -> str:
+        """What an incorrect record's reason says of its cause, in words; "" where it says nothing."""
+        return self.reason.partition("\n")[0].partition(LIKELY_CAUSE)[2]
+
     def to_json(self) -> str:
         """One line of JSON. Non-finite numbers are written as the strings "NaN", "Infinity", "-Infinity"."""
         row = asdict(self)
+        for block in (row["measurement"] or {"blocks": ()})["blocks"]:
+            block["conditions"] = _known(block["conditions"])
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
         return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, line: str) -> Record:
+    def from_json(cls, line: str | bytes) -> Record:
         """The record of one stored line. Raises RecordError when the line is no record of this schema."""
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RecordError(f"not JSON: {error}") from None
+        row = _parsed(line)
         if not isinstance(row, dict) or row.get("schema") != SCHEMA:
             found = row.get("schema") if isinstance(row, dict) else type(row).__name__
             raise RecordError(f"schema {found!r}; this version reads schema {SCHEMA}")
@@ -204,11 +278,11 @@ class Record:
 
     @classmethod
     def _from_row(cls, row: dict[str, Any]) -> Record:
-        row = dict(row)
-        case, accuracy, measurement = Case.make(**row.pop("case")), row.pop("accuracy"), row.pop("measurement")
+        case, case_key = _case(**row.pop("case"))
+        accuracy, measurement = row.pop("accuracy"), row.pop("measurement")
         key = row.pop("case_key")
-        if key != case.key:
-            raise RecordError(f'case_key "{key}" is not the key of its case, {case.key}')
+        if key != case_key:
+            raise RecordError(f'case_key "{key}" is not the key of its case, {case_key}')
         return cls(
             case=case,
             accuracy=None if accuracy is None else _accuracy(accuracy),
@@ -216,6 +290,29 @@ class Record:
             warnings=tuple(row.pop("warnings", ())),
             **row,
         )
+
+
+def _parsed(line: str | bytes) -> Any:
+    """What the JSON of a line holds. Raises RecordError where it is none."""
+    from pydantic_core import from_json
+
+    try:
+        return from_json(line, cache_strings="keys")  # takes a third of the time that `json` takes over samples
+    except ValueError:
+        pass
+    try:
+        # `json` has the last word: it also takes text that ended inside a pair of surrogates, as tails of output may.
+        return json.loads(line.decode() if isinstance(line, bytes) else line)
+    except ValueError as error:
+        raise RecordError(f"not JSON: {error}") from None
+
+
+# NOTE: typed, or a stored 1.0 or true would pass for the 1 that another line has.
+@lru_cache(CASES_KEPT, typed=True)
+def _case(**fields: Any) -> tuple[Case, str]:
+    """The case of these fields, and its key."""
+    case = Case.make(**fields)
+    return case, case.key
 
 
 def _accuracy(row: dict[str, Any]) -> Accuracy:
@@ -229,9 +326,26 @@ def _accuracy(row: dict[str, Any]) -> Accuracy:
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:
-    blocks = tuple(Block(**{**block, "samples_s": tuple(block["samples_s"])}) for block in row["blocks"])
+    blocks = tuple(_block(block) for block in row["blocks"])
     outliers = tuple(tuple(pair) for pair in row["outliers"])
-    return Measurement(**{**row, "blocks": blocks, "unmet": tuple(row["unmet"]), "outliers": outliers})
+    texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags", "together")}
+    prep_call = row.get("prep_call")  # absent from records of before it was timed
+    if prep_call is not None:
+        prep_call = PrepTiming(**{**prep_call, "samples_s": tuple(prep_call["samples_s"])})
+    return Measurement(**{**row, "blocks": blocks, "outliers": outliers, "prep_call": prep_call, **texts})
+
+
+def _block(row: dict[str, Any]) -> Block:
+    conditions = row.get("conditions")
+    if conditions is not None:
+        texts = {name: tuple(conditions.get(name, ())) for name in ("reasons", "problems")}
+        conditions = Conditions(**{**conditions, **texts})
+    return Block(**{**row, "samples_s": tuple(row["samples_s"]), "conditions": conditions})
+
+
+def _known(conditions: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Without what is not known: a record may hold hundreds of blocks."""
+    return conditions and {name: value for name, value in conditions.items() if value not in (None, ())}
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

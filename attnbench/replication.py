@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Sequence
 
@@ -27,6 +28,8 @@ def merge_processes(records: Sequence[Record]) -> Record:
         outliers=tuple(outliers),
         converged=all(measurement.converged for measurement in measurements),
         unmet=tuple(dict.fromkeys(text for measurement in measurements for text in measurement.unmet)),
+        discarded=dict(sum((Counter(measurement.discarded) for measurement in measurements), Counter())),
+        flags=tuple(dict.fromkeys(flag for measurement in measurements for flag in measurement.flags)),
     )
     warnings = tuple(dict.fromkeys(text for record in records for text in record.warnings))
     return replace(

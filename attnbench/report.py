@@ -8,7 +8,7 @@ from typing import Iterable
 from attnbench import plots, store
 from attnbench.report_accuracy import accuracy_lab_sections
 from attnbench.report_context import conventions_section, environment_section, reproduce_section, title
-from attnbench.report_data import gather
+from attnbench.report_data import ReportData, gather
 from attnbench.report_errors import error_sections
 from attnbench.report_incomplete import incomplete_section, warnings_section
 from attnbench.report_speed import speed_sections
@@ -23,27 +23,31 @@ def write_report(runs: Iterable[str | Path], output: str | Path) -> Path:
     run directory, and for an output that cannot be written.
     """
     output = Path(output)
-    data = gather([store.read(run) for run in runs])
-    folder = output.with_name(f"{output.stem}_plots")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.svg"):
-            old.unlink()
-        rates = plots.rate_plots(data, folder)
-        errors = plots.error_plots(data, folder)
-        sections = [
-            title(data),
-            *summary_section(data),
-            *environment_section(data),
-            *speed_sections(data, rates),
-            *error_sections(data, errors),
-            *accuracy_lab_sections(data, folder),
-            *incomplete_section(data),
-            *warnings_section(data),
-            *conventions_section(data),
-            *reproduce_section(data),
-        ]
-        store.write_file(output, "\n\n".join(sections) + "\n")
-    except OSError as error:
-        raise store.StoreError(f"cannot write the report {output}: {error.strerror}") from None
+    with store.without_collection():
+        data = gather([store.read(run) for run in runs])
+        try:
+            _write(data, output, output.with_name(f"{output.stem}_plots"))
+        except OSError as error:
+            raise store.StoreError(f"cannot write the report {output}: {error.strerror}") from None
     return output
+
+
+def _write(data: ReportData, output: Path, folder: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    rates = plots.rate_plots(data, folder)
+    errors = plots.error_plots(data, folder)
+    sections = [
+        title(data),
+        *summary_section(data),
+        *environment_section(data),
+        *speed_sections(data, rates),
+        *error_sections(data, errors),
+        *accuracy_lab_sections(data, folder),
+        *incomplete_section(data),
+        *warnings_section(data),
+        *conventions_section(data),
+        *reproduce_section(data),
+    ]
+    store.write_file(output, "\n\n".join(sections) + "\n")

@@ -89,10 +89,10 @@ def _paper_table(entries: Sequence[Entry]) -> list[str]:
 
 def _stands_for(entry: Entry, row: PaperRow) -> bool:
     case = entry.case
-    same = all(getattr(case, name) == value for name, value in row.fields)
-    if "rmse_drawn" not in entry.values or entry.backend != row.backend or not same:
+    if "rmse_drawn" not in entry.values or entry.backend != row.backend:
         return False
-    return case.inputs == "outliers" and case.head_dim == 128 and not case.causal
+    same = all(getattr(case, name) == value for name, value in row.fields)
+    return same and case.inputs == "outliers" and case.head_dim == 128 and not case.causal
 
 
 def _ratio(found: Mapping[PaperRow, Sequence[Entry]]) -> Iterator[str]:

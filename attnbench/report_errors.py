@@ -9,7 +9,7 @@ from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.metrics import MAX_ERROR, RELATIVE_RMSE, WORST_ROW
 from attnbench.record import Check
 from attnbench.report_data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
-from attnbench.report_markdown import code, details, table
+from attnbench.report_markdown import code, details, filled_table, table
 from attnbench.result import Result
 from attnbench.units import error, significant
 
@@ -85,12 +85,12 @@ def _glance(judged: Cells) -> str:
                "max error, ratio", "LSE, ratio"]  # fmt: skip
     rows = []
     for case, series, group in _by_kind(judged):
-        worst = _worst(group, RELATIVE_RMSE)
+        worst = {rule: _worst(group, rule) for rule in JUDGED}
+        result, check = worst[RELATIVE_RMSE]
         rows.append([
             kind_title(case), code(series), f"{len(group):,}",
             f"{sum(1 for result in group if result.record.status == 'incorrect'):,}",
-            _value(worst and worst.check(RELATIVE_RMSE)), _eager(worst, "eager_rmse"),
-            *(_ratio(_check_of(_worst(group, rule), rule)) for rule in JUDGED),
+            _value(check), _eager(result, "eager_rmse"), *(_ratio(worst[rule][1]) for rule in JUDGED),
         ])  # fmt: skip
     return table(headers, rows, left=2)
 
@@ -123,17 +123,17 @@ def _case_table(family: Family) -> str:
         accuracy = result.record.accuracy
         cells.append(f"{accuracy.rows:,}" + (" (sampled)" if accuracy.coverage == "sampled" else ""))
         rows.append(cells)
-    return table(headers, rows, left=len(family.varying) + 1)
+    return filled_table(headers, rows, left=len(family.varying) + 1)
 
 
 def _judged(family: Family) -> Mapping[tuple[Case, str], Result]:
     return {key: result for key, result in family.cells.items() if result.record.accuracy}
 
 
-def _worst(group: Sequence[Result], rule: str) -> Result | None:
-    """The result whose value is the largest part of its limit; None where the rule was never applied."""
-    having = [result for result in group if result.check(rule)]
-    return max(having, key=lambda result: ratio(result.check(rule)), default=None)
+def _worst(group: Sequence[Result], rule: str) -> tuple[Result | None, Check | None]:
+    """The result, and its check, whose value is the largest part of its limit; None where the rule was never applied."""
+    applied = ((result, check) for result in group if (check := result.check(rule)) is not None)
+    return max(applied, key=lambda pair: ratio(pair[1]), default=(None, None))
 
 
 def ratio(check: Check) -> float:
@@ -143,10 +143,6 @@ def ratio(check: Check) -> float:
     if check.limit == 0:
         return 0.0 if check.value == 0 else math.inf
     return check.value / check.limit
-
-
-def _check_of(result: Result | None, rule: str) -> Check | None:
-    return None if result is None else result.check(rule)
 
 
 def _value(check: Check | None) -> str:

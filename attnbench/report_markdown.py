@@ -10,6 +10,7 @@ from tabulate import tabulate
 # An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
 _PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
+_NUMBER = re.compile(r"\d[\d.,]*|\binf\b")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -19,6 +20,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
     align = ["left" if column < left else "right" for column in range(len(headers))]
     heads = [_cell(header) for header in headers]
     return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def filled_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table without the columns that hold a dash in every row: what no record knows needs no column."""
+    kept = [column for column in range(len(headers)) if column < left or any(row[column] != "—" for row in rows)]
+    return table([headers[column] for column in kept], [[row[column] for column in kept] for row in rows], left)
 
 
 def _cell(text: str) -> str:
@@ -59,6 +66,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
 def anonymous(text: str) -> str:
     """Text of a record without terminal colours, folders and addresses, so that equal failures read equal."""
     return _ADDRESS.sub("0x…", _PATH.sub(r"\1", _CONTROL.sub("", text)))
+
+
+def numberless(text: str) -> str:
+    """What texts that differ in their numbers only have in common."""
+    return _NUMBER.sub("#", text)
 
 
 def plain(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Iterable, Iterator
 
 from attnbench.case import DTYPES, Case
 from attnbench.report_data import Cells, Family, ReportData
-from attnbench.report_markdown import anonymous, code, count, listing, plain, table
+from attnbench.report_markdown import anonymous, code, count, filled_table, listing, plain
 from attnbench.report_speed import TIE, percent, speedup
 from attnbench.units import significant
 
@@ -119,8 +119,9 @@ def _fp8_against_16_bit(data: ReportData) -> Iterator[str]:
     by_series: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for (case, series), result in data.timed.items():
         if case.is_fp8 and _shape(case) in fastest and result.backend != EMULATION:
-            base_s, prep_s = fastest[_shape(case)], result.record.measurement.prep_s
-            by_series.setdefault((case.dtype, series), []).append((base_s / result.time_s, base_s / (prep_s + result.time_s)))
+            base_s = fastest[_shape(case)]
+            speedups = base_s / result.time_s, base_s / (result.prep_s + result.time_s)
+            by_series.setdefault((case.dtype, series), []).append(speedups)
     for (dtype, series), pairs in by_series.items():
         kernel, whole = (speedup(statistics.geometric_mean(values)) for values in zip(*pairs))
         yield (
@@ -193,7 +194,7 @@ def _overview(data: ReportData) -> str:
     """One row a family: who wins it, the highest rate, and how far ahead of the baseline that series is."""
     headers = ["family", "cases", "fastest", "highest TFLOPS", "% of peak", "baseline", "over baseline"]
     rows = [_overview_row(family) for family in data.families if family.timed]
-    return f"Families at a glance (fastest: how many of the contested cases it wins):\n\n{table(headers, rows, left=3)}"
+    return f"Families at a glance (fastest: how many of the contested cases it wins):\n\n{filled_table(headers, rows, left=3)}"
 
 
 def _overview_row(family: Family) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from attnbench.case import Case
@@ -43,6 +44,22 @@ class Result:
         return self.statistics.median_s if self.statistics else None
 
     @property
+    def prep_s(self) -> float | None:
+        """Median seconds of the preparation that use repeats for every call (e4m3: quantization); where it was not timed
+        as a call, the wall time of `prepare`."""
+        measurement = self.record.measurement
+        if measurement is None:
+            return None
+        timed = measurement.prep_call
+        return measurement.prep_s if timed is None else statistics.median(timed.samples_s)
+
+    @property
+    def prep_about(self) -> str:
+        """What `prep_s` is the time of."""
+        timed = self.record.measurement.prep_call if self.record.measurement else None
+        return "`prepare` once, wall time, without the reference quantizer" if timed is None else timed.about
+
+    @property
     def flops_per_s(self) -> float | None:
         return forward_flops(self.case) / self.statistics.median_s if self.statistics else None
 
@@ -74,7 +91,10 @@ class Result:
 def results(run: Run) -> tuple[Result, ...]:
     """Every record of a run, read; where one case and backend was taken twice, both (see `latest`)."""
     machine = Machine.of(run.environment)
-    return tuple(Result.of(record, run.name, machine) for record in run.records)
+    of_timed = Statistics.of_all(record.measurement for record in run.records if record.measurement)
+    return tuple(
+        Result(run.name, machine, record, next(of_timed) if record.measurement else None) for record in run.records
+    )
 
 
 def latest(items: tuple[Result, ...]) -> tuple[Result, ...]:

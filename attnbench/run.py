@@ -166,6 +166,7 @@ def _run_jobs(
     request.progress.begin(total, len(taken))
     for number, job in enumerate(jobs):
         wanted = [name for name in backends if (job.case.key, name) not in taken]
+        note = _apart(job, writer.taken)
         if not wanted:
             continue
         if request.budget_s is not None and time.monotonic() - started > request.budget_s:
@@ -181,14 +182,27 @@ def _run_jobs(
             request.progress.phase(job, backend, phase)
 
         if _processes(job) > 1:
-            for record in _replicated(crew, job, wanted, watch, outcome.spent_s):
+            for record in _replicated(crew, job, wanted, watch, outcome.spent_s, note):
                 keep(record)
         else:
-            crew.work(job, wanted, keep, watch, outcome.spent_s)
+            crew.work(job, wanted, keep, watch, outcome.spent_s, note=note)
+
+
+def _apart(job: Job, taken: Sequence[Record]) -> str:
+    """What a reader must know of a case that an earlier sitting left half done: the rest is timed among itself."""
+    names = [record.backend for record in taken if record.measurement and record.case_key == job.case.key]
+    if not (names and job.timing.interleave):
+        return ""
+    return f"timed apart from {', '.join(names)}, whose records are from before this run was resumed"
 
 
 def _replicated(
-    crew: Crew, job: Job, backends: Sequence[str], watch: Callable[[str, str], None], spent_s: Counter[str]
+    crew: Crew,
+    job: Job,
+    backends: Sequence[str],
+    watch: Callable[[str, str], None],
+    spent_s: Counter[str],
+    note: str = "",
 ) -> list[Record]:
     """The job once in each of several fresh workers; a backend's record is merged from all of them.
 
@@ -197,10 +211,14 @@ def _replicated(
     by_backend: dict[str, list[Record]] = {name: [] for name in backends}
     with tempfile.TemporaryDirectory(prefix="attnbench-") as folder:
         bits = folder if job.checks.processes > 1 else None
-        for _ in range(_processes(job)):
+        for process in range(_processes(job)):
             crew.renew()
             going = [name for name, records in by_backend.items() if all(record.status == "ok" for record in records)]
-            crew.work(job, going, lambda record: by_backend[record.backend].append(record), watch, spent_s, bits)
+
+            def keep(record: Record) -> None:
+                by_backend[record.backend].append(record)
+
+            crew.work(job, going, keep, watch, spent_s, bits, process, note)
     return [merge_processes(records) for records in by_backend.values()]
 
 

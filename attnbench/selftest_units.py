@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
+from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.judge import Factors
 from attnbench.lab import BenchLab
+from attnbench.phases import Phases
 from attnbench.planted import BUGS, Planted
 from attnbench.planted_forward import Choices, TiledForward
 from attnbench.plugins import ContractError
 from attnbench.probes import PROBES
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, poisoned_memory, run_trial
+from attnbench.trial import poisoned_memory, run_trial
 
 # The column of the ordinary checks on the case's own inputs.
 OWN = "own inputs"

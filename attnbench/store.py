@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Iterator
 
 from attnbench.record import Record, RecordError
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"
 SUITE = "suite.yaml"
+CUT_SHORT = "truncated line, left out"
 
 
 class StoreError(Exception):
@@ -61,16 +63,28 @@ def read(path: str | Path) -> Run:
 
 def _read_records(path: Path) -> tuple[list[Record], list[str]]:
     records, problems = [], []
-    with path.open("rb") as lines:
+    with path.open("rb") as lines, without_collection():
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
-                problems.append(f"{path.name}:{number}: truncated line, left out")
+                problems.append(f"{path.name}:{number}: {CUT_SHORT}")
                 continue
             try:
-                records.append(Record.from_json(line.decode()))
-            except (RecordError, ValueError) as error:
+                records.append(Record.from_json(line))
+            except RecordError as error:
                 problems.append(f"{path.name}:{number}: {error}")
     return records, problems
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Holds the cycle collector back while many objects are made that all stay: it would walk them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_environment(path: Path) -> dict[str, Any]:
@@ -121,7 +135,7 @@ class Writer:
         Raises StoreError when another process writes into it, or when its lines cannot all be read.
         """
         run = read(path)
-        unreadable = [problem for problem in run.problems if "truncated" not in problem]
+        unreadable = [problem for problem in run.problems if not problem.endswith(CUT_SHORT)]
         if unreadable:
             raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
         lock = _lock(path)

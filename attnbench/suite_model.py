@@ -29,6 +29,9 @@ class Timing(_Model):
         "auto", description="auto: CUDA events on a GPU, the clock on the CPU"
     )
     processes: int = Field(1, ge=1, le=100, description="fresh processes that each measure every case")
+    interleave: bool = Field(
+        True, description="time the backends of a case together, block by block in turns; false: one after the other"
+    )
     min_samples: int = Field(30, ge=1, description="samples to take at least")
     min_time_s: Positive = Field(0.5, description="seconds inside the operation to measure at least")
     max_time_s: Positive = Field(15.0, description="seconds after which measuring stops, converged or not")
@@ -36,6 +39,10 @@ class Timing(_Model):
     warmup_s: float = Field(
         0.25, ge=0, allow_inf_nan=False, description="a window of warm-up; at least two, until their medians agree"
     )
+    settle_s: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="sustained: seconds back to back before samples count, at least; "
+        "default: 1 on a GPU, 0 on the CPU"
+    )  # fmt: skip
 
     def mistake(self) -> str | None:
         """What is wrong with the values together; None where they agree."""

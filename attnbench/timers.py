@@ -17,18 +17,32 @@ EVENT_RESOLUTION_S = 0.5e-6
 CPU_RESOLUTION_S = 0.1e-6
 # A flush writes at least this much, and twice the cache.
 FLUSH_BYTES = 256 * 2**20
-# The GPU spins this long ahead of a batch, so that launches run ahead of it: cycles at about 2 GHz.
-HEAD_START_CYCLES = 2_000_000
-# Samples enqueued before the host waits for the GPU.
+# The GPU spins at least this long ahead of a batch, so that launches run ahead of it; and at most so long, where launching
+# takes longer than the work.
+LEAST_HEAD_START_S, MOST_HEAD_START_S = 1e-3, 50e-3
+# How much longer the spin is than launching a batch took the last time.
+HEAD_START_MARGIN = 1.5
+# An operation that returns while the GPU still spins this long did not wait for it.
+DETECTION_S = 20e-3
+CALIBRATION_CYCLES = 2_000_000
+# Samples, and calls, enqueued before the host waits for the GPU; the driver's queue holds about a thousand launches.
 EVENT_BATCH = 64
+EVENT_BATCH_CALLS = 256
+# Flags: the operation waits for the GPU inside (or keeps the host for DETECTION_S), so that nothing could be launched
+# ahead; launching the calls of a single sample took longer than the longest spin hides.
+UNBLOCKED = "unblocked"
+LAUNCH_SHOWN = "launch_shown"
 # Calls in one captured graph, at least; a graph must hold every input set, or the cache is warm.
 GRAPH_CALLS = 20
+# A graph launches in some tens of microseconds; this is about 0.2 ms.
+GRAPH_SPIN_CYCLES = 400_000
 
 
 class CpuTimer:
     """perf_counter_ns around the calls."""
 
     name = "cpu"
+    flags = ()
 
     def __init__(self) -> None:
         self._last: Outputs | None = None
@@ -57,12 +71,24 @@ class CpuTimer:
 
 
 class EventTimer:
-    """CUDA events around the calls, on the current stream, behind a spinning kernel that hides the launch cost."""
+    """CUDA events around the calls, on the current stream, behind a spinning kernel that hides the launch cost.
+
+    The spin is as long as launching the batch before it took, and some more. An operation that synchronises inside is
+    found out at its first call; it runs without a spin, which it would only wait for, and is flagged: its time holds
+    launch gaps.
+    """
 
     name = "events"
 
     def __init__(self) -> None:
         self._last: Outputs | None = None
+        self._cycles_per_s = 0.0  # of the spin; 0: not looked at yet
+        self._launch_s = 0.0  # of one call, as the last batch showed
+        self._flags: dict[str, None] = {}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return tuple(self._flags)
 
     def region(self, estimate_s: float) -> int:
         return region_calls(estimate_s, EVENT_RESOLUTION_S)
@@ -70,10 +96,21 @@ class EventTimer:
     def take(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
     ) -> Sequence[float]:
+        if not self._cycles_per_s:
+            self._cycles_per_s = spin_rate()
+            waits, self._launch_s = launch(next(calls), self._cycles_per_s)
+            if waits:
+                self._flags[UNBLOCKED] = None
         samples: list[float] = []
         while len(samples) < count:
-            samples += self._batch(calls, min(EVENT_BATCH, count - len(samples)), calls_per_sample, before)
+            batch = min(self._most(calls_per_sample), count - len(samples))
+            samples += self._batch(calls, batch, calls_per_sample, before)
         return samples
+
+    def _most(self, calls_per_sample: int) -> int:
+        """Samples that may be launched before the host waits: what the queue holds and a spin hides."""
+        hidden = int(MOST_HEAD_START_S / (HEAD_START_MARGIN * max(self._launch_s, 1e-9)))
+        return max(1, min(EVENT_BATCH, EVENT_BATCH_CALLS // calls_per_sample, hidden // calls_per_sample))
 
     def _batch(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
@@ -82,7 +119,8 @@ class EventTimer:
 
         pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
         torch.cuda.synchronize()
-        torch.cuda._sleep(HEAD_START_CYCLES)
+        self._spin(count * calls_per_sample)
+        started = time.perf_counter()
         for start, stop in pairs:
             if before is not None:
                 before()
@@ -90,22 +128,68 @@ class EventTimer:
             for call in itertools.islice(calls, calls_per_sample):
                 outputs = call()
             stop.record()
+        self._launch_s = (time.perf_counter() - started) / (count * calls_per_sample)
         torch.cuda.synchronize()
         self._last = outputs
         return [start.elapsed_time(stop) * 1e-3 / calls_per_sample for start, stop in pairs]
+
+    def _spin(self, calls: int) -> None:
+        """Keeps the GPU busy for as long as launching so many calls will take."""
+        import torch
+
+        if UNBLOCKED in self._flags:
+            return
+        wanted_s = HEAD_START_MARGIN * self._launch_s * calls
+        if wanted_s > MOST_HEAD_START_S:
+            self._flags[LAUNCH_SHOWN] = None
+        spin_s = min(MOST_HEAD_START_S, max(LEAST_HEAD_START_S, wanted_s))
+        torch.cuda._sleep(round(spin_s * self._cycles_per_s))
 
     def last(self) -> Outputs:
         assert self._last is not None, "last() before take()"
         return self._last
 
 
+def spin_rate() -> float:
+    """Cycles per second of the spinning kernel, at the clock of the moment."""
+    import torch
+
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(CALIBRATION_CYCLES)  # wakes the GPU
+    start.record()
+    torch.cuda._sleep(CALIBRATION_CYCLES)
+    stop.record()
+    torch.cuda.synchronize()
+    return CALIBRATION_CYCLES / (start.elapsed_time(stop) * 1e-3)
+
+
+def launch(call: Call, cycles_per_s: float) -> tuple[bool, float]:
+    """Whether a call, at its second time (the first may compile and allocate), waits for what the GPU did before it; and
+    the seconds that it keeps the host."""
+    import torch
+
+    call()
+    torch.cuda.synchronize()
+    marker = torch.cuda.Event()
+    torch.cuda._sleep(round(DETECTION_S * cycles_per_s))
+    marker.record()
+    started = time.perf_counter()
+    call()
+    launch_s = time.perf_counter() - started
+    waited = marker.query()
+    torch.cuda.synchronize()
+    return waited, launch_s
+
+
 class GraphTimer:
     """Replays of one CUDA graph that holds every input set at least once: no launch gaps, for launch-bound sizes.
 
+    Each replay is launched behind a spin, or the graph's own launch would be in the sample.
     Raises RuntimeError where a call cannot be captured; another timer is never chosen in its place.
     """
 
     name = "graph"
+    flags = ()
 
     def __init__(self, input_sets: int) -> None:
         self._calls = max(1, -(-GRAPH_CALLS // input_sets)) * input_sets
@@ -127,6 +211,7 @@ class GraphTimer:
         samples = []
         for _ in range(count):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda._sleep(GRAPH_SPIN_CYCLES)
             start.record()
             self._graph.replay()
             stop.record()

@@ -1,7 +1,8 @@
 """Timing a call: warm-up, samples, a stopping rule. Method and thresholds: README, "How numbers are made".
 
-Three seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a
-StoppingRule says when there is enough. Devices are in `timers`; nothing here imports torch.
+Seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a Watch looks at
+the machine (all in `sampling`), a StoppingRule says when there is enough. Devices are in `timers`; nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-import time
 from dataclasses import dataclass, field
 from typing import Callable, Iterator, Protocol, Sequence
 
-from attnbench.backend import Call, Outputs
+from attnbench.backend import Call
 from attnbench.record import KEPT_SAMPLES, Block, Measurement
+from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.stats import outliers, relative_stdev
 from attnbench.suite_model import Timing
 
@@ -22,6 +23,9 @@ WARMUP_CALLS = 5
 # Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.
 WARMUP_AGREEMENT = 0.005
 WARMUP_LIMIT = 12  # windows
+# Sustained on a GPU: at least so long back to back before anything counts, and until the SM clock is as steady as this.
+SETTLE_S = 1.0
+CLOCK_AGREEMENT = 0.01
 MOST_IN_WINDOW = 1000  # calls
 # One timed region is at least this many times the timer's resolution.
 REGION_RESOLUTIONS = 100
@@ -32,45 +36,7 @@ BURST_WORK_S = 0.05
 ENOUGH_STDEV = 0.005
 ENOUGH_HALF_WIDTH = 0.0025
 BATCHES = 10
-# Significant digits kept of a sample: far below any timer's resolution, and half the size of a double's.
-KEPT_DIGITS = 9
 T_975_9 = 2.262  # Student's t, two-sided 95 %, BATCHES - 1 degrees of freedom
-
-
-class Timer(Protocol):
-    """Turns calls into seconds per call."""
-
-    name: str
-
-    def region(self, estimate_s: float) -> int:
-        """Calls in one timed region, for a call of about that length."""
-
-    def take(
-        self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
-    ) -> Sequence[float]:
-        """`count` samples, each the mean of `calls_per_sample` back-to-back calls; `before` runs, untimed, ahead of each."""
-
-    def last(self) -> Outputs:
-        """What the last timed call returned."""
-
-
-class Clock(Protocol):
-    def now(self) -> float: ...
-
-    def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """Seconds since the epoch that run on evenly, whatever is done to the machine's clock meanwhile."""
-
-    def __init__(self) -> None:
-        self._epoch_s = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        return self._epoch_s + time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 class StoppingRule(Protocol):
@@ -107,7 +73,7 @@ class Convergence:
         if not missing:
             width, deviation = self.half_width(), self.deviation()
             if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
-                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {2 * BATCHES} samples"
+                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {self.fewest()}"
                 spread = f"{deviation:.2%}" if math.isfinite(deviation) else "unknown of one sample"
                 missing.append(f"interval of the median {interval}, deviation {spread}")
         return tuple(missing)
@@ -118,12 +84,21 @@ class Convergence:
             return math.inf
         size = len(self.samples_s) / BATCHES
         medians = [statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)]
-        return T_975_9 * relative_stdev(medians, statistics.fmean(medians)) / math.sqrt(BATCHES)
+        return mean_half_width(medians)
+
+    def fewest(self) -> str:
+        """What `half_width` needs at least, in words."""
+        return f"{2 * BATCHES} samples"
 
     def deviation(self) -> float:
         """Relative standard deviation of the samples; infinite for a single one."""
         deviation = relative_stdev(self.samples_s, statistics.fmean(self.samples_s))
         return math.inf if deviation is None else deviation
+
+
+def mean_half_width(values: Sequence[float]) -> float:
+    """95 % half-width of the mean of BATCHES values, relative to it (Student's t)."""
+    return T_975_9 * relative_stdev(values, statistics.fmean(values)) / math.sqrt(BATCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +109,49 @@ class Warm:
     spent_s: float
 
 
-def warm_up(calls: Iterator[Call], timer: Timer, clock: Clock, window_s: float) -> Warm:
-    """WARMUP_CALLS calls, then windows of window_s until two in a row agree in their medians, or WARMUP_LIMIT windows.
+def warm_up(
+    calls: Iterator[Call],
+    timer: Timer,
+    clock: Clock,
+    window_s: float,
+    settle_s: float = 0.0,
+    watch: Watch | None = None,
+) -> Warm:
+    """WARMUP_CALLS calls, then windows of window_s until settle_s have passed and two in a row agree in their medians
+    and in their SM clocks, as far as those are known; or until WARMUP_LIMIT windows, counted from settle_s on.
 
     Calls so long that the limit passes meanwhile get no further window.
     """
     started = clock.now()
     estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
     previous = None
-    while clock.now() - started < WARMUP_LIMIT * window_s:
+    while clock.now() - started < WARMUP_LIMIT * window_s + settle_s:
+        window_started = clock.now()
         per_sample = timer.region(estimate_s)
         count = max(WARMUP_CALLS, math.ceil(window_s / (estimate_s * per_sample)))
         estimate_s = statistics.median(timer.take(calls, count, per_sample, None))
-        if previous is not None and abs(estimate_s / previous - 1) < WARMUP_AGREEMENT:
+        conditions = watch.between(window_started, clock.now()) if watch else None
+        found = estimate_s, conditions and conditions.sm_clock_mhz
+        if previous is not None and _agree(previous, found) and clock.now() - started >= settle_s:
             break
-        previous = estimate_s
+        previous = found
     return Warm(estimate_s, clock.now() - started)
+
+
+def _agree(one: tuple[float, float | None], other: tuple[float, float | None]) -> bool:
+    """Whether two windows agree in their median and, where both know it, in their SM clock."""
+    (time_s, clock_mhz), (other_s, other_mhz) = one, other
+    same_clock = not clock_mhz or not other_mhz or abs(clock_mhz / other_mhz - 1) < CLOCK_AGREEMENT
+    return abs(other_s / time_s - 1) < WARMUP_AGREEMENT and same_clock
+
+
+def settle_s(options: Timing, timer: Timer) -> float:
+    """How long the machine is kept busy before anything counts: what the suite says, else SETTLE_S on a GPU."""
+    if options.regime == "burst":
+        return 0.0
+    if options.settle_s is not None:
+        return options.settle_s
+    return 0.0 if timer.name == "cpu" else SETTLE_S
 
 
 def measure(
@@ -160,41 +162,83 @@ def measure(
     rule: StoppingRule | None = None,
     flush: Callable[[], None] | None = None,
     progress: Callable[[], None] = lambda: None,
+    watch: Watch | None = None,
 ) -> Measurement:
     """Times prepared calls, one per input set, in turn.
 
     flush: empties the cache; used in the burst regime when the cache is to be cold. progress is called between batches.
+    Raises Unstable where the machine spoils every block.
     """
-    clock = clock or SystemClock()
+    watch = watch or Unwatched()
+    clock = clock or watch.clock
     rule = rule or Convergence(options.min_samples, options.min_time_s)
     turns = itertools.cycle(calls)
-    warm = warm_up(turns, timer, clock, options.warmup_s)
-    per_sample = timer.region(warm.estimate_s)
-    burst = options.regime == "burst"
-    before = flush if burst and options.cache == "cold" else None
-    samples: list[float] = []
-    start_s = clock.now()
-    while not rule.done() and clock.now() - start_s < options.max_time_s:
-        if burst:
-            clock.sleep(BURST_IDLE_S)
-        count = _batch(warm.estimate_s * per_sample, len(samples), options, burst)
-        taken = timer.take(turns, count, per_sample, before)
-        samples.extend(taken)
-        rule.add(taken, per_sample)
-        progress()
-    kept, unmet = thin(samples, KEPT_SAMPLES), rule.unmet()
+
+    def settle() -> Warm:
+        return warm_up(turns, timer, clock, options.warmup_s, settle_s(options, timer), watch)
+
+    warm = settle()
+    sampler = Sampler(timer, watch, settle, clock)
+    before = flush if options.regime == "burst" and options.cache == "cold" else None
+    parts = _sample(sampler, turns, options, rule, warm.estimate_s, before, progress)
+    blocks = _blocks(parts, options, watch)
+    unmet = rule.unmet()
     return Measurement(
-        blocks=(Block(tuple(float(f"{sample:.{KEPT_DIGITS}g}") for sample in kept), len(samples), start_s=start_s),),
+        blocks=blocks,
         timer=timer.name,
         regime=options.regime,
         cache=options.cache,
-        calls_per_sample=per_sample,
+        calls_per_sample=timer.region(warm.estimate_s),
         converged=not unmet,
         unmet=unmet,
-        outliers=tuple((0, index) for index in outliers(kept)),
+        outliers=flagged(blocks),
         input_sets=len(calls),
         warmup_s=warm.spent_s,
+        discarded=dict(sampler.discarded),
+        flags=sampler.flags,
     )
+
+
+def _sample(
+    sampler: Sampler,
+    turns: Iterator[Call],
+    options: Timing,
+    rule: StoppingRule,
+    estimate_s: float,
+    before: Callable[[], None] | None,
+    progress: Callable[[], None],
+) -> list[Taken]:
+    """Batches of samples until the rule is done or max_time_s has passed."""
+    burst, clock = options.regime == "burst", sampler.clock
+    per_sample = sampler.timer.region(estimate_s)
+    parts: list[Taken] = []
+    start_s, count = clock.now(), 0
+    while not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s:
+        if burst:
+            clock.sleep(BURST_IDLE_S)
+        taken = sampler.take_block(turns, _batch(estimate_s * per_sample, count, options, burst), per_sample, before)
+        parts.append(taken)
+        count += len(taken.samples_s)
+        rule.add(taken.samples_s, per_sample)
+        progress()
+    return parts
+
+
+def _blocks(parts: Sequence[Taken], options: Timing, watch: Watch) -> tuple[Block, ...]:
+    """A burst is a block of its own; batches taken back to back are one, up to where the machine spoilt a batch."""
+    if options.regime == "burst":
+        pieces = [[part] for part in parts]
+    else:
+        pieces = [list(piece) for _, piece in itertools.groupby(parts, key=lambda part: part.stretch)]
+    keep = max(1, KEPT_SAMPLES // len(pieces))
+    return tuple(join(piece, watch).block(round=place, keep=keep) for place, piece in enumerate(pieces))
+
+
+def flagged(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:
+    """(block, sample) of every outlier among all kept samples."""
+    places = [(block, sample) for block, each in enumerate(blocks) for sample in range(len(each.samples_s))]
+    samples = [sample for block in blocks for sample in block.samples_s]
+    return tuple(places[index] for index in outliers(samples))
 
 
 def region_calls(estimate_s: float, resolution_s: float) -> int:
@@ -209,10 +253,3 @@ def _batch(sample_s: float, taken: int, options: Timing, burst: bool) -> int:
         return max(1, min(options.min_samples, int(BURST_WORK_S / sample_s)))
     wanted = max(options.min_samples / 5, options.min_time_s / 5 / sample_s, taken / 10)
     return max(1, math.ceil(min(wanted, options.max_time_s / 5 / sample_s)))
-
-
-def thin(samples: Sequence[float], most: int) -> Sequence[float]:
-    """At most `most` samples, evenly spaced in time order."""
-    if len(samples) <= most:
-        return samples
-    return [samples[i * len(samples) // most] for i in range(most)]

@@ -8,7 +8,14 @@ from types import ModuleType, SimpleNamespace
 
 
 class NVMLError(Exception):
-    pass
+    """By its text, or by NVML's number for it."""
+
+    def __str__(self):
+        return {3: "Not Supported", 15: "GPU is lost"}.get(self.args[0], self.args[0])
+
+
+# Queries that are not about one card.
+_OF_NO_CARD = ("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetHandleByUUID")
 
 
 @dataclass
@@ -26,6 +33,14 @@ class Card:
     ecc: int | None = 1
     compute_pids: tuple[int, ...] = ()
     throttle_reasons: int = 0
+    sm_clock_mhz: int = 345
+    power_mw: int | None = 71_000
+    instant_power_mw: int | None = 70_000
+    energy_mj: int | None = 5_000_000
+    temperature_c: int = 31
+    memory_temperature_c: int | None = 38
+    lost: bool = False
+    failing: dict[str, str] = field(default_factory=dict)  # function -> the text of its error
 
 
 class FakeNvml(ModuleType):
@@ -36,10 +51,30 @@ class FakeNvml(ModuleType):
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
     NVML_TEMPERATURE_GPU = 0
+    NVML_FI_DEV_MEMORY_TEMP = 82
+    NVML_FI_DEV_POWER_INSTANT = 186
 
     def __init__(self, cards: list[Card], driver: bool = True) -> None:
         super().__init__("pynvml")
         self.cards, self.driver, self.open_sessions = cards, driver, 0
+        self.asked: list[str] = []
+
+    def __getattribute__(self, name):
+        """Queries of a card that is lost, or that is told to fail in them, raise; all are noted."""
+        found = super().__getattribute__(name)
+        if not name.startswith("nvmlDeviceGet") or not callable(found):
+            return found
+
+        def query(handle, *arguments):
+            self.asked.append(name)
+            card = getattr(handle, "card", handle)
+            if getattr(card, "lost", False):
+                raise NVMLError("GPU is lost")
+            if name in getattr(card, "failing", ()):
+                raise NVMLError(card.failing[name])
+            return found(handle, *arguments)
+
+        return query if name not in _OF_NO_CARD else found
 
     def install(self, monkeypatch) -> FakeNvml:
         from attnbench.environment import gpus
@@ -111,13 +146,28 @@ class FakeNvml(ModuleType):
         return [_answer(handle.ecc)] * 2
 
     def nvmlDeviceGetClockInfo(self, handle, kind):
-        return {self.NVML_CLOCK_SM: 345, self.NVML_CLOCK_MEM: 2619}[kind]
+        return {self.NVML_CLOCK_SM: handle.sm_clock_mhz, self.NVML_CLOCK_MEM: 2619}[kind]
+
+    def nvmlDeviceGetPowerUsage(self, handle):
+        return _answer(handle.power_mw)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle):
+        return _answer(handle.power_limit_mw)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        return _answer(handle.energy_mj)
+
+    def nvmlDeviceGetFieldValues(self, handle, fields):
+        answers = {self.NVML_FI_DEV_MEMORY_TEMP: handle.memory_temperature_c,
+                   self.NVML_FI_DEV_POWER_INSTANT: handle.instant_power_mw}  # fmt: skip
+        values = [answers[field] for field in fields]
+        return [SimpleNamespace(nvmlReturn=3 if value is None else 0, value=SimpleNamespace(uiVal=value)) for value in values]
 
     def nvmlDeviceGetMaxClockInfo(self, handle, kind):
         return {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 2619}[kind]
 
     def nvmlDeviceGetTemperature(self, handle, sensor):
-        return 31
+        return handle.temperature_c
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         return [SimpleNamespace(pid=pid, usedGpuMemory=2**30) for pid in handle.compute_pids]

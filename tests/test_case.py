@@ -1,6 +1,9 @@
 """Cases: keys that never change or clash, mistakes with a way out, attended pairs by counting."""
 
+import copy
+import dataclasses
 import itertools
+import pickle
 
 import pytest
 
@@ -139,3 +142,12 @@ def test_attended_pairs_count_every_visible_key(causal):
             not causal or key <= row + seqlen_k - seqlen_q for row in range(seqlen_q) for key in range(seqlen_k)
         )
         assert attended_pairs(seqlen_q, seqlen_k, causal) == counted, (seqlen_q, seqlen_k)
+
+
+def test_a_known_hash_is_in_no_copy():
+    """Hashes of strings differ from process to process, so one that came along would be wrong there."""
+    case, same, other = make(), make(), make(seed=1)
+    assert hash(case) == hash(case) == hash(same) and {case: 1}[same] == 1 and other not in {case}
+    for twin in (pickle.loads(pickle.dumps(case)), copy.deepcopy(case), dataclasses.replace(case)):
+        assert not hasattr(twin, "_hash") and twin == case and hash(twin) == hash(case)
+    assert dataclasses.replace(case, seed=1) in {other}

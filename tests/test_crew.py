@@ -132,6 +132,56 @@ def test_silence_is_a_timeout(work):
     assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
 
 
+def checked_and_taking_turns(*names):
+    """Three backends that passed and are timed in turns, up to the moment that the last one named is at work."""
+    checks = [event for name in "abc" for event in (phase(name, "start"), phase(name, "check"))]
+    return [*checks, *(phase(name, "time") for name in names)]
+
+
+def test_one_that_dies_while_timed_with_others_is_tried_alone_and_the_others_go_on_without_it(work):
+    first = [*checked_and_taking_turns(*"abcb"), WorkerDied("gone")]
+    second = [phase("b", "start"), phase("b", "time"), WorkerDied("gone again")]
+    third = [phase("a", "start"), phase("c", "start"), phase("a", "time"), phase("c", "time")]
+    third += [told(timed("a", 1e-3)), told(timed("c", 1e-3)), DONE]
+    records, submitted, hired, _, _ = work(first, second, third)
+    assert outcomes(records) == [("b", "error", "crash"), ("a", "ok", None), ("c", "ok", None)]
+    assert records[0].reason == "in phase time: gone again"
+    assert (submitted, hired) == ([["a", "b", "c"], ["b"], ["a", "c"]], 3)
+    assert records[1].warnings == records[2].warnings == ()
+
+
+def test_one_that_is_right_alone_was_not_the_culprit_and_says_that_it_was_timed_alone(work):
+    first = [*checked_and_taking_turns(*"abc"), WorkerDied("killed by SIGSEGV")]
+    second = [phase("c", "start"), phase("c", "time"), told(timed("c", 1e-3)), DONE]
+    second += [*checked_and_taking_turns("a", "b", "a"), WorkerDied("killed by SIGSEGV")]
+    third = [phase("a", "start"), phase("a", "time"), WorkerDied("killed by SIGSEGV")]
+    fourth = [phase("b", "start"), phase("b", "time"), told(timed("b", 1e-3)), DONE]
+    records, submitted, _, _, _ = work(first, second, third, fourth)
+    assert outcomes(records) == [("c", "ok", None), ("a", "error", "crash"), ("b", "ok", None)]
+    assert records[0].warnings == ("timed alone: killed by SIGSEGV, when it was timed with others",)
+    assert records[2].warnings == ()
+    assert submitted == [["a", "b", "c"], ["c"], ["a", "b"], ["a"], ["b"]]
+
+
+def test_one_that_hangs_in_its_turn_is_the_culprit(work):
+    first = [*checked_and_taking_turns(*"abcb"), WorkerSilent()]
+    second = [phase("a", "start"), phase("a", "time"), phase("c", "time"), told(timed("a", 1e-3)),
+              told(timed("c", 1e-3)), DONE]  # fmt: skip
+    records, submitted, _, _, _ = work(first, second)
+    assert outcomes(records) == [("b", "error", "timeout"), ("a", "ok", None), ("c", "ok", None)]
+    assert submitted == [["a", "b", "c"], ["a", "c"]]
+
+
+def test_each_backend_has_the_time_out_for_its_own_turns(work, monkeypatch):
+    clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
+    monkeypatch.setattr(crew_module.time, "monotonic", lambda: next(clock))
+    script = [phase("a", "start"), phase("b", "start"), phase("a", "time"), phase("b", "time"), phase("a", "time"),
+              told(timed("a", 1e-3)), told(timed("b", 1e-3)), DONE]  # fmt: skip
+    _, _, _, allowed_s, _ = work(script, backends=("a", "b"))
+    #          a:start starts b:start     a 1st  b 1st  a 2nd  a's is in
+    assert allowed_s == [50.0, 50.0, 50.0, 40.0, 40.0, 30.0, 50.0, 50.0]
+
+
 def test_a_broken_cuda_context_is_left_behind(work):
     failed = dataclasses.replace(passed("a"), status="error", kind="exception", reason="CUDA error", accuracy=None)
     first = [phase("a", "start"), told(failed), {"event": "poisoned", "reason": "sticky"}]
@@ -198,6 +248,25 @@ def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
     (record,) = run._replicated(hands, job, ["a"], print, Counter())
     assert scripted.hired == processes
     assert [block.process for block in record.measurement.blocks] == list(range(processes))
+
+
+def test_the_rest_of_a_half_recorded_case_says_whom_it_was_timed_apart_from():
+    taken = [timed("a", 1e-3), passed("b"), timed("c", 1e-3)]
+    note = run._apart(JOB, taken)
+    assert note == "timed apart from a, c, whose records are from before this run was resumed"
+    other = parse_suite(SUITE, "made.yaml").jobs()[1]
+    assert run._apart(other, taken) == run._apart(JOB, [passed("b")]) == ""
+    alone = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"interleave": False}))
+    assert run._apart(alone, taken) == ""
+
+
+def test_a_note_stands_on_records_that_were_timed_only(monkeypatch):
+    script = [phase("a", "start"), told(passed("a")), phase("b", "start"), told(timed("b", 1e-3)), DONE]
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=[script], hired=0, submitted=[], allowed_s=[]))
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    records = []
+    Crew("cpu", ()).work(JOB, ["a", "b"], records.append, lambda *phase: None, Counter(), note="apart")
+    assert [record.warnings for record in records] == [(), ("apart",)]
 
 
 def test_one_process_that_fails_fails_the_record_and_needs_no_further_one(monkeypatch):

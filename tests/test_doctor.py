@@ -11,7 +11,7 @@ import pytest
 from fake_nvml import Card, FakeNvml
 
 from attnbench import doctor, examination, gpu_examination, host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.environment import gpus
 
 GIB = 2**30

@@ -90,13 +90,20 @@ def test_error_panel_shows_limit_eager_and_what_failed(tmp_path):
 
 
 def test_every_dtype_gets_a_figure_before_any_gets_its_second(tmp_path, monkeypatch):
-    monkeypatch.setitem(plots.MAX_FIGURES, "tflops", 2)
-    monkeypatch.setattr(plots, "PANELS_PER_FIGURE", 1)
+    monkeypatch.setitem(plots.ALLOWED, "tflops", (2, 1))
     records = [*sweep("fa3"), *sweep("fa3", causal=True), *sweep("fa3", dtype="e4m3")]
     shown = plots.rate_plots(data_of(tmp_path, records), tmp_path / "plots")
     assert [path.name for path in sorted((tmp_path / "plots").iterdir())] == ["tflops-bf16-1.svg", "tflops-e4m3-1.svg"]
     assert shown[-1] == "Drawn: 2 of 3 plots of TFLOPS; the tables hold the rest."
     assert shown[0] == "![TFLOPS against seqlen, bf16: fa3](plots/tflops-bf16-1.svg)"
+
+
+def test_a_large_report_draws_fewer(tmp_path, monkeypatch):
+    monkeypatch.setitem(plots.ALLOWED_LARGE, "tflops", (1, 1))
+    data = data_of(tmp_path, [*sweep("fa3"), *sweep("fa3", causal=True)])
+    assert "Drawn" not in plots.rate_plots(data, tmp_path / "all")[-1]
+    monkeypatch.setattr(plots, "LARGE", 5)
+    assert plots.rate_plots(data, tmp_path / "few")[-1].startswith("Drawn: 1 of 2 plots of TFLOPS")
 
 
 def test_a_figure_carries_its_own_light_card_and_no_date(tmp_path):

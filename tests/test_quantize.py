@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,6 +98,51 @@ def test_the_last_block_is_scaled_by_its_own_rows_only():
     x[:, 128:] = 1e-3
     _, descale = quantize_tensor(x, "block", 128)
     torch.testing.assert_close(descale.flatten(), torch.tensor([1 / 448, 1e-3 / 448]))
+
+
+SUBNORMAL_DESCALE = 448 * 2.0**-126
+
+
+@pytest.mark.parametrize("scaling", ["tensor", "head", "token", "block"])
+def test_a_group_too_small_for_a_normal_descale_keeps_descale_one(scaling):
+    x = torch.full((1, 130, 2, 16), SUBNORMAL_DESCALE * 0.99)
+    x[..., 0] = 0
+    stored, descale = quantize_tensor(x, scaling, 128)
+    assert torch.equal(descale, torch.ones_like(descale)) and not stored.float().any()
+    stored, descale = quantize_tensor(x / 0.99 * 1.01, scaling, 128)
+    assert (descale >= 2.0**-126).all() and (descale < 2.0**-125).all()
+    assert (stored.float()[..., 1:] == 448).all() and not stored.float()[..., 0].any()
+
+
+def test_every_nan_is_stored_alike_and_scales_nothing():
+    x = normal(1, 4, 1, 16)
+    x[0, 0, 0, 0], x[0, 1, 0, 1] = math.nan, -math.nan
+    stored, descale = quantize_tensor(x, "head", 128)
+    bits = stored.view(torch.uint8)
+    assert bits[0, 0, 0, 0] == bits[0, 1, 0, 1] == 0x7F
+    assert descale == x.nan_to_num(0.0).abs().max() / torch.tensor(448.0)
+
+
+def test_an_infinity_makes_its_group_say_so():
+    x = torch.tensor([1.0, -1.0, math.inf, -math.inf]).reshape(1, 1, 1, 4)
+    stored, descale = quantize_tensor(x, "head", 128)
+    assert descale.isinf().all()
+    assert stored.view(torch.uint8).flatten().tolist() == [0x00, 0x80, 0x7F, 0x7F]
+    stored, _ = quantize_tensor(x, "none", 128)
+    assert stored.float().flatten().tolist() == [1.0, -1.0, 448.0, -448.0]
+
+
+@pytest.mark.parametrize("exponent", [-100, -20, 0, 20, 100])
+def test_a_group_scales_by_the_reciprocal_of_its_descale(exponent):
+    """Each step rounded once, in numpy: the order of operations that kernels reproduce."""
+    x = normal(1, 64, 1, 16) * 2.0**exponent
+    stored, descale = quantize_tensor(x, "head", 128)
+    group = x.numpy()
+    by_hand = np.abs(group).max() / np.float32(448)
+    assert by_hand.dtype == np.float32 and descale.numpy() == by_hand
+    scaled = group * (np.float32(1) / by_hand)
+    assert scaled.dtype == np.float32
+    assert torch.equal(torch.from_numpy(scaled).clamp(-448, 448).to(torch.float8_e4m3fn).float(), stored.float())
 
 
 @pytest.mark.parametrize(

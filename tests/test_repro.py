@@ -10,12 +10,14 @@ from paths import ROOT
 from report_runs import write_run
 
 from attnbench.backends import builtin
+from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.inputs import DISTRIBUTIONS, make_inputs
+from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.repro import repro_script
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, run_trial
+from attnbench.trial import run_trial
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 CASE = Case.make(batch=2, num_heads=4, num_heads_kv=2, head_dim=32, seqlen_q=40, seqlen_k=56, dtype="bf16", causal=True)

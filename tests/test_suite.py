@@ -106,7 +106,8 @@ def test_the_issues_defaults():
     assert suite.jobs()[0].case.key == "bf16-d8-h1-b1-q1-k1-full-normal.0"
     timing, checks = suite.timing.model_dump(), suite.checks.model_dump()
     assert timing == {"regime": "sustained", "cache": "cold", "timer": "auto", "processes": 1, "min_samples": 30,
-                      "min_time_s": 0.5, "max_time_s": 15, "timeout_s": 120, "warmup_s": 0.25}  # fmt: skip
+                      "interleave": True, "min_time_s": 0.5, "max_time_s": 15, "timeout_s": 120, "warmup_s": 0.25,
+                      "settle_s": None}  # fmt: skip
     assert checks == {"oracle": "auto", "repeats": 2, "processes": 1, "probes": (), "sources": False,
                       "factors": {"max_error": 2, "rmse": 1.5, "worst_row": 4, "fp8": 1.3}}  # fmt: skip
 

@@ -6,18 +6,19 @@ import math
 import pytest
 
 from attnbench.backend import Outputs
-from attnbench.record import KEPT_SAMPLES
+from attnbench.record import KEPT_SAMPLES, Conditions
+from attnbench.sampling import SystemClock, Unwatched, thin
 from attnbench.suite_model import Timing
 from attnbench.timing import (
     BURST_IDLE_S,
     BURST_WORK_S,
+    SETTLE_S,
     WARMUP_CALLS,
     WARMUP_LIMIT,
     Convergence,
-    SystemClock,
     measure,
     region_calls,
-    thin,
+    settle_s,
     warm_up,
 )
 
@@ -40,6 +41,7 @@ class FakeTimer:
     """Samples as `lengths` gives them; each takes its length on the clock, and calls what it is told to call."""
 
     name = "fake"
+    flags = ()
 
     def __init__(self, clock, lengths, calls_per_region=1):
         self.clock, self.lengths, self.calls_per_region = clock, iter(lengths), calls_per_region
@@ -81,7 +83,7 @@ class FakeRule:
         return () if self.done() else (f"{len(self.seen)} of {self.enough}",)
 
 
-OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=2.0, warmup_s=0.25)
+OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=2.0, warmup_s=0.25, settle_s=0.0)
 COUNTED = [lambda: Outputs("one"), lambda: Outputs("two"), lambda: Outputs("three")]
 
 
@@ -134,6 +136,53 @@ def test_short_calls_are_warmed_up_for_whole_windows():
     found = warm_up(itertools.cycle(COUNTED), timer, clock, 0.25)
     assert timer.takes[1:] == [(5000, 50), (5000, 50)]
     assert found.spent_s == pytest.approx(0.5, rel=1e-3)
+
+
+class ClockWatch(Unwatched):
+    """Tells one SM clock after the other, a window each."""
+
+    def __init__(self, *clocks_mhz):
+        self.clocks_mhz = iter(clocks_mhz)
+
+    def between(self, start_s, end_s):
+        return Conditions(sm_clock_mhz=next(self.clocks_mhz))
+
+
+def windows(settle=0.0, watch=None):
+    clock = FakeClock()
+    timer = FakeTimer(clock, itertools.repeat(0.01))
+    warm_up(itertools.cycle(COUNTED), timer, clock, 0.25, settle, watch)
+    return len(timer.takes) - 1, clock.time_s - 1000.0
+
+
+def test_a_gpu_is_kept_busy_until_it_has_settled():
+    assert windows() == (2, pytest.approx(0.55))
+    count, spent_s = windows(settle=1.0)
+    assert count == 4 and 1.0 <= spent_s < 1.0 + 0.25
+
+
+def test_warm_up_waits_for_the_clock_too():
+    assert windows(watch=ClockWatch(1980, 1900, 1830, 1800, 1795, 1795))[0] == 5  # 1795 / 1800 agrees within 1 %
+    assert windows(watch=ClockWatch(None, None))[0] == 2
+    limit = windows(watch=ClockWatch(*itertools.islice(itertools.cycle((1900, 1200)), 100)))[1]
+    assert limit == pytest.approx(WARMUP_LIMIT * 0.25, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("regime", "set_to", "name", "expected"),
+    [
+        ("sustained", None, "events", SETTLE_S),
+        ("sustained", None, "graph", SETTLE_S),
+        ("sustained", None, "cpu", 0.0),
+        ("sustained", 0.2, "cpu", 0.2),
+        ("sustained", 0.0, "events", 0.0),
+        ("burst", 5.0, "events", 0.0),
+    ],
+)
+def test_how_long_a_machine_settles(regime, set_to, name, expected):
+    timer = FakeTimer(FakeClock(), ())
+    timer.name = name
+    assert settle_s(Timing(regime=regime, settle_s=set_to), timer) == expected
 
 
 def test_a_measurement_holds_what_was_taken_and_nothing_of_the_warm_up():

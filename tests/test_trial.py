@@ -5,15 +5,20 @@ import dataclasses
 import pytest
 import torch
 
-from attnbench import trial
+from attnbench import bench as bench_module
+from attnbench import phases as phases_module
+from attnbench import rotation
 from attnbench.backend import Outputs
 from attnbench.backends import builtin
+from attnbench.bench import FRESH, Bench
 from attnbench.case import Case
 from attnbench.contract import checksums
+from attnbench.failures import REASON_CHARACTERS, describe, failure_kind
 from attnbench.inputs import copy_inputs, in_place_of, input_tensors, make_inputs
+from attnbench.phases import Phases
 from attnbench.plugins import ContractError
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, describe, failure_kind, run_trial
+from attnbench.trial import run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
 FP8 = dataclasses.replace(CASE, dtype="e4m3")
@@ -65,12 +70,12 @@ def test_every_backend_of_the_cpu_passes_its_own_checks():
 
 def test_inputs_and_oracle_are_made_once_for_all_backends(monkeypatch):
     made = []
-    real = trial.make_inputs
-    monkeypatch.setattr(trial, "make_inputs", lambda *arguments: made.append(arguments[2:]) or real(*arguments))
+    real = bench_module.make_inputs
+    monkeypatch.setattr(bench_module, "make_inputs", lambda *arguments: made.append(arguments[2:]) or real(*arguments))
     shared = bench()
     for _ in range(3):
         assert run_trial(shared, Backend(), timed=True).status == "ok"
-    assert made == [(), (trial.FRESH,)]
+    assert made == [(), (FRESH,)]
 
 
 def test_a_backend_that_writes_its_inputs_does_not_spoil_the_next_ones():
@@ -166,7 +171,7 @@ def test_a_reason_tells_the_error_and_the_place_without_this_machines_paths():
     assert reason.startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
     assert "(test_trial.py:" in reason and " fails" in reason and "/" not in reason.split("(test_trial")[1]
     long = describe(ValueError("x" * 10**5))
-    assert len(long) <= trial.REASON_CHARACTERS
+    assert len(long) <= REASON_CHARACTERS
 
 
 def test_unwritten_memory_is_nan_while_checking_and_only_then():
@@ -216,9 +221,9 @@ def test_a_checksum_sees_values_that_only_moved(dim):
 
 def test_phases_lie_inside_each_other_and_each_second_counts_once(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(phases_module.time, "perf_counter", lambda: clock[0])
     told = []
-    phases = Phases(told.append)
+    phases = Phases(lambda backend, phase: told.append(phase))
     with phases("check"):
         clock[0] += 1
         with phases("oracle"):
@@ -241,7 +246,7 @@ def test_a_cold_cache_rotates_enough_input_sets():
 
 
 def test_a_rotation_that_would_take_too_long_says_that_the_cache_is_partly_warm(monkeypatch):
-    monkeypatch.setattr(trial, "ROTATION_PREPARE_S", 0.0)
+    monkeypatch.setattr(rotation, "ROTATION_PREPARE_S", 0.0)
     cold = QUICK.model_copy(update={"cache": "cold"})
     record = run_trial(bench(timing=cold, cache_bytes=2**20), Backend(), timed=True)
     assert record.status == "ok" and record.measurement.input_sets == 1

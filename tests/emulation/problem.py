@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernel_arguments import forward_args
-from attnbench.kernel_library import KernelError, Variant
+from attnbench.kernel_library import ForwardArgs, KernelError, Variant
 from emulator import EmulatedKernel, Hazard, Schedule
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -27,6 +27,14 @@ class Problem:
     num_heads_kv: int = 1
     layout: str = "bshd"
     lse: bool = True
+    # e4m3 only
+    scaling: str = "head"
+    p_scale: int = 256
+    out_dtype: str = "bf16"
+
+    @property
+    def blocks(self) -> bool:
+        return self.scaling == "block"
 
     def __str__(self) -> str:
         heads = f"h{self.num_heads}" + (f".{self.num_heads_kv}" if self.num_heads_kv != self.num_heads else "")
@@ -41,6 +49,29 @@ class Operands:
     scale: float
     out: Tensor  # fp64 answer, (batch, seqlen_q, num_heads, head_dim)
     lse: Tensor  # fp64 answer, (batch, num_heads, seqlen_q)
+
+    def args(self, variant: Variant, problem: Problem, out: Tensor, lse: Tensor | None, causal: bool) -> ForwardArgs:
+        return forward_args(variant, self.q, self.k, self.v, out, lse, causal, self.scale)
+
+    def out_dtype(self, problem: Problem) -> torch.dtype:
+        return self.q.dtype
+
+    def wrong_output(self, out: Tensor, accumulator: str) -> str:
+        """"" or where an output is too far off. P and the output are each rounded once to the input type; the sums are
+        fp32."""
+        unit = torch.finfo(out.dtype).eps / 2
+        limit = 4 * unit * max(1.0, float(self.out.abs().max()))
+        return farthest(out.double() - self.out, torch.tensor(limit))
+
+
+def farthest(error: Tensor, limit: Tensor) -> str:
+    """"" or the element that exceeds its limit the most."""
+    excess = error.abs() - limit
+    if float(excess.max()) <= 0:
+        return ""
+    place = torch.unravel_index(excess.argmax(), error.shape)
+    where = ", ".join(str(int(x)) for x in place)
+    return f"out[{where}] is off by {float(error[place]):.3g}, limit {float(limit.expand_as(error)[place]):.3g}"
 
 
 def allocate(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, fill: float) -> tuple[Tensor, Tensor]:
@@ -100,13 +131,12 @@ def launch(kernel: EmulatedKernel, variant: Variant, problem: Problem, operands:
            schedule: Schedule) -> Outcome:  # fmt: skip
     """One launch under one schedule, judged."""
     shape = (problem.batch, problem.seqlen_q, problem.num_heads, variant.head_dim)
-    out, out_memory = allocate(shape, operands.q.dtype, problem.layout, SENTINEL)
+    out, out_memory = allocate(shape, operands.out_dtype(problem), problem.layout, SENTINEL)
     out.fill_(float("nan"))
     lse_memory = torch.full((problem.batch * problem.num_heads * problem.seqlen_q + 2 * GUARD,), SENTINEL)
     lse = lse_memory[GUARD:-GUARD].view(problem.batch, problem.num_heads, problem.seqlen_q)
     lse.fill_(float("nan"))
-    args = forward_args(variant, operands.q, operands.k, operands.v, out, lse if problem.lse else None, causal,
-                        operands.scale)  # fmt: skip
+    args = operands.args(variant, problem, out, lse if problem.lse else None, causal)
     workspace = torch.full((kernel.library.workspace_bytes(args) // 4 + 4,), -1, dtype=torch.int32)
     args.workspace, args.workspace_bytes = workspace.data_ptr(), workspace.numel() * 4
     kernel.emulator.configure(schedule)
@@ -118,24 +148,20 @@ def launch(kernel: EmulatedKernel, variant: Variant, problem: Problem, operands:
     hazards = tuple(kernel.emulator.report())
     if bool(status) != bool(hazards):
         return Outcome(hazards, f"status {status} does not fit the report")
-    wrong = "" if hazards else _wrong(out, out_memory, lse, lse_memory, problem, operands)
+    accumulator = variant.accumulator if schedule.accumulator == "truncated" else "fp32"
+    wrong = "" if hazards else _wrong(out, out_memory, lse, lse_memory, problem, operands, accumulator)
     return Outcome(hazards, wrong)
 
 
-def _wrong(out: Tensor, out_memory: Tensor, lse: Tensor, lse_memory: Tensor, problem: Problem, want: Operands) -> str:
+def _wrong(out: Tensor, out_memory: Tensor, lse: Tensor, lse_memory: Tensor, problem: Problem, want: Operands,
+           accumulator: str) -> str:  # fmt: skip
     for name, memory in (("out", out_memory), ("lse", lse_memory)):
         if not bool((memory[:GUARD] == SENTINEL).all() and (memory[-GUARD:] == SENTINEL).all()):
             return f"wrote outside {name}"
     if not bool(torch.isfinite(out).all()):
         return f"{int((~torch.isfinite(out)).sum())} of {out.numel()} outputs are not finite or never written"
-    # P and the output are each rounded once to the input type; the sums are fp32.
-    unit = torch.finfo(out.dtype).eps / 2
-    error = (out.double() - want.out).abs()
-    limit = 4 * unit * max(1.0, float(want.out.abs().max()))
-    if float(error.max()) > limit:
-        b, i, h, d = (int(x) for x in torch.unravel_index(error.argmax(), error.shape))
-        got, off = float(out[b, i, h, d]), float(error.max())
-        return f"out[{b}, {i}, {h}, {d}] is {got}, off by {off:.3g}, limit {limit:.3g}"
+    if text := want.wrong_output(out, accumulator):
+        return text
     if not problem.lse:
         return "" if bool(torch.isnan(lse).all()) else "wrote an lse that was not asked for"
     if not bool(((lse == -torch.inf) == (want.lse == -torch.inf)).all()):

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from attnbench.kernel_build import build_emulated
+from attnbench.kernel_library import Variant
 from attnbench.kernel_recipe import KERNELS
 from emulator import DELIVERIES, EAGER, LAZY, RANDOM, Schedule
 from parallel import load, run_parallel
+from fp8_problem import make_fp8_operands
 from problem import Operands, Problem, launch, make_operands
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
@@ -34,6 +36,15 @@ SHAPES = (
 )
 ALL_DELIVERIES = Problem(257, 449, num_heads=2, num_heads_kv=1)  # several tiles a CTA, several laps of the ring
 FULL_SEEDS = range(3)
+# What e4m3 adds to a problem, one after the other: every shape with another scaling, P scale and output type.
+FP8_CHOICES = (
+    {"scaling": "head"},
+    {"scaling": "block", "out_dtype": "fp16"},
+    {"scaling": "tensor", "p_scale": 1},
+    {"scaling": "block", "p_scale": 16},
+    {"scaling": "none", "out_dtype": "fp16"},
+    {"scaling": "block"},
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,16 @@ class Run:
 
 @lru_cache(maxsize=64)
 def operands(problem: Problem, dtype: str, head_dim: int, causal: bool) -> Operands:
+    if dtype == "e4m3":
+        return make_fp8_operands(problem, head_dim, causal)
     return make_operands(problem, dtype, head_dim, causal)
+
+
+def choices(variant: Variant) -> tuple[dict, ...]:
+    """What to try beside the shape: nothing for 16-bit types."""
+    if variant.dtype != "e4m3":
+        return ({},)
+    return tuple(one for one in FP8_CHOICES if variant.takes_blocks or one["scaling"] != "block")
 
 
 def failure(run: Run) -> str:
@@ -67,21 +87,25 @@ def quick_runs(source: Path) -> list[Run]:
     runs = []
     for variant in load(source).library.variants:
         for causal in masks(variant.causal):
-            for i, problem in enumerate(SHAPES):
+            own = choices(variant)
+            for i, shape in enumerate(SHAPES):
+                problem = replace(shape, **own[(i + variant.index) % len(own)])
                 delivery = DELIVERIES[(i + variant.index) % 3]
                 resident = 1 + (i + variant.index // 3) % 2
                 schedule = Schedule(delivery, seed=variant.index, resident_ctas=resident)
                 runs.append(Run(source, variant.index, problem, causal, schedule))
-            for delivery in DELIVERIES:
+            for i, delivery in enumerate(DELIVERIES):
+                problem = replace(ALL_DELIVERIES, **own[i % len(own)])
                 schedule = Schedule(delivery, seed=1000 + variant.index, resident_ctas=2)
-                runs.append(Run(source, variant.index, ALL_DELIVERIES, causal, schedule))
+                runs.append(Run(source, variant.index, problem, causal, schedule))
     return runs
 
 
 def full_runs(source: Path) -> list[Run]:
     runs = []
     for variant in load(source).library.variants:
-        product = itertools.product(masks(variant.causal), (*SHAPES, ALL_DELIVERIES), DELIVERIES, FULL_SEEDS)
+        shapes = [replace(shape, **own) for shape in (*SHAPES, ALL_DELIVERIES) for own in choices(variant)]
+        product = itertools.product(masks(variant.causal), shapes, DELIVERIES, FULL_SEEDS)
         for causal, problem, delivery, seed in product:
             schedule = Schedule(delivery, seed=77 * seed + variant.index, resident_ctas=1 + seed % 2)
             runs.append(Run(source, variant.index, problem, causal, schedule))

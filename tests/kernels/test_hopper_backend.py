@@ -145,7 +145,8 @@ def test_schedules_match_the_built_libraries(nvcc):
     """The fixed table names exactly the schedules that the variant tables hold, each in its file."""
     from attnbench.kernel_build import build_all
 
-    built = {(row["schedule"], build.name) for build in build_all() for row in build.variants}
+    forward = [build for build in build_all() if build.name.startswith("fwd_")]
+    built = {(row["schedule"], build.name) for build in forward for row in build.variants}
     assert built == set(SCHEDULES.items())
     assert kernel_schedules.DEFAULT_SCHEDULE in SCHEDULES
 

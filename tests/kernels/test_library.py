@@ -38,8 +38,8 @@ def test_good_arguments_are_accepted(library):
 
 
 BAD = {
-    "abi_version": ({"abi_version": 2}, 1, "the caller speaks ABI version 2, the library 1"),
-    "struct_size": ({"struct_size": 8}, 2, "the caller's argument struct has 8 bytes, the library's 312"),
+    "abi_version": ({"abi_version": 1}, 1, "the caller speaks ABI version 1, the library 2"),
+    "struct_size": ({"struct_size": 8}, 2, "the caller's argument struct has 8 bytes, the library's 320"),
     "null_q": ({"q": None}, 3, "q is NULL"),
     "null_out": ({"out": None}, 3, "out is NULL"),
     "variant_negative": ({"variant": -1}, 4, "variant -1 does not exist"),
@@ -62,6 +62,9 @@ BAD = {
     "q_misaligned": ({"q": ALIGNED_ADDRESS + 2}, 8, "q starts at 0x102: must be 16-byte aligned"),
     "out_misaligned": ({"out": ALIGNED_ADDRESS + 8}, 8, "out starts at 0x108: must be 16-byte aligned"),
     "lse_misaligned": ({"lse": 2}, 8, "lse starts at 0x2: must be 4-byte aligned"),
+    "out_dtype": ({"out_dtype": 1}, 5, "out_dtype 1: must be 0, as dtype"),
+    "descale_of_fp16": ({"v_descale": ALIGNED_ADDRESS}, 15, "descales are for e4m3, not for fp16"),
+    "block_of_fp16": ({"descale_block_size": 128}, 15, "descales are for e4m3, not for fp16"),
     "scale_zero": ({"softmax_scale": 0.0}, 9, "softmax_scale is 0: must be finite and above 0"),
     "scale_nan": ({"softmax_scale": float("nan")}, 9, "must be finite and above 0"),
     "scale_infinite": ({"softmax_scale": float("inf")}, 9, "must be finite and above 0"),
@@ -113,10 +116,10 @@ def test_describe_past_the_end(library):
 
 
 def test_status_texts(library):
-    names = [library.c_library.attnbench_status_string(status).decode() for status in range(16)]
+    names = [library.c_library.attnbench_status_string(status).decode() for status in range(17)]
     assert names[0] == "ok" and names[12] == "no CUDA driver or no device"
-    assert names[15] == "unknown status"
-    assert len(set(names)) == 16
+    assert names[16] == "unknown status"
+    assert len(set(names)) == 17
 
 
 @pytest.mark.skipif(bool(gpus()), reason="not run: it is about a machine without a GPU")
@@ -171,7 +174,7 @@ def test_another_abi_version(tmp_path):
     names = ("variant_count", "describe", "supports", "workspace_bytes", "launch", "status_string")
     text = "unsigned attnbench_abi_version(void) { return 7; }\n"
     text += "\n".join(f"int attnbench_{name}(void) {{ return 0; }}" for name in names)
-    with pytest.raises(KernelError, match="speaks ABI version 7, this program 1; rebuild it: attnbench kernels build"):
+    with pytest.raises(KernelError, match="speaks ABI version 7, this program 2; rebuild it: attnbench kernels build"):
         KernelLibrary(compile_c(tmp_path, text))
 
 

@@ -10,8 +10,11 @@ KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 INCLUDE = KERNELS / "include" / "attnbench"
 PRIMITIVES = sorted((INCLUDE / "ptx").glob("*.cuh"))
 EMULATED = KERNELS / "emulation" / "include" / "attnbench" / "ptx"
-KERNEL_FILES = sorted(KERNELS.glob("fwd_*.cu"))
-SHARED_HEADERS = sorted(p for p in INCLUDE.glob("*.cuh") if p.name != "device.cuh") + [INCLUDE / "forward.h"]
+FORWARD_FILES = sorted(KERNELS.glob("fwd_*.cu"))
+KERNEL_FILES = [*FORWARD_FILES, KERNELS / "quantize.cu"]
+SHARED_HEADERS = sorted(p for p in INCLUDE.glob("*.cuh") if p.name != "device.cuh") + [
+    INCLUDE / name for name in ("forward.h", "quantize.h", "quantize_validate.h")
+]
 # The many-N bodies of one instruction; every other primitive header has one asm statement a function.
 OPERAND_LISTS = "wgmma_shapes.cuh"
 
@@ -53,7 +56,7 @@ def declared_primitives(text: str) -> set[str]:
 
 
 def test_there_is_something_to_check() -> None:
-    assert len(KERNEL_FILES) >= 4
+    assert len(FORWARD_FILES) >= 4
     assert len(PRIMITIVES) >= 10
 
 
@@ -110,6 +113,9 @@ def test_a_kernel_file_keeps_its_order(path: Path) -> None:
     text = path.read_text()
     marks = ["// Forward attention", "#include", "struct Config", "void forward(", "#define VARIANTS(V)",
              "ATTNBENCH_FORWARD_LIBRARY(VARIANTS)"]  # fmt: skip
+    if path not in FORWARD_FILES:
+        marks = ["// Quantization", "#include", "struct Config", "struct SharedStorage", "void quantize(",
+                 "launch_config(", "#define VARIANTS(V)", "attnbench_quantize_launch"]  # fmt: skip
     places = [text.find(mark) for mark in marks]
     assert -1 not in places
     assert places == sorted(places)

@@ -11,12 +11,14 @@ from report_runs import write_run
 from safetensors.torch import save_file
 
 from attnbench.backends import builtin
+from attnbench.bench import Bench
 from attnbench.case import Case, CaseError
 from attnbench.inputs import make_inputs
+from attnbench.phases import Phases
 from attnbench.repro import repro_script
 from attnbench.suite import SuiteError, parse_suite
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, run_trial
+from attnbench.trial import run_trial
 
 SUITE = """groups:
   - name: mine

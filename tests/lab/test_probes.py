@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from attnbench.backends import builtin
+from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.inputs import make_inputs
 from attnbench.judge import judge, make_reference
+from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
 from attnbench.probe_inputs import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.probes import PROBES, kept
 from attnbench.record import Check
 from attnbench.suite import SuiteError, parse_suite
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, run_trial
+from attnbench.trial import run_trial
 
 FORWARD = TiledForward()
 

@@ -6,11 +6,13 @@ import sys
 import pytest
 from report_runs import write_run
 
+from attnbench.bench import Bench
 from attnbench.case import Case
+from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.repro import repro_script
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, run_trial
+from attnbench.trial import run_trial
 
 KERNEL = '''
 import torch

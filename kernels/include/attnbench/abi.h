@@ -13,13 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ATTNBENCH_ABI_VERSION 1u
+#define ATTNBENCH_ABI_VERSION 2u
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* Stored type of q, k, v. out has the same type for fp16 and bf16, and is bf16 for e4m3. Accumulation is fp32. */
+/* Stored type of q, k, v. out has the same type for fp16 and bf16, and is fp16 or bf16 for e4m3. */
 enum {
   ATTNBENCH_DTYPE_FP16 = 0,
   ATTNBENCH_DTYPE_BF16 = 1,
@@ -32,30 +32,37 @@ enum {
   ATTNBENCH_OK = 0,
   ATTNBENCH_BAD_ABI = 1,             /* args->abi_version is not ATTNBENCH_ABI_VERSION */
   ATTNBENCH_BAD_STRUCT_SIZE = 2,     /* args->struct_size is not sizeof(AttnbenchForwardArgs) */
-  ATTNBENCH_NULL_POINTER = 3,        /* args, q, k, v, out, or a workspace that is needed */
+  ATTNBENCH_NULL_POINTER = 3,        /* args, q, k, v, out, a descale of e4m3, or a workspace that is needed */
   ATTNBENCH_UNSUPPORTED_VARIANT = 4, /* no such row, or the row is for another dtype, head_dim or causal */
   ATTNBENCH_BAD_DTYPE = 5,           /* not one of ATTNBENCH_DTYPE_* */
   ATTNBENCH_BAD_SHAPE = 6,           /* a size below 1, or num_heads not a multiple of num_heads_kv */
   ATTNBENCH_BAD_STRIDE = 7,          /* zero, negative, too large, not a multiple of 16 bytes, or overlapping out */
   ATTNBENCH_BAD_ALIGNMENT = 8,       /* q, k, v or out not 16-byte aligned; lse not 4-byte aligned */
-  ATTNBENCH_BAD_SCALE = 9,           /* softmax_scale not finite, or not above zero */
+  ATTNBENCH_BAD_SCALE = 9,           /* softmax_scale not finite or not above zero; p_scale no power of two it takes */
   ATTNBENCH_TOO_LARGE = 10,          /* beyond ATTNBENCH_MAX_SEQLEN or the grid limit */
   ATTNBENCH_WORKSPACE_TOO_SMALL = 11,
   ATTNBENCH_NO_DRIVER = 12,          /* no usable CUDA driver or no device */
   ATTNBENCH_WRONG_ARCHITECTURE = 13, /* the current device is not compute capability 9.0 */
   ATTNBENCH_TENSOR_MAP_ERROR = 14,   /* cuTensorMapEncodeTiled refused a tensor that passed the checks above */
+  ATTNBENCH_BAD_DESCALE = 15,        /* descales: misaligned, strides or block size wrong, or given for fp16, bf16 */
   ATTNBENCH_HOST_ERROR_BASE = 1000
 };
 
 /* Longest seqlen_q and seqlen_k: row + seqlen_k - seqlen_q and one tile more stay within int32. */
 #define ATTNBENCH_MAX_SEQLEN (1 << 29)
 
+/* e4m3: the largest p_scale. exp(0) times it, 256, is well inside of e4m3's range (448). */
+#define ATTNBENCH_MAX_P_SCALE 256
+/* e4m3: the tokens that share one descale are a power of two, and no fewer than this. */
+#define ATTNBENCH_MIN_DESCALE_BLOCK 128
+
 /* What a variant does; facts that the static inspection enforces. */
 enum {
   ATTNBENCH_FLAG_OVERLAP = 1u << 0,          /* a warpgroup's softmax runs under its own tensor work */
   ATTNBENCH_FLAG_PINGPONG = 1u << 1,         /* warpgroups alternate softmax and tensor work by named barriers */
   ATTNBENCH_FLAG_WARP_SPECIALIZED = 1u << 2, /* a producer issues the loads; setmaxnreg moves registers */
-  ATTNBENCH_FLAG_PERSISTENT = 1u << 3        /* a CTA works on more than one output tile */
+  ATTNBENCH_FLAG_PERSISTENT = 1u << 3,       /* a CTA works on more than one output tile */
+  ATTNBENCH_FLAG_BLOCK_DESCALES = 1u << 4    /* takes descales per block of tokens too, not only per head */
 };
 
 /* How products are summed, see attnbench's FP8 accuracy rule: fp32, the tensor core's own (about 14 bits for e4m3),
@@ -66,7 +73,8 @@ enum {
   ATTNBENCH_ACCUMULATOR_TWO_LEVEL = 2
 };
 
-/* One row of a library's variant table. (name, dtype, head_dim, causal) is unique within a library. */
+/* One row of a library's variant table. (name, dtype, head_dim, causal) and whether it takes block descales are unique
+ * within a library. */
 typedef struct AttnbenchVariant {
   const char* name;            /* schedule: "simple", "ws", "pingpong", "overlap", ... */
   const char* kernel;          /* symbol of the __global__ function as it stands in the cubin (mangled if it is) */
@@ -87,13 +95,22 @@ typedef struct AttnbenchVariant {
  *
  * q    (batch, seqlen_q, num_heads,    head_dim)
  * k    (batch, seqlen_k, num_heads_kv, head_dim)
- * v    (batch, seqlen_k, num_heads_kv, head_dim_v)
+ * v    (batch, seqlen_k, num_heads_kv, head_dim_v); e4m3: see below
  * out  (batch, seqlen_q, num_heads,    head_dim_v)
  * lse  (batch, num_heads, seqlen_q) fp32, contiguous, natural logarithm; -inf where a row sees no key (out is 0 there)
  *
  * Strides count elements, in the order (batch, seqlen, head); the last dimension is contiguous. So a transposed
  * (batch, heads, seqlen, head_dim) tensor needs no copy. A stride of a dimension of size 1 is not looked at.
  * causal is aligned bottom right: query i sees key j when j <= i + seqlen_k - seqlen_q.
+ *
+ * e4m3: v is stored transposed, (batch, num_heads_kv, head_dim_v, seqlen_padded) with seqlen_padded = seqlen_k rounded up
+ * to a multiple of 16, since 8-bit wgmma takes V^T only. v_strides count (batch, row of head_dim_v, head); tokens are
+ * contiguous, except that in each group of 16 position 4t + {0, 1} holds token 2t + {0, 1}, and position 4t + {2, 3}
+ * token 8 + 2t + {0, 1} (t = 0 to 3; layout.cuh, permuted_key). Positions past seqlen_k hold 0.
+ *
+ * e4m3: real value = stored value x descale. Strides count elements of fp32, in the order (batch, block of
+ * descale_block_size tokens, head); 0 where the dimension shares one. With descale_block_size 0 there is one block.
+ * Descales are finite and not negative; those of v's blocks are all above 0, or all 0 within a head.
  */
 typedef struct AttnbenchForwardArgs {
   uint32_t abi_version; /* ATTNBENCH_ABI_VERSION */
@@ -109,7 +126,10 @@ typedef struct AttnbenchForwardArgs {
   int32_t head_dim_v;
   int32_t causal; /* 0 or 1 */
   float softmax_scale;
-  int32_t descale_block_size; /* tokens that share one descale; 0: one per head. e4m3 only */
+  int32_t descale_block_size; /* tokens that share one descale; 0: one per head. e4m3 only, else 0 */
+  int32_t out_dtype;          /* dtype, or for e4m3 ATTNBENCH_DTYPE_FP16 or _BF16 */
+  float p_scale;              /* e4m3 only, else not looked at: what the weights are multiplied with before they are
+                                 rounded, a power of two from 1 to ATTNBENCH_MAX_P_SCALE; out and lse are without it */
   const void* q;
   const void* k;
   const void* v;
@@ -119,10 +139,10 @@ typedef struct AttnbenchForwardArgs {
   int64_t k_strides[3];
   int64_t v_strides[3];
   int64_t out_strides[3];
-  const float* q_descale; /* real value = stored value x descale; e4m3 only, else NULL */
+  const float* q_descale; /* e4m3 only, else NULL */
   const float* k_descale;
   const float* v_descale;
-  int64_t q_descale_strides[3]; /* elements, (batch, block of tokens, head) */
+  int64_t q_descale_strides[3];
   int64_t k_descale_strides[3];
   int64_t v_descale_strides[3];
   void* workspace; /* attnbench_workspace_bytes; 16-byte aligned; contents need no preparation */

@@ -16,6 +16,8 @@
 // NOTE: the second launch bound (minimum blocks) is needed: without it ptxas ignores setmaxnreg (warning C7508).
 // Use: extern "C" ATTNBENCH_KERNEL(384) name(parameters) { ... }
 #define ATTNBENCH_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+// The same for kernels of which several CTAs shall share a multiprocessor: bounds their registers.
+#define ATTNBENCH_KERNEL_RESIDENT(threads, ctas) __global__ void __launch_bounds__(threads, ctas)
 #define ATTNBENCH_GRID_CONSTANT __grid_constant__
 
 #define ATTNBENCH_UNROLL _Pragma("unroll")

@@ -67,6 +67,21 @@ ATTNBENCH_CONSTEXPR int a_fragment_k(int thread, int index, int element) {
 // tile becomes the A operand of the next product by packing registers that the thread already holds.
 ATTNBENCH_CONSTEXPR int a_fragment_source(int step, int index, int element) { return 8 * step + 2 * index + element; }
 
+// k of element `element` (0: lowest byte) of register `index` (0 to 3) of a 64 x 32 A operand of an 8-bit type; the row
+// is that of a_fragment_row.
+ATTNBENCH_CONSTEXPR int a_fragment_k_8bit(int thread, int index, int element) {
+  return index / 2 * 16 + thread % 4 * 4 + element;
+}
+
+// The same as a_fragment_source for an 8-bit type. A thread holds the right row but not the right keys: four neighbours
+// of an A register are two pairs of accumulator columns, 8 apart. So the keys are renamed instead of the registers
+// moved: within each 16, position `position` of k stands for key permuted_key(position), and V^T is stored in that order.
+ATTNBENCH_CONSTEXPR int a_fragment_source_8bit(int step, int index, int element) {
+  return 16 * step + 8 * (index / 2) + 2 * (index & 1) + 4 * (element / 2) + (element & 1);
+}
+constexpr int PERMUTED_KEYS = 16;
+ATTNBENCH_CONSTEXPR int permuted_key(int position) { return position / 4 * 2 + (position & 1) + (position & 2) * 4; }
+
 // ---- wgmma shared-memory descriptors (PTX ISA, "Matrix Descriptor") ------------------------------------------------
 // Bits 0-13 start address, 16-29 leading byte offset, 32-45 stride byte offset (all >> 4), 49-51 base offset,
 // 62-63 swizzle mode.

@@ -1,5 +1,6 @@
-// Shared memory, barriers and producer of a kernel whose CTAs work on one output tile after another (level 4). Config
-// members read here: causal, head_dim, tile_m, tile_n, stages, q_stages, staged_output, consumer_warpgroups.
+// Shared memory, barriers and producer of a kernel whose CTAs work on one output tile after another (level 4, FP8).
+// Config members read here: dtype, causal, head_dim, tile_m, tile_n, stages, q_stages, staged_output,
+// consumer_warpgroups.
 #pragma once
 
 #include <attnbench/device.cuh>
@@ -10,12 +11,20 @@
 
 namespace attnbench {
 
+// Bytes of a warpgroup's queries, and of a stage of keys and of values. Values of an 8-bit type come as V^T.
+template <class C>
+struct TileSizes {
+  static constexpr uint32_t q = tile_bytes(C::dtype, C::head_dim, WARPGROUP_ROWS);
+  static constexpr uint32_t k = tile_bytes(C::dtype, C::head_dim, C::tile_n);
+  static constexpr uint32_t v = C::dtype == Dtype::e4m3 ? tile_bytes(C::dtype, C::tile_n, C::head_dim) : k;
+};
+
 template <class C>
 struct SharedStorage {
   static constexpr int warpgroups = C::consumer_warpgroups;
-  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[warpgroups][C::q_stages][tile_bytes(C::head_dim, WARPGROUP_ROWS)];
-  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][tile_bytes(C::head_dim, C::tile_n)];
-  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][tile_bytes(C::head_dim, C::tile_n)];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t q[warpgroups][C::q_stages][TileSizes<C>::q];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t k[C::stages][TileSizes<C>::k];
+  alignas(SWIZZLE_PERIOD_BYTES) uint8_t v[C::stages][TileSizes<C>::v];
   alignas(SWIZZLE_PERIOD_BYTES) uint8_t out[C::staged_output ? warpgroups : 0][tile_bytes(C::head_dim, WARPGROUP_ROWS)];
   alignas(TILE_BYTES) uint8_t tile[warpgroups][C::q_stages][TILE_BYTES];
   uint64_t q_full[warpgroups][C::q_stages], q_empty[warpgroups][C::q_stages];
@@ -27,21 +36,20 @@ struct SharedStorage {
 template <class C>
 struct Addresses {
   using Shared = SharedStorage<C>;
-  static constexpr uint32_t q_bytes = tile_bytes(C::head_dim, WARPGROUP_ROWS);
-  static constexpr uint32_t kv_bytes = tile_bytes(C::head_dim, C::tile_n);
+  static constexpr uint32_t out_bytes = tile_bytes(C::head_dim, WARPGROUP_ROWS);
   uint32_t base;
 
   ATTNBENCH_DEVICE_MEMBER uint32_t q(int warpgroup, int stage) const {
-    return base + uint32_t(offsetof(Shared, q)) + (warpgroup * C::q_stages + stage) * q_bytes;
+    return base + uint32_t(offsetof(Shared, q)) + (warpgroup * C::q_stages + stage) * TileSizes<C>::q;
   }
   ATTNBENCH_DEVICE_MEMBER uint32_t k(int stage) const {
-    return base + uint32_t(offsetof(Shared, k)) + stage * kv_bytes;
+    return base + uint32_t(offsetof(Shared, k)) + stage * TileSizes<C>::k;
   }
   ATTNBENCH_DEVICE_MEMBER uint32_t v(int stage) const {
-    return base + uint32_t(offsetof(Shared, v)) + stage * kv_bytes;
+    return base + uint32_t(offsetof(Shared, v)) + stage * TileSizes<C>::v;
   }
   ATTNBENCH_DEVICE_MEMBER uint32_t out(int warpgroup) const {
-    return base + uint32_t(offsetof(Shared, out)) + warpgroup * q_bytes;
+    return base + uint32_t(offsetof(Shared, out)) + warpgroup * out_bytes;
   }
   ATTNBENCH_DEVICE_MEMBER uint32_t tile(int warpgroup, int stage) const {
     return base + uint32_t(offsetof(Shared, tile)) + (warpgroup * C::q_stages + stage) * TILE_BYTES;
@@ -88,15 +96,23 @@ struct Producer {
 
   ATTNBENCH_DEVICE_MEMBER void load_keys(const Tile& tile, int j) {
     wait_empty(shared.k_empty(), k_at);
-    load_tile<C::head_dim, C::tile_n>(shared.k(k_at.stage), &k_map, shared.k_full() + k_at.stage * MBARRIER_BYTES,
-                                      j * C::tile_n, tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
+    load_panels<C::dtype, C::head_dim, C::tile_n>(shared.k(k_at.stage), &k_map,
+                                                  shared.k_full() + k_at.stage * MBARRIER_BYTES, 0, j * C::tile_n,
+                                                  tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
     k_at.advance();
   }
 
   ATTNBENCH_DEVICE_MEMBER void load_values(const Tile& tile, int j) {
     wait_empty(shared.v_empty(), v_at);
-    load_tile<C::head_dim, C::tile_n>(shared.v(v_at.stage), &v_map, shared.v_full() + v_at.stage * MBARRIER_BYTES,
-                                      j * C::tile_n, tile.head / params.heads_per_kv_head, tile.batch, ptx::EVICT_LAST);
+    const uint32_t full = shared.v_full() + v_at.stage * MBARRIER_BYTES;
+    const int kv_head = tile.head / params.heads_per_kv_head;
+    if constexpr (C::dtype == Dtype::e4m3) {
+      load_panels<C::dtype, C::tile_n, C::head_dim>(shared.v(v_at.stage), &v_map, full, j * C::tile_n, 0, kv_head,
+                                                    tile.batch, ptx::EVICT_LAST);
+    } else {
+      load_tile<C::head_dim, C::tile_n>(shared.v(v_at.stage), &v_map, full, j * C::tile_n, kv_head, tile.batch,
+                                        ptx::EVICT_LAST);
+    }
     v_at.advance();
   }
 
@@ -110,9 +126,9 @@ struct Producer {
       if (tile.first_row == NO_TILE) {
         ptx::mbarrier_arrive(full);
       } else {
-        load_tile<C::head_dim, WARPGROUP_ROWS>(shared.q(warpgroup, q_at.stage), &q_map, full,
-                                               tile.first_row + warpgroup * WARPGROUP_ROWS, tile.head, tile.batch,
-                                               ptx::EVICT_FIRST);
+        load_panels<C::dtype, C::head_dim, WARPGROUP_ROWS>(shared.q(warpgroup, q_at.stage), &q_map, full, 0,
+                                                           tile.first_row + warpgroup * WARPGROUP_ROWS, tile.head,
+                                                           tile.batch, ptx::EVICT_FIRST);
       }
     }
     q_at.advance();

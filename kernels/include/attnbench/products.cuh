@@ -10,7 +10,9 @@
 
 namespace attnbench {
 
-constexpr int STEP_K = 16;  // k of one wgmma of a 16-bit type
+// k of one wgmma: 32 bytes of a row of either operand.
+ATTNBENCH_CONSTEXPR int step_k(Dtype dtype) { return 32 / element_bytes(dtype); }
+constexpr int STEP_K = step_k(Dtype::fp16);  // of a 16-bit type
 
 // scores (64 x TileN) = Q K^T. q: 64 rows of a tile of QRows rows in shared memory; k: TileN rows.
 template <Dtype T, int HeadDim, int TileN, int QRows>
@@ -19,7 +21,7 @@ ATTNBENCH_DEVICE void issue_query_key(float (&scores)[TileN / 2], uint32_t q, ui
   const uint64_t q_descriptor = k_major_descriptor(q);
   const uint64_t k_descriptor = k_major_descriptor(k);
   ATTNBENCH_UNROLL
-  for (int step = 0; step < HeadDim / STEP_K; ++step) {
+  for (int step = 0; step < HeadDim / step_k(T); ++step) {
     ptx::wgmma_ss<T, TileN>(scores, q_descriptor + k_major_step(step, QRows), k_descriptor + k_major_step(step, TileN),
                             step != 0, where);
   }
@@ -44,19 +46,49 @@ ATTNBENCH_DEVICE void issue_weights_value(float (&output)[HeadDim / 2], const ui
   }
 }
 
-// Bytes of a tile of `rows` rows of a 16-bit type.
-ATTNBENCH_CONSTEXPR uint32_t tile_bytes(int head_dim, int rows) { return uint32_t(head_dim) / 64 * panel_bytes(rows); }
+// The same for a type whose operands are K-major only: v holds V^T, `Rows` rows of TileN keys in permuted order
+// (layout.cuh), from its first row of the Columns that the product takes. fresh: output starts at 0 instead of adding.
+template <Dtype T, int Columns, int Rows, int TileN>
+ATTNBENCH_DEVICE void issue_weights_value_transposed(float (&output)[Columns / 2],
+                                                     const uint32_t (&weights)[TileN / step_k(T)][4], uint32_t v,
+                                                     bool fresh, Where where = ATTNBENCH_WHERE) {
+  const uint64_t v_descriptor = k_major_descriptor(v);
+  ATTNBENCH_UNROLL
+  for (int step = 0; step < TileN / step_k(T); ++step) {
+    ptx::wgmma_rs<T, Columns>(output, weights[step], v_descriptor + k_major_step(step, Rows), step > 0 || !fresh, where);
+  }
+}
 
-// Announces and starts the copy of `Rows` rows from `row` on of one (head, batch), panel by panel. One thread.
+// Panels of a tile that is `columns` wide. The last one may be in part beyond the tensor or belong to the next tile.
+ATTNBENCH_CONSTEXPR int panel_count(Dtype dtype, int columns) {
+  return (columns + panel_columns(dtype) - 1) / panel_columns(dtype);
+}
+
+ATTNBENCH_CONSTEXPR uint32_t tile_bytes(Dtype dtype, int columns, int rows) {
+  return uint32_t(panel_count(dtype, columns)) * panel_bytes(rows);
+}
+
+// Bytes of a tile of `rows` rows of a 16-bit type.
+ATTNBENCH_CONSTEXPR uint32_t tile_bytes(int head_dim, int rows) { return tile_bytes(Dtype::fp16, head_dim, rows); }
+
+// Announces and starts the copy of Rows x Columns elements from (row, column) on of one (head, batch), panel by panel.
+// One thread.
+template <Dtype T, int Columns, int Rows>
+ATTNBENCH_DEVICE void load_panels(uint32_t destination, const ptx::TensorMap* map, uint32_t barrier, int column,
+                                  int row, int head, int batch, uint64_t cache_hint, Where where = ATTNBENCH_WHERE) {
+  ptx::mbarrier_arrive_expect_tx(barrier, tile_bytes(T, Columns, Rows), where);
+  ATTNBENCH_UNROLL
+  for (int panel = 0; panel < panel_count(T, Columns); ++panel) {
+    ptx::tma_load_4d(destination + panel * panel_bytes(Rows), map, barrier, column + panel * panel_columns(T), row,
+                     head, batch, cache_hint, where);
+  }
+}
+
+// The same for whole rows of a 16-bit type.
 template <int HeadDim, int Rows>
 ATTNBENCH_DEVICE void load_tile(uint32_t destination, const ptx::TensorMap* map, uint32_t barrier, int row, int head,
                                 int batch, uint64_t cache_hint, Where where = ATTNBENCH_WHERE) {
-  ptx::mbarrier_arrive_expect_tx(barrier, tile_bytes(HeadDim, Rows), where);
-  ATTNBENCH_UNROLL
-  for (int panel = 0; panel < HeadDim / 64; ++panel) {
-    ptx::tma_load_4d(destination + panel * panel_bytes(Rows), map, barrier, panel * 64, row, head, batch, cache_hint,
-                     where);
-  }
+  load_panels<Dtype::fp16, HeadDim, Rows>(destination, map, barrier, 0, row, head, batch, cache_hint, where);
 }
 
 }  // namespace attnbench

@@ -17,10 +17,12 @@ constexpr float LN_2 = 0.69314718055994531f;
 // A row's maximum may stay behind the true one by up to this many powers of two, which saves most rescales of the
 // output (FlashAttention-4's conditional rescaling). The weights then reach 2^8, exact enough in fp16 and bf16, whose
 // relative precision does not depend on the size.
-// NOTE: not for e4m3, whose largest value is 448.
+// NOTE: not for e4m3, whose largest value is 448: see fp8.cuh.
 constexpr float RESCALE_THRESHOLD_LOG2 = 8.0f;
 constexpr float RESCALE_ALWAYS = 0.0f;
 
+// With an offset (fp8.cuh) all weights are 2^offset as large: the maximum is kept less the offset, which is all there is
+// to it, since sum and LSE follow.
 struct SoftmaxRows {
   float maximum[ROWS_PER_THREAD];  // scale_log2 * the row's largest score, or up to the threshold below; -inf: no key
   float sum[ROWS_PER_THREAD];      // this thread's part of sum(exp2(scale_log2 * score - maximum))
@@ -57,10 +59,11 @@ ATTNBENCH_DEVICE float quad_sum(float value) {
 
 // Maxima of the first score tile; sums start at 0.
 template <int Registers>
-ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2) {
+ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2,
+                                    float offset_log2 = 0.0f) {
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
-    rows.maximum[r] = quad_maximum(thread_row_maximum(s, r)) * scale_log2;
+    rows.maximum[r] = quad_maximum(thread_row_maximum(s, r)) * scale_log2 - offset_log2;
     rows.sum[r] = 0.0f;
   }
 }
@@ -70,12 +73,13 @@ ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Register
 // whether one of the thread's two did grow.
 template <int Registers>
 ATTNBENCH_DEVICE bool update_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2,
-                                     float threshold_log2, float (&factor)[ROWS_PER_THREAD]) {
+                                     float threshold_log2, float (&factor)[ROWS_PER_THREAD],
+                                     float offset_log2 = 0.0f) {
   bool any_grew = false;
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     const float previous = rows.maximum[r];
-    const float largest = ptx::maximum(previous, quad_maximum(thread_row_maximum(s, r)) * scale_log2);
+    const float largest = ptx::maximum(previous, quad_maximum(thread_row_maximum(s, r)) * scale_log2 - offset_log2);
     // From -inf it grows by +inf, which gives factor 0, or, still without a key, by NaN, which compares false.
     const float growth = largest - previous;
     const bool grew = growth >= threshold_log2;
@@ -136,15 +140,30 @@ ATTNBENCH_DEVICE void pack_weights(uint32_t (&weights)[Steps][4], const float (&
   }
 }
 
-// Divides the output by the row sums and gives the rows' LSE (natural logarithm). A row without keys gets output 0
-// and LSE -inf.
+// The same for e4m3, k-steps of 32 keys; the values' keys are permuted accordingly (permuted_key).
+template <int Steps>
+ATTNBENCH_DEVICE void pack_weights_8bit(uint32_t (&weights)[Steps][4], const float (&p)[Steps * 16]) {
+  ATTNBENCH_UNROLL
+  for (int step = 0; step < Steps; ++step) {
+    ATTNBENCH_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      weights[step][i] =
+          ptx::pack_e4m3x4(p[a_fragment_source_8bit(step, i, 0)], p[a_fragment_source_8bit(step, i, 1)],
+                           p[a_fragment_source_8bit(step, i, 2)], p[a_fragment_source_8bit(step, i, 3)]);
+    }
+  }
+}
+
+// Divides the output by the row sums, times `scale`, and gives the rows' LSE (natural logarithm). A row without keys
+// gets output 0 and LSE -inf.
 template <int Registers>
-ATTNBENCH_DEVICE void normalize(const SoftmaxRows& rows, float (&o)[Registers], float (&lse)[ROWS_PER_THREAD]) {
+ATTNBENCH_DEVICE void normalize(const SoftmaxRows& rows, float (&o)[Registers], float (&lse)[ROWS_PER_THREAD],
+                                float scale = 1.0f) {
   float inverse[ROWS_PER_THREAD];
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     const float sum = quad_sum(rows.sum[r]);
-    inverse[r] = ptx::reciprocal(sum);
+    inverse[r] = scale * ptx::reciprocal(sum);
     lse[r] = sum == 0.0f ? NEGATIVE_INFINITY : (rows.maximum[r] + ptx::lg2(sum)) * LN_2;
   }
   scale_rows(o, inverse);

@@ -21,6 +21,8 @@ constexpr int64_t TMA_STRIDE_LIMIT_BYTES = int64_t{1} << 40;
 // Smallest query tile of any kernel: one warpgroup's 64 rows. Bounds the number of output tiles.
 constexpr int64_t SMALLEST_TILE_M = 64;
 constexpr int64_t LARGEST_GRID = INT32_MAX;
+// In bytes it still is an int32, which the main loop multiplies with.
+constexpr int64_t DESCALE_STRIDE_LIMIT = int64_t{1} << 29;
 
 inline int element_bytes(int32_t dtype) { return dtype == ATTNBENCH_DTYPE_E4M3 ? 1 : 2; }
 
@@ -54,6 +56,9 @@ struct Reason {
   }
 };
 
+// Length of a row of V^T (abi.h).
+inline int64_t padded_tokens(int64_t seqlen) { return (seqlen + 15) / 16 * 16; }
+
 // One tensor of the call as the checks see it: sizes and strides in the order (batch, seqlen, head).
 struct TensorView {
   const char* name;
@@ -62,10 +67,11 @@ struct TensorView {
   const int64_t* strides;
   int64_t last_size;  // head_dim, contiguous
   int64_t element_bytes;
+  bool transposed = false;  // rows of head_dim and tokens have changed places
 };
 
 inline int32_t check_strides(const TensorView& tensor, const Reason& reason) {
-  static const char* const dimension[3] = {"batch", "seqlen", "head"};
+  const char* const dimension[3] = {"batch", tensor.transposed ? "head_dim" : "seqlen", "head"};
   for (int i = 0; i < 3; ++i) {
     if (tensor.sizes[i] == 1) continue;  // never stepped over
     const long long stride = tensor.strides[i];
@@ -171,12 +177,21 @@ inline int32_t check_variant(const AttnbenchForwardArgs& args, const AttnbenchVa
   return ATTNBENCH_OK;
 }
 
+inline TensorView value_view(const AttnbenchForwardArgs& args) {
+  const int64_t bytes = element_bytes(args.dtype);
+  if (args.dtype == ATTNBENCH_DTYPE_E4M3) {
+    return {"v",          args.v, {args.batch, args.head_dim_v, args.num_heads_kv}, args.v_strides, padded_tokens(args.seqlen_k),
+            bytes, true};
+  }
+  return {"v", args.v, {args.batch, args.seqlen_k, args.num_heads_kv}, args.v_strides, args.head_dim_v, bytes};
+}
+
 inline int32_t check_tensors(const AttnbenchForwardArgs& args, const Reason& reason) {
   const int64_t bytes = element_bytes(args.dtype);
   const TensorView tensors[] = {
       {"q", args.q, {args.batch, args.seqlen_q, args.num_heads}, args.q_strides, args.head_dim, bytes},
       {"k", args.k, {args.batch, args.seqlen_k, args.num_heads_kv}, args.k_strides, args.head_dim, bytes},
-      {"v", args.v, {args.batch, args.seqlen_k, args.num_heads_kv}, args.v_strides, args.head_dim_v, bytes},
+      value_view(args),
       {"out", args.out, {args.batch, args.seqlen_q, args.num_heads}, args.out_strides, args.head_dim_v, 2},
   };
   for (const TensorView& tensor : tensors) {
@@ -187,6 +202,67 @@ inline int32_t check_tensors(const AttnbenchForwardArgs& args, const Reason& rea
   if (reinterpret_cast<uintptr_t>(args.lse) % sizeof(float) != 0) {
     return reason.refuse(ATTNBENCH_BAD_ALIGNMENT, "lse starts at %p: must be 4-byte aligned",
                          static_cast<const void*>(args.lse));
+  }
+  return ATTNBENCH_OK;
+}
+
+// Descales of one operand: where they lie. What they hold is on the device and cannot be looked at.
+inline int32_t check_descales(const char* name, const float* data, const int64_t strides[3], const Reason& reason) {
+  static const char* const dimension[3] = {"batch", "block", "head"};
+  if (data == nullptr) return reason.refuse(ATTNBENCH_NULL_POINTER, "%s is NULL", name);
+  if (reinterpret_cast<uintptr_t>(data) % sizeof(float) != 0) {
+    return reason.refuse(ATTNBENCH_BAD_DESCALE, "%s starts at %p: must be 4-byte aligned", name,
+                         static_cast<const void*>(data));
+  }
+  for (int i = 0; i < 3; ++i) {
+    if (strides[i] < 0 || strides[i] > DESCALE_STRIDE_LIMIT) {
+      return reason.refuse(ATTNBENCH_BAD_DESCALE, "%s stride over %s is %lld: must be from 0 to 2^29", name,
+                           dimension[i], static_cast<long long>(strides[i]));
+    }
+  }
+  return ATTNBENCH_OK;
+}
+
+inline int32_t check_block_size(const AttnbenchForwardArgs& args, const AttnbenchVariant& variant,
+                                const Reason& reason) {
+  const int32_t tokens = args.descale_block_size;
+  if (tokens == 0) return ATTNBENCH_OK;
+  if (tokens < ATTNBENCH_MIN_DESCALE_BLOCK || (tokens & (tokens - 1)) != 0) {
+    return reason.refuse(ATTNBENCH_BAD_DESCALE,
+                         "descale_block_size is %d: must be 0 (one descale a head) or a power of two from %d on", tokens,
+                         ATTNBENCH_MIN_DESCALE_BLOCK);
+  }
+  if ((variant.flags & ATTNBENCH_FLAG_BLOCK_DESCALES) == 0) {
+    return reason.refuse(ATTNBENCH_UNSUPPORTED_VARIANT, "variant %d (%s) takes one descale a head, not one a block",
+                         args.variant, variant.name);
+  }
+  return ATTNBENCH_OK;
+}
+
+// What only e4m3 has: descales, the scale of the weights, a type of its own for the output.
+inline int32_t check_fp8(const AttnbenchForwardArgs& args, const AttnbenchVariant& variant, const Reason& reason) {
+  int exponent = 0;
+  const bool is_power = std::frexp(args.p_scale, &exponent) == 0.5f;
+  if (!is_power || args.p_scale < 1.0f || args.p_scale > float(ATTNBENCH_MAX_P_SCALE)) {
+    return reason.refuse(ATTNBENCH_BAD_SCALE, "p_scale is %g: must be a power of two from 1 to %d",
+                         static_cast<double>(args.p_scale), ATTNBENCH_MAX_P_SCALE);
+  }
+  if (args.out_dtype != ATTNBENCH_DTYPE_FP16 && args.out_dtype != ATTNBENCH_DTYPE_BF16) {
+    return reason.refuse(ATTNBENCH_BAD_DTYPE, "out_dtype %d: must be 0 (fp16) or 1 (bf16) for e4m3", args.out_dtype);
+  }
+  if (int32_t status = check_block_size(args, variant, reason)) return status;
+  if (int32_t status = check_descales("q_descale", args.q_descale, args.q_descale_strides, reason)) return status;
+  if (int32_t status = check_descales("k_descale", args.k_descale, args.k_descale_strides, reason)) return status;
+  return check_descales("v_descale", args.v_descale, args.v_descale_strides, reason);
+}
+
+inline int32_t check_no_fp8(const AttnbenchForwardArgs& args, const Reason& reason) {
+  if (args.out_dtype != args.dtype) {
+    return reason.refuse(ATTNBENCH_BAD_DTYPE, "out_dtype %d: must be %d, as dtype", args.out_dtype, args.dtype);
+  }
+  if (args.q_descale != nullptr || args.k_descale != nullptr || args.v_descale != nullptr ||
+      args.descale_block_size != 0) {
+    return reason.refuse(ATTNBENCH_BAD_DESCALE, "descales are for e4m3, not for %s", dtype_name(args.dtype));
   }
   return ATTNBENCH_OK;
 }
@@ -215,6 +291,10 @@ inline int32_t validate(const AttnbenchForwardArgs* args, const AttnbenchVariant
   }
   if (int32_t status = check_variant(*args, variants, count, reason)) return status;
   if (int32_t status = check_sizes(*args, reason)) return status;
+  if (int32_t status = args->dtype == ATTNBENCH_DTYPE_E4M3 ? check_fp8(*args, variants[args->variant], reason)
+                                                          : check_no_fp8(*args, reason)) {
+    return status;
+  }
   return check_tensors(*args, reason);
 }
 
@@ -243,12 +323,13 @@ inline const char* status_name(int32_t status) {
     case ATTNBENCH_BAD_SHAPE: return "bad shape";
     case ATTNBENCH_BAD_STRIDE: return "bad stride";
     case ATTNBENCH_BAD_ALIGNMENT: return "bad alignment";
-    case ATTNBENCH_BAD_SCALE: return "bad softmax_scale";
+    case ATTNBENCH_BAD_SCALE: return "bad scale";
     case ATTNBENCH_TOO_LARGE: return "too large";
     case ATTNBENCH_WORKSPACE_TOO_SMALL: return "workspace too small";
     case ATTNBENCH_NO_DRIVER: return "no CUDA driver or no device";
     case ATTNBENCH_WRONG_ARCHITECTURE: return "the device is not compute capability 9.0 (Hopper)";
     case ATTNBENCH_TENSOR_MAP_ERROR: return "the driver refused a tensor map";
+    case ATTNBENCH_BAD_DESCALE: return "bad descale";
     default: return "unknown status";
   }
 }

@@ -14,8 +14,18 @@ namespace attnbench {
 
 using ForwardKernel = void(ptx::TensorMap, ptx::TensorMap, ptx::TensorMap, ptx::TensorMap, ForwardParams);
 
+// Products of 16-bit types are summed in fp32; an e4m3 Config says how it sums.
+template <class C>
+constexpr int32_t accumulator_of() {
+  if constexpr (C::dtype == Dtype::e4m3) {
+    return C::accumulator;
+  } else {
+    return ATTNBENCH_ACCUMULATOR_FP32;
+  }
+}
+
 // Members of Config: schedule (text), dtype, head_dim, causal, tile_m, tile_n, stages, threads, consumer_warpgroups,
-// flags. shared_bytes: sizeof its SharedStorage.
+// flags; for e4m3 also accumulator. shared_bytes: sizeof its SharedStorage.
 template <class C>
 constexpr AttnbenchVariant describe(const char* kernel, int shared_bytes) {
   return {C::schedule,
@@ -30,7 +40,7 @@ constexpr AttnbenchVariant describe(const char* kernel, int shared_bytes) {
           C::consumer_warpgroups,
           shared_bytes,
           C::flags,
-          ATTNBENCH_ACCUMULATOR_FP32};
+          accumulator_of<C>()};
 }
 
 // Tiles of unequal length are dealt out by a counter in the workspace (scheduler.cuh).

@@ -12,6 +12,7 @@
 #define ATTNBENCH_DEVICE_MEMBER inline
 
 #define ATTNBENCH_KERNEL(threads) void
+#define ATTNBENCH_KERNEL_RESIDENT(threads, ctas) void
 #define ATTNBENCH_GRID_CONSTANT
 
 // Unrolling is for registers; the host compiler's own choice keeps the emulated build small.

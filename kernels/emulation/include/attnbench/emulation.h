@@ -27,7 +27,8 @@ enum {
 /* What a mutation does to each call from one site. Not every kind applies to every primitive. */
 enum {
   ATTNBENCH_MUTATION_NONE = 0,
-  ATTNBENCH_MUTATION_DROP = 1,        /* the call does nothing (a wait returns at once; expect_tx only arrives) */
+  ATTNBENCH_MUTATION_DROP = 1,        /* the call does nothing (a wait returns at once; expect_tx only
+                                         arrives; a shuffle gives each lane its own value) */
   ATTNBENCH_MUTATION_FLIP_PARITY = 2, /* try_wait looks at the other parity */
   ATTNBENCH_MUTATION_LESS = 3,        /* half the expect_tx bytes; one less in a count */
   ATTNBENCH_MUTATION_MORE = 4,        /* twice the expect_tx bytes; one more in a count */

@@ -1,5 +1,5 @@
-// Conversions from fp32 with packing, round to nearest even (PTX ISA, "cvt"). The first argument goes to the lowest
-// bits, which is the lower column in every wgmma fragment.
+// Conversions between fp32 and packed narrow types (PTX ISA, "cvt"), to narrow ones round to nearest even. The first
+// value stands in the lowest bits, which is the lower column in every wgmma fragment.
 #pragma once
 
 #include <attnbench/device.cuh>
@@ -16,6 +16,24 @@ ATTNBENCH_DEVICE uint32_t pack_bf16x2(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+// Exact; the lower half goes to the first argument.
+ATTNBENCH_DEVICE void unpack_f16x2(float& low, float& high, uint32_t packed) {
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.f32.f16 %0, low;\n"
+      "cvt.f32.f16 %1, high;\n"
+      "}"
+      : "=f"(low), "=f"(high)
+      : "r"(packed));
+}
+
+// Exact: bf16 is the upper half of an fp32.
+ATTNBENCH_DEVICE void unpack_bf16x2(float& low, float& high, uint32_t packed) {
+  low = __uint_as_float(packed << 16);
+  high = __uint_as_float(packed & 0xffff0000u);
 }
 
 // Saturates to +-448, infinity included (.satfinite); NaN stays NaN.

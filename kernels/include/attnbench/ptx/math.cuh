@@ -1,5 +1,5 @@
-// Approximate fp32 functions of the multi-function unit (PTX ISA, "ex2", "lg2", "rcp"). Subnormals flush to zero:
-// without .ftz each ex2 costs three more instructions for range handling.
+// fp32 functions. The approximate ones are the multi-function unit's (PTX ISA, "ex2", "lg2", "rcp"); they flush
+// subnormals to zero: without .ftz each ex2 costs three more instructions for range handling.
 #pragma once
 
 #include <attnbench/device.cuh>
@@ -29,6 +29,11 @@ ATTNBENCH_DEVICE float reciprocal(float x) {
 
 // The larger of both; where one is NaN, the other.
 ATTNBENCH_DEVICE float maximum(float x, float y) { return fmaxf(x, y); }
+
+ATTNBENCH_DEVICE float magnitude(float x) { return fabsf(x); }
+
+// x / y, rounded to nearest; subnormals as IEEE 754 has them.
+ATTNBENCH_DEVICE float divide(float x, float y) { return __fdiv_rn(x, y); }
 
 // x * y + z, rounded once.
 ATTNBENCH_DEVICE float multiply_add(float x, float y, float z) { return __fmaf_rn(x, y, z); }

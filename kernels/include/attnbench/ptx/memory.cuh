@@ -11,12 +11,26 @@ ATTNBENCH_DEVICE void store_global_b32(void* address, uint32_t value, Where = AT
   *static_cast<uint32_t*>(address) = value;
 }
 
+// address: 8-byte aligned.
+ATTNBENCH_DEVICE void store_global_b64(void* address, uint32_t low, uint32_t high, Where = ATTNBENCH_WHERE) {
+  *static_cast<uint2*>(address) = make_uint2(low, high);
+}
+
 // address: 16-byte aligned.
 ATTNBENCH_DEVICE void store_global_b128(void* address, const uint32_t (&value)[4], Where = ATTNBENCH_WHERE) {
   *static_cast<uint4*>(address) = make_uint4(value[0], value[1], value[2], value[3]);
 }
 
 ATTNBENCH_DEVICE float load_global_f32(const float* address, Where = ATTNBENCH_WHERE) { return __ldg(address); }
+
+// address: 16-byte aligned, and not written while the kernel runs.
+ATTNBENCH_DEVICE void load_global_b128(uint32_t (&value)[4], const void* address, Where = ATTNBENCH_WHERE) {
+  const uint4 words = __ldg(static_cast<const uint4*>(address));
+  value[0] = words.x;
+  value[1] = words.y;
+  value[2] = words.z;
+  value[3] = words.w;
+}
 
 ATTNBENCH_DEVICE void store_shared_b32(uint32_t address, uint32_t value, Where = ATTNBENCH_WHERE) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
@@ -44,6 +58,11 @@ ATTNBENCH_DEVICE void load_shared_b128(uint32_t (&value)[4], uint32_t address, W
 // Returns the value before the addition.
 ATTNBENCH_DEVICE int atomic_add_global(int* address, int value, Where = ATTNBENCH_WHERE) {
   return atomicAdd(address, value);
+}
+
+// Raises *address to value; whole numbers, so that the order in which threads come does not matter.
+ATTNBENCH_DEVICE void atomic_maximum_global(uint32_t* address, uint32_t value, Where = ATTNBENCH_WHERE) {
+  atomicMax(address, value);
 }
 
 }  // namespace attnbench::ptx

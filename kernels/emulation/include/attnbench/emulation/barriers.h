@@ -132,6 +132,7 @@ ATTNBENCH_OUT_OF_LINE void warp_sync(Where where) {
 // NOTE: shuffles and votes synchronize the lanes but order no memory (PTX ISA, "shfl.sync"; bar.warp.sync does).
 ATTNBENCH_OUT_OF_LINE uint32_t shuffle(uint32_t value, int source_lane, Where where) {
   const SiteId site = engine.sites.visit(Primitive::shuffle, where);
+  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) source_lane = self().lane();
   return meet(value, site, false).values[source_lane & 31];
 }
 

@@ -12,6 +12,8 @@ ATTNBENCH_DEVICE float ex2(float x) { return flush_subnormal(exp2f(x)); }
 ATTNBENCH_DEVICE float lg2(float x) { return log2f(flush_subnormal(x)); }
 ATTNBENCH_DEVICE float reciprocal(float x) { return flush_subnormal(1.0f / flush_subnormal(x)); }
 ATTNBENCH_DEVICE float maximum(float x, float y) { return x > y || y != y ? x : y; }
+ATTNBENCH_DEVICE float magnitude(float x) { return std::fabs(x); }
+ATTNBENCH_DEVICE float divide(float x, float y) { return x / y; }
 ATTNBENCH_DEVICE float multiply_add(float x, float y, float z) { return std::fma(x, y, z); }
 
 }  // namespace attnbench::ptx

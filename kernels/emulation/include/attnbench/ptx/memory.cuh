@@ -15,12 +15,23 @@ ATTNBENCH_DEVICE void store_global_b32(void* address, uint32_t value, Where wher
   std::memcpy(address, &value, sizeof value);
 }
 
+ATTNBENCH_DEVICE void store_global_b64(void* address, uint32_t low, uint32_t high, Where where = ATTNBENCH_WHERE) {
+  const uint32_t value[2] = {low, high};
+  emulation::check_aligned(address, sizeof value, where);
+  std::memcpy(address, value, sizeof value);
+}
+
 ATTNBENCH_DEVICE void store_global_b128(void* address, const uint32_t (&value)[4], Where where = ATTNBENCH_WHERE) {
   emulation::check_aligned(address, sizeof value, where);
   std::memcpy(address, value, sizeof value);
 }
 
 ATTNBENCH_DEVICE float load_global_f32(const float* address, Where = ATTNBENCH_WHERE) { return *address; }
+
+ATTNBENCH_DEVICE void load_global_b128(uint32_t (&value)[4], const void* address, Where where = ATTNBENCH_WHERE) {
+  emulation::check_aligned(address, sizeof value, where);
+  std::memcpy(value, address, sizeof value);
+}
 
 ATTNBENCH_DEVICE void store_shared_b32(uint32_t address, uint32_t value, Where where = ATTNBENCH_WHERE) {
   emulation::store_shared(address, &value, sizeof value, emulation::Primitive::store_shared, where);
@@ -45,6 +56,10 @@ ATTNBENCH_DEVICE int atomic_add_global(int* address, int value, Where = ATTNBENC
   const int before = *address;
   *address += value;
   return before;
+}
+
+ATTNBENCH_DEVICE void atomic_maximum_global(uint32_t* address, uint32_t value, Where = ATTNBENCH_WHERE) {
+  *address = value > *address ? value : *address;
 }
 
 }  // namespace attnbench::ptx

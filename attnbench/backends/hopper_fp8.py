@@ -1,0 +1,63 @@
+"""Our own Hopper FP8 kernels (kernels/fwd_fp8.cu), one backend a schedule: how deep their accumulation is.
+
+They start from the reference quantizer's tensors; V is transposed and permuted in `prepare`.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnbench.backend import Inputs
+from attnbench.case import Case
+from attnbench.kernel_backend import KernelBackend
+from attnbench.kernel_schedules import DEFAULT_FP8_SCHEDULE, FP8_SCHEDULES, built_kernel
+
+if TYPE_CHECKING:
+    from attnbench.kernel_arguments import BoundForward
+    from attnbench.kernel_library import ForwardArgs, Variant
+
+# Scalings whose descales the kernels take: one for everything, a head, or a block of tokens.
+SCALINGS = ("none", "tensor", "head", "block")
+# Copies of V that exist at once while it is permuted: padded, gathered, and the result.
+V_COPIES = 3
+
+
+@dataclass(frozen=True)
+class HopperFp8(KernelBackend):
+    """The backend of one schedule: `hopper_fp8` sums as the tensor core does, `hopper_fp8[two_level]` on two levels."""
+
+    @property
+    def accumulator(self) -> str:
+        return FP8_SCHEDULES[self.schedule].accumulator
+
+    @property
+    def name(self) -> str:
+        default = self.schedule == DEFAULT_FP8_SCHEDULE
+        return "hopper_fp8" if default else f"hopper_fp8[{self.schedule.removeprefix('fp8_')}]"
+
+    def case_reason(self, case: Case) -> str | None:
+        if case.dtype != "e4m3":
+            return f"it takes e4m3, not {case.dtype}"
+        if case.scaling not in SCALINGS:
+            return f"it takes one descale a head or a block of tokens, not scaling by {case.scaling}"
+        return None if case.head_dim_v == case.head_dim else "it takes one head_dim for q, k and v"
+
+    def extra_bytes(self, case: Case) -> int:
+        """What V^T and its making need."""
+        from attnbench.kernel_fp8 import padded_tokens
+
+        return V_COPIES * case.batch * case.num_heads_kv * case.head_dim_v * padded_tokens(case.seqlen_k)
+
+    def case_arguments(self, variant: Variant, case: Case) -> ForwardArgs:
+        from attnbench.kernel_fp8 import fp8_case_args
+
+        return fp8_case_args(variant, case)
+
+    def bind(self, case: Case, inputs: Inputs) -> BoundForward:
+        from attnbench.kernel_fp8 import bind, reference_operands
+
+        library, operands = built_kernel(self.schedule).library, reference_operands(case, inputs.quantized)
+        return bind(library, self.variant(case), operands, case.causal, case.scale, case.p_scale, inputs.q.dtype)
+
+
+BACKENDS = tuple(HopperFp8(schedule) for schedule in FP8_SCHEDULES)

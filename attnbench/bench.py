@@ -1,0 +1,108 @@
+"""The inputs and references of one case, made when first needed and shared by all its backends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from attnbench.backend import Backend, Outputs, extra_bytes, trait
+from attnbench.case import Case
+from attnbench.contract import checksums
+from attnbench.environment import available_memory_bytes
+from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
+from attnbench.inputs import input_bytes, make_inputs
+from attnbench.judge import Reference, make_reference
+from attnbench.phases import Phases
+from attnbench.record import PrepTiming
+from attnbench.sampling import Unwatched, Watch
+from attnbench.suite_model import Checks, Timing
+
+# What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
+MEMORY_SHARE = 0.8
+FRESH = 1  # the input set of the recheck: other numbers than the checked ones
+
+
+class Bench:
+    """The inputs and references of one case, made when first needed and shared by all its backends."""
+
+    def __init__(
+        self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases,
+        bits: str | None = None, watch: Watch | None = None,
+    ):  # fmt: skip
+        """bits: a folder where the outputs of another process lie, or are to be left for one. watch: of the machine."""
+        self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
+        self.watch = watch or Unwatched()
+        self.cache_bytes, self.phases = cache_bytes, phases
+        self._reference: Reference | None = None
+        self._fresh: Reference | None = None
+        self._checksums: list[int] = []
+        self._sources: tuple[Any, dict[str, float]] | None = None
+        self.reference_prep: PrepTiming | None = None  # the reference quantizer's time, taken once for all backends
+        self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `lab`
+
+    @property
+    def reference(self) -> Reference:
+        if self._reference is None:
+            with self.phases("inputs"):
+                inputs = make_inputs(self.case, self.device)
+                self._checksums = checksums(inputs)
+            with self.phases("oracle"):
+                self._reference = make_reference(self.case, inputs, self.checks.oracle)
+        return self._reference
+
+    @property
+    def checksums(self) -> list[int]:
+        """Of the checked inputs, whole."""
+        if self._reference is None:
+            self.reference  # drawing the inputs takes their checksums
+        return self._checksums
+
+    def inputs_written(self) -> bool:
+        """Whether a backend changed the checked inputs. They are then drawn again, so that the next one gets them whole."""
+        if self._reference is None or checksums(self._reference.inputs) == self._checksums:
+            return False
+        with self.phases("inputs"):
+            self._reference = replace(self._reference, inputs=make_inputs(self.case, self.device))
+        return True
+
+    def sources(self, outputs: Outputs) -> dict[str, float]:
+        """Figures of `error_sources`; what does not depend on the outputs is made once."""
+        reference = self.reference
+        if self._sources is None:
+            with self.phases("oracle"):
+                drawn = drawn_oracle(self.case, reference.inputs, reference.rows)
+                self._sources = drawn, source_errors(reference)
+        drawn, errors = self._sources
+        index = reference.rows.index[..., None].expand_as(drawn)
+        out = outputs.out.transpose(1, 2).gather(2, index).double()
+        return {**errors, "rmse_drawn": rmse_drawn(out, drawn)}
+
+    def forget(self) -> None:
+        """Inputs and references are made anew when next needed."""
+        self._reference = self._fresh = None
+
+    def make_budgets(self, backend: Backend) -> None:
+        """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
+        reference = self.reference
+        with self.phases("oracle"):
+            reference.eager(trait(backend, "accumulator"))
+            if self.case.is_fp8:
+                reference.eager("fp32")
+
+    @property
+    def fresh(self) -> Reference:
+        """Other inputs of the same case, with the oracle at a few rows only."""
+        if self._fresh is None:
+            with self.phases("inputs"):
+                inputs = make_inputs(self.case, self.device, FRESH)
+            with self.phases("oracle"):
+                self._fresh = make_reference(self.case, inputs, "spot")
+        return self._fresh
+
+    def too_large(self, backend: Backend) -> str | None:
+        """Why the case cannot fit into the device's memory, known before anything is allocated."""
+        need = 2 * input_bytes(self.case) + extra_bytes(backend, self.case)
+        have = int(available_memory_bytes(self.device) * MEMORY_SHARE)
+        if need <= have:
+            return None
+        return f"needs about {need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB of the {self.device} memory may be used"

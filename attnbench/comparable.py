@@ -1,0 +1,109 @@
+"""Whether two runs, or two measurements, may be compared at all, and what else differs that a reader should know.
+
+Rates need no rule of their own: records hold seconds, and one formula counts the FLOPs of both sides as they are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Mapping, Sequence
+
+from attnbench.peaks import gpu_of, section
+from attnbench.record import Measurement
+from attnbench.store import Run
+
+NOT_RECORDED = "not recorded"
+# A run's own GEMM that differs by more than this from the other side's tells of a machine in another state.
+SENTINEL_DRIFT = 0.02
+# Settings of a GPU that decide what a time means: key of the environment's `gpu`, and what to call it.
+_GPU_SETTINGS = {
+    "name": "GPU", "sm_count": "SMs", "fingerprint": "card", "mig": "MIG slice", "power_limit_w": "power limit (W)",
+    "ecc": "ECC", "max_sm_clock_mhz": "maximum SM clock (MHz)", "application_sm_clock_mhz": "application clock (MHz)",
+}  # fmt: skip
+_CPU_SETTINGS = {"model": "CPU", "cores": "CPUs allowed", "quota_cores": "CPU quota", "governor": "clock policy",
+                 "boost": "boost"}  # fmt: skip
+# How a measurement was made: two that differ in one of these answer different questions.
+_MEASURED_BY = ("timer", "regime", "cache")
+
+
+def differences_of_machines(base: Run, new: Run) -> tuple[str, ...]:
+    """Why timings of two runs are not comparable: `power limit (W): 700 before, 500 now`. () where they are.
+
+    A fact that one of them did not record forbids nothing; `cautions` names it.
+    """
+    return tuple(_differences(_machine(base.environment), _machine(new.environment), both=True))
+
+
+def differences_of_measurements(base: Measurement, new: Measurement) -> tuple[str, ...]:
+    """The same of two measurements of a case: timer, regime, cache."""
+    return tuple(_differences(*({name: getattr(one, name) for name in _MEASURED_BY} for one in (base, new)), both=True))
+
+
+def cautions(base: Run, new: Run) -> Iterator[str]:
+    """What differs and does not forbid the comparison, because it may be the very thing that is compared."""
+    refusals = differences_of_machines(base, new)
+    machines = _differences(_machine(base.environment), _machine(new.environment))
+    yield from (text for text in machines if text not in refusals)
+    yield from _differences(_software(base.environment), _software(new.environment))
+    rates = [section(run.environment, "sentinels").get("gemm_flops_per_s") for run in (base, new)]
+    if all(isinstance(rate, (int, float)) and rate > 0 for rate in rates):
+        drift = rates[1] / rates[0] - 1
+        if abs(drift) > SENTINEL_DRIFT:
+            yield f"the machine's own GEMM: {100 * drift:+.1f} % in rate, so the machine was in another state"
+
+
+def suspicion(run: Run) -> str:
+    """Why the run itself is suspect, as its environment says; "" where it is not."""
+    suspect = run.environment.get("suspect")
+    if not suspect:
+        return ""
+    return "marked suspect" + ("" if suspect is True else f": {_text(suspect)}")
+
+
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    gpu = gpu_of(environment)
+    facts = {"device": _kind_of_device(environment), "machine": environment.get("machine")}
+    facts["GPU"] = "none" if "gpu" in environment and not gpu else None
+    if gpu:
+        facts |= {title: gpu.get(name) for name, title in _GPU_SETTINGS.items()}
+    else:
+        cpu = section(environment, "cpu")
+        facts |= {title: cpu.get(name) for name, title in _CPU_SETTINGS.items()}
+        threads = section(section(environment, "worker"), "threads")
+        facts["threads"] = threads.get("intra_op")
+    return facts
+
+
+def _kind_of_device(environment: Mapping[str, Any]) -> str | None:
+    """`cuda` for cuda:0 and cuda:1 alike: which card it was, its fingerprint says."""
+    device = environment.get("device")
+    return device.partition(":")[0] if isinstance(device, str) else None
+
+
+def _software(environment: Mapping[str, Any]) -> dict[str, Any]:
+    gpu, worker = gpu_of(environment), section(environment, "worker")
+    facts = dict(section(environment, "versions"))
+    facts |= {"driver": gpu.get("driver"), "nvcc": environment.get("nvcc"),
+              "CUDA of torch": section(worker, "torch").get("cuda"), "cuDNN": section(worker, "torch").get("cudnn"),
+              "Python": section(environment, "python").get("version"),
+              "attnbench revision": _short(section(environment, "attnbench").get("revision"))}  # fmt: skip
+    return facts
+
+
+def _short(revision: Any) -> Any:
+    return revision[:12] if isinstance(revision, str) else revision
+
+
+def _differences(base: Mapping[str, Any], new: Mapping[str, Any], both: bool = False) -> Iterator[str]:
+    """What is not equal; with `both`, only where neither side is silent."""
+    for name in dict.fromkeys((*base, *new)):
+        before, now = base.get(name), new.get(name)
+        if before != now and not (both and None in (before, now)):
+            yield f"{name}: {_text(before)} before, {_text(now)} now"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return NOT_RECORDED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

@@ -1,0 +1,200 @@
+"""Two sides of runs to a verdict for every case and backend: slower, faster, same, missing, not comparable and so on.
+
+Where both sides took turns in the same processes, processes are what is replicated; otherwise BASE is a stored baseline
+and its runs are. What cannot be compared is refused with a reason and never left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Mapping, Sequence
+
+from attnbench.case_records import CaseRecords, Name, gather, other_inputs, refusal
+from attnbench.comparable import cautions, differences_of_machines, differences_of_measurements, suspicion
+from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
+from attnbench.quality import Finding, findings
+from attnbench.record import Measurement
+from attnbench.sides import Side
+from attnbench.store import Run, StoreError
+from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One case on one backend. verdict: None where neither side was timed (checks alone are compared then).
+
+    compared: whether both sides have a right result of it. base_s, new_s: seconds per call, the geometric mean over a
+    side's runs; None where it was not timed.
+    """
+
+    case_key: str
+    backend: str
+    verdict: Verdict | None
+    findings: tuple[Finding, ...]
+    compared: bool
+    base_s: float | None
+    new_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """suite: the geometric mean over the cases with a difference; None where no case has one.
+
+    unit: what was replicated, "process" or "run". allowance: of a whole run's shift, a fraction; None where it is
+    estimated with each case. forced: why the comparison is none, where it was made nevertheless. left_out: why some of
+    the stored runs were not used. cautions: what differs and forbids nothing. problems: lines that are no records.
+    """
+
+    base: str
+    new: str
+    cells: tuple[Cell, ...]
+    margin: Margin
+    unit: str
+    suite: Verdict | None
+    allowance: float | None
+    forced: tuple[str, ...]
+    left_out: tuple[str, ...]
+    cautions: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The stored runs that are compared with, why others are not, and what force has overridden."""
+
+    runs: tuple[Run, ...]
+    left_out: tuple[str, ...]
+    forced: tuple[str, ...]
+
+
+def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Comparison:
+    """Every case of both sides, judged. `force` compares what is not comparable, and the result says so.
+
+    Raises StoreError where the runs of NEW are themselves not comparable: then it is not one side.
+    """
+    for run in new.runs[1:]:
+        for reason in differences_of_machines(new.runs[0], run):
+            raise StoreError(f"{new.path}: its runs {new.runs[0].name} and {run.name} are not comparable: {reason}")
+    usable = _usable(base, new, force)
+    cases = gather(usable.runs or base.runs, new.runs)
+    if not usable.runs:
+        incomparable = Pair(refused=NOT_COMPARABLE, reason="the runs are not comparable: " + "; ".join(usable.left_out))
+        pairs: dict[Name, Pair | None] = {name: incomparable for name in cases}
+        forced: list[str] = []
+    else:
+        pairs, forced = _pairs(cases, force)
+    if not force:
+        pairs = _suspect(pairs, new.runs)
+    return _comparison(base, new, usable, cases, pairs, margin, (*usable.forced, *dict.fromkeys(forced)))
+
+
+def _usable(base: Side, new: Side, force: bool) -> Usable:
+    runs: list[Run] = []
+    by_reason: dict[str, list[str]] = {}
+    for run in base.runs:
+        reasons = [*differences_of_machines(run, new.runs[0]), *filter(None, [suspicion(run)])]
+        if not reasons or force:
+            runs.append(run)
+        for reason in reasons:
+            by_reason.setdefault(reason, []).append(run.name)
+    told = tuple(f"{reason} ({_named(names, len(base.runs))})" for reason, names in by_reason.items())
+    return Usable(tuple(runs), () if force else told, told if force else ())
+
+
+def _named(names: Sequence[str], count: int) -> str:
+    if len(names) == count:
+        return "every run of the baseline" if count > 1 else f"run {names[0]}"
+    return f"run{'' if len(names) == 1 else 's'} {', '.join(names)}"
+
+
+def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], list[str]]:
+    """A pair for every case that either side timed; None where checks alone are compared. And what force overrode."""
+    pairs: dict[Name, Pair | None] = {}
+    stored: dict[Name, tuple[ByRun, ByRun]] = {}
+    forced: list[str] = []
+    inputs = other_inputs(cases)
+    for name, case in cases.items():
+        refused = refusal(case, inputs.get(name, ""))
+        base, new = case.timed
+        if refused is not None or not any(base):
+            pairs[name] = refused
+            continue
+        base, reasons = _alike(base, new)
+        if reasons and force:
+            forced += reasons
+            base = case.timed[0]
+        if not any(base):
+            pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(reasons))
+        elif len(base) == len(new) == 1 and took_turns(base[0], new[0]):
+            pairs[name] = pair_of_turns(base[0], new[0])
+        else:
+            pairs[name] = None
+            stored[name] = base, new
+    return pairs | pairs_of_runs(stored), forced
+
+
+def _alike(base: ByRun, new: ByRun) -> tuple[list[Measurement | None], list[str]]:
+    """The baseline's measurements that were made as NEW's were, and why the others were not."""
+    kept, reasons = [], []
+    others = [one for one in new if one is not None]
+    for measurement in base:
+        differ = [] if measurement is None else [
+            reason for other in others for reason in differences_of_measurements(measurement, other)]  # fmt: skip
+        kept.append(None if differ else measurement)
+        reasons += differ
+    return kept, list(dict.fromkeys(reasons))
+
+
+def _suspect(pairs: Mapping[Name, Pair | None], runs: Sequence[Run]) -> dict[Name, Pair | None]:
+    """No verdict on times of a run that says itself that the machine drifted; turns taken together stand it."""
+    reasons = "; ".join(f"{run.name} is {suspicion(run)}" for run in runs if suspicion(run))
+    if not reasons:
+        return dict(pairs)
+    refused = Pair(refused=INCONCLUSIVE, reason=reasons)
+    return {name: refused if pair and pair.time and pair.time.unit == "run" else pair for name, pair in pairs.items()}
+
+
+def _comparison(
+    base: Side,
+    new: Side,
+    usable: Usable,
+    cases: Mapping[Name, CaseRecords],
+    pairs: Mapping[Name, Pair | None],
+    margin: Margin,
+    forced: Sequence[str],
+) -> Comparison:
+    verdicts = decide({name: pair for name, pair in pairs.items() if pair is not None}, margin)
+    cells = tuple(_cell(name, case, verdicts.get(name)) for name, case in cases.items())
+    judged = {name: pair.time for name, pair in pairs.items() if pair is not None and pair.time is not None}
+    unit = next((time.unit for time in judged.values()), "run")
+    judged = {name: time for name, time in judged.items() if time.unit == unit}
+    sides = [cases[name].timed for name in judged]
+    allowances = [time.allowance for time in judged.values() if time.allowance]
+    pairs_of_machines = [(run, new.runs[0]) for run in usable.runs]
+    return Comparison(
+        base=str(base),
+        new=str(new),
+        cells=cells,
+        margin=margin,
+        unit=unit,
+        suite=_suite(sides, unit, margin) if sides else None,
+        allowance=max(allowances, default=None),
+        forced=tuple(forced),
+        left_out=usable.left_out if usable.runs else (),
+        cautions=tuple(dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines))),
+        problems=(*base.problems, *new.problems),
+    )
+
+
+def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
+    base, new = [list(filter(None, side)) for side in (case.base, case.new)]
+    compared = all(any(record.status == "ok" for record in side) for side in (base, new))
+    return Cell(*name, verdict, tuple(findings(base, new)), compared, *map(typical_s, case.timed))
+
+
+def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:
+    """The geometric mean over the suite, so that many small losses are not lost."""
+    if unit == "process":
+        return decide_one(suite_of_turns([(base[0], new[0]) for base, new in sides]), margin)
+    return decide_one(suite_of_runs(sides), margin)

@@ -1,0 +1,55 @@
+"""A comparison on the terminal, or as plain text where the output is none."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Sequence
+
+import click
+
+from attnbench.compare import Comparison
+from attnbench.compare_text import HEADERS, Row, besides, headlines, notes, rows
+from attnbench.quality import BROKEN, WRONG
+from attnbench.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Columns where the output is no terminal: wide enough for a case key, its figures and a reason.
+LOG_WIDTH = 200
+_STYLES = {WRONG: "bold red", BROKEN: "red", SLOWER: "bold red", MISSING: "red", NOT_COMPARABLE: "yellow",
+           INCONCLUSIVE: "yellow", FASTER: "green"}  # fmt: skip
+
+
+def print_comparison(comparison: Comparison, every: bool = False) -> None:
+    """Verdicts counted, the table with the worst first, what grew besides times, and notes."""
+    from rich.console import Console
+
+    for line in headlines(comparison):
+        click.echo(line)
+    shown = rows(comparison, every)
+    if shown.rows:
+        Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(_table(shown.rows))
+    if shown.hidden:
+        click.echo(f"{shown.hidden:,} more cases; --all shows them")
+    for reason in shown.reasons:
+        click.echo(reason)
+    for cell in comparison.cells:
+        for text in besides(cell):
+            click.echo(f"{cell.case_key} {cell.backend}: {text}")
+    for line in notes(comparison):
+        click.echo(line)
+
+
+def _table(shown: Sequence[Row]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in HEADERS:
+        numeric = header in ("base", "new", "difference", "90 % interval")
+        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for row in shown:
+        table.add_row(*map(escape, row.cells), style=_STYLES.get(row.kind, ""))
+    return table

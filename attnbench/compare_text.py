@@ -1,0 +1,152 @@
+"""A comparison in words: the lines above its table, the rows of the table, what came up besides times, the notes.
+
+The terminal, the step summary of a CI job and JUnit files all say the same with these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+from attnbench.compare import Cell, Comparison
+from attnbench.quality import BROKEN, WRONG
+from attnbench.units import show_time
+from attnbench.verdict import FASTER, KINDS, SAME, SLOWER, Verdict, percent, signed
+
+HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "verdict", "why")
+# More rows scroll off a terminal; what is not shown is counted.
+MAX_ROWS = 40
+# A reason that so many cases share is told once, below the table; those of them without figures share a row, too.
+SHARED = 4
+CHECKED, SKIPPED = "checked only", "not run on either side"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table; kind gives its colour."""
+
+    kind: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """hidden: cases that have no row. reasons: those that many rows share, a line each."""
+
+    rows: tuple[Row, ...]
+    hidden: int
+    reasons: tuple[str, ...]
+
+
+def kind(cell: Cell) -> str:
+    """What became of a case in one word: wrong or broken before any time, then the verdict."""
+    for worst in (WRONG, BROKEN):
+        if any(finding.kind == worst for finding in cell.findings):
+            return worst
+    if cell.verdict is not None:
+        return cell.verdict.kind
+    return CHECKED if cell.compared else SKIPPED
+
+
+def counts(comparison: Comparison) -> str:
+    """`1 slower, 2 missing, 37 same, of 40 cases`."""
+    found = Counter(kind(cell) for cell in comparison.cells)
+    order = (WRONG, BROKEN, *KINDS, CHECKED, SKIPPED)
+    named = ", ".join(f"{found[name]:,} {name}" for name in order if found[name])
+    return f"{named or 'nothing'}, of {len(comparison.cells):,} cases (one case on one backend each)"
+
+
+def headlines(comparison: Comparison) -> Iterator[str]:
+    """What a reader wants to know first, a line each; the most serious caveat before everything."""
+    if comparison.forced:
+        yield f"FORCED: not comparable, and compared nevertheless: {'; '.join(comparison.forced)}"
+    yield f"{comparison.new} against {comparison.base}"
+    yield counts(comparison)
+    yield f"geometric mean: {_suite(comparison.suite)}"
+    yield f"margin: {comparison.margin}"
+    yield f"replicated: {_replication(comparison)}"
+
+
+def _suite(suite: Verdict | None) -> str:
+    if suite is None:
+        return "none, no difference in time could be judged"
+    if suite.interval is None:
+        return f"{suite.kind}: {suite.reason}"
+    low, high = suite.interval
+    cause = f" ({suite.cause})" if suite.cause else ""
+    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}{cause}"
+
+
+def _replication(comparison: Comparison) -> str:
+    if comparison.unit == "process":
+        null = "; the baseline was not measured against itself" if comparison.margin.noise_floor is None else ""
+        return f"processes, in which both sides took turns{null}"
+    if comparison.allowance is None:
+        return "whole runs"
+    return f"whole runs; {percent(comparison.allowance)} of every interval is for what shifts a whole run"
+
+
+def rows(comparison: Comparison, every: bool = False) -> Table:
+    """The table's rows, the worst first; what many of them share is told once."""
+    order = {name: place for place, name in enumerate((WRONG, BROKEN, *KINDS))}
+    shown = [cell for cell in comparison.cells if kind(cell) in order]
+    shown.sort(key=lambda cell: (order[kind(cell)], -_size(cell)))
+    told = Counter((kind(cell), why(cell)) for cell in shown if why(cell))
+    shared = {entry: times for entry, times in told.items() if times >= SHARED}
+    groups: dict[tuple, list[Cell]] = {}
+    for place, cell in enumerate(shown):
+        folds = not every and (kind(cell), why(cell)) in shared and None in (cell.base_s, cell.new_s)
+        groups.setdefault((kind(cell), cell.backend, why(cell)) if folds else (place,), []).append(cell)
+    kept = list(groups.values()) if every else list(groups.values())[:MAX_ROWS]
+    reasons = tuple(f"{name} ({times:,} cases): {reason}" for (name, reason), times in shared.items())
+    made = tuple(_row(group, (kind(group[0]), why(group[0])) in shared) for group in kept)
+    return Table(made, len(shown) - sum(map(len, kept)), reasons)
+
+
+def _size(cell: Cell) -> float:
+    """How far a case lies from no difference, as a log; slower and faster ones by how surely they do."""
+    if cell.verdict is not None and cell.verdict.time is not None:
+        time = cell.verdict.time
+        return {SLOWER: time.low, FASTER: -time.high}.get(cell.verdict.kind, abs(time.mean))
+    return 0.0 if None in (cell.base_s, cell.new_s) else abs(math.log(cell.new_s / cell.base_s))
+
+
+def _row(group: Sequence[Cell], shared: bool) -> Row:
+    cell = group[0]
+    name = cell.case_key if len(group) == 1 else f"{cell.case_key} and {len(group) - 1:,} more"
+    times = ["" if time is None or len(group) > 1 else show_time(time) for time in (cell.base_s, cell.new_s)]
+    verdict = cell.verdict
+    difference = interval = ""
+    if verdict is not None and verdict.time is not None:
+        difference = signed(verdict.difference)
+        interval = "{} to {}".format(*map(signed, verdict.interval))
+    elif all(times):
+        difference = signed(cell.new_s / cell.base_s - 1)  # seen, and nothing says how certain it is
+    return Row(kind(cell), (name, cell.backend, *times, difference, interval, _word(cell), "" if shared else why(cell)))
+
+
+def _word(cell: Cell) -> str:
+    cause = cell.verdict.cause if cell.verdict is not None else ""
+    return f"{kind(cell)} ({cause})" if cause else kind(cell)
+
+
+def why(cell: Cell) -> str:
+    """The reason of the verdict, or what is wrong; "" where the interval says it all."""
+    if kind(cell) in (WRONG, BROKEN):
+        return next(finding.text for finding in cell.findings if finding.kind == kind(cell))
+    return "" if cell.verdict is None or cell.verdict.kind == SAME else cell.verdict.reason
+
+
+def besides(cell: Cell) -> list[str]:
+    """What came up that is neither a time nor what `why` tells: errors, memory, static figures that grew, notes."""
+    found = [finding for finding in cell.findings if finding.text != why(cell)]
+    return [f"{finding.kind}: {finding.text}" for finding in found]
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """What was left out, could not be read or differs between the sides."""
+    yield from (f"unreadable: {problem}" for problem in comparison.problems)
+    yield from (f"left out of the baseline: {text}" for text in comparison.left_out)
+    yield from (f"differs: {text}" for text in comparison.cautions)

@@ -1,0 +1,140 @@
+"""Timing one arm of several, block by block as its turn comes. Seams and fakes as in `timing`; imports no torch.
+
+A block is at least BLOCK_S and BLOCK_SAMPLES long, after a few untimed calls that make up for what the arm before it left
+in the caches; where calls are so long that LEAST_ROUNDS rounds of that would not fit into max_time_s, blocks are shorter.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+from attnbench.backend import Call
+from attnbench.record import KEPT_SAMPLES, Measurement
+from attnbench.rounds import BLOCKS_A_ROUND
+from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
+from attnbench.suite_model import Timing
+from attnbench.timing import BATCHES, BURST_IDLE_S, BURST_WORK_S, Convergence, flagged, mean_half_width, settle_s, warm_up
+
+BLOCK_S = 0.02
+BLOCK_SAMPLES = 10
+LEAST_ROUNDS = 3
+# Untimed calls ahead of a block; fewer of long ones, which lose nothing to what was in the caches before them.
+LEAD_IN_CALLS = 3
+LEAD_IN_S = 0.06
+
+
+@dataclass
+class BlockConvergence(Convergence):
+    """`Convergence` whose interval is that of the block medians: blocks are further apart than samples of one block."""
+
+    def __post_init__(self) -> None:
+        self.medians_s: list[float] = []
+
+    def add(self, samples_s: Sequence[float], calls_per_sample: int) -> None:
+        super().add(samples_s, calls_per_sample)
+        self.medians_s.append(statistics.median(samples_s))
+
+    def half_width(self) -> float:
+        """95 % half-width, relative, of the mean of BATCHES batches of consecutive blocks' medians."""
+        if len(self.medians_s) < BATCHES:
+            return math.inf
+        size = len(self.medians_s) / BATCHES
+        batches = [self.medians_s[round(i * size) : round((i + 1) * size)] for i in range(BATCHES)]
+        return mean_half_width([statistics.fmean(batch) for batch in batches])
+
+    def fewest(self) -> str:
+        return f"{BATCHES} blocks"
+
+
+class TimedArm:
+    """Prepared calls, one per input set in turn, timed in blocks: an `Arm` of `rounds`. See `timing.measure`."""
+
+    def __init__(
+        self,
+        label: str,
+        calls: Sequence[Call],
+        options: Timing,
+        timer: Timer,
+        watch: Watch,
+        clock: Clock,
+        flush: Callable[[], None] | None = None,
+        process: int = 0,
+    ):
+        self.label, self._options, self._process, self._input_sets = label, options, process, len(calls)
+        self._turns = itertools.cycle(calls)
+        self._watch = watch
+        self._sampler = Sampler(timer, watch, self._warm_up, clock)
+        self._rule = BlockConvergence(options.min_samples, options.min_time_s)
+        self._burst = options.regime == "burst"
+        self._before = flush if self._burst and options.cache == "cold" else None
+        self._blocks: list[tuple[int, Taken]] = []
+        self._call_s = self._warmup_s = 0.0
+
+    def warm_up(self) -> None:
+        """Once, before the first block."""
+        self._call_s, self._warmup_s = self._warm_up()
+
+    def _warm_up(self) -> tuple[float, float]:
+        timer, options = self._sampler.timer, self._options
+        settle = settle_s(options, timer)
+        warm = warm_up(self._turns, timer, self._sampler.clock, options.warmup_s, settle, self._watch)
+        return warm.estimate_s, warm.spent_s
+
+    @property
+    def done(self) -> bool:
+        return self._rule.done()
+
+    @property
+    def lost_s(self) -> float:
+        """Seconds lost to blocks that the machine spoilt."""
+        return self._sampler.lost_s
+
+    def take(self, round: int, growth: int) -> None:
+        """One block. Raises what the call raises, and Unstable."""
+        sampler, per_sample = self._sampler, self._sampler.timer.region(self._call_s)
+        if self._burst:
+            sampler.clock.sleep(BURST_IDLE_S)
+        elif lead_in(self._call_s):
+            sampler.timer.take(self._turns, lead_in(self._call_s), 1, None)
+        count = block_samples(self._call_s * per_sample, self._options, growth)
+        taken = sampler.take_block(self._turns, count, per_sample, self._before)
+        self._blocks.append((round, taken))
+        self._rule.add(taken.samples_s, per_sample)
+
+    def measurement(self, together: Sequence[str], order_seed: int) -> Measurement:
+        timer, unmet = self._sampler.timer, self._rule.unmet()
+        keep = max(1, KEPT_SAMPLES // len(self._blocks))
+        blocks = tuple(taken.block(self._process, round, self.label, keep) for round, taken in self._blocks)
+        return Measurement(
+            blocks=blocks,
+            timer=timer.name,
+            regime=self._options.regime,
+            cache=self._options.cache,
+            calls_per_sample=timer.region(self._call_s),
+            converged=not unmet,
+            unmet=unmet,
+            outliers=flagged(blocks),
+            input_sets=self._input_sets,
+            warmup_s=self._warmup_s,
+            discarded=dict(self._sampler.discarded),
+            flags=self._sampler.flags,
+            together=tuple(together),
+            order_seed=order_seed,
+        )
+
+
+def block_samples(sample_s: float, options: Timing, growth: int) -> int:
+    """Samples in a block, for samples of about that length."""
+    if options.regime == "burst":
+        return max(1, min(options.min_samples, int(BURST_WORK_S / sample_s)))
+    wanted = growth * max(BLOCK_SAMPLES, math.ceil(BLOCK_S / sample_s))
+    return max(1, min(wanted, int(options.max_time_s / (LEAST_ROUNDS * BLOCKS_A_ROUND) / sample_s)))
+
+
+def lead_in(call_s: float) -> int:
+    """Untimed calls ahead of a block, for calls of about that length."""
+    return min(LEAD_IN_CALLS, int(LEAD_IN_S / call_s))

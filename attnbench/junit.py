@@ -1,0 +1,91 @@
+"""A gate's result as a JUnit file, which CI systems show case by case."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from attnbench.compare import Cell, Comparison
+from attnbench.compare_text import besides, headlines, kind, notes, why
+from attnbench.ruling import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, Ruling
+from attnbench.store import StoreError, write_file
+from attnbench.verdict import INCONCLUSIVE, NEW, signed
+
+# What XML 1.0 cannot hold (its section 2.2), and terminal colours, which nobody can read there.
+_UNWRITABLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# How a status shows: JUnit tells a failure of what was tested from an error in testing it.
+_TAGS = {REGRESSED: "failure", INCOMPLETE: "error", UNDECIDED: "failure"}
+
+
+def write_junit(path: Path, comparison: Comparison, ruling: Ruling) -> None:
+    """One test suite a backend, one test case a case; what made the whole gate fail is a test case of its own.
+
+    Raises StoreError where the file cannot be written.
+    """
+    root = ElementTree.Element("testsuites", name="attnbench gate")
+    backends: dict[str, list[tuple[Cell, int]]] = {}
+    for cell, status in zip(comparison.cells, ruling.by_cell, strict=True):
+        backends.setdefault(cell.backend, []).append((cell, status))
+    for backend, cells in backends.items():
+        suite = ElementTree.SubElement(root, "testsuite", name=_text(backend))
+        _properties(suite, comparison)
+        for cell, status in cells:
+            _case(suite, cell, status, forced=bool(comparison.forced))
+    if ruling.reasons:
+        suite = ElementTree.SubElement(root, "testsuite", name="comparison")
+        case = ElementTree.SubElement(suite, "testcase", name="everything was read and compared", classname="attnbench")
+        text = "\n".join((*ruling.reasons, *notes(comparison)))
+        ElementTree.SubElement(case, "error", message=_text(ruling.reasons[0]), type="incomplete").text = _text(text)
+    for suite in root:
+        _count(suite)
+    _count(root)
+    ElementTree.indent(root)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
+    except OSError as error:
+        raise StoreError(f"cannot write the JUnit file {path}: {error.strerror}") from None
+
+
+def _properties(suite: ElementTree.Element, comparison: Comparison) -> None:
+    properties = ElementTree.SubElement(suite, "properties")
+    for line in (*headlines(comparison), *notes(comparison)):
+        name, _, value = line.partition(": ")
+        facts = {"name": _text(name if value else "about"), "value": _text(value or line)}
+        ElementTree.SubElement(properties, "property", facts)
+
+
+def _case(suite: ElementTree.Element, cell: Cell, status: int, forced: bool) -> None:
+    case = ElementTree.SubElement(suite, "testcase", name=_text(cell.case_key), classname=_text(cell.backend))
+    if cell.new_s is not None:
+        case.set("time", f"{cell.new_s:.9g}")
+    stamp = "FORCED, not comparable: " if forced else ""
+    message = f"{stamp}{kind(cell)}{_figures(cell)}: {why(cell)}".removesuffix(": ")
+    said = "; ".join((message, *besides(cell)))
+    details = "\n".join((message, *besides(cell)))
+    if status != PASSED:
+        ElementTree.SubElement(case, _TAGS[status], message=_text(said), type=kind(cell)).text = _text(details)
+    elif cell.verdict is not None and cell.verdict.kind in (INCONCLUSIVE, NEW):
+        ElementTree.SubElement(case, "skipped", message=_text(said))
+    else:
+        ElementTree.SubElement(case, "system-out").text = _text(details)
+
+
+def _figures(cell: Cell) -> str:
+    if cell.verdict is None or cell.verdict.time is None:
+        return ""
+    low, high = map(signed, cell.verdict.interval)
+    p = "" if cell.verdict.p is None else f", adjusted p {cell.verdict.p:.2g}"
+    return f" {signed(cell.verdict.difference)} ({low} to {high}{p})"
+
+
+def _count(element: ElementTree.Element) -> None:
+    cases = list(element.iter("testcase"))
+    element.set("tests", str(len(cases)))
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        element.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
+
+
+def _text(text: str) -> str:
+    return _UNWRITABLE.sub("", text)

@@ -1,0 +1,68 @@
+"""The order in which arms that are compared take turns, and for how long. Pure: arms are told when to take a block.
+
+A round is a row and its mirror image, so that each arm has two blocks in it and a drift that is linear within the round
+weighs on all arms alike: ABBA or BAAB for two arms.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Callable, Iterator, Protocol, Sequence
+
+BLOCKS_A_ROUND = 2  # of each arm
+# Blocks are twice as long after so many rounds: a comparison that takes long needs no thousands of blocks in its record.
+ROUNDS_UNTIL_DOUBLED = 16
+# A round is begun while at least this share of one as long as the last still fits into the time allowed.
+SHARE_THAT_FITS = 0.5
+
+
+class Arm(Protocol):
+    """One of the things compared."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its own stopping rule has enough."""
+
+    def take(self, round: int, growth: int) -> None:
+        """Measures one block, `growth` times as long as the shortest. May raise; that ends the rounds."""
+
+
+def orders(arms: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Per round, the places of the arms in the order of their blocks; without end, the same for the same seed.
+
+    Rows come from a Williams square, in which every arm stands in every place equally often and, together with the
+    mirror images, follows every other equally often (E. J. Williams, "Experimental designs balanced for the estimation of
+    residual effects of treatments", Australian Journal of Scientific Research A 2, 1949). Each square's arms and rows
+    are shuffled.
+    """
+    generator = random.Random(seed)
+    places, rows = list(range(arms)), _williams(arms)
+    while True:
+        generator.shuffle(places)
+        generator.shuffle(rows)
+        for row in rows:
+            half = tuple(places[column] for column in row)
+            yield half + half[::-1]
+
+
+def _williams(arms: int) -> list[tuple[int, ...]]:
+    """A Latin square whose first row is 0, 1, n-1, 2, n-2, ... and whose others are that row shifted."""
+    first = [0, *(place // 2 + 1 if place % 2 == 0 else arms - place // 2 - 1 for place in range(arms - 1))]
+    return [tuple((column + shift) % arms for column in first) for shift in range(arms)]
+
+
+def take_turns(arms: Sequence[Arm], seed: int, limit_s: float, now: Callable[[], float]) -> None:
+    """Whole rounds, one at least, until every arm has enough or the next round would not fit into limit_s."""
+    started = round_started = now()
+    for number, order in enumerate(orders(len(arms), seed)):
+        for place in order:
+            arms[place].take(number, growth(number))
+        ended = now()
+        if all(arm.done for arm in arms) or ended - started + SHARE_THAT_FITS * (ended - round_started) > limit_s:
+            return
+        round_started = ended
+
+
+def growth(number: int) -> int:
+    """How many times as long as the shortest the blocks of round `number` are."""
+    return 2 ** (number // ROUNDS_UNTIL_DOUBLED)

@@ -1,0 +1,73 @@
+"""What a gate makes of a comparison: which cases fail it, and the exit status for CI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnbench.compare import Cell, Comparison
+from attnbench.quality import BROKEN, REGRESSIONS
+from attnbench.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
+
+PASSED, REGRESSED, INCOMPLETE, UNDECIDED = 0, 1, 3, 4
+# Where several apply: 1 over 3 over 4.
+GRAVITY = (REGRESSED, INCOMPLETE, UNDECIDED, PASSED)
+_MEANS = {
+    PASSED: "no regression",
+    REGRESSED: "a regression, or a case that is wrong",
+    INCOMPLETE: "incomplete: something is missing, failed, unreadable or could not be compared",
+    UNDECIDED: "inconclusive (--strict)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole.
+
+    undecided: how many of `timed` cases are inconclusive, so that passing is not mistaken for knowing.
+    """
+
+    status: int
+    by_cell: tuple[int, ...] = ()
+    reasons: tuple[str, ...] = ()
+    undecided: int = 0
+    timed: int = 0
+
+    @property
+    def words(self) -> str:
+        """What the exit status means here."""
+        if self.status != PASSED or not self.undecided:
+            return _MEANS[self.status]
+        return f"{_MEANS[PASSED]} found, and {self.undecided:,} of {self.timed:,} timed cases are inconclusive"
+
+
+def rule(comparison: Comparison, strict: bool) -> Ruling:
+    """The exit status and where it comes from. A comparison in which nothing was compared does not pass."""
+    by_cell = tuple(cell_status(cell, strict) for cell in comparison.cells)
+    reasons = dict.fromkeys(incompleteness(comparison), INCOMPLETE)
+    if comparison.suite is not None and comparison.suite.kind == SLOWER:
+        reasons[f"the suite as a whole is slower: geometric mean {comparison.suite.reason}"] = REGRESSED
+    found = {*by_cell, *reasons.values(), PASSED}
+    status = next(status for status in GRAVITY if status in found)
+    kinds = [cell.verdict.kind for cell in comparison.cells if cell.verdict is not None]
+    return Ruling(status, by_cell, tuple(reasons), kinds.count(INCONCLUSIVE), len(kinds))
+
+
+def incompleteness(comparison: Comparison) -> tuple[str, ...]:
+    """Why the comparison as a whole is not complete: nothing was compared, lines could not be read. () where it is."""
+    reasons = []
+    if not any(cell.compared for cell in comparison.cells):
+        reasons.append("nothing was compared: no case has a right result on both sides")
+    if comparison.problems:
+        lines = "1 line is" if len(comparison.problems) == 1 else f"{len(comparison.problems):,} lines are"
+        reasons.append(f"{lines} unreadable: {comparison.problems[0]}")
+    return tuple(reasons)
+
+
+def cell_status(cell: Cell, strict: bool) -> int:
+    """1 a regression or wrong, 3 missing, broken or not comparable, 4 inconclusive where that counts, else 0."""
+    kinds = {finding.kind for finding in cell.findings} | ({cell.verdict.kind} if cell.verdict else set())
+    if kinds & {SLOWER, *REGRESSIONS}:
+        return REGRESSED
+    if kinds & {MISSING, NOT_COMPARABLE, BROKEN}:
+        return INCOMPLETE
+    return UNDECIDED if strict and INCONCLUSIVE in kinds else PASSED

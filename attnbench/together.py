@@ -1,0 +1,161 @@
+"""Several checked backends of one case, timed in turns in this process, and the records of all.
+
+What one of them raises costs its own record; the others then start again without it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Callable, Iterator, Sequence
+
+from attnbench.bench import MEMORY_SHARE
+from attnbench.environment import available_memory_bytes
+from attnbench.inputs import copy_inputs, input_bytes
+from attnbench.interleave import TimedArm
+from attnbench.prepared import Checked, Prepared
+from attnbench.record import Record
+from attnbench.rotation import set_bytes
+from attnbench.rounds import take_turns
+from attnbench.trial import DURING, guarded, time_alone
+
+if TYPE_CHECKING:
+    from attnbench.bench import Bench
+
+ONE_BY_ONE = "timed one after the other"
+
+
+def time_together(bench: Bench, held: Sequence[Checked], process: int = 0) -> Iterator[Record]:
+    """One record per backend, in any order. Never raises for what a backend did.
+
+    process: which of several processes this is that measure the same case; each has an order of its own.
+    """
+    left = list(held)
+    while left:
+        reason = too_large_together(bench, left) if len(left) > 1 else ""
+        if len(left) == 1 or reason:
+            for checked in left:
+                yield _alone(bench, checked, reason)
+            return
+        try:
+            yield from _in_turns(bench, left, process)
+            return
+        except ArmFailed as failure:
+            if failure.record.kind == "oom":
+                for checked in left:
+                    yield _alone(bench, checked, f"{ONE_BY_ONE}: there was no memory for all of {len(left)} at once")
+                return
+            yield failure.record
+            left = [checked for checked in left if checked.backend.name != failure.record.backend]
+
+
+def _in_turns(bench: Bench, held: Sequence[Checked], process: int) -> Iterator[Record]:
+    """The records of all, once all are timed. Raises ArmFailed before the first one."""
+    arms = [_prepared(bench, checked, held) for checked in held]
+    timed = [_timed_arm(arm, place, process) for place, arm in enumerate(arms, start=1)]
+    names = [arm.name for arm in arms]
+    seed = order_seed(bench.case.key, names)
+    announced = [_Announced(bench, arm.checked, times) for arm, times in zip(arms, timed)]
+    for arm in announced:
+        arm.warm_up()
+    clock = bench.watch.clock
+    limit_s = len(arms) * bench.timing.max_time_s
+    take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
+    for arm, times in zip(arms, timed):
+        bench.phases.backend = arm.name
+        yield guarded(bench, arm.checked.record, lambda: arm.record(times.measurement(names, seed)), DURING)
+
+
+def order_seed(case_key: str, names: Sequence[str]) -> int:
+    """The same for the same case and arms, so that a run can be repeated turn by turn."""
+    return zlib.crc32(" ".join((case_key, *names)).encode())
+
+
+def too_large_together(bench: Bench, held: Sequence[Checked]) -> str:
+    """Why the input sets and outputs of all cannot be held at the same time; "" where they can."""
+    backends = [checked.backend for checked in held]
+    need = set_bytes(bench.case, backends) + (len(held) + 1) * input_bytes(bench.case)
+    have = int(available_memory_bytes(bench.device) * MEMORY_SHARE)
+    if need <= have:
+        return ""
+    return (
+        f"{ONE_BY_ONE}: inputs of {len(held)} backends together need about {need / 2**30:.1f} GiB, and "
+        f"{have / 2**30:.1f} GiB of the {bench.device} memory may be used"
+    )
+
+
+def _alone(bench: Bench, checked: Checked, reason: str = "") -> Record:
+    bench.phases.backend = checked.backend.name
+    record = time_alone(bench, checked)
+    return replace(record, warnings=(*record.warnings, reason)) if reason else record
+
+
+def _prepared(bench: Bench, checked: Checked, held: Sequence[Checked]) -> Prepared:
+    bench.phases.backend = checked.backend.name
+    backends = [other.backend for other in held]
+    arm = guarded(
+        bench, checked.record, lambda: Prepared(bench, checked, copy_inputs(bench.reference.inputs), backends), DURING
+    )
+    if isinstance(arm, Record):
+        raise ArmFailed(arm)
+    return arm
+
+
+def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
+    bench = arm.bench
+    return TimedArm(
+        str(place), arm.calls, bench.timing, arm.timer, bench.watch, bench.watch.clock, arm.flush(), process
+    )
+
+
+class _Announced:
+    """An arm whose turns are phases of its backend, so that whoever watches knows who is at work."""
+
+    def __init__(self, bench: Bench, name: str, arm: TimedArm):
+        self._bench, self._name, self._arm = bench, name, arm
+
+    @property
+    def done(self) -> bool:
+        return self._arm.done
+
+    def warm_up(self) -> None:
+        self._bench.phases.backend = self._name
+        with self._bench.phases("time"):
+            self._arm.warm_up()
+
+    def take(self, round: int, growth: int) -> None:
+        self._bench.phases.backend = self._name
+        with self._bench.phases("time"):
+            self._arm.take(round, growth)
+
+
+class ArmFailed(Exception):
+    """One of several arms raised; the record of it."""
+
+    def __init__(self, record: Record):
+        super().__init__(record.reason)
+        self.record = record
+
+
+class _Announced:
+    """An arm whose turns are phases of its backend, so that whoever watches knows who is at work. Raises ArmFailed."""
+
+    def __init__(self, bench: Bench, checked: Checked, arm: TimedArm):
+        self._bench, self._checked, self._arm = bench, checked, arm
+
+    @property
+    def done(self) -> bool:
+        return self._arm.done
+
+    def warm_up(self) -> None:
+        self._at_work(self._arm.warm_up)
+
+    def take(self, round: int, growth: int) -> None:
+        self._at_work(lambda: self._arm.take(round, growth))
+
+    def _at_work(self, step: Callable[[], None]) -> None:
+        self._bench.phases.backend = self._checked.backend.name
+        with self._bench.phases("time"):
+            outcome = guarded(self._bench, self._checked.record, step, DURING)
+        if outcome is not None:
+            raise ArmFailed(outcome)

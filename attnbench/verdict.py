@@ -1,0 +1,222 @@
+"""Verdicts: is one side slower, faster or the same, or can that not be told? Pure statistics; no I/O.
+
+Slower: the one-sided 95 % bound of the difference lies beyond the margin, with Holm's correction over all cases that are
+judged together (S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).
+Same: the 90 % interval lies inside the margin (two one-sided tests: D. Schuirmann, J. Pharmacokin. Biopharm. 15, 1987).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Hashable, Mapping, TypeVar
+
+from attnbench.differences import CONFIDENCE, Difference
+
+Key = TypeVar("Key", bound=Hashable)
+
+SLOWER, FASTER, SAME, INCONCLUSIVE = "slower", "faster", "same", "inconclusive"
+NOT_COMPARABLE, MISSING, NEW = "not comparable", "missing", "new"
+KINDS = (SLOWER, MISSING, NOT_COMPARABLE, INCONCLUSIVE, FASTER, SAME, NEW)  # what a reader wants to see first
+UNDECIDED = (NOT_COMPARABLE, MISSING, NEW, INCONCLUSIVE)
+
+DEFAULT_MARGIN = 0.01
+# Fresh processes that a verdict takes where both sides take turns; gates take five.
+FEWEST_PROCESSES = 3
+# The margin is at least so many times what the baseline differs from itself.
+FLOORS = 2.0
+# SM clocks of the two sides further apart than this: the chip ran in two states, and times alone decide nothing.
+CLOCKS_APART = 0.015
+# What a difference is due to, as far as clocks tell.
+CODE, CLOCK_OR_POWER = "code", "clock or power"
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """How large a difference must be to matter: a fraction of the base time. noise_floor: of an A/A null, or None."""
+
+    asked: float = DEFAULT_MARGIN
+    noise_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.asked < 1:
+            raise ValueError(f"a margin is between 0 and 100 %, not {self.asked:.4g}")
+
+    @property
+    def value(self) -> float:
+        """The fraction that applies: what was asked, or FLOORS times the noise floor where that is more."""
+        return max(self.asked, FLOORS * (self.noise_floor or 0.0))
+
+    @property
+    def log(self) -> float:
+        return math.log1p(self.value)
+
+    def __str__(self) -> str:
+        if self.noise_floor is None:
+            return f"{percent(self.value)} as asked"
+        if self.value > self.asked:
+            return f"{percent(self.value)}: {FLOORS:g} times the A/A noise floor of {percent(self.noise_floor)}"
+        return f"{percent(self.value)} as asked; A/A noise floor {percent(self.noise_floor)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One case, both sides, before it is judged.
+
+    time: the difference in seconds; None where there is none, and then `refused` (of UNDECIDED) and `reason` say why.
+    cycles: the same in SM cycles, where clocks were recorded. clock_shift: ln(new / base) of the median SM clocks.
+    """
+
+    time: Difference | None = None
+    cycles: Difference | None = None
+    clock_shift: float | None = None
+    refused: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.time is None) != bool(self.refused) or (self.refused and not self.reason):
+            raise ValueError("a pair has a difference in time, or says why it has none")
+        if self.refused and self.refused not in UNDECIDED:
+            raise ValueError(f"a pair without a difference cannot be {self.refused}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one case. Fractions of the base time: 0.03 is 3 % slower.
+
+    p: of "not slower than the margin allows", Holm-adjusted. cause: CODE or CLOCK_OR_POWER where clocks tell, else "".
+    confirmed: None where it was judged once; True or False where it was measured again in fresh processes.
+    """
+
+    kind: str
+    reason: str
+    margin: float
+    time: Difference | None = None
+    p: float | None = None
+    cause: str = ""
+    confirmed: bool | None = None
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.time is None else math.expm1(self.time.mean)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """90 %: its two ends are the one-sided 95 % bounds."""
+        return None if self.time is None else (math.expm1(self.time.low), math.expm1(self.time.high))
+
+
+def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
+    """A verdict for every case, judged together. SLOWER ones are to be confirmed where they can be measured again."""
+    timed = {key: pair.time for key, pair in pairs.items() if pair.time is not None}
+    above = holm({key: time.p_above(margin.log) for key, time in timed.items()})
+    below = holm({key: time.p_below(margin.log) for key, time in timed.items()})
+    return {
+        key: Verdict(pair.refused, pair.reason, margin.value) if pair.time is None
+        else _verdict(pair, margin, above[key], below[key])
+        for key, pair in pairs.items()
+    }  # fmt: skip
+
+
+def decide_one(pair: Pair, margin: Margin) -> Verdict:
+    """A verdict on a figure that stands for itself, such as the geometric mean over a suite."""
+    return decide({"": pair}, margin)[""]
+
+
+def to_confirm(verdicts: Mapping[Key, Verdict]) -> list[Key]:
+    """The cases that are to be measured again in fresh processes before they count as regressions."""
+    return [key for key, verdict in verdicts.items() if verdict.kind == SLOWER and verdict.confirmed is None]
+
+
+def confirm(first: Mapping[Key, Verdict], again: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
+    """The verdicts once `again`, measured in fresh processes, is in: slower stays only what is slower a second time.
+
+    again: a pair for each of `to_confirm(first)`; one that could not be measured is refused, or absent. A confirmed
+    verdict carries the second measurement's figures, which were not chosen for being large.
+    """
+    second = decide({key: again[key] for key in to_confirm(first) if key in again}, margin)
+    return {**first, **{key: _confirmed(first[key], second.get(key)) for key in to_confirm(first)}}
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Holm's adjusted p-values: each may be held against the level as if it were the only one."""
+    adjusted, largest = {}, 0.0
+    for rank, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, p * (len(p_values) - rank)))
+        adjusted[key] = largest
+    return adjusted
+
+
+def percent(fraction: float) -> str:
+    """`1 %`, `0.35 %`: a size without a sign."""
+    return f"{100 * fraction:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def signed(fraction: float) -> str:
+    """`+3.1 %`: a difference."""
+    return f"{100 * fraction:+.2f} %"
+
+
+def _verdict(pair: Pair, margin: Margin, above: float, below: float) -> Verdict:
+    kind, reason = _by_time(pair.time, margin, above, below)
+    made = Verdict(kind, reason, margin.value, pair.time, below if kind == FASTER else above)
+    return _by_clocks(made, pair, margin)
+
+
+def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tuple[str, str]:
+    level, limit = 1 - CONFIDENCE, percent(margin.value)
+    if above <= level:
+        return SLOWER, f"at least {signed(math.expm1(time.low))}, margin {limit}"
+    if below <= level:
+        return FASTER, f"at most {signed(math.expm1(time.high))}, margin {limit}"
+    if -margin.log < time.low and time.high < margin.log:
+        return SAME, f"within {limit}"
+    low, high = signed(math.expm1(time.low)), signed(math.expm1(time.high))
+    if time.low > margin.log or time.high < -margin.log:
+        together = f"not when all cases are judged together (Holm, p {min(above, below):.2g})"
+        return INCONCLUSIVE, f"{low} to {high} by itself, {together}"
+    return INCONCLUSIVE, f"{low} to {high} reaches over the margin of {limit}"
+
+
+def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:
+    """What the clocks say of a verdict that times alone gave."""
+    apart = pair.clock_shift is not None and abs(pair.clock_shift) > math.log1p(CLOCKS_APART)
+    if verdict.kind == INCONCLUSIVE:
+        return verdict
+    holds = pair.cycles is not None and _holds_in_cycles(verdict.kind, pair.cycles, margin)
+    if apart and not holds:
+        said = "and no cycles are known" if pair.cycles is None else "and in cycles it is " + _in_cycles(pair.cycles)
+        reason = f"{verdict.kind} in time, but SM clocks differ by {signed(math.expm1(pair.clock_shift))} {said}"
+        return replace(verdict, kind=INCONCLUSIVE, reason=reason, cause="" if pair.cycles is None else CLOCK_OR_POWER)
+    if pair.cycles is None or verdict.kind == SAME:
+        return verdict
+    if holds:
+        return replace(verdict, cause=CODE, reason=f"{verdict.reason}; in cycles too")
+    if _holds_in_cycles(SAME, pair.cycles, margin):
+        return replace(verdict, cause=CLOCK_OR_POWER, reason=f"{verdict.reason}; in cycles {_in_cycles(pair.cycles)}")
+    return verdict
+
+
+def _holds_in_cycles(kind: str, cycles: Difference, margin: Margin) -> bool:
+    if kind == SLOWER:
+        return cycles.low > margin.log
+    if kind == FASTER:
+        return cycles.high < -margin.log
+    return -margin.log < cycles.low and cycles.high < margin.log
+
+
+def _in_cycles(cycles: Difference) -> str:
+    return f"{signed(math.expm1(cycles.mean))} ({signed(math.expm1(cycles.low))} to {signed(math.expm1(cycles.high))})"
+
+
+def _confirmed(first: Verdict, second: Verdict | None) -> Verdict:
+    if second is not None and second.kind == SLOWER:
+        return replace(second, confirmed=True, reason=f"{second.reason}; confirmed in fresh processes")
+    measured = second is not None and second.time is not None
+    seen = f"then {signed(second.difference)}" if measured else "could not be measured again"
+    reason = f"{signed(first.difference)} at first, {seen}{_why(second)}: not confirmed in fresh processes"
+    return replace(second if measured else first, kind=INCONCLUSIVE, reason=reason, confirmed=False)
+
+
+def _why(second: Verdict | None) -> str:
+    return f" ({second.reason})" if second is not None else ""

@@ -1,0 +1,48 @@
+"""Runs for the tests of what compares them: stored ones with a spread of their own, and pairs that took turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy
+from report_runs import H200, accuracy, case, write_run
+
+from attnbench.record import Block, Measurement, Record
+
+MACHINE = {**H200, "device": "cuda:0", "machine": "0123456789abcdef"}
+SEQLENS = (512, 1024, 2048, 4096, 8192)
+BACKENDS = ("naive", "hopper[ws]")
+
+
+def record(backend: str, time_s: float, timing: Mapping[str, Any] | None = None, blocks: Sequence[Block] | None = None,
+           kernel: Mapping[str, Any] | None = None, **fields: Any) -> Record:  # fmt: skip
+    """A passed and timed record whose median is time_s exactly."""
+    made = {"timer": "events", "regime": "sustained", "cache": "cold", "calls_per_sample": 1, "converged": True}
+    blocks = blocks or (Block(tuple(time_s * factor for factor in (0.99, 1.0, 1.03)), 3),)
+    measurement = Measurement(**{"blocks": tuple(blocks), **made, **(timing or {})})
+    return Record(case(**fields), backend, "1.0", "ok", accuracy=accuracy(), measurement=measurement, kernel=kernel)
+
+
+def suite(dice: numpy.random.Generator, shift: float = 0.0, own: float = 0.001,
+          change: Callable[[str, int], float] = lambda backend, seqlen: 1.0) -> list[Record]:  # fmt: skip
+    """Ten records: every time is its case's own, times a shift of the whole run, a spread of its own, and `change`."""
+    return [
+        record(backend, 1e-9 * seqlen**2 * (1 + place) * change(backend, seqlen) * numpy.exp(shift + own * dice.normal()),
+               seqlen=seqlen)
+        for place, backend in enumerate(BACKENDS) for seqlen in SEQLENS
+    ]  # fmt: skip
+
+
+def baseline(folder: Path, runs: int = 3, environment: Mapping[str, Any] = MACHINE, shift: float = 0.001) -> Path:
+    """A folder of stored runs, their shifts evenly spaced."""
+    dice = numpy.random.default_rng(1)
+    for place, at in enumerate(numpy.linspace(-shift, shift, runs)):
+        write_run(folder / str(place + 1), suite(dice, at), environment)
+    return folder
+
+
+def new_run(path: Path, environment: Mapping[str, Any] = MACHINE, records: Sequence[Record] | None = None,
+            change: Callable[[str, int], float] = lambda backend, seqlen: 1.0) -> Path:  # fmt: skip
+    made = suite(numpy.random.default_rng(99), change=change) if records is None else records
+    return write_run(path, made, environment)

@@ -1,0 +1,105 @@
+"""Small FP8 attention problems: e4m3 inputs whose descales differ from block to block, and how far an answer may be off."""
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench import reference
+from attnbench.backend import Inputs, Quantized
+from attnbench.case import Case
+from attnbench.kernel_fp8 import Fp8Operands, fp8_args
+from attnbench.kernel_library import ForwardArgs, Variant
+from attnbench.kernel_quantize import transpose_values
+from attnbench.quantize import dequantize, quantize_tensor
+from problem import DTYPES, Operands, Problem, allocate, attention_fp64, farthest
+
+BLOCK_SIZE = 128
+# How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.
+LOUDNESS = {"q": (1.0, 0.5, 1.5), "k": (1.0, 0.4, 1.6, 0.7), "v": (1.0, 8.0, 0.25, 3.0)}
+# E1: root mean square error at most this times the emulated pipeline's (attnbench.judge.Factors).
+E1_FACTOR = 1.3
+# e4m3 keeps three fraction bits, and steps of 2^-9 below its smallest normal number.
+WEIGHT_UNIT, WEIGHT_STEP = 2.0**-4, 2.0**-10
+# A sum of 14 aligned bits loses up to one of them at each step of 32 keys.
+TRUNCATED_UNIT, STEP_KEYS = 2.0**-12, 32
+
+
+@dataclass(frozen=True)
+class Fp8Problem(Operands):
+    """q, k, v: e4m3. bound: how far each output may be off by rounding weights; budgets: RMS error by accumulator."""
+
+    operands: Fp8Operands
+    bound: Tensor
+    budgets: dict[str, float]
+
+    def args(self, variant: Variant, problem: Problem, out: Tensor, lse: Tensor | None, causal: bool) -> ForwardArgs:
+        return fp8_args(variant, self.operands, out, lse, causal, self.scale, problem.p_scale)
+
+    def out_dtype(self, problem: Problem) -> torch.dtype:
+        return DTYPES[problem.out_dtype]
+
+    def wrong_output(self, out: Tensor, accumulator: str) -> str:
+        error = out.double() - self.out
+        rounding = torch.finfo(out.dtype).eps * self.out.abs()
+        truncation = 0.0
+        if accumulator != "fp32":
+            steps = self.k.shape[1] / STEP_KEYS + 1
+            truncation = TRUNCATED_UNIT * steps * float(self.bound.max()) / WEIGHT_UNIT
+        text = farthest(error, self.bound + rounding + truncation)
+        rms, limit = float(error.square().mean().sqrt()), E1_FACTOR * self.budgets[accumulator]
+        return text or ("" if rms <= limit else f"E1 is {rms:.3g}, limit {limit:.3g} by accumulator {accumulator}")
+
+
+def _draw(problem: Problem, name: str, head_dim: int, seed: str) -> Tensor:
+    """fp32 (batch, seqlen, heads, head_dim), the loudness of its blocks of tokens and of its heads different."""
+    queries = name == "q"
+    seqlen, heads = (problem.seqlen_q, problem.num_heads) if queries else (problem.seqlen_k, problem.num_heads_kv)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
+    drawn = torch.randn((problem.batch, seqlen, heads, head_dim), generator=generator)
+    levels = torch.tensor(LOUDNESS[name])
+    of_token = levels[torch.arange(seqlen) // BLOCK_SIZE % len(levels)]
+    of_head = levels[torch.arange(problem.batch * heads) % len(levels)].view(problem.batch, 1, heads, 1)
+    return drawn * of_token[:, None, None] * of_head
+
+
+def make_fp8_operands(problem: Problem, head_dim: int, causal: bool) -> Fp8Problem:
+    """Quantized inputs in the problem's layout; the memory around q and k is NaN."""
+    case = Case.make(
+        batch=problem.batch, seqlen_q=problem.seqlen_q, seqlen_k=problem.seqlen_k, num_heads=problem.num_heads,
+        num_heads_kv=problem.num_heads_kv, head_dim=head_dim, dtype="e4m3", causal=causal, scaling=problem.scaling,
+        block_size=BLOCK_SIZE, p_scale=problem.p_scale,
+    )  # fmt: skip
+    seed = f"{problem}.{problem.scaling}.{head_dim}"
+    pairs = [quantize_tensor(_draw(problem, name, head_dim, seed), problem.scaling, BLOCK_SIZE) for name in "qkv"]
+    stored, descales = zip(*pairs)
+    q, k = (_placed(tensor, problem.layout) for tensor in stored[:2])
+    quantized = Quantized(q, k, stored[2], *descales)
+    real = [dequantize(x, descale, case).double() for x, descale in zip((q, k, stored[2]), descales)]
+    out, lse = attention_fp64(*real, case.scale, causal)
+    magnitude, _ = attention_fp64(*real[:2], real[2].abs(), case.scale, causal)
+    group = problem.num_heads // problem.num_heads_kv
+    flushed = real[2].abs().sum(dim=1, keepdim=True).repeat_interleave(group, dim=2) * WEIGHT_STEP / problem.p_scale
+    inputs = Inputs(*(tensor.bfloat16() for tensor in real), quantized)
+    operands = Fp8Operands(q, k, transpose_values(stored[2]), *descales, BLOCK_SIZE if problem.blocks else 0)
+    return Fp8Problem(
+        q, k, stored[2], case.scale, out, lse, operands, WEIGHT_UNIT * magnitude + flushed, _budgets(case, inputs, out)
+    )
+
+
+def _placed(tensor: Tensor, layout: str) -> Tensor:
+    placed, _ = allocate(tensor.shape, tensor.dtype, layout, float("nan"))
+    return placed.copy_(tensor)
+
+
+def _budgets(case: Case, inputs: Inputs, exact: Tensor) -> dict[str, float]:
+    """Root mean square error of the emulated pipeline (attnbench.reference), by accumulator; no less than bf16's own."""
+    rows = reference.choose_rows(case, "full", "cpu")
+    floor = 2.0**-8 * float(exact.square().mean().sqrt())
+    budgets = {}
+    for accumulator in ("fp32", "hopper", "two_level"):
+        error = reference.eager(case, inputs, rows, accumulator).out.transpose(1, 2) - exact
+        budgets[accumulator] = max(float(error.square().mean().sqrt()), floor)
+    return budgets

@@ -1,0 +1,435 @@
+"""compare and gate as a user calls them: what each situation is called, what is printed, and the exit status."""
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy
+import pytest
+from click.testing import CliRunner
+from compared_runs import MACHINE, SEQLENS, baseline, new_run, record, suite
+from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
+
+from attnbench.cli import main
+
+
+def call(*arguments, env=None):
+    result = CliRunner().invoke(main, list(map(str, arguments)), env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return baseline(tmp_path_factory.mktemp("baseline") / "base")
+
+
+def changed(**by_index):
+    """NEW's records with some replaced, by their place (`r3=record`), or taken out (None)."""
+    records = suite(numpy.random.default_rng(99))
+    for name, replacement in by_index.items():
+        records[int(name[1:])] = replacement
+    return [one for one in records if one is not None]
+
+
+def slower(factor, which=2048):
+    return lambda backend, seqlen: factor if (backend, seqlen) == ("naive", which) else 1.0
+
+
+def test_the_same_code_passes(base, tmp_path):
+    done = call("gate", base, new_run(tmp_path / "new"))
+    assert done.returncode == 0, done.stdout
+    assert "10 same, of 10 cases" in done.stdout and "exit status 0: no regression\n" in done.stdout
+    assert re.search(r"geometric mean: -0\.00 % \(90 % interval -0\.\d\d % to \+0\.\d\d %\): same", done.stdout)
+
+
+def test_a_slower_case_is_a_regression_and_comes_first(base, tmp_path):
+    new = new_run(tmp_path / "new", change=slower(1.05))
+    done = call("gate", base, new)
+    assert done.returncode == 1 and "1 slower, 9 same" in done.stdout
+    first = next(line for line in done.stdout.splitlines() if "bf16-" in line)
+    assert re.search(r"q2048-k2048.*naive .*\+4\.9\d %.*slower +at least \+4\.\d\d %, margin 1 %", first)
+    assert call("compare", base, new).returncode == 0  # compare tells, gate decides
+    wide = call("gate", base, new, "--margin", "10%")
+    assert wide.returncode == 0 and "margin: 10 % as asked" in wide.stdout
+
+
+def test_a_faster_case_passes(base, tmp_path):
+    done = call("gate", base, new_run(tmp_path / "new", change=slower(0.9)))
+    assert done.returncode == 0 and "1 faster, 9 same" in done.stdout
+
+
+def test_many_small_losses_are_seen_in_the_mean(base, tmp_path):
+    """Each case stays under what it could prove alone; the suite does not."""
+    done = call("gate", base, new_run(tmp_path / "new", change=lambda backend, seqlen: 1.0145))
+    assert done.returncode == 1 and " slower," not in done.stdout.splitlines()[1]
+    assert "the suite as a whole is slower: geometric mean at least +1." in done.stdout
+
+
+# name: (NEW's records, exit status, what is printed)
+SITUATIONS = {
+    "wrong now": ({"r3": incorrect("naive", seqlen=4096)}, 1,
+                  ["1 incorrect", "was right, is incorrect: relative RMSE"]),
+    "crashed": ({"r3": failed("naive", "crash", "killed by SIGSEGV\ntail", seqlen=4096)}, 3,
+                ["1 error", "crash: killed"]),
+    "not measured": ({"r3": None}, 3, ["1 missing", "in the baseline, and not measured"]),
+    "unsupported now": ({"r3": unsupported("naive", "takes no q4096", seqlen=4096)}, 3, ["unsupported now: takes no"]),
+    "checked only": ({"r3": ok("naive", None, seqlen=4096)}, 3, ["1 missing", "checked, and not timed"]),
+    "a further case": ({"r3": record("naive", 0.01678, seqlen=4096), "r4": record("naive", 0.0671, seqlen=8192),
+                        "r0": record("naive", 0.000262, seqlen=512)}, 0, ["10 same"]),
+    "wrong and missing": ({"r3": incorrect("naive", seqlen=4096), "r4": None}, 1, ["1 incorrect", "1 missing"]),
+    "another regime": ({"r3": record("naive", 0.0168, {"regime": "burst"}, seqlen=4096)}, 3,
+                       ["1 not comparable", "regime: sustained before, burst now"]),
+    "another cache and timer": ({"r3": record("naive", 0.0168, {"cache": "warm", "timer": "graph"}, seqlen=4096)}, 3,
+                                ["timer: events before, graph now; cache: cold before, warm now"]),
+    "other inputs": ({"r3": record("naive", 0.0168, seqlen=4096, inputs="outliers")}, 3,
+                     ["1 not comparable", "inputs: normal.0 before, outliers.0 now", "1 new"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_situations(name, base, tmp_path):
+    replaced, status, said = SITUATIONS[name]
+    done = call("gate", base, new_run(tmp_path / "new", records=changed(**replaced)))
+    assert done.returncode == status, done.stdout
+    for text in said:
+        assert text in done.stdout
+
+
+def test_new_cases_are_told_and_pass_unless_wrong(base, tmp_path):
+    records = changed() + [record("naive", 1.0, seqlen=128)]
+    done = call("gate", base, new_run(tmp_path / "right", records=records))
+    assert done.returncode == 0 and "10 same, 1 new" in done.stdout
+    records[-1] = incorrect("naive", seqlen=128)
+    done = call("gate", base, new_run(tmp_path / "wrong", records=records))
+    assert done.returncode == 1 and "not in the baseline, is incorrect" in done.stdout
+
+
+MACHINES = {
+    "power limit": ({"gpu": {**H200["gpu"], "power_limit_w": 500}}, "power limit (W): 700 before, 500 now"),
+    "another GPU": ({"gpu": {**H200["gpu"], "name": "NVIDIA A100"}}, "GPU: NVIDIA H200 before, NVIDIA A100 now"),
+    "the CPU": ({"device": "cpu", "gpu": None}, "device: cuda before, cpu now"),
+    "another machine": ({"machine": "ffff"}, "machine: 0123456789abcdef before, ffff now"),
+    "clock policy": ({"gpu": {**H200["gpu"], "max_sm_clock_mhz": 1755}},
+                     "maximum SM clock (MHz): 1980 before, 1755 now"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_runs_that_are_not_comparable(name, base, tmp_path):
+    environment, reason = MACHINES[name]
+    new = new_run(tmp_path / "new", {**MACHINE, **environment})
+    done = call("gate", base, new)
+    assert done.returncode == 3 and "10 not comparable, of 10 cases" in done.stdout and reason in done.stdout
+    junit, summary = tmp_path / "gate.xml", tmp_path / "summary.md"
+    forced = call("gate", base, new, "--force", "--github", "--junit", junit, env={"GITHUB_STEP_SUMMARY": str(summary)})
+    assert forced.returncode == 0 and "10 same" in forced.stdout
+    stamp = "FORCED: not comparable, and compared nevertheless: "
+    assert forced.stdout.startswith(stamp) and "::warning title=attnbench gate%3A forced::" in forced.stdout
+    for text in (forced.stdout, junit.read_text(), summary.read_text()):
+        assert "FORCED" in text and reason.split(":")[0].split(" (")[0] in text
+
+
+def test_a_clock_policy_of_a_cpu_is_compared(tmp_path):
+    laptop = {**LAPTOP, "device": "cpu", "machine": "aa"}
+    base = baseline(tmp_path / "base", environment={**laptop, "cpu": {**LAPTOP["cpu"], "governor": "performance"}})
+    new = new_run(tmp_path / "new", {**laptop, "cpu": {**LAPTOP["cpu"], "governor": "powersave"}})
+    done = call("gate", base, new)
+    assert done.returncode == 3 and "clock policy: performance before, powersave now" in done.stdout
+
+
+def test_what_only_one_side_recorded_is_told_and_forbids_nothing(base, tmp_path):
+    gpu = {name: value for name, value in H200["gpu"].items() if name != "power_limit_w"}
+    done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "gpu": gpu, "versions": {"torch": "2.14.0"}}))
+    assert done.returncode == 0
+    assert "differs: power limit (W): 700 before, not recorded now" in done.stdout
+    assert "differs: torch: 2.13.0 before, 2.14.0 now" in done.stdout
+
+
+def test_a_machine_in_another_state_is_told(base, tmp_path):
+    done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "sentinels": {"gemm_flops_per_s": 720e12}}))
+    assert done.returncode == 0 and "differs: the machine's own GEMM: -4.0 % in rate" in done.stdout
+
+
+def test_a_suspect_run_gives_no_verdict_on_times(base, tmp_path):
+    new = new_run(tmp_path / "new", {**MACHINE, "suspect": "the GEMM sentinel drifted by 3 %"}, change=slower(1.5))
+    done = call("gate", base, new)
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout
+    assert "new is marked suspect: the GEMM sentinel drifted by 3 %" in done.stdout
+    assert call("gate", base, new, "--strict").returncode == 4
+    assert call("gate", base, new, "--force").returncode == 1
+
+
+def test_a_suspect_stored_run_is_left_out(tmp_path):
+    folder = baseline(tmp_path / "base", runs=4)
+    environment = json.loads((folder / "2" / "environment.json").read_text())
+    (folder / "2" / "environment.json").write_text(json.dumps(environment | {"suspect": True}))
+    done = call("gate", folder, new_run(tmp_path / "new"))
+    assert done.returncode == 0 and "left out of the baseline: marked suspect (run 2)" in done.stdout
+    assert "10 same" in done.stdout
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_fewer_than_three_stored_runs_are_inconclusive(runs, tmp_path):
+    folder = baseline(tmp_path / "base", runs=runs)
+    new = new_run(tmp_path / "new", change=slower(2.0))
+    done = call("gate", folder, new, "--github")
+    assert done.returncode == 0
+    assert f"measured in {runs} stored run{'s' if runs > 1 else ''}; it takes 3" in done.stdout
+    assert "exit status 0: no regression found, and 10 of 10 timed cases are inconclusive" in done.stdout
+    assert re.search(r"\+(99|100)\.\d\d % +inconclusive", done.stdout)  # seen all the same
+    assert "::warning title=attnbench gate%3A no time was judged::" in done.stdout
+    assert call("gate", folder, new, "--strict").returncode == 4
+
+
+def test_one_over_three_over_four(tmp_path):
+    folder = baseline(tmp_path / "base", runs=1)
+    records = changed(r3=None)
+    assert call("gate", folder, new_run(tmp_path / "three", records=records), "--strict").returncode == 3
+    records[0] = incorrect("naive", seqlen=512)
+    assert call("gate", folder, new_run(tmp_path / "one", records=records), "--strict").returncode == 1
+
+
+def test_a_baseline_with_an_incorrect_record(tmp_path):
+    folder = baseline(tmp_path / "base", runs=3)
+    records = suite(numpy.random.default_rng(4))
+    records[3] = incorrect("naive", seqlen=4096)
+    write_run(folder / "4", records, MACHINE)
+    done = call("gate", folder, new_run(tmp_path / "new"))
+    assert done.returncode == 0 and "10 same" in done.stdout
+    assert "note: incorrect in 1 of 4 runs of the baseline, right now" in done.stdout
+
+
+def test_incorrect_before_and_now_is_no_pass(tmp_path):
+    records = changed(r3=incorrect("naive", seqlen=4096))
+    for name in "123":
+        write_run(tmp_path / "base" / name, records, MACHINE)
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "wrong", records=records))
+    assert done.returncode == 3 and "incorrect as before, so nothing was compared" in done.stdout
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "right"), "--strict")
+    assert done.returncode == 4 and "incorrect in the baseline, so it was not timed there" in done.stdout
+
+
+def test_nothing_in_common_is_no_pass(base, tmp_path):
+    new = new_run(tmp_path / "new", records=[record("naive", 1.0, seqlen=128)])
+    for verb, status in (("gate", 3), ("compare", 3)):
+        done = call(verb, base, new)
+        assert done.returncode == status and "nothing was compared" in done.stdout
+        assert "10 missing, 1 new" in done.stdout
+
+
+def test_checks_alone_are_compared(tmp_path):
+    records = [ok("naive", None, seqlen=seqlen) for seqlen in SEQLENS]
+    base, new = write_run(tmp_path / "base", records, MACHINE), write_run(tmp_path / "new", records, MACHINE)
+    done = call("gate", base, new, "--strict")
+    assert done.returncode == 0 and "5 checked only, of 5 cases" in done.stdout
+
+
+def test_unreadable_lines_are_named_and_the_rest_is_used(base, tmp_path):
+    new = new_run(tmp_path / "new")
+    lines = (new / "records.jsonl").read_text().splitlines(keepends=True)
+    (new / "records.jsonl").write_text(lines[0] + '{"schema":1\n' + "".join(lines[1:]) + lines[0][:50])
+    for verb in ("gate", "compare"):
+        done = call(verb, base, new)
+        assert done.returncode == 3 and "10 same" in done.stdout
+        assert f"unreadable: {new}/records.jsonl:2: not JSON" in done.stdout
+        assert f"unreadable: {new}/records.jsonl:12: truncated line" in done.stdout
+        assert "2 lines are unreadable" in done.stdout
+
+
+def test_mistakes_are_one_line(base, tmp_path):
+    new = new_run(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    schema = new_run(tmp_path / "schema")
+    (schema / "records.jsonl").write_text((schema / "records.jsonl").read_text().replace('"schema":1', '"schema":7'))
+    mixed = baseline(tmp_path / "mixed", runs=2)
+    new_run(mixed / "another", {**MACHINE, "machine": "ffff"})
+    mistakes = {
+        ("gate", base, tmp_path / "nowhere"): "nowhere: no such run directory",
+        ("gate", tmp_path / "empty", new): "empty: not a run directory (it has no records.jsonl), and it holds none",
+        ("gate", base, tmp_path / "empty"): "empty: not a run directory",
+        ("gate", base, schema): "schema 7; this version reads schema 1; read it with the version of attnbench",
+        ("gate", base, base / "2"): "2 is in BASE",
+        ("gate", new, new): "a run is not compared with itself",
+        ("compare", base, mixed): "its runs 1 and another are not comparable: machine: 0123456789abcdef before",
+        ("gate", base, new, "--margin", "1"): '"1" is no margin; write a percentage between 0% and 100%, such as 1%',
+        ("gate", base, new, "--margin", "-1%"): '"-1%" is no margin',
+        ("gate", base, new, "--margin", "nan%"): '"nan%" is no margin',
+        ("gate", base, new, "--junit", new / "records.jsonl" / "x.xml"): "cannot write the JUnit file",
+        ("gate", base): "Missing argument 'NEW'",
+    }
+    for arguments, message in mistakes.items():
+        done = call(*arguments)
+        assert done.returncode == 2, (arguments, done.stdout)
+        assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+
+
+def test_baselines_by_machine(tmp_path):
+    folder = baseline(tmp_path / "baselines" / MACHINE["machine"]).parent
+    baseline(folder / "ffff", environment={**MACHINE, "machine": "ffff"})
+    new = new_run(tmp_path / "new", change=slower(1.05))
+    assert call("gate", folder, new).stdout == call("gate", folder / MACHINE["machine"], new).stdout
+    other = new_run(tmp_path / "other", {**MACHINE, "machine": "abcd"})
+    done = call("gate", folder, other)
+    assert done.returncode == 3 and "has no runs of this machine (abcd), only of 0123456789abcdef, ffff" in done.stdout
+    done = call("gate", folder, new_run(tmp_path / "nameless", H200))
+    assert done.returncode == 2 and "give BASE as a folder of runs" in done.stderr
+
+
+def test_several_runs_on_the_new_side(base, tmp_path):
+    for place in range(3):
+        records = suite(numpy.random.default_rng(50 + place), change=slower(1.03))
+        new_run(tmp_path / "new" / str(place), records=records)
+    done = call("gate", base, tmp_path / "new")
+    assert done.returncode == 1 and "new (3 runs) against" in done.stdout and "1 slower, 9 same" in done.stdout
+
+
+GROWTH = {
+    "error": ({"accuracy": 2.3e-3}, "error growth: relative RMSE 2.0e-03 before, 2.3e-03 now (1.15x, limit 1.1x)"),
+    "memory": ({"peak": 2**30 + 2**26}, "memory: peak memory 1.00 GiB before, 1.06 GiB now"),
+    "registers": ({"kernel": {"registers": 176}}, "kernel: registers: 168 before, 176 now"),
+    "spills": ({"kernel": {"spill_store_bytes": 4}}, "kernel: bytes of spill stores: 0 before, 4 now"),
+    "shared": ({"kernel": {"shared_bytes": 230000}}, "kernel: bytes of shared memory: 200,000 before, 230,000 now"),
+}
+WITHIN = {
+    "error": {"accuracy": 2.15e-3},
+    "memory": {"peak": 2**30 + 2**20},
+    "registers": {"kernel": {"registers": 161}},
+    "another compiler": {"kernel": {"registers": 255, "compiler": "nvcc 14"}},
+}
+KERNEL = {"compiler": "nvcc 13.0.88", "registers": 168, "spill_store_bytes": 0, "spill_load_bytes": 0,
+          "shared_bytes": 200_000}  # fmt: skip
+
+
+def weighed(accuracy_rmse=2e-3, peak=2**30, kernel=None):
+    """One record with an error, a peak of memory and static figures."""
+    made = record("hopper", 1e-3, {"peak_bytes": peak}, kernel={**KERNEL, **(kernel or {})})
+    return replace(made, accuracy=accuracy(accuracy_rmse))
+
+
+def grown(of):
+    return weighed(of.get("accuracy", 2e-3), of.get("peak", 2**30), of.get("kernel"))
+
+
+@pytest.fixture(scope="module")
+def weighed_base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weighed") / "base"
+    for name in "123":
+        write_run(folder / name, [weighed()], MACHINE)
+    return folder
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_what_grew_fails_the_gate(name, weighed_base, tmp_path):
+    of, said = GROWTH[name]
+    done = call("gate", weighed_base, write_run(tmp_path / "new", [grown(of)], MACHINE))
+    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert "1 same, of 1 cases" in done.stdout  # it is not its time
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_what_grew_within_its_unit_passes(name, weighed_base, tmp_path):
+    done = call("gate", weighed_base, write_run(tmp_path / "new", [grown(WITHIN[name])], MACHINE))
+    assert done.returncode == 0, done.stdout
+    assert ("static figures are of another compiler" in done.stdout) == (name == "another compiler")
+
+
+def test_e3_of_an_e4m3_case_may_not_grow(tmp_path):
+    def fp8(e3):
+        return ok("hopper", 1e-3, accuracy(e3=e3), dtype="e4m3")
+
+    for name in "123":
+        write_run(tmp_path / "base" / name, [fp8(0.05)], MACHINE)
+    done = call("gate", tmp_path / "base", write_run(tmp_path / "new", [fp8(0.06)], MACHINE))
+    assert done.returncode == 1 and "error growth: E3 5.0e-02 before, 6.0e-02 now (1.20x" in done.stdout
+
+
+def test_junit_holds_every_case(base, tmp_path):
+    tail = "\x1b[31mkilled by SIGSEGV\x1b[0m & <tail>\x00"
+    records = changed(r0=None, r2=record("naive", 0.0046, seqlen=2048),
+                      r3=failed("naive", "crash", tail, seqlen=4096)) + [record("naive", 1.0, seqlen=128)]  # fmt: skip
+    path = tmp_path / "deep" / "gate.xml"
+    assert call("gate", base, new_run(tmp_path / "new", records=records), "--junit", path).returncode == 1
+    root = ElementTree.parse(path).getroot()
+    assert {name: root.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "11", "failures": "1", "errors": "2", "skipped": "1"}  # fmt: skip
+    assert [one.get("name") for one in root] == ["naive", "hopper[ws]"]
+    cases = {case.get("name"): case for case in root[0].iter("testcase")}
+    assert cases["bf16-d128-h16-b4-q4096-k4096-full-normal.0"].find("error").get("message") == (
+        "error: crash: killed by SIGSEGV & <tail>"
+    )
+    failure = cases["bf16-d128-h16-b4-q2048-k2048-full-normal.0"].find("failure")
+    assert failure.get("type") == "slower" and re.match(r"slower \+9\.\d\d % \(\+", failure.get("message"))
+    assert float(cases["bf16-d128-h16-b4-q2048-k2048-full-normal.0"].get("time")) == pytest.approx(0.0046)
+    assert cases["bf16-d128-h16-b4-q512-k512-full-normal.0"].find("error").get("type") == "missing"
+
+
+def test_junit_fails_where_nothing_was_compared(base, tmp_path):
+    path = tmp_path / "gate.xml"
+    new = new_run(tmp_path / "new", records=[])
+    assert call("gate", base, new, "--junit", path).returncode == 3
+    root = ElementTree.parse(path).getroot()
+    assert root.get("errors") == "11" and "nothing was compared" in path.read_text()
+
+
+def test_annotations_are_escaped_counted_and_gravest_first(base, tmp_path):
+    records = changed(r2=incorrect("naive", seqlen=2048))[2:3] + [record("a,b:c", 1.0, seqlen=512)]
+    summary = tmp_path / "summary.md"
+    done = call("gate", base, new_run(tmp_path / "new", records=records), "--github",
+                env={"GITHUB_STEP_SUMMARY": str(summary)})  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    assert lines[0].startswith("::error title=attnbench gate::nothing was compared")
+    assert lines[1] == (
+        "::error title=incorrect%3A naive%2C bf16-d128-h16-b4-q2048-k2048-full-normal.0::was right, is incorrect: "
+        "relative RMSE 0.04, limit 0.003 at batch 0, head 3, row 17"
+    )
+    assert len(lines) == 10
+    assert lines[-1].startswith("::error title=attnbench gate::2 more cases: 1 incorrect, 9 missing")
+    text = summary.read_text()
+    assert text.startswith("## attnbench gate: a regression, or a case that is wrong\n")
+    assert re.search(r"\| bf16-d128-h16-b4-q2048-k2048-full-normal.0 +\| naive ", text) and r"hopper\[ws\]" in text
+
+
+def test_without_a_place_for_the_summary_it_is_said(base, tmp_path):
+    done = call("gate", base, new_run(tmp_path / "new"), "--github", env={"GITHUB_STEP_SUMMARY": ""})
+    assert done.returncode == 0 and "GITHUB_STEP_SUMMARY is not set, so no step summary was written" in done.stdout
+    done = call("gate", base, tmp_path / "new", "--github", env={"GITHUB_STEP_SUMMARY": str(tmp_path)})
+    assert done.returncode == 2 and "cannot write the step summary" in done.stderr
+
+
+def test_long_tables_are_cut_and_the_rest_is_counted(tmp_path):
+    def many(dice):
+        return [record("naive", 1e-3 * (1 + 0.001 * dice.normal()), seqlen=64 * (1 + index)) for index in range(60)]
+
+    for place in range(3):
+        write_run(tmp_path / "base" / str(place), many(numpy.random.default_rng(place)), MACHINE)
+    new = write_run(tmp_path / "new", many(numpy.random.default_rng(9)), MACHINE)
+    done = call("gate", tmp_path / "base", new)
+    assert done.stdout.count("bf16-") == 40 and "20 more cases; --all shows them" in done.stdout
+    every = call("gate", tmp_path / "base", new, "--all")
+    assert every.stdout.count("bf16-") == 60 and "more cases" not in every.stdout
+
+
+def test_cases_without_figures_that_share_a_reason_share_a_row(base, tmp_path):
+    new = new_run(tmp_path / "new", records=changed()[5:])
+    done = call("compare", base, new)
+    assert "q512-k512-full-normal.0 and 4 more" in done.stdout
+    assert "missing (5 cases): in the baseline, and not measured" in done.stdout
+    assert call("compare", base, new, "--all").stdout.count("missing") >= 6
+
+
+def test_completion_of_run_directories(base, tmp_path, monkeypatch):
+    from attnbench.completion import run_directories
+
+    new_run(tmp_path / "results" / "one")
+    new_run(tmp_path / "results" / "baselines" / "aa" / "1")
+    (tmp_path / "results" / ".hidden").mkdir()
+    (tmp_path / "results" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert [item.value for item in run_directories("res")] == ["results/"]
+    assert [item.value for item in run_directories("results/")] == ["results/baselines/", "results/one"]
+    assert [item.value for item in run_directories(f"{tmp_path}/results/o")] == [f"{tmp_path}/results/one"]
+    assert run_directories("nowhere/") == []

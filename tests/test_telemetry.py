@@ -1,0 +1,352 @@
+"""Telemetry of a fake GPU with a scripted life, and of a made-up /proc, on a fake clock: nothing here waits."""
+
+import itertools
+
+import pytest
+from fake_nvml import Card, FakeNvml, two_cards
+from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
+
+from attnbench import clock_events, conditions, host
+from attnbench.conditions import Reading, make_judge, summarize
+from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
+from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
+from attnbench.record import Conditions
+from attnbench.sampling import Unstable, Verdict
+from attnbench.telemetry import PERIOD_S, Telemetry, watch
+from attnbench.timing import measure
+
+
+class ScriptedGpu:
+    """A card, its telemetry, and a clock that both go by: `at` says what becomes of the card when."""
+
+    def __init__(self, monkeypatch, **card):
+        self.card = Card(sm_clock_mhz=1755, **card)
+        self.lib = FakeNvml([self.card]).install(monkeypatch)
+        self.clock = FakeClock()
+        self.telemetry = Telemetry(NvmlSensor(0), self.clock, cpus=8)
+        self.events: list[tuple[float, dict]] = []
+
+    def at(self, time_s, **changes):
+        self.events.append((time_s, changes))
+        return self
+
+    def run_until(self, end_s, watts=700.0):
+        """Goes on in periods; the energy counter follows the power."""
+        while self.clock.time_s < end_s - 1e-9:
+            self.clock.time_s += PERIOD_S
+            for time_s, changes in self.events:
+                if time_s <= self.clock.time_s:
+                    for name, value in changes.items():
+                        setattr(self.card, name, value)
+            if self.card.energy_mj is not None:
+                self.card.energy_mj += round(watts * 1000 * PERIOD_S)
+            self.telemetry.tick()
+        return self
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return lambda **card: ScriptedGpu(monkeypatch, **card)
+
+
+def test_a_block_is_joined_with_what_was_seen_while_it_ran(gpu):
+    device = gpu(instant_power_mw=640_500, temperature_c=63, memory_temperature_c=71)
+    device.at(1000.995, sm_clock_mhz=1700).at(1002.015, sm_clock_mhz=1980, temperature_c=90)
+    device.run_until(1003.0)
+    found = device.telemetry.between(1001.0 - 1e-6, 1002.0 + 1e-6)
+    assert found.telemetry_samples == 101
+    assert (found.sm_clock_mhz, found.sm_clock_spread) == (1700, 0)
+    assert (found.power_w, found.power_limit_w, found.temperature_c, found.memory_temperature_c) == (640.5, 700, 63, 71)
+    assert found.energy_j == pytest.approx(700.0) and found.energy_span_s == pytest.approx(1.0)
+    assert (found.reasons, found.problems) == ((), ())
+
+
+def test_the_mean_clock_and_its_spread(gpu):
+    device = gpu().at(1000.505, sm_clock_mhz=1665)
+    found = device.run_until(1001.0).telemetry.between(1000.0, 1001.0)
+    assert found.sm_clock_mhz == pytest.approx((50 * 1755 + 50 * 1665) / 100)
+    assert found.sm_clock_spread == pytest.approx(90 / 1755, rel=1e-5)
+    assert device.telemetry.verdict(found) == Verdict(flags=(conditions.CLOCK_VARIED,))
+
+
+@pytest.mark.parametrize(
+    ("bits", "verdict"),
+    [
+        (0x00, Verdict()),
+        (0x01, Verdict(flags=("host_bound",))),
+        (0x02, Verdict(flags=("application_clocks",))),
+        (0x04, Verdict(flags=("power_capped",))),
+        (0x08, Verdict(discard="hardware slowdown")),
+        (0x10, Verdict()),
+        (0x20, Verdict(discard="software thermal slowdown")),
+        (0x40, Verdict(discard="hardware thermal slowdown")),
+        (0x80, Verdict(discard="power brake")),
+        (0x100, Verdict()),
+        (0x06, Verdict(flags=("application_clocks", "power_capped"))),
+        (0x48, Verdict(discard="hardware slowdown + hardware thermal slowdown")),
+        (0x24, Verdict(discard="software thermal slowdown", flags=("power_capped",))),
+    ],
+)
+def test_every_reason_and_what_it_means_for_a_block(gpu, bits, verdict):
+    device = gpu(throttle_reasons=bits).run_until(1000.5)
+    found = device.telemetry.between(1000.0, 1000.5)
+    assert found.reasons == clock_events.names(bits)
+    assert device.telemetry.verdict(found) == verdict
+
+
+def test_one_reading_of_a_slowdown_spoils_a_block_and_one_of_idle_does_not():
+    def block(bits, places):
+        readings = [Reading(n * PERIOD_S, reasons=bits if n in places else 0) for n in range(50)]
+        return make_judge(8)(summarize(readings, 0.0, 0.5))
+
+    assert block(0x40, {17}) == Verdict(discard="hardware thermal slowdown")
+    assert block(0x01, {0}) == Verdict()  # how the GPU stood before the block
+    assert block(0x01, {20, 21}) == Verdict(flags=("host_bound",))
+
+
+def test_a_reason_without_a_name_is_shown_by_its_number():
+    assert clock_events.names(0x204) == ("power cap", "reason 0x200")
+
+
+def test_a_block_shorter_than_the_period_has_its_neighbours_readings(gpu):
+    device = gpu().run_until(1000.1)
+    found = device.telemetry.between(1000.052, 1000.058)
+    assert found.telemetry_samples == 0 and found.sm_clock_mhz == 1755 and found.problems == ()
+    late = device.telemetry.between(1005.0, 1005.1)
+    assert late == Conditions(problems=("no reading in time",))
+    assert device.telemetry.verdict(late).flags == ("telemetry_incomplete",)
+
+
+def test_what_a_card_does_not_answer_is_named_once_and_not_asked_again(gpu):
+    device = gpu(energy_mj=None, memory_temperature_c=None, power_limit_mw=None).run_until(1001.0)
+    found = device.telemetry.between(1000.0, 1001.0)
+    assert (found.energy_j, found.memory_temperature_c, found.power_limit_w, found.problems) == (None, None, None, ())
+    assert device.telemetry.verdict(found) == Verdict()
+    never = {"energy_j", "memory_temperature_c", "power_limit_w"}
+    assert device.telemetry.facts()["unsupported"] == dict.fromkeys(sorted(never), "Not Supported")
+    assert device.lib.asked.count("nvmlDeviceGetTotalEnergyConsumption") == 1
+    assert device.lib.asked.count("nvmlDeviceGetClockInfo") == 100 + 100 // SLOW_EVERY
+
+
+def test_without_instant_power_the_drivers_average_is_taken_and_said(gpu):
+    device = gpu(instant_power_mw=None, power_mw=333_000).run_until(1000.5)
+    assert device.telemetry.between(1000.0, 1000.5).power_w == 333
+    assert device.telemetry.facts() == {"sensor": "nvml", "period_s": 0.01, "power": "average", "unsupported": {}}
+
+
+def test_a_query_that_fails_now_and_then_stands_in_the_conditions(gpu):
+    device = gpu()
+    device.at(1000.505, failing={"nvmlDeviceGetCurrentClocksEventReasons": "Unknown Error"}).run_until(1000.6)
+    device.card.failing.clear()
+    device.events.clear()
+    device.run_until(1001.0)
+    found = device.telemetry.between(1000.0, 1001.0)
+    assert found.problems == ("reasons: Unknown Error",) and found.sm_clock_mhz == 1755
+    assert device.telemetry.verdict(found) == Verdict(flags=("telemetry_incomplete",))
+    assert device.telemetry.between(1000.7, 1001.0).problems == ()
+
+
+def test_a_card_that_disappears_ends_nothing(gpu):
+    device = gpu().at(1000.505, lost=True).run_until(1001.0)
+    found = device.telemetry.between(1000.0, 1001.0)
+    assert "sm_clock_mhz: GPU is lost" in found.problems and found.sm_clock_mhz == 1755
+    gone = device.telemetry.between(1000.8, 1001.0)
+    assert gone.sm_clock_mhz is None and "power_w: GPU is lost" in gone.problems
+    assert device.telemetry.verdict(gone) == Verdict(flags=("telemetry_incomplete",))
+
+
+@pytest.mark.parametrize(("driver", "index", "text"), [(False, 0, "NVML: no driver answers"), (True, 3, "NVML: no such GPU")])
+def test_a_gpu_that_nobody_can_watch_is_said_to_be_so(monkeypatch, driver, index, text):
+    FakeNvml([Card()], driver=driver).install(monkeypatch)
+    telemetry = Telemetry(NvmlSensor(index), clock := FakeClock())
+    telemetry.tick()
+    assert telemetry.between(clock.time_s - 1, clock.time_s).problems == (text,)
+
+
+def test_the_card_that_was_asked_for_is_watched_and_the_session_is_closed(monkeypatch):
+    cards = two_cards()
+    cards[1].sm_clock_mhz = 1200
+    lib = FakeNvml(cards).install(monkeypatch)
+    sensor = NvmlSensor(1)
+    assert sensor.values()["sm_clock_mhz"] == 1200 and lib.open_sessions == 1
+    sensor.close()
+    assert lib.open_sessions == 0
+
+
+def test_a_slice_is_watched_by_its_whole_card(monkeypatch):
+    FakeNvml([Card(slices={"MIG-a": 10 * 2**30}, sm_clock_mhz=1410)]).install(monkeypatch)
+    assert NvmlSensor(0).values()["sm_clock_mhz"] == 1410
+
+
+def test_an_old_driver_calls_the_reasons_otherwise(monkeypatch):
+    lib = FakeNvml([Card()]).install(monkeypatch)
+    monkeypatch.delattr(FakeNvml, "nvmlDeviceGetCurrentClocksEventReasons")
+    lib.nvmlDeviceGetCurrentClocksThrottleReasons = lambda card: 0x04
+    assert NvmlSensor(0).values()["reasons"] == 0x04
+
+
+def test_an_energy_counter_that_runs_backwards_gives_no_energy(gpu):
+    device = gpu().at(1000.5, energy_mj=3).run_until(1000.51)
+    found = device.telemetry.between(1000.0, 1000.51)
+    assert (found.energy_j, found.energy_span_s) == (None, None)
+    assert found.problems == ("energy counter: a clock went backwards",)
+    assert device.telemetry.verdict(found) == Verdict(flags=("clock_backwards",))
+
+
+def test_readings_of_a_clock_that_was_set_back_are_not_mixed(gpu):
+    device = gpu().run_until(1000.5)
+    device.clock.time_s = 1000.1
+    device.run_until(1000.3)
+    found = device.telemetry.between(1000.1, 1000.3)
+    assert "telemetry: a clock went backwards" in found.problems
+    assert 20 <= found.telemetry_samples <= 22
+    assert device.telemetry.verdict(found) == Verdict(flags=("clock_backwards",))
+
+
+class BrokenSensor:
+    name = "broken"
+
+    def values(self):
+        raise OSError("the bus is on fire")
+
+    def facts(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+def test_a_sensor_that_raises_is_data_too():
+    telemetry = Telemetry(BrokenSensor(), FakeClock())
+    telemetry.tick()
+    assert telemetry.between(999.0, 1001.0).problems == ("broken: the bus is on fire",)
+
+
+class WatchedTimer(FakeTimer):
+    """Runs on the scripted GPU: the telemetry ticks while samples are taken, and clocks decide their length."""
+
+    def __init__(self, device):
+        super().__init__(device.clock, iter(()))
+        self.device = device
+
+    def take(self, calls, count, calls_per_sample, before):
+        samples = []
+        for _ in range(count):
+            next(calls)()
+            sample_s = 0.01 * 1755 / self.device.card.sm_clock_mhz
+            self.device.run_until(self.clock.time_s + sample_s)
+            samples.append(sample_s)
+        return samples
+
+
+def measured(device, enough=40):
+    def watched_sleep(seconds):
+        device.run_until(device.clock.time_s + seconds)
+        device.clock.slept.append(seconds)
+
+    device.clock.sleep = watched_sleep
+    timer = WatchedTimer(device)
+    options = OPTIONS.model_copy(update={"max_time_s": 100.0})
+    return measure(COUNTED, options, timer, device.clock, FakeRule(enough), watch=device.telemetry)
+
+
+def test_a_throttled_block_enters_no_number_and_is_counted(gpu):
+    """The card throttles to half its clock for a while in the middle: no sample of that time is in the measurement."""
+    device = gpu()
+    start_s = 1000.0 + 0.05 + 0.5  # the warm-up
+    device.at(start_s + 0.15, throttle_reasons=0x40, sm_clock_mhz=877)
+    device.at(start_s + 2.0, throttle_reasons=0, sm_clock_mhz=1755)
+    found = measured(device)
+    assert set(found.samples_s) == {0.01}
+    assert found.discarded == {"hardware thermal slowdown": 1}
+    assert [block.conditions.sm_clock_mhz for block in found.blocks] == [1755.0] * len(found.blocks)
+    assert all("hardware thermal slowdown" not in block.conditions.reasons for block in found.blocks)
+    assert 40 <= sum(block.sample_count for block in found.blocks) < 50
+
+
+def test_a_card_that_throttles_throughout_is_unstable(gpu):
+    with pytest.raises(Unstable, match=r"software thermal slowdown \(4 blocks\)"):
+        measured(gpu(throttle_reasons=0x20))
+
+
+def test_a_power_cap_is_kept_and_said(gpu):
+    found = measured(gpu(throttle_reasons=0x04))
+    assert found.flags == ("power_capped",) and found.discarded == {} and len(found.samples_s) >= 40
+
+
+PROC = {
+    "proc/stat": "cpu  1000 0 500 8000 0 0 0 500 77 0\ncpu0 1 2 3\n",
+    "proc/loadavg": "2.50 1.00 0.50 3/99 12345\n",
+    "proc/cpuinfo": "processor\t: 0\ncpu MHz\t\t: 2600.5\n\nprocessor\t: 1\ncpu MHz\t\t: 2400.5\n",
+}
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(host, "_SYS", tmp_path / "sys")
+    monkeypatch.setattr(host, "cpus_allowed", lambda: (0, 1))
+
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    write(PROC)
+    return write
+
+
+def test_a_machine_without_a_gpu_is_watched_by_its_cpus(machine):
+    telemetry = Telemetry(CpuSensor(), clock := FakeClock(), cpus=2)
+    telemetry.tick()
+    machine({"proc/stat": "cpu  1080 0 510 8000 0 0 0 510 77 0\n"})  # 100 ticks more, 10 of them stolen
+    clock.time_s += 1.0
+    telemetry.tick()
+    found = telemetry.between(1000.0, 1001.0)
+    assert (found.cpu_clock_mhz, found.load, found.telemetry_samples) == (2500.5, 2.5, 2)
+    assert found.stolen == pytest.approx(0.1)
+    assert telemetry.verdict(found) == Verdict(flags=("cpu_stolen",))
+    assert telemetry.facts() == {"sensor": "proc", "period_s": 0.01, "cpu_clock_from": "cpuinfo", "steal": True}
+    machine({"proc/loadavg": "2.51 1 1 1/1 1\n"})
+    clock.time_s += 1.0
+    telemetry.tick()
+    assert telemetry.verdict(telemetry.between(1001.5, 1002.0)).flags == ("cpu_loaded",)
+
+
+def test_the_kernels_own_clock_figures_come_first(machine):
+    folder = "sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
+    machine({folder.format(0): "3100000\n", folder.format(1): "2900000\n"})
+    sensor = CpuSensor()
+    assert sensor.values()["cpu_clock_mhz"] == 3000 and sensor.facts()["cpu_clock_from"] == "cpufreq"
+    machine({folder.format(0): "1000000\n"})
+    assert sensor.values()["cpu_clock_mhz"] == 1950
+
+
+def test_cpuinfo_is_slow_and_seldom_asked(machine):
+    sensor = CpuSensor()
+    sensor.values()
+    machine({"proc/cpuinfo": "cpu MHz\t: 1000.0\n"})
+    seen = [sensor.values()["cpu_clock_mhz"] for _ in range(CPUINFO_EVERY)]
+    assert seen == [2500.5] * (CPUINFO_EVERY - 1) + [1000.0]
+
+
+def test_a_kernel_that_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "_PROC", tmp_path)
+    monkeypatch.setattr(host, "_SYS", tmp_path)
+    sensor = CpuSensor()
+    assert sensor.values() == {"cpu_clock_mhz": None}
+    assert sensor.facts() == {"cpu_clock_from": None, "steal": False}
+    sensor.close()
+
+
+def test_the_thread_reads_and_stops():
+    telemetry = watch("cpu")
+    deadline = itertools.count()
+    while telemetry.between(0.0, 1e12).telemetry_samples < 3 and next(deadline) < 1000:
+        telemetry.clock.sleep(0.005)
+    assert telemetry.between(0.0, 1e12).telemetry_samples >= 3
+    telemetry.stop()
+    count = telemetry.between(0.0, 1e12).telemetry_samples
+    telemetry.clock.sleep(0.03)
+    assert telemetry.between(0.0, 1e12).telemetry_samples == count

@@ -1,0 +1,208 @@
+"""Verdicts against scipy's own t tests, hand-made extremes, and the words that each refusal has."""
+
+import math
+
+import numpy
+import pytest
+from scipy import stats as scipy_stats
+
+from attnbench.differences import (
+    Difference,
+    NotEnough,
+    across_processes,
+    level,
+    noise_floor,
+    process_differences,
+    suite_mean,
+)
+from attnbench.record import Block
+from attnbench.verdict import (
+    CLOCK_OR_POWER,
+    CODE,
+    FASTER,
+    INCONCLUSIVE,
+    MISSING,
+    SAME,
+    SLOWER,
+    Margin,
+    Pair,
+    Verdict,
+    confirm,
+    decide,
+    decide_one,
+    holm,
+    to_confirm,
+)
+
+ONE = Margin(0.01)
+
+
+def block(median_s: float, process: int = 0, round: int = 0) -> Block:
+    return Block((0.9 * median_s, median_s, 3 * median_s), 3, process=process, round=round)
+
+
+def made(mean: float, spread: float = 0.003, count: int = 5) -> Difference:
+    """Differences of `count` processes with exactly this mean and sample standard deviation."""
+    values = numpy.linspace(-1, 1, count)
+    return across_processes((mean + spread * values / values.std(ddof=1)).tolist(), 3)
+
+
+def test_blocks_are_matched_by_process_and_round():
+    base = [block(1.0, 0, 0), block(1.0, 0, 1), block(2.0, 1, 0), block(5.0, 2, 0)]
+    new = [block(1.1, 0, 0), block(1.2, 0, 0), block(1.3, 0, 1), block(2.0, 1, 0), block(9.0, 1, 7)]
+    found = process_differences(base, new)
+    first = (math.log(1.1) + math.log(1.2)) / 2  # two blocks of one arm in a round: ABBA
+    assert found == {0: pytest.approx((first + math.log(1.3)) / 2), 1: pytest.approx(0)}
+
+
+def test_a_disturbed_round_does_not_count_for_more_than_the_others():
+    base = [block(1.0, 0, place) for place in range(8)]
+    new = [block(1.3 if place == 5 else 1.02 + 0.001 * place, 0, place) for place in range(8)]
+    kept = sorted(math.log(one.samples_s[1]) for one in new)[2:6]  # a quarter of the eight falls away at either end
+    assert process_differences(base, new) == {0: pytest.approx(sum(kept) / 4)}
+    assert level(new) == pytest.approx(sum(kept) / 4)
+
+
+def test_blocks_may_count_in_another_unit():
+    base, new = [block(1.0)], [block(2.0)]
+    assert process_differences(base, new, weigh=lambda one: one.samples_s[2]) == {0: pytest.approx(math.log(2))}
+
+
+def test_level_weighs_processes_and_not_blocks():
+    blocks = [block(1.0), block(math.e**2), block(math.e**3, process=1)]
+    assert level(blocks) == pytest.approx((1 + 3) / 2)
+
+
+@pytest.mark.parametrize("mean", [-0.02, 0.0, 0.011, 0.03])
+def test_bounds_are_scipys(mean):
+    difference = made(mean)
+    test = scipy_stats.ttest_1samp(difference.units, 0)
+    assert (difference.low, difference.high) == pytest.approx(tuple(test.confidence_interval(0.90)))
+    above = scipy_stats.ttest_1samp(difference.units, ONE.log, alternative="greater").pvalue
+    below = scipy_stats.ttest_1samp(difference.units, -ONE.log, alternative="less").pvalue
+    assert (difference.p_above(ONE.log), difference.p_below(ONE.log)) == pytest.approx((above, below))
+
+
+@pytest.mark.parametrize("allowance", [0.0, 0.004])
+def test_a_p_value_and_its_bound_say_the_same(allowance):
+    """Wherever the margin is, p is under 5 % exactly when the bound is beyond it."""
+    one = Difference(0.03, 0.002, 7.0, (0.03,), "run", allowance)
+    for margin in numpy.linspace(0, 0.04, 81):
+        assert (one.p_above(margin) < 0.05) == (one.low > margin)
+        assert (one.mirrored().p_below(margin) < 0.05) == (one.mirrored().high < -margin)
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "kind"),
+    [
+        (0.03, 0.003, SLOWER),
+        (-0.03, 0.003, FASTER),
+        (0.0, 0.003, SAME),
+        (0.004, 0.003, SAME),
+        (0.012, 0.003, INCONCLUSIVE),  # over the margin, and not by enough to be sure
+        (0.0, 0.03, INCONCLUSIVE),
+        (0.05, 0.05, INCONCLUSIVE),
+    ],
+)
+def test_verdict_of_one_case(mean, spread, kind):
+    verdict = decide_one(Pair(made(mean, spread)), ONE)
+    assert verdict.kind == kind and verdict.difference == pytest.approx(math.expm1(mean))
+    low, high = verdict.interval
+    assert low < verdict.difference < high and verdict.reason
+
+
+def test_equal_medians_are_not_certainty():
+    """A coarse timer gives the same number in every process; the spread then has a floor."""
+    verdict = decide_one(Pair(across_processes([0.0101] * 3, 3)), ONE)
+    assert verdict.kind == INCONCLUSIVE and verdict.interval[0] < verdict.interval[1]
+
+
+def test_holm_by_brute_force():
+    p_values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
+    assert holm(p_values) == {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
+
+
+def test_holm_over_all_cases_that_are_judged_together():
+    """A case that is slower alone is inconclusive among forty, and says so."""
+    borderline = {"x": Pair(made(0.0145))}
+    assert decide(borderline, ONE)["x"].kind == SLOWER
+    among = borderline | {str(index): Pair(made(0.0)) for index in range(39)}
+    verdict = decide(among, ONE)["x"]
+    assert verdict.kind == INCONCLUSIVE and "Holm" in verdict.reason
+
+
+def test_the_noise_floor_widens_the_margin():
+    assert Margin(0.01, 0.003).value == 0.01 and Margin(0.01, 0.02).value == 0.04
+    assert decide_one(Pair(made(0.03)), Margin(0.01, 0.02)).kind == SAME
+    assert "2 times the A/A noise floor of 2 %" in str(Margin(0.01, 0.02))
+    assert noise_floor([[0.003, 0.005], [-0.003, -0.003]]) == pytest.approx(math.sqrt((0.004**2 + 0.003**2) / 2))
+    with pytest.raises(NotEnough, match="against itself"):
+        noise_floor([])
+
+
+@pytest.mark.parametrize("asked", [0, -0.01, 1, math.nan])
+def test_a_margin_that_cannot_be(asked):
+    with pytest.raises(ValueError, match="between 0 and 100 %"):
+        Margin(asked)
+
+
+def test_too_few_processes_are_no_verdict():
+    with pytest.raises(NotEnough, match="measured in 2 processes; it takes 3"):
+        across_processes([0.1, 0.1], 3)
+    with pytest.raises(NotEnough, match="measured in 1 process; it takes 2"):
+        across_processes([0.1], 1)
+
+
+@pytest.mark.parametrize(
+    ("time", "cycles", "shift", "kind", "cause"),
+    [
+        (0.03, None, None, SLOWER, ""),
+        (0.03, None, 0.01, SLOWER, ""),
+        (0.03, None, -0.03, INCONCLUSIVE, ""),  # clocks apart, and nobody counted cycles
+        (0.03, 0.0, -0.03, INCONCLUSIVE, CLOCK_OR_POWER),
+        (0.03, 0.03, 0.0, SLOWER, CODE),
+        (0.06, 0.03, -0.03, SLOWER, CODE),
+        (0.03, 0.0, -0.01, SLOWER, CLOCK_OR_POWER),
+        (0.03, 0.0108, 0.0, SLOWER, ""),  # cycles can not tell
+        (0.0, 0.03, 0.03, INCONCLUSIVE, CLOCK_OR_POWER),  # a clock that made up for slower code
+        (0.0, 0.0, 0.0, SAME, ""),
+        (-0.03, -0.03, 0.02, FASTER, CODE),
+    ],
+)
+def test_clocks_that_differ_decide_in_cycles(time, cycles, shift, kind, cause):
+    pair = Pair(made(time), None if cycles is None else made(cycles), shift)
+    verdict = decide({"x": pair}, ONE)["x"]
+    assert (verdict.kind, verdict.cause) == (kind, cause)
+    if kind == INCONCLUSIVE:
+        assert "SM clocks differ by" in verdict.reason
+
+
+def test_a_pair_has_a_difference_or_says_why_not():
+    verdict = decide({"x": Pair(refused=MISSING, reason="not measured")}, ONE)["x"]
+    assert (verdict.kind, verdict.reason, verdict.difference, verdict.interval) == (MISSING, "not measured", None, None)
+    for wrong in ({}, {"refused": MISSING}, {"time": made(0.0), "refused": MISSING, "reason": "x"},
+                  {"refused": SLOWER, "reason": "x"}):  # fmt: skip
+        with pytest.raises(ValueError, match="pair"):
+            Pair(**wrong)
+
+
+def test_slower_counts_once_it_is_confirmed():
+    pairs = {"a": Pair(made(0.04)), "b": Pair(made(0.05)), "c": Pair(made(0.05)), "d": Pair(made(0.0))}
+    first = decide(pairs, ONE)
+    assert to_confirm(first) == ["a", "b", "c"]
+    final = confirm(first, {"a": Pair(made(0.031)), "b": Pair(made(0.001)), "d": Pair(made(0.9))}, ONE)
+    assert (final["a"].kind, final["a"].confirmed) == (SLOWER, True)
+    assert final["a"].difference == pytest.approx(math.expm1(0.031))
+    assert (final["b"].kind, final["b"].confirmed) == (INCONCLUSIVE, False)
+    assert "+5.13 % at first, then +0.10 %" in final["b"].reason
+    assert (final["c"].kind, final["c"].confirmed) == (INCONCLUSIVE, False) and "could not be" in final["c"].reason
+    assert final["d"] == first["d"] and to_confirm(final) == []
+
+
+def test_the_mean_of_a_suite_is_taken_process_by_process():
+    """A shift that a process gives to all its cases does not average out over cases."""
+    cases = [{0: 0.01, 1: 0.02, 2: 0.03}, {0: 0.03, 1: 0.04, 2: 0.05}]
+    mean = suite_mean(cases, 3)
+    assert mean.units == pytest.approx((0.02, 0.03, 0.04)) and mean.freedom == 2
+    assert isinstance(decide_one(Pair(mean), ONE), Verdict)
