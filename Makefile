@@ -71,7 +71,7 @@ STEP_SECONDS := 480
 BUDGET := 7m
 H100_GROUPS := fp16_d64 fp16_d128 fp16_d256 bf16_d64 bf16_d128 bf16_d256 e4m3_d64 e4m3_d128 e4m3_d256 \
                models models_e4m3 unequal_lengths long_context
-GPU_STEPS := build golden tests edges sanitizer smoke $(H100_GROUPS:%=h100-%) ablation sweep
+GPU_STEPS := build golden tests edges large sanitizer smoke $(H100_GROUPS:%=h100-%) ablation sweep
 GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
 GPU_NEEDS := $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.tested)
 HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -m attnbench list backends | sed -nE 's/^(hopper[^ ]*) .*/--backend "\1"/p')
@@ -101,6 +101,7 @@ step_golden = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu tests/go
 	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q tests/golden
 step_tests = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu
 step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES),0)
+step_large = $(call measure,large,suites/large.yaml,0 1 3)
 step_sanitizer = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench.kernel_sanitize \
 	--out $(GPU_RUNS)/sanitizer.jsonl --budget-s 420
 step_smoke = $(call measure,smoke,suites/h100-smoke.yaml,0 1 3)
