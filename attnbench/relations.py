@@ -7,10 +7,11 @@ same oracle. The numbers are the same; what changes is where they lie, in which 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, Mapping, NamedTuple
 
 from attnbench.backend import Inputs, Outputs, Quantized
 from attnbench.case import Case
+from attnbench.far_memory import far_apart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,14 @@ def scaled_v(case: Case, inputs: Inputs, factor: float) -> Changed:
         return replace(outputs, out=outputs.out / factor)
 
     return Changed(case, replace(inputs, v=inputs.v * factor, quantized=quantized), undo)
+
+
+def v_small(case: Case, inputs: Inputs) -> Changed:
+    return scaled_v(case, inputs, V_FACTORS[case.dtype][0])
+
+
+def v_large(case: Case, inputs: Inputs) -> Changed:
+    return scaled_v(case, inputs, V_FACTORS[case.dtype][1])
 
 
 def permuted(case: Case, inputs: Inputs) -> Changed:
@@ -104,6 +113,26 @@ def placed(case: Case, inputs: Inputs, place: Callable[[Tensor], Tensor]) -> Cha
     return Changed(case, changed, lambda outputs: outputs)
 
 
+def in_heads(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, heads_first)
+
+
+def in_odd_places(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, one_element_in)
+
+
+def in_far_rows(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, far_apart)
+
+
+def in_guards(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, guarded)
+
+
+def in_padding(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, padded)
+
+
 def heads_first(tensor: Tensor) -> Tensor:
     """In memory (batch, heads, seqlen, dim): neighbouring rows of a head are neighbours."""
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
@@ -139,3 +168,17 @@ def _nan(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     import torch
 
     return torch.full(shape, float("nan"), device=like.device).to(like.dtype)
+
+
+# By the probe that poses them. `repro` copies their source: beside torch they use names of this module only.
+RELATIONS: Mapping[str, Callable[[Case, Inputs], Changed]] = {
+    "v_small": v_small,
+    "v_large": v_large,
+    "permuted": permuted,
+    "gqa_dense": expanded_heads,
+    "strided": in_heads,
+    "misaligned": in_odd_places,
+    "far_apart": in_far_rows,
+    "guarded": in_guards,
+    "padded": in_padding,
+}
