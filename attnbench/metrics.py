@@ -15,8 +15,8 @@ from attnbench.case import Case, attended_pairs
 if TYPE_CHECKING:
     from attnbench.result import Result
 
-ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1}
-OUTPUT_BYTES = 2  # an e4m3 case returns bf16
+ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}
+OUTPUT_BYTES = 2  # an 8-bit case returns bf16
 FP32_BYTES = 4
 # Rules as `judge` names them.
 RELATIVE_RMSE = "relative RMSE"

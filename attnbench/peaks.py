@@ -12,10 +12,10 @@ from typing import Any, Mapping, Sequence
 
 from attnbench.sentinel import gemm_flops_per_s
 
-# Dense FLOP per clock and SM, by compute capability and dtype; e4m3 only where the tensor cores take it.
+# Dense FLOP per clock and SM, by compute capability and dtype; 8 bits only where the tensor cores take it.
 FLOP_PER_CLOCK_PER_SM: Mapping[tuple[int, int], Mapping[str, int]] = {
     (8, 0): {"fp16": 2048, "bf16": 2048},
-    (9, 0): {"fp16": 4096, "bf16": 4096, "e4m3": 8192},
+    (9, 0): {"fp16": 4096, "bf16": 4096, "e4m3": 8192, "e5m2": 8192},
 }
 # Datasheet tensor-core clock. Parts with fewer SMs than the full card (MIG slices) run at the same clock.
 CLOCK_HZ: Mapping[tuple[int, int], float] = {(8, 0): 1.41e9, (9, 0): 1.83e9}

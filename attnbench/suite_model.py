@@ -58,7 +58,7 @@ class Factors(_Model):
     max_error: Positive = Field(2.0, description="largest absolute error, relative to the tensor's RMS")
     rmse: Positive = Field(1.5, description="relative RMSE")
     worst_row: Positive = Field(4.0, description="relative RMSE of the worst row")
-    fp8: Positive = Field(1.3, description="e4m3: error against the emulated pipeline's")
+    fp8: Positive = Field(1.3, description="8 bits: error against the emulated pipeline's")
 
 
 def _probe_schema(schema: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Checks(_Model):
     )
     factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
     sources: bool = Field(
-        False, description="also the error of each source alone (e4m3: q and k, v, P, accumulation), and against the "
+        False, description="also the error of each source alone (8 bits: q and k, v, P, accumulation), and against the "
         "inputs before rounding"
     )  # fmt: skip
     probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
