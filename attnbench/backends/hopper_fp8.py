@@ -44,7 +44,7 @@ class HopperFp8(KernelBackend):
         return super().unavailable() or missing()
 
     def case_reason(self, case: Case) -> str | None:
-        if not case.is_fp8:
+        if case.dtype != "e4m3":
             return f"it takes e4m3, not {case.dtype}"
         if case.scaling not in SCALINGS:
             return f"it takes one descale a head or a block of tokens, not scaling by {case.scaling}"

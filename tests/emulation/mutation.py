@@ -111,7 +111,8 @@ MORE_SUBJECTS = {"fwd_fp8": (("fp8_two_level", "e4m3", 256, True),)}
 
 
 def subjects(source: Path) -> list[Subject]:
-    """One variant of each schedule of a kernel file, causal and head_dim 128 where there is such a one; MORE_SUBJECTS."""
+    """One variant of each schedule of a kernel file: causal and head_dim 128 where there is such a one; then
+    MORE_SUBJECTS."""
     chosen: dict[str, tuple] = {}
     for row in load(source).library.variants:
         if row.schedule not in SCHEDULES.get(source.stem, (row.schedule,)):
