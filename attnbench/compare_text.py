@@ -13,7 +13,7 @@ from typing import Iterator, Sequence
 from attnbench.compare import Cell, Comparison
 from attnbench.quality import BROKEN, WRONG
 from attnbench.units import show_time
-from attnbench.verdict import FASTER, KINDS, SAME, SLOWER, Verdict, percent, signed
+from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 
 HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "verdict", "why")
 # More rows scroll off a terminal; what is not shown is counted.
@@ -76,7 +76,8 @@ def _suite(suite: Verdict | None) -> str:
         return f"{suite.kind}: {suite.reason}"
     low, high = suite.interval
     cause = f" ({suite.cause})" if suite.cause else ""
-    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}{cause}"
+    reason = f", {suite.reason}" if suite.kind == INCONCLUSIVE else ""
+    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}{cause}{reason}"
 
 
 def _replication(comparison: Comparison) -> str:

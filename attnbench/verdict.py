@@ -173,8 +173,8 @@ def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tu
         return SAME, f"within {limit}"
     low, high = signed(math.expm1(time.low)), signed(math.expm1(time.high))
     if time.low > margin.log or time.high < -margin.log:
-        strictly = "Holm's correction" if time.shift is None else "Holm's correction and 99 % for a shift of the run"
-        return INCONCLUSIVE, f"{low} to {high} by itself, not with {strictly} (p {min(above, below):.2g})"
+        strictly = "all cases judged" if time.shift is None else "all cases judged and 99 % certainty for a shift of the run"
+        return INCONCLUSIVE, f"{low} to {high} by itself, not with {strictly} (adjusted p {min(above, below):.2g})"
     return INCONCLUSIVE, f"{low} to {high} reaches over the margin of {limit}"
 
 
