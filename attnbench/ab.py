@@ -1,6 +1,6 @@
-"""Two revisions side by side: each backend on each case, block by block in turns, in several fresh pairs of processes.
+"""Two revisions side by side: each backend on each case, block by block in turns, in fresh pairs of processes.
 
-Base against itself on some cases gives the noise floor. What comes out slower is measured once more, in fresh processes.
+Base against itself on some cases gives the noise floor. What comes out slower is measured again, in fresh processes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Task:
 class Measured:
     """Per task and side the records of its processes, in order; and by task how base differed from itself."""
 
-    records: dict[Key, tuple[list[Record], list[Record]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+    records: dict[Key, tuple[list[Record], list[Record]]] = field(
+        default_factory=lambda: defaultdict(lambda: ([], []))
+    )
     nulls: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def going(self, task: Task) -> bool:
@@ -61,9 +63,9 @@ class Measured:
 
 @dataclass
 class Bout:
-    """Measures tasks on two sides. `again` is base once more, for the A/A null. Records land in `measured` as they come.
+    """Measures tasks on two sides. Records land in `measured` as they come.
 
-    tell: a line a pair, for whoever watches; watch: (backend, phase).
+    again: base once more, for the A/A null. tell: a line a pair, for whoever watches; watch: (backend, phase).
     """
 
     base: Side
@@ -140,7 +142,7 @@ def _holds(arm: RemoteArm) -> bool:
 
 
 def _merged(records: Sequence[Record]) -> Record:
-    """As `merge_processes`; one that was right and not timed, because the other side failed, counts for its checks only."""
+    """As `merge_processes`; a process in which it was right and not timed, since the other side failed, is left out."""
     if any(record.status != "ok" for record in records):
         return merge_processes(records)
     timed = [record for record in records if record.measurement]

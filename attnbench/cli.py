@@ -251,7 +251,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     sys.exit(_told(gate_command, base, new, **options))
 
 
-@main.command(epilog="Example: attnbench ab --base main --head HEAD suites/quick.yaml --plugin kernel.py:mine --build 'make -j'")
+@main.command(epilog="Example: attnbench ab --base main --head HEAD quick --plugin kernel.py:mine --build 'make -j'")
 @click.argument("suite", metavar="SUITE", shell_complete=_suite_names)
 @click.option("--base", required=True, metavar="REF", help="The revision to hold against: a commit, branch or tag.")
 @click.option("--head", required=True, metavar="REF", help="The revision to judge; . is the checkout as it is.")

@@ -1,7 +1,7 @@
 """Timing one arm of several, block by block as its turn comes. Seams and fakes as in `timing`; imports no torch.
 
-A block is at least BLOCK_S and BLOCK_SAMPLES long, after a few untimed calls that make up for what the arm before it left
-in the caches; where calls are so long that LEAST_ROUNDS rounds of that would not fit into max_time_s, blocks are shorter.
+A block is at least BLOCK_S and BLOCK_SAMPLES long, after a few untimed calls that make up for what the arm before it
+left in the caches; where calls are so long that LEAST_ROUNDS rounds would not fit into max_time_s, blocks are shorter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from attnbench.record import KEPT_SAMPLES, Measurement
 from attnbench.rounds import BLOCKS_A_ROUND
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.suite_model import Timing
-from attnbench.timing import BATCHES, BURST_IDLE_S, BURST_WORK_S, Convergence, flagged, mean_half_width, settle_s, warm_up
+from attnbench.timing import (
+    BATCHES,
+    BURST_IDLE_S,
+    BURST_WORK_S,
+    Convergence,
+    flagged,
+    mean_half_width,
+    settle_s,
+    warm_up,
+)
 
 BLOCK_S = 0.02
 BLOCK_SAMPLES = 10

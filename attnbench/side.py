@@ -47,7 +47,7 @@ class Side:
         try:
             self._event = self._event or self._worker.start()
         except WorkerRefused as error:
-            raise RunError(f"{self.revision}: {error}") from None
+            raise RunError(f"{self.revision}: {str(error).replace(f'{self.folder}/', '')}") from None
         except WorkerDied as error:
             raise RunError(f"{self.revision}: no worker could start, {error.brief}") from None
         return self._event
@@ -80,7 +80,7 @@ class Side:
 
 
 def import_path(repository: Repository, top: Path) -> tuple[str, ...]:
-    """What a revision's worker imports from: its own folders, then PYTHONPATH with the checkout's folders moved there."""
+    """What a revision's worker imports from: its own folders, then PYTHONPATH, the checkout's folders moved there."""
     own = [top / repository.inside, top, top / "src"]
     for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         path = Path(entry).resolve()
@@ -101,14 +101,14 @@ class RemoteArm:
         self._listener = Listener(job, [backend], self._keep, watch, Counter())
 
     def hold(self) -> None:
-        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed: it has its record."""
+        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed."""
         checkout = self._side.repository.top
         self._ask(**self._listener.message(), do="hold", arm=self.name, process=self._process, checkout=str(checkout))
         strays = self._listener.answer.get("strays")
         if strays:
             raise RunError(
-                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its own "
-                "folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
+                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its "
+                "own folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
             )
         self._held = True
 
