@@ -10,6 +10,7 @@ from typing import Any, Iterator, Mapping, Sequence
 from attnbench.peaks import Machine, gpu_of, section
 from attnbench.record import Measurement
 from attnbench.sentinel import suspicions
+from attnbench.sentinel import why_suspect
 from attnbench.store import Run
 
 NOT_RECORDED = "not recorded"
@@ -53,16 +54,8 @@ def cautions(base: Run, new: Run) -> Iterator[str]:
 
 
 def suspicion(run: Run) -> str:
-    """Why the run itself is suspect, as its environment says, or on a GPU its sentinels; "" where it is not.
-
-    NOTE: a CPU's sentinels move by more than any GPU's; reports say so, and the spread of its numbers shows it.
-    """
-    suspect = run.environment.get("suspect")
-    if not suspect and _kind_of_device(run.environment) != "cpu":
-        suspect = "; ".join(suspicions(run.sentinels))
-    if not suspect:
-        return ""
-    return "marked suspect" + ("" if suspect is True else f": {_text(suspect)}")
+    """Why the run itself is suspect, from its sentinels or its environment; "" where it is not."""
+    return "; ".join(why_suspect(run.environment, run.sentinels))
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

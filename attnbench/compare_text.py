@@ -150,4 +150,4 @@ def notes(comparison: Comparison) -> Iterator[str]:
     """What was left out, could not be read or differs between the sides."""
     yield from (f"unreadable: {problem}" for problem in comparison.problems)
     yield from (f"left out of the baseline: {text}" for text in comparison.left_out)
-    yield from (f"differs: {text}" for text in comparison.cautions)
+    yield from (f"note: {text}" for text in comparison.cautions)

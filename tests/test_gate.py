@@ -148,13 +148,13 @@ def test_what_only_one_side_recorded_is_told_and_forbids_nothing(base, tmp_path)
     gpu = {name: value for name, value in H200["gpu"].items() if name != "power_limit_w"}
     done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "gpu": gpu, "versions": {"torch": "2.14.0"}}))
     assert done.returncode == 0
-    assert "differs: power limit (W): 700 before, not recorded now" in done.stdout
-    assert "differs: torch: 2.13.0 before, 2.14.0 now" in done.stdout
+    assert "note: power limit (W): 700 before, not recorded now" in done.stdout
+    assert "note: torch: 2.13.0 before, 2.14.0 now" in done.stdout
 
 
 def test_a_machine_in_another_state_is_told(base, tmp_path):
     done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "sentinels": {"gemm_flops_per_s": 720e12}}))
-    assert done.returncode == 0 and "differs: the machine's own GEMM: -4.0 % in rate" in done.stdout
+    assert done.returncode == 0 and "note: the machine's own GEMM: -4.0 % in rate" in done.stdout
 
 
 def test_a_suspect_run_gives_no_verdict_on_times(base, tmp_path):
@@ -162,6 +162,8 @@ def test_a_suspect_run_gives_no_verdict_on_times(base, tmp_path):
     done = call("gate", base, new)
     assert done.returncode == 0 and "10 inconclusive" in done.stdout
     assert "new is marked suspect: the GEMM sentinel drifted by 3 %" in done.stdout
+    forced = call("gate", base, new, "--force")
+    assert forced.stdout.startswith("FORCED: ") and "new is marked suspect" in forced.stdout.splitlines()[0]
     assert call("gate", base, new, "--strict").returncode == 4
     assert call("gate", base, new, "--force").returncode == 1
 
@@ -171,8 +173,20 @@ def test_a_suspect_stored_run_is_left_out(tmp_path):
     environment = json.loads((folder / "2" / "environment.json").read_text())
     (folder / "2" / "environment.json").write_text(json.dumps(environment | {"suspect": True}))
     done = call("gate", folder, new_run(tmp_path / "new"))
-    assert done.returncode == 0 and "left out of the baseline: marked suspect (run 2)" in done.stdout
-    assert "10 same" in done.stdout
+    told = "marked suspect: marked so in its environment (run 2)"
+    assert done.returncode == 0 and f"left out of the baseline: {told}" in done.stdout and "10 same" in done.stdout
+    (folder / "4" / "records.jsonl").unlink()  # with two others only, it is used and told
+    done = call("gate", folder, tmp_path / "new")
+    assert "base (3 runs)" in done.stdout and f"note: {told}" in done.stdout
+
+
+def test_a_run_whose_own_sentinels_drifted_is_suspect(base, tmp_path):
+    new = new_run(tmp_path / "new", change=slower(1.5))
+    rows = [{"when": when, "start_s": start_s, "gemm_flops_per_s": rate, "gemm_dtype": "bf16"}
+            for when, start_s, rate in (("start", 0.0, 7e14), ("end", 60.0, 6.7e14))]  # fmt: skip
+    (new / "sentinels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("gate", base, new)
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout and "its own GEMM rate moved by 4.4%" in done.stdout
 
 
 @pytest.mark.parametrize("runs", [1, 2])
