@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 from attnbench.compare import Cell, Comparison
-from attnbench.quality import BROKEN, WRONG
+from attnbench.quality import BROKEN, ERROR, KERNEL, MEMORY, WRONG
 from attnbench.units import show_time
 from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 
@@ -20,6 +20,7 @@ HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "ver
 MAX_ROWS = 40
 # A reason that so many cases share is told once, below the table; those of them without figures share a row, too.
 SHARED = 4
+GROWN = (ERROR, MEMORY, KERNEL)
 CHECKED, SKIPPED = "checked only", "not run on either side"
 
 
@@ -55,6 +56,8 @@ def counts(comparison: Comparison) -> str:
     found = Counter(kind(cell) for cell in comparison.cells)
     order = (WRONG, BROKEN, *KINDS, CHECKED, SKIPPED)
     named = ", ".join(f"{found[name]:,} {name}" for name in order if found[name])
+    grown = sum(any(finding.kind in GROWN for finding in cell.findings) for cell in comparison.cells)
+    named += f" ({grown:,} grew in error, memory or static figures)" if grown else ""
     return f"{named or 'nothing'}, of {len(comparison.cells):,} cases (one case on one backend each)"
 
 
@@ -144,6 +147,14 @@ def besides(cell: Cell) -> list[str]:
     """What came up that is neither a time nor what `why` tells: errors, memory, static figures that grew, notes."""
     found = [finding for finding in cell.findings if finding.text != why(cell)]
     return [f"{finding.kind}: {finding.text}" for finding in found]
+
+
+def extras(comparison: Comparison, every: bool = False) -> list[str]:
+    """`besides` of all cases, a line each; what is beyond MAX_ROWS is counted (nothing with `every`)."""
+    lines = [f"{cell.case_key} {cell.backend}: {text}" for cell in comparison.cells for text in besides(cell)]
+    if every or len(lines) <= MAX_ROWS:
+        return lines
+    return [*lines[:MAX_ROWS], f"{len(lines) - MAX_ROWS:,} more lines like these; --all shows them"]
 
 
 def notes(comparison: Comparison) -> Iterator[str]:

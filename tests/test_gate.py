@@ -257,6 +257,15 @@ def test_unreadable_lines_are_named_and_the_rest_is_used(base, tmp_path):
         assert "2 lines are unreadable" in done.stdout
 
 
+def test_a_clock_that_went_backwards_is_an_unreadable_record(base, tmp_path):
+    new = new_run(tmp_path / "new")
+    text = (new / "records.jsonl").read_text()
+    (new / "records.jsonl").write_text(text.replace('"duration_s":0.0', '"duration_s":-1.0', 1))
+    done = call("gate", base, new)
+    assert done.returncode == 3 and "1 missing, 9 same" in done.stdout
+    assert f"unreadable: {new}/records.jsonl:1: a block that lasted -1 s; a clock went backwards" in done.stdout
+
+
 def test_mistakes_are_one_line(base, tmp_path):
     new = new_run(tmp_path / "new")
     (tmp_path / "empty").mkdir()
@@ -387,7 +396,7 @@ def test_what_grew_fails_the_gate(name, weighed_base, tmp_path):
     of, said = GROWTH[name]
     done = call("gate", weighed_base, write_run(tmp_path / "new", [grown(of)], MACHINE))
     assert done.returncode == 1 and said in done.stdout, done.stdout
-    assert "1 same, of 1 cases" in done.stdout  # it is not its time
+    assert "1 same (1 grew in error, memory or static figures), of 1 cases" in done.stdout  # it is not its time
 
 
 @pytest.mark.parametrize("name", WITHIN)
@@ -471,6 +480,17 @@ def test_long_tables_are_cut_and_the_rest_is_counted(tmp_path):
     assert done.stdout.count("bf16-") == 40 and "20 more cases; --all shows them" in done.stdout
     every = call("gate", tmp_path / "base", new, "--all")
     assert every.stdout.count("bf16-") == 60 and "more cases" not in every.stdout
+
+
+def test_long_lists_of_what_grew_are_cut_and_counted(tmp_path):
+    def many(registers):
+        return [record("hopper", 1e-3, kernel={**KERNEL, "registers": registers}, seqlen=64 * index) for index in range(1, 61)]
+
+    for name in "123":
+        write_run(tmp_path / "base" / name, many(168), MACHINE)
+    done = call("gate", tmp_path / "base", write_run(tmp_path / "new", many(200), MACHINE))
+    assert done.returncode == 1 and "60 same (60 grew in error, memory or static figures)" in done.stdout
+    assert done.stdout.count("kernel: registers") == 40 and "20 more lines like these; --all shows them" in done.stdout
 
 
 def test_cases_without_figures_that_share_a_reason_share_a_row(base, tmp_path):
