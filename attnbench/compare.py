@@ -6,12 +6,19 @@ and its runs are. What cannot be compared is refused with a reason and never lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Mapping, Sequence
 
 from attnbench.case_records import CaseRecords, Name, gather, other_inputs, refusal
-from attnbench.comparable import cautions, differences_of_machines, differences_of_measurements, suspicion
+from attnbench.comparable import (
+    cautions,
+    cautions_of_measurements,
+    differences_of_machines,
+    differences_of_measurements,
+    suspicion,
+)
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
 from attnbench.record import Measurement
@@ -71,10 +78,13 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     stored = usable(base, new, force)
     cases = gather(stored.runs or base.runs, new.runs)
     if stored.runs:
-        pairs, forced = _pairs(cases, force)
+        pairs, unlike = _pairs(cases, force)
     else:
         reason = "the runs are not comparable: " + "; ".join(stored.left_out)
-        pairs, forced = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), []
+        pairs, unlike = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), Counter()
+    unlike_told = [f"{reason} ({count:,} measurements)" for reason, count in unlike.items()]
+    stored = replace(stored, left_out=(*stored.left_out, *([] if force else unlike_told)))
+    forced = unlike_told if force else []
     drifted = [f"{run.name} is marked suspect: {suspicion(run)}" for run in new.runs if suspicion(run)]
     if drifted and any(map(_is_stored, pairs.values())):
         forced += drifted
@@ -89,11 +99,14 @@ def _is_stored(pair: Pair | None) -> bool:
     return pair is not None and pair.time is not None and pair.time.unit == "run"
 
 
-def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], list[str]]:
-    """A pair for every case that either side timed; None where checks alone are compared. And what force overrode."""
+def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], Counter[str]]:
+    """A pair for every case that either side timed; None where checks alone are compared.
+
+    And why stored measurements are not comparable, counted: left out, or, with force, compared nevertheless.
+    """
     pairs: dict[Name, Pair | None] = {}
     stored: dict[Name, tuple[ByRun, ByRun]] = {}
-    forced: list[str] = []
+    unlike: Counter[str] = Counter()
     inputs = other_inputs(cases)
     for name, case in cases.items():
         refused = refusal(case, inputs.get(name, ""))
@@ -101,30 +114,29 @@ def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, P
         if refused is not None or not any(base):
             pairs[name] = refused
             continue
-        base, reasons = _alike(base, new)
-        if reasons and force:
-            forced += reasons
-            base = case.timed[0]
+        alike, reasons = _alike(base, new)
+        unlike.update(reasons)
+        base = base if force else alike
         if not any(base):
-            pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(reasons))
+            pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(dict.fromkeys(reasons)))
         elif len(base) == len(new) == 1 and took_turns(base[0], new[0]):
             pairs[name] = pair_of_turns(base[0], new[0])
         else:
             pairs[name] = None
             stored[name] = base, new
-    return pairs | pairs_of_runs(stored), list(dict.fromkeys(forced))
+    return pairs | pairs_of_runs(stored), unlike
 
 
 def _alike(base: ByRun, new: ByRun) -> tuple[list[Measurement | None], list[str]]:
-    """The baseline's measurements that were made as NEW's were, and why the others were not."""
+    """The baseline's measurements that were made as NEW's were, and why each of the others was not."""
     kept, reasons = [], []
     others = [one for one in new if one is not None]
     for measurement in base:
         differ = [] if measurement is None else [
             reason for other in others for reason in differences_of_measurements(measurement, other)]  # fmt: skip
         kept.append(None if differ else measurement)
-        reasons += differ
-    return kept, list(dict.fromkeys(reasons))
+        reasons += dict.fromkeys(differ)
+    return kept, reasons
 
 
 def _comparison(
@@ -154,7 +166,11 @@ def _comparison(
         allowance=max(allowances, default=None),
         forced=tuple(forced),
         left_out=stored.left_out if stored.runs else (),
-        cautions=(*stored.doubts, *dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines))),
+        cautions=(
+            *stored.doubts,
+            *dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines)),
+            *cautions_of_measurements(cases[name].timed for name in judged),
+        ),
         problems=(*base.problems, *new.problems),
     )
 
