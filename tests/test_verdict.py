@@ -32,6 +32,8 @@ from attnbench.verdict import (
     decide,
     decide_one,
     holm,
+    percent,
+    signed,
     to_confirm,
 )
 
@@ -124,6 +126,12 @@ def test_equal_medians_are_not_certainty():
     """A coarse timer gives the same number in every process; the spread then has a floor."""
     verdict = decide_one(Pair(across_processes([0.0101] * 3, 3)), ONE)
     assert verdict.kind == INCONCLUSIVE and verdict.interval[0] < verdict.interval[1]
+
+
+def test_differences_as_text():
+    assert [signed(value) for value in (0.031, -0.5, 0.0, 8.9, 11.5)] == [
+        "+3.10 %", "-50.00 %", "+0.00 %", "+890.00 %", "12.5x"]  # fmt: skip
+    assert [percent(value) for value in (0.01, 0.0035, 0.000004)] == ["1 %", "0.35 %", "0 %"]
 
 
 def test_holm_by_brute_force():
