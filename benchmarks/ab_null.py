@@ -39,7 +39,7 @@ SUITE = """
 name: short
 groups:
   - {name: short, axes: {dtype: fp16, head_dim: 32, causal: false, seqlen: [32, 64], batch: 1, num_heads: 1}}
-timing: {min_samples: 20, min_time_s: 0.05, max_time_s: 0.2, warmup_s: 0.02, cache: warm}
+timing: {min_samples: 20, min_time_s: 0.05, max_time_s: 0.5, warmup_s: 0.02, cache: warm}
 checks: {repeats: 0}
 """
 
