@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Mapping, Sequence
 
-from attnbench.peaks import gpu_of, section
+from attnbench.peaks import Machine, gpu_of, section
 from attnbench.record import Measurement
+from attnbench.sentinel import suspicions
 from attnbench.store import Run
 
 NOT_RECORDED = "not recorded"
@@ -44,7 +45,7 @@ def cautions(base: Run, new: Run) -> Iterator[str]:
     machines = _differences(_machine(base.environment), _machine(new.environment))
     yield from (text for text in machines if text not in refusals)
     yield from _differences(_software(base.environment), _software(new.environment))
-    rates = [section(run.environment, "sentinels").get("gemm_flops_per_s") for run in (base, new)]
+    rates = [Machine.of(run.environment, run.sentinels).gemm_flops_per_s for run in (base, new)]
     if all(isinstance(rate, (int, float)) and rate > 0 for rate in rates):
         drift = rates[1] / rates[0] - 1
         if abs(drift) > SENTINEL_DRIFT:
@@ -52,8 +53,13 @@ def cautions(base: Run, new: Run) -> Iterator[str]:
 
 
 def suspicion(run: Run) -> str:
-    """Why the run itself is suspect, as its environment says; "" where it is not."""
+    """Why the run itself is suspect, as its environment says, or on a GPU its sentinels; "" where it is not.
+
+    NOTE: a CPU's sentinels move by more than any GPU's; reports say so, and the spread of its numbers shows it.
+    """
     suspect = run.environment.get("suspect")
+    if not suspect and _kind_of_device(run.environment) != "cpu":
+        suspect = "; ".join(suspicions(run.sentinels))
     if not suspect:
         return ""
     return "marked suspect" + ("" if suspect is True else f": {_text(suspect)}")

@@ -12,6 +12,10 @@ from attnbench.kernel_schedules import missing_library
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnbench.backend import Inputs
+    from attnbench.case import Case
+    from attnbench.kernel_build import Build
+
 
 def missing() -> str | None:
     """Why the built library cannot be used, with the way out; None when it is there and fresh."""
@@ -27,6 +31,28 @@ def built_library() -> QuantizeLibrary:
     if reason is not None:
         raise KernelError(reason)
     return QuantizeLibrary(library_path(SOURCE))
+
+
+def built() -> Build:
+    """The record of its build. Raises KernelError where the library is `missing`."""
+    from attnbench.kernel_build import library_path, read_build
+
+    reason = missing()
+    build = None if reason else read_build(library_path(SOURCE))
+    if build is None:
+        raise KernelError(reason or f"the build of kernels/{SOURCE}.cu was removed meanwhile; build it again")
+    return build
+
+
+def version() -> str:
+    """Which binary it is: hash and compiler. Raises KernelError where it is `missing`."""
+    build = built()
+    return f"{build.name} {build.digest} ({build.compiler})"
+
+
+def bind(inputs: Inputs, case: Case) -> BoundQuantize:
+    """The quantization of a case's originals by the built library, ready to launch. Raises KernelError."""
+    return BoundQuantize.of(built_library(), inputs.q, inputs.k, inputs.v, Scheme.of(case))
 
 
 def quantize_on_device(q: Tensor, k: Tensor, v: Tensor, scheme: Scheme) -> DeviceQuantized:

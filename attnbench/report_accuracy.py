@@ -126,6 +126,11 @@ def scheme_title(case: Case) -> str:
     return ", ".join(words)
 
 
+def _scheme_in(case: Case) -> str:
+    """The scheme, with its dtype where that is not e4m3."""
+    return scheme_title(case) if case.dtype == "e4m3" else f"{case.dtype}, {scheme_title(case)}"
+
+
 def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
     """E3 of every scheme on every distribution, a map for each backend and shape that has more than one of each."""
     grouped: dict[tuple, list[Entry]] = {}
@@ -171,7 +176,7 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
 
     def group(entry: Entry) -> str:
         case = entry.case
-        return f"{case.inputs}, {scheme_title(case)}, seqlen {show_field(case, 'seqlen_k')}"
+        return f"{case.inputs}, {_scheme_in(case)}, seqlen {show_field(case, 'seqlen_k')}"
 
     groups = list(dict.fromkeys(group(entry) for entry in held))
     means = {words: _means(held, group, name) for name, words in FIGURES.items()}
@@ -192,10 +197,10 @@ def _accumulators(entries: Sequence[Entry]) -> list[str]:
     held = [entry for entry in entries if "e1_hopper" in entry.values]
     if not held:
         return []
-    held.sort(key=lambda e: (e.series, e.case.inputs, scheme_title(e.case), e.case.seqlen_k, e.case.seed))
+    held.sort(key=lambda e: (e.series, e.case.inputs, _scheme_in(e.case), e.case.seqlen_k, e.case.seed))
     grouped: dict[tuple, list[Entry]] = {}
     for e in held:
-        grouped.setdefault((e.series, e.case.inputs, scheme_title(e.case), e.case.seqlen_k), []).append(e)
+        grouped.setdefault((e.series, e.case.inputs, _scheme_in(e.case), e.case.seqlen_k), []).append(e)
     rows = []
     for (series, inputs, scheme, seqlen), members in grouped.items():
         means = [statistics.fmean(member.values[name] for member in members) for name in PREDICTED]

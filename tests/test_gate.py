@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 from click.testing import CliRunner
-from compared_runs import MACHINE, SEQLENS, baseline, new_run, record, suite
+from compared_runs import MACHINE, SEQLENS, baseline, new_run, record, suite, turns
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
+from attnbench.record import Block, Conditions
 
 
 def call(*arguments, env=None):
@@ -62,10 +63,12 @@ def test_a_faster_case_passes(base, tmp_path):
     assert done.returncode == 0 and "1 faster, 9 same" in done.stdout
 
 
-def test_many_small_losses_are_seen_in_the_mean(base, tmp_path):
+def test_many_small_losses_are_seen_in_the_mean(tmp_path):
     """Each case stays under what it could prove alone; the suite does not."""
-    done = call("gate", base, new_run(tmp_path / "new", change=lambda backend, seqlen: 1.0145))
-    assert done.returncode == 1 and " slower," not in done.stdout.splitlines()[1]
+    base = baseline(tmp_path / "base", runs=6, own=0.004)
+    records = suite(numpy.random.default_rng(99), own=0.004, change=lambda backend, seqlen: 1.015)
+    done = call("gate", base, new_run(tmp_path / "new", records=records))
+    assert done.returncode == 1 and "slower" not in done.stdout.splitlines()[1]
     assert "the suite as a whole is slower: geometric mean at least +1." in done.stdout
 
 
@@ -285,6 +288,49 @@ def test_several_runs_on_the_new_side(base, tmp_path):
         new_run(tmp_path / "new" / str(place), records=records)
     done = call("gate", base, tmp_path / "new")
     assert done.returncode == 1 and "new (3 runs) against" in done.stdout and "1 slower, 9 same" in done.stdout
+
+
+def interleaved(folder, head_s, **options):
+    """Two runs whose one case took turns; at 1 ms and head_s."""
+    base = write_run(folder / "base", [record("mine", 1e-3, **turns("base", 1e-3))], MACHINE)
+    head = write_run(folder / "head", [record("mine", head_s, **turns("head", head_s, **options))], MACHINE)
+    return base, head
+
+
+def test_sides_that_took_turns_replicate_processes(tmp_path):
+    done = call("gate", *interleaved(tmp_path / "slow", 1.03e-3))
+    assert done.returncode == 1 and "1 slower, of 1 cases" in done.stdout
+    assert "replicated: processes, in which both sides took turns; the baseline was not measured" in done.stdout
+    done = call("gate", *interleaved(tmp_path / "same", 1.001e-3))
+    assert done.returncode == 0 and "1 same, of 1 cases" in done.stdout
+    done = call("gate", *interleaved(tmp_path / "two", 1.03e-3, processes=2), "--strict")
+    assert done.returncode == 4 and "measured in 2 processes; it takes 3" in done.stdout
+
+
+def test_the_same_schedule_at_another_time_is_no_pair(tmp_path):
+    base, head = interleaved(tmp_path, 1.03e-3, start_s=1e6)
+    assert "measured in 1 stored run; it takes 3" in call("compare", base, head).stdout
+    later = write_run(tmp_path / "later", [record("mine", 1e-3, **turns("base", 1e-3))], MACHINE)
+    assert "measured in 1 stored run; it takes 3" in call("compare", base, later).stdout  # the same arm of another run
+
+
+def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
+    """Stored runs at 1755 MHz, the new one 3 % slower at a clock 3 % lower: the same cycles."""
+
+    def at(mhz, time_s):
+        blocks = [Block((time_s,) * 3, 3, conditions=Conditions(3, sm_clock_mhz=mhz))]
+        return [record("mine", time_s, blocks=blocks)]
+
+    for place, factor in enumerate((0.9995, 1.0, 1.0005)):
+        write_run(tmp_path / "base" / str(place), at(1755, 1e-3 * factor), MACHINE)
+    capped = write_run(tmp_path / "capped", at(1755 / 1.03, 1.03e-3), MACHINE)
+    done = call("gate", tmp_path / "base", capped, "--junit", tmp_path / "gate.xml")
+    assert done.returncode == 0 and "inconclusive (clock or power)" in done.stdout
+    assert "slower in time, but SM clocks differ by -2.91 % and in cycles it is +0.00 %" in (
+        tmp_path / "gate.xml"
+    ).read_text()
+    done = call("gate", tmp_path / "base", write_run(tmp_path / "code", at(1755, 1.03e-3), MACHINE))
+    assert done.returncode == 1 and "slower (code)" in done.stdout
 
 
 GROWTH = {

@@ -105,7 +105,7 @@ COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command
 COMPARING = {"compare", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry", "telemetry_process", "gauge",
              "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared",
              "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
