@@ -6,6 +6,7 @@ and its runs are. What cannot be compared is refused with a reason and never lef
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -163,7 +164,7 @@ def _comparison(
         margin=margin,
         unit=unit,
         suite=_suite(sides, unit, margin) if sides else None,
-        allowance=max(allowances, default=None),
+        allowance=math.expm1(max(allowances)) if allowances else None,
         forced=tuple(forced),
         left_out=stored.left_out if stored.runs else (),
         cautions=(
