@@ -25,6 +25,7 @@ from attnbench.quality import Finding, findings
 from attnbench.record import Measurement
 from attnbench.sides import Side
 from attnbench.store import StoreError
+from attnbench.units import count
 from attnbench.usable_runs import Usable, usable
 from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 
@@ -83,7 +84,7 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     else:
         reason = "the runs are not comparable: " + "; ".join(stored.left_out)
         pairs, unlike = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), Counter()
-    unlike_told = [f"{reason} ({count:,} measurements)" for reason, count in unlike.items()]
+    unlike_told = [f"{reason} ({count(times, 'measurement')})" for reason, times in unlike.items()]
     stored = replace(stored, left_out=(*stored.left_out, *([] if force else unlike_told)))
     forced = unlike_told if force else []
     drifted = [f"{run.name} is marked suspect: {suspicion(run)}" for run in new.runs if suspicion(run)]
