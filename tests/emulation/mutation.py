@@ -104,8 +104,8 @@ class Result:
     trials: int
 
 
-# Tuning alternatives share every line with these two.
-SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap")}
+# Tuning alternatives, and FP8 with one level, share every line that can be mutated with these.
+SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap"), "fwd_fp8": ("fp8_two_level",)}
 # Two levels at head_dim 256 have a main loop of their own.
 MORE_SUBJECTS = {"fwd_fp8": (("fp8_two_level", "e4m3", 256, True),)}
 
