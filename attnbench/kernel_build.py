@@ -19,8 +19,8 @@ from typing import Any, Callable, Sequence
 from attnbench.kernel_ptxas import main_loop_spills
 from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
 
-# Two compilers at a time: the machines this is sized for have two cores.
-JOBS = 2
+# Compilers at a time. A GPU machine is lent by the minute and has the cores; one compiler takes about 1 GB.
+JOBS = len(os.sched_getaffinity(0))
 # Lines of a compiler's errors that are shown; one mistake in a template makes thousands.
 SHOWN_LINES = 20
 

@@ -29,6 +29,13 @@ WARPGROUP = 128
 # for head_dim 128 and 128 keys.
 STEP_OVERHEAD = 96
 TENSOR_OVERHEAD = 3
+# Conversion of a score to a weight: two by one instruction; e4m3 then joins two pairs by another.
+CONVERSION = {"fp16": 0.5, "bf16": 0.5, "e4m3": 0.75}
+# Where keys come in blocks with descales of their own: two addresses and loads, and the ratio of v's descales.
+BLOCK_DESCALES = 24
+# Columns of a second accumulator that a warpgroup's registers hold beside scores and output. A wider output takes its
+# product in parts.
+TWO_LEVEL_COLUMNS = 128
 # Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
 EX2_RESCALE = 2
 
@@ -97,7 +104,15 @@ def _scores(facts: KernelFacts) -> int:
 def _step_tensor(facts: KernelFacts) -> int:
     """wgmma instructions of one step: depth of q k^T over head_dim, of p v over the keys."""
     depth = WGMMA_K[facts.variant.dtype]
-    return _row_blocks(facts) * (facts.variant.head_dim // depth + facts.variant.tile_n // depth)
+    products = _output_parts(facts) * facts.variant.tile_n // depth
+    return _row_blocks(facts) * (facts.variant.head_dim // depth + products)
+
+
+def _output_parts(facts: KernelFacts) -> int:
+    """Products of weights and values that make up one output."""
+    if facts.variant.accumulator != "two_level":
+        return 1
+    return -(-facts.variant.head_dim // TWO_LEVEL_COLUMNS)
 
 
 def _loop_steps(facts: KernelFacts) -> float:
@@ -106,10 +121,11 @@ def _loop_steps(facts: KernelFacts) -> float:
 
 
 def _loop_budget(facts: KernelFacts) -> float:
-    """Per score: maximum, FFMA, EX2, sum, half a conversion. Per output value: the rescaling multiplication."""
+    """Per score: maximum, FFMA, EX2, sum, conversion. Per output value: the rescaling multiplication."""
     outputs = _row_blocks(facts) * WGMMA_M * facts.variant.head_dim // WARPGROUP
     overhead = STEP_OVERHEAD + TENSOR_OVERHEAD * _step_tensor(facts)
-    return _loop_steps(facts) * (4.5 * _scores(facts) + outputs + overhead)
+    overhead += BLOCK_DESCALES if facts.variant.takes_blocks else 0
+    return _loop_steps(facts) * ((4 + CONVERSION[facts.variant.dtype]) * _scores(facts) + outputs + overhead)
 
 
 def _spilled_bytes(facts: KernelFacts) -> int:

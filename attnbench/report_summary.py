@@ -12,6 +12,7 @@ from attnbench.case import DTYPES, Case
 from attnbench.report_data import Cells, Family, ReportData
 from attnbench.report_markdown import anonymous, code, count, filled_table, listing, plain
 from attnbench.report_speed import TIE, percent, speedup
+from attnbench.sentinel import why_suspect
 from attnbench.units import significant
 
 # The backend that emulates e4m3 in fp32.
@@ -184,10 +185,9 @@ def _stamps(data: ReportData) -> Iterator[str]:
     if warned:
         yield f"- {count(warned, 'record')} with warnings; see [warnings](#warnings)."
     for entry in data.runs:
-        suspect = entry.run.environment.get("suspect")
-        if suspect:
-            why = "" if suspect is True else f": {plain(anonymous(str(suspect)))}"
-            yield f"- **Suspect run** {code(entry.run.name)}{why}."
+        why = why_suspect(entry.run.environment, entry.run.sentinels)
+        if why:
+            yield f"- **Suspect run** {code(entry.run.name)}: {plain(anonymous('; '.join(why)))}."
 
 
 def _overview(data: ReportData) -> str:

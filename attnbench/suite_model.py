@@ -1,4 +1,5 @@
 """The suite format at the file boundary: pydantic models, their error messages, and the JSON Schema for editors."""
+
 from __future__ import annotations
 
 import json
@@ -60,6 +61,16 @@ class Factors(_Model):
     fp8: Positive = Field(1.3, description="8 bits: error against the emulated pipeline's")
 
 
+def _probe_schema(schema: dict[str, Any]) -> None:
+    """One name, or a list of them."""
+    from attnbench.probes import PROBES
+
+    names = {"enum": ["all", *PROBES]}
+    about = {name: schema[name] for name in ("description", "title", "default") if name in schema}
+    schema.clear()
+    schema.update(about, anyOf=[names, {"type": "array", "items": names}])
+
+
 class Checks(_Model):
     """How a result is checked before it is timed."""
 
@@ -78,8 +89,9 @@ class Checks(_Model):
         "inputs before rounding"
     )  # fmt: skip
     probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one"
-    )
+        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one",
+        json_schema_extra=_probe_schema,
+    )  # fmt: skip
 
     @field_validator("probes", mode="before")
     @classmethod
@@ -108,7 +120,8 @@ def _value_schema(name: str) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(allowed_names(name))}, {"type": "string", "pattern": r"\.safetensors$"}]}
     if name in ("dtype", "scaling"):
         return {"enum": list(allowed_names(name))}
-    size = [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
+    least = 0 if name == "seed" else 1
+    size = [{"type": "integer", "minimum": least}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
     return {"anyOf": [*size, {"type": "null"}] if name in OPTIONAL else size}
 
 

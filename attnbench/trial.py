@@ -41,7 +41,9 @@ def check_trial(bench: Bench, backend: Backend) -> Checked | Record:
 
     def check() -> Checked | Record:
         reason = _cannot(bench, backend)
-        return replace(base, status="unsupported", kind=None, reason=reason) if reason else _checked(bench, backend, base)
+        if reason is not None:
+            return replace(base, status="unsupported", kind=None, reason=reason)
+        return _checked(bench, backend, base)
 
     return guarded(bench, base, check)
 

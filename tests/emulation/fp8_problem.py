@@ -1,8 +1,9 @@
-"""Small FP8 attention problems: e4m3 inputs whose descales differ from block to block, and how far an answer may be off."""
+"""Small FP8 attention problems: e4m3 inputs, descales that differ from block to block, and how far off is too far."""
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from attnbench.kernel_fp8 import Fp8Operands, fp8_args
 from attnbench.kernel_library import ForwardArgs, Variant
 from attnbench.kernel_quantize import transpose_values
 from attnbench.quantize import dequantize, quantize_tensor
-from problem import DTYPES, Operands, Problem, allocate, attention_fp64, farthest
+from problem import DTYPES, Operands, Problem, allocate, attention_fp64, farthest, make_operands
 
 BLOCK_SIZE = 128
 # How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.
@@ -51,6 +52,14 @@ class Fp8Problem(Operands):
         text = farthest(error, self.bound + rounding + truncation)
         rms, limit = float(error.square().mean().sqrt()), E1_FACTOR * self.budgets[accumulator]
         return text or ("" if rms <= limit else f"E1 is {rms:.3g}, limit {limit:.3g} by accumulator {accumulator}")
+
+
+@lru_cache(maxsize=64)
+def operands(problem: Problem, dtype: str, head_dim: int, causal: bool) -> Operands:
+    """The inputs of a problem in any dtype, with the right answer."""
+    if dtype == "e4m3":
+        return make_fp8_operands(problem, head_dim, causal)
+    return make_operands(problem, dtype, head_dim, causal)
 
 
 def _draw(problem: Problem, name: str, head_dim: int, seed: str) -> Tensor:
@@ -95,7 +104,7 @@ def _placed(tensor: Tensor, layout: str) -> Tensor:
 
 
 def _budgets(case: Case, inputs: Inputs, exact: Tensor) -> dict[str, float]:
-    """Root mean square error of the emulated pipeline (attnbench.reference), by accumulator; no less than bf16's own."""
+    """RMS error of the emulated pipeline (attnbench.reference) by accumulator; no less than bf16's own."""
     rows = reference.choose_rows(case, "full", "cpu")
     floor = 2.0**-8 * float(exact.square().mean().sqrt())
     budgets = {}

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import yaml
 
 from attnbench.kernel_recipe import KERNELS
 from emulator import EAGER, LAZY, RANDOM, EmulatedKernel, Schedule, Site
+from fp8_problem import operands
 from parallel import load
-from problem import Operands, Outcome, Problem, launch, make_operands
+from problem import Outcome, Problem, launch
 
 _SHARED_A = ("a_start", "a_step", "a_stride", "a_leading", "a_swizzle")
 _SHARED_B = ("b_start", "b_step", "b_stride", "b_leading", "b_swizzle")
@@ -104,12 +104,15 @@ class Result:
     trials: int
 
 
-# Tuning alternatives share every line with these two.
-SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap")}
+# Tuning alternatives, and FP8 with one level, share every line that can be mutated with these.
+SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap"), "fwd_fp8": ("fp8_two_level",)}
+# Two levels at head_dim 256 have a main loop of their own.
+MORE_SUBJECTS = {"fwd_fp8": (("fp8_two_level", "e4m3", 256, True),)}
 
 
 def subjects(source: Path) -> list[Subject]:
-    """One variant of each schedule of a kernel file: causal and head_dim 128 where there is such a one."""
+    """One variant of each schedule of a kernel file: causal and head_dim 128 where there is such a one; then
+    MORE_SUBJECTS."""
     chosen: dict[str, tuple] = {}
     for row in load(source).library.variants:
         if row.schedule not in SCHEDULES.get(source.stem, (row.schedule,)):
@@ -118,20 +121,18 @@ def subjects(source: Path) -> list[Subject]:
         rank = (row.head_dim == 128, causal, row.dtype == "fp16")
         if row.schedule not in chosen or rank > chosen[row.schedule][0]:
             chosen[row.schedule] = (rank, Subject(source, row.schedule, row.dtype, row.head_dim, causal))
-    return [subject for _, subject in chosen.values()]
-
-
-@lru_cache(maxsize=32)
-def _operands(problem: Problem, dtype: str, head_dim: int, causal: bool) -> Operands:
-    return make_operands(problem, dtype, head_dim, causal)
+    more = (Subject(source, *one) for one in MORE_SUBJECTS.get(source.stem, ()))
+    return [*(subject for _, subject in chosen.values()), *more]
 
 
 def _run(subject: Subject, problem: Problem, schedule: Schedule) -> Outcome:
     kernel = load(subject.source)
-    variant = kernel.library.find(subject.schedule, subject.dtype, subject.head_dim, subject.causal)
+    blocks = subject.dtype == "e4m3"
+    variant = kernel.library.find(subject.schedule, subject.dtype, subject.head_dim, subject.causal, blocks)
     assert variant is not None
-    operands = _operands(problem, subject.dtype, subject.head_dim, subject.causal)
-    return launch(kernel, variant, problem, operands, subject.causal, schedule)
+    problem = replace(problem, scaling="block") if blocks else problem
+    inputs = operands(problem, subject.dtype, subject.head_dim, subject.causal)
+    return launch(kernel, variant, problem, inputs, subject.causal, schedule)
 
 
 def _sites(kernel: EmulatedKernel) -> dict[tuple[str, str], Site]:
@@ -185,7 +186,7 @@ def judge(mutation: Mutation) -> Result:
 @dataclass(frozen=True)
 class Benign:
     """A mutation that may survive, and why. kernel: pattern of "file[schedule]"; line, before, after: patterns to be
-    found in the source line and its neighbours."""
+    found in the source line and its neighbours. head_dim: 0 for every one."""
 
     kernel: str
     primitive: str
@@ -194,6 +195,7 @@ class Benign:
     reason: str
     before: str = ""
     after: str = ""
+    head_dim: int = 0
 
     def covers(self, mutation: Mutation) -> bool:
         name = f"{mutation.subject.source.stem}[{mutation.subject.schedule}]"
@@ -201,6 +203,7 @@ class Benign:
             re.fullmatch(self.kernel, name) is not None
             and self.primitive == mutation.primitive
             and mutation.kind in self.kinds
+            and self.head_dim in (0, mutation.subject.head_dim)
             and all(map(re.search, (self.before, self.line, self.after), mutation.window))
         )
 

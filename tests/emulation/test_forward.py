@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Iterator
 
@@ -20,8 +19,8 @@ from attnbench.kernel_library import Variant
 from attnbench.kernel_recipe import KERNELS
 from emulator import DELIVERIES, EAGER, LAZY, RANDOM, Schedule
 from parallel import load, run_parallel
-from fp8_problem import make_fp8_operands
-from problem import Operands, Problem, launch, make_operands
+from fp8_problem import operands
+from problem import Problem, launch
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 SHAPES = (
@@ -54,13 +53,6 @@ class Run:
     problem: Problem
     causal: bool
     schedule: Schedule
-
-
-@lru_cache(maxsize=64)
-def operands(problem: Problem, dtype: str, head_dim: int, causal: bool) -> Operands:
-    if dtype == "e4m3":
-        return make_fp8_operands(problem, head_dim, causal)
-    return make_operands(problem, dtype, head_dim, causal)
 
 
 def choices(variant: Variant) -> tuple[dict, ...]:

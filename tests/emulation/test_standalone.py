@@ -1,4 +1,4 @@
-"""The emulation without Python (standalone.cpp): on this processor, and on another one under QEMU where there is one."""
+"""The emulation without Python (standalone.cpp): on this processor, and on another one under QEMU where it is there."""
 from __future__ import annotations
 
 import shutil
@@ -15,7 +15,8 @@ DRIVER = HERE / "standalone.cpp"
 SCALAR = HERE.parent / "kernels" / "scalar_attention.cpp"
 INCLUDES = [f"-I{KERNELS / 'emulation' / 'include'}", f"-I{KERNELS / 'include'}"]
 # Debian's and Ubuntu's names: packages g++-aarch64-linux-gnu and qemu-user.
-CROSS_COMPILER, CROSS_EMULATOR, CROSS_LIBRARIES = "aarch64-linux-gnu-g++", "qemu-aarch64", Path("/usr/aarch64-linux-gnu")
+CROSS_COMPILER, CROSS_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+CROSS_LIBRARIES = Path("/usr/aarch64-linux-gnu")
 
 
 def compiled(compiler: str, source: Path, folder: Path, *flags: str) -> Path:
