@@ -79,7 +79,7 @@ LEAST_SECONDS := 60
 ENDING_SECONDS := 30
 H100_GROUPS := fp16_d64 fp16_d128 fp16_d256 bf16_d64 bf16_d128 bf16_d256 e4m3_d64 e4m3_d128 e4m3_d256 \
                models models_e4m3 unequal_lengths long_context
-GPU_STEPS := build inspect golden contact tests edges sanitizer smoke $(H100_GROUPS:%=h100-%) ablation sweep
+GPU_STEPS := build inspect golden contact tests edges large sanitizer smoke quantize $(H100_GROUPS:%=h100-%) ablation sweep
 EXTRA_STEPS := paper sweep-long
 LIBRARIES := build/kernels/sm_90a
 # With PYTHON on the command line: that interpreter, and beside it what it lacks, unpacked from WHEELS.
@@ -144,8 +144,13 @@ step_contact = $(call measure,contact,suites/contact.yaml --timeout 20 $(HOPPER_
 step_tests = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu --no-skips tests/kernels \
 	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu --ignore tests/kernels --ignore tests/golden
 step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES),0)
+step_large = $(call measure,large,suites/large.yaml,0 1 3)
 step_sanitizer = $(GPU_PYTHON) -m attnbench.kernel_sanitize --out $(GPU_RUNS)/sanitizer.jsonl --budget-s $(STEP_SECONDS)
 step_smoke = $(call measure,smoke,suites/h100-smoke.yaml,0 1 3)
+# A missed target (1) is a finding; where it could not run at all, the step has not been done.
+step_quantize = status=0; timeout $(STEP_SECONDS) $(GPU_PYTHON) -m benchmarks.quantize_kernel \
+	    | tee $(GPU_RUNS)/quantize.txt || status=$$?; \
+	if grep -q 'not run:' $(GPU_RUNS)/quantize.txt; then exit 3; fi; [[ " 0 1 " == *" $$status "* ]]
 step_paper = $(call measure,paper,$(PAPER),0 1 3)
 step_ablation = $(call measure,ablation,suites/ablation.yaml,0 1 3)
 step_sweep = $(call measure,sweep,suites/h100.yaml --only dtype=bf16 $(SWEEP),0 1 3)

@@ -1,11 +1,12 @@
-"""Two revisions side by side: each backend on each case, block by block in turns, in several fresh pairs of processes.
+"""Two revisions side by side: each backend on each case, block by block in turns, in fresh pairs of processes.
 
-Base against itself on some cases gives the noise floor. What comes out slower is measured once more, in fresh processes.
+Base against itself on some cases gives the noise floor. What comes out slower is measured again, in fresh processes.
 """
 
 from __future__ import annotations
 
 import time
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Sequence
@@ -40,7 +41,9 @@ class Task:
 class Measured:
     """Per task and side the records of its processes, in order; and by task how base differed from itself."""
 
-    records: dict[Key, tuple[list[Record], list[Record]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+    records: dict[Key, tuple[list[Record], list[Record]]] = field(
+        default_factory=lambda: defaultdict(lambda: ([], []))
+    )
     nulls: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def going(self, task: Task) -> bool:
@@ -61,9 +64,9 @@ class Measured:
 
 @dataclass
 class Bout:
-    """Measures tasks on two sides. `again` is base once more, for the A/A null. Records land in `measured` as they come.
+    """Measures tasks on two sides. Records land in `measured` as they come.
 
-    tell: a line a pair, for whoever watches; watch: (backend, phase).
+    again: base once more, for the A/A null. tell: a line a pair, for whoever watches; watch: (backend, phase).
     """
 
     base: Side
@@ -105,15 +108,17 @@ class Bout:
         """The records of both sides: with their times where both are right, else without."""
         arms = [RemoteArm(side, task.job, task.backend, process, self.watch) for side in sides]
         limit_s = len(arms) * task.job.timing.max_time_s
+        seed = zlib.crc32(f"{self.seed} {task.job.case.key} {task.backend}".encode())
         if all([_holds(arm) for arm in arms]):  # a list: both sides are checked, whatever came of the first
+            shared_s = min(arm.call_s for arm in arms)
+            for arm in arms:
+                arm.call_s = shared_s
             try:
-                take_turns(
-                    arms, self.seed + process, limit_s, lambda: time.monotonic() - sum(arm.lost_s for arm in arms)
-                )
+                take_turns(arms, seed + process, limit_s, lambda: time.monotonic() - sum(arm.lost_s for arm in arms))
             except ArmLost:
                 pass
         timed = all(arm.record is None for arm in arms)
-        one, other = (arm.release(ARMS, self.seed, timed) for arm in arms)
+        one, other = (arm.release(ARMS, seed, timed) for arm in arms)
         return one, other
 
 
@@ -140,7 +145,7 @@ def _holds(arm: RemoteArm) -> bool:
 
 
 def _merged(records: Sequence[Record]) -> Record:
-    """As `merge_processes`; one that was right and not timed, because the other side failed, counts for its checks only."""
+    """As `merge_processes`; a process in which it was right and not timed, since the other side failed, is left out."""
     if any(record.status != "ok" for record in records):
         return merge_processes(records)
     timed = [record for record in records if record.measurement]

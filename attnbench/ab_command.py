@@ -16,17 +16,16 @@ import click
 
 from attnbench import environment, store
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
-from attnbench.compare import Comparison, compare
+from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
+from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
-from attnbench.pairing import pair_of_turns, suite_of_turns
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, rule
 from attnbench.run import RunError, plain_spec, unknown_backend
 from attnbench.run_command import RESULTS, choose_device
 from attnbench.side import Side
-from attnbench.sides import read_sides
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
-from attnbench.verdict import FEWEST_PROCESSES, SLOWER, Margin, Pair, confirm, signed
+from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
 INTERRUPTED = 130
@@ -52,11 +51,14 @@ class Request:
 
 def ab_command(
     suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
-    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, timeout: float | None, strict: bool,
+    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, timeout: float | None,
+    strict: bool,
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
-        raise RunError(f"--processes {processes}: a verdict needs {LEAST_PROCESSES} at least, {FEWEST_PROCESSES} to tell")
+        raise RunError(
+            f"--processes {processes}: {LEAST_PROCESSES} at least, and {FEWEST_PROCESSES} for a verdict"
+        )
     loaded = with_overrides(
         load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}
     )
@@ -81,54 +83,56 @@ def ab_command(
 
 
 def _compared(request: Request, repository: Repository, revisions: Sequence[Revision]) -> int:
-    with worktrees(repository, revisions) as tops:
-        base, head = (
-            Side(revision, top, repository, request.device, request.plugins) for revision, top in zip(revisions, tops)
-        )
-        again = Side(revisions[0], tops[0], repository, request.device, request.plugins)
+    with worktrees(repository, revisions) as tops, ExitStack() as at_the_end:
+        places = [*zip(revisions, tops), (revisions[0], tops[0])]
+        sides = [Side(*place, repository, request.device, request.plugins) for place in places]
+        for side in sides:
+            at_the_end.callback(side.dismiss)
+        base, head, again = sides
         if request.build:
             for side in (base, head):
                 click.echo(f"building {side.revision}: {request.build}")
                 build(request.build, side.revision, side.folder, side.environment())
-        ready = _ready(base, head)
+        ready = hire(base, head)
         tasks = _tasks(request, base, head, ready)
         for line in _what(request, repository, revisions, tasks, ready):
             click.echo(line)
         facts = _facts(request, revisions, ready)
         seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
-        first = _measured(request, request.out, Bout(base, head, again, seed, _tell(request.processes)), facts, tasks, True)
-        comparison = _comparison(request.out, revisions, replace(request.margin, noise_floor=first.floor()))
-        slower = _to_confirm(comparison, tasks)
+        bout = Bout(base, head, again, seed, _tell(request.processes))
+        first = _measured(request, request.out, bout, facts, tasks, True)
+        comparison = comparison_of(request.out, revisions, replace(request.margin, noise_floor=first.floor()))
+        slower = tasks_to_confirm(comparison, tasks)
         if slower:
             click.echo(f"slower: {len(slower)} to be measured again in fresh processes before that counts")
             further = Bout(base, head, again, seed + 1, _tell(request.processes))
             second = _measured(request, request.out / "confirm", further, facts, slower, False)
-            comparison = _confirmed(comparison, second)
+            comparison = confirmed(comparison, second)
     return _ruled(request, comparison)
 
 
-def _ready(base: Side, head: Side) -> list[Mapping[str, Any]]:
-    try:
-        return hire(base, head)
-    except BaseException:
-        base.dismiss()
-        head.dismiss()
-        raise
-
-
 def _tasks(request: Request, base: Side, head: Side, ready: Sequence[Mapping[str, Any]]) -> list[Task]:
-    """What both sides have: the backends asked for, else those of plugins, else the suite's. Raises RunError."""
+    """What both sides have: the backends asked for, else those of plugins, else the suite's.
+
+    Raises RunError for one that is asked for and is not on both sides, and for one that only base has.
+    """
     given = list(dict.fromkeys(name for event in ready for name in event["given"]))
-    shared = [name for name in ready[0]["unasked"] if name in ready[1]["unasked"]]
-    names = list(request.backends) or given or list(request.suite.backends or shared)
-    for name in names:
-        has = [name in event["backends"] for event in ready]
-        if not any(has):
+    runnable = [name for name in ready[0]["unasked"] if name in ready[1]["unasked"]]
+    names = []
+    for name in request.backends or given or request.suite.backends or runnable:
+        on_base, on_head = (name in event["backends"] for event in ready)
+        if not (on_base or on_head):
             raise RunError(unknown_backend(name, tuple(ready[0]["backends"])))
-        if not all(has):
-            there, missing = (base, head) if has[0] else (head, base)
+        if on_base and on_head:
+            names.append(name)
+        elif on_base or request.backends:
+            there, missing = (base, head) if on_base else (head, base)
             raise RunError(f'backend "{name}" is in {there.revision} and not in {missing.revision}; '
                            "name those that both have with --backend")  # fmt: skip
+        else:
+            click.echo(f"note: {name} is new in {head.revision}: nothing to hold it against")
+    if not names:
+        raise RunError(f"{head.revision} has no backend that {base.revision} has too")
     return [Task(job, name) for job in request.suite.jobs() for name in names]
 
 
@@ -203,37 +207,6 @@ def _outcome(base: Record, head: Record) -> str:
         (difference,) = process_differences(base.measurement.blocks, head.measurement.blocks).values()
         return f"base {outcome_text(base)}, head {outcome_text(head)}, in turns {signed(math.expm1(difference))}"
     return f"base {outcome_text(base)}; head {outcome_text(head)}"
-
-
-def _comparison(out: Path, revisions: Sequence[Revision], margin: Margin) -> Comparison:
-    found = compare(*read_sides(out / "base", out / "head"), margin)
-    return replace(found, base=str(revisions[0]), new=str(revisions[1]))
-
-
-def _to_confirm(comparison: Comparison, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that came out slower; all that are timed where the suite as a whole did."""
-    slower = {
-        (cell.case_key, cell.backend) for cell in comparison.cells if cell.verdict and cell.verdict.kind == SLOWER
-    }
-    if comparison.suite is not None and comparison.suite.kind == SLOWER:
-        slower = {(cell.case_key, cell.backend) for cell in comparison.cells if cell.verdict and cell.verdict.time}
-    return [task for task in tasks if task.key in slower]
-
-
-def _confirmed(comparison: Comparison, second: Measured) -> Comparison:
-    """The comparison with what the fresh processes say of what was slower."""
-    sides = [{(record.case_key, record.backend): record.measurement for record in second.merged(place)} for place in (0, 1)]
-    both = {key: (one, sides[1].get(key)) for key, one in sides[0].items() if one and sides[1].get(key)}
-    first = {(cell.case_key, cell.backend): cell.verdict for cell in comparison.cells if cell.verdict}
-    verdicts = confirm(first, {key: pair_of_turns(*pair) for key, pair in both.items()}, comparison.margin)
-    cells = tuple(
-        replace(cell, verdict=verdicts.get((cell.case_key, cell.backend), cell.verdict)) for cell in comparison.cells
-    )
-    suite = comparison.suite
-    if suite is not None and suite.kind == SLOWER:
-        again = {"": Pair(suite_of_turns(both.values()))} if both else {}
-        suite = confirm({"": suite}, again, comparison.margin)[""]
-    return replace(comparison, cells=cells, suite=suite)
 
 
 def _ruled(request: Request, comparison: Comparison) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What the reference quantizer made of q, k, v: e4m3 tensors in the layout of the originals, and fp32 descales.
+    """What the reference quantizer made of q, k, v: e4m3 or e5m2 tensors in the layout of the originals, and fp32 descales.
 
     Descales by scaling: tensor (1,), head (batch, heads), token (batch, seqlen, heads),
     block (batch, ceil(seqlen / block_size), heads); none: ones of shape (1,). With Hadamard, q and k are rotated.
@@ -32,7 +32,7 @@ class Quantized:
 class Inputs:
     """q (batch, seqlen_q, num_heads, head_dim), k (batch, seqlen_k, num_heads_kv, head_dim), v (..., head_dim_v).
 
-    For e4m3 these are the bf16 originals, and `quantized` holds what the reference quantizer made of them.
+    For 8-bit dtypes these are the bf16 originals, and `quantized` holds what the reference quantizer made of them.
     """
 
     q: Tensor

@@ -134,7 +134,10 @@ _DEVICE = click.option(
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent."
 )
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Finish this run; repeats nothing.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", shell_complete=_run_directories,
+    help="Finish this run; repeats nothing.",
+)  # fmt: skip
 @click.option("--no-time", is_flag=True, help="Check only.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
 @click.option("--budget", type=Budget(), help="Begin no case after so long, such as 15m.")
@@ -251,7 +254,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     sys.exit(_told(gate_command, base, new, **options))
 
 
-@main.command(epilog="Example: attnbench ab --base main --head HEAD suites/quick.yaml --plugin kernel.py:mine --build 'make -j'")
+@main.command(epilog="Example: attnbench ab --base main --head HEAD quick --plugin kernel.py:mine --build 'make -j'")
 @click.argument("suite", metavar="SUITE", shell_complete=_suite_names)
 @click.option("--base", required=True, metavar="REF", help="The revision to hold against: a commit, branch or tag.")
 @click.option("--head", required=True, metavar="REF", help="The revision to judge; . is the checkout as it is.")
@@ -294,7 +297,7 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
 
 
 @main.command(epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py")
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_run_directories)
 @click.argument("case_key")
 @click.argument("backend")
 def repro(run_directory: Path, case_key: str, backend: str) -> None:

@@ -39,8 +39,9 @@ class Holding:
         def hold() -> Holding:
             prepared = Prepared(bench, checked, bench.reference.inputs, [backend] * PROCESSES_AT_ONCE)
             arm = TimedArm(
-                label, prepared.calls, bench.timing, prepared.timer, bench.watch, bench.watch.clock, prepared.flush(), process
-            )
+                label, prepared.calls, bench.timing, prepared.timer, bench.watch, bench.watch.clock, prepared.flush(),
+                process,
+            )  # fmt: skip
             with bench.phases("time"):
                 arm.warm_up()
             return cls(bench, prepared, arm)
@@ -55,10 +56,21 @@ class Holding:
     def lost_s(self) -> float:
         return self._arm.lost_s
 
-    def take(self, round: int, growth: int) -> Record | None:
-        """One block; the record of what the backend raised in it, else None."""
+    @property
+    def call_s(self) -> float:
+        """What a call lasted when it was warm."""
+        return self._arm.call_s
+
+    def take(self, round: int, growth: int, call_s: float) -> Record | None:
+        """One block; the record of what the backend raised in it, else None.
+
+        call_s: what both sides take a call to last, so that their blocks and samples are made alike: where noise is
+        skewed, the median of few samples lies elsewhere than that of many.
+        """
+        self._arm.call_s = call_s
         with self._bench.phases("time"):
-            outcome = guarded(self._bench, self._prepared.checked.record, lambda: self._arm.take(round, growth), DURING)
+            checked = self._prepared.checked.record
+            outcome = guarded(self._bench, checked, lambda: self._arm.take(round, growth), DURING)
         self._blocks += 1
         return outcome
 
@@ -67,13 +79,15 @@ class Holding:
         checked = self._prepared.checked
         if not (timed and self._blocks):
             return checked.record
-        return guarded(
-            self._bench, checked.record, lambda: self._prepared.record(self._arm.measurement(together, order_seed)), DURING
-        )
+
+        def judged() -> Record:
+            return self._prepared.record(self._arm.measurement(together, order_seed))
+
+        return guarded(self._bench, checked.record, judged, DURING)
 
 
 def strays(checkout: Path) -> list[str]:
-    """Files of imported modules that lie in a checkout, relative to it; this package and installed ones do not count."""
+    """Files of imported modules that lie in a checkout, relative to it; this package and installed ones are none."""
     spared = {OWN_FOLDER, *(Path(path).resolve() for path in sysconfig.get_paths().values())}
     spared |= {Path(path).resolve() for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))

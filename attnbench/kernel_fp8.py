@@ -25,8 +25,9 @@ class Fp8Operands:
     """What an FP8 kernel reads.
 
     q (batch, seqlen_q, num_heads, head_dim), k (batch, seqlen_k, num_heads_kv, head_dim), e4m3. v_t (batch,
-    num_heads_kv, head_dim_v, seqlen_k rounded up to 16) as `kernel_quantize.transpose_values` makes it. Descales fp32: (1,) for all, or
-    (batch, heads); (batch, ceil(seqlen / block_size), heads) where block_size, in tokens, is not 0.
+    num_heads_kv, head_dim_v, seqlen_k rounded up to 16), e4m3, as `kernel_quantize.transpose_values` makes it.
+    Descales fp32: (1,) for all, or (batch, heads); (batch, ceil(seqlen / block_size), heads) where block_size, in
+    tokens, is not 0.
     """
 
     q: Tensor
@@ -40,10 +41,8 @@ class Fp8Operands:
 
 def reference_operands(case: Case, quantized: Quantized) -> Fp8Operands:
     """What the reference quantizer made, as a kernel reads it."""
-    return Fp8Operands(
-        quantized.q, quantized.k, transpose_values(quantized.v), quantized.q_descale, quantized.k_descale,
-        quantized.v_descale, case_block_size(case),
-    )  # fmt: skip
+    descales = (quantized.q_descale, quantized.k_descale, quantized.v_descale)
+    return Fp8Operands(quantized.q, quantized.k, transpose_values(quantized.v), *descales, case_block_size(case))
 
 
 def case_block_size(case: Case) -> int:
@@ -131,7 +130,8 @@ def check_operands(library: KernelLibrary, operands: Fp8Operands, out: Tensor, l
         if tuple(named[name].shape) != shape:
             raise KernelError(f"{name} has shape {tuple(named[name].shape)}: must be {shape}")
     check_lse(lse, (batch, num_heads, seqlen_q))
-    for name, seqlen, heads in (("q", seqlen_q, num_heads), ("k", seqlen_k, num_heads_kv), ("v", seqlen_k, num_heads_kv)):
+    sizes = {"q": (seqlen_q, num_heads), "k": (seqlen_k, num_heads_kv), "v": (seqlen_k, num_heads_kv)}
+    for name, (seqlen, heads) in sizes.items():
         _check_descale(f"{name}_descale", named[f"{name}_descale"], operands.block_size, batch, seqlen, heads)
 
 

@@ -5,12 +5,16 @@ import functools
 from typing import TYPE_CHECKING
 
 from attnbench.kernel_library import KernelError
-from attnbench.kernel_quantize import SOURCE, QuantizeLibrary
+from attnbench.kernel_quantize import SOURCE, QuantizeLibrary, transpose_values
 from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
 from attnbench.kernel_schedules import missing_library
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from attnbench.backend import Inputs, Quantized
+    from attnbench.case import Case
+    from attnbench.kernel_build import Build
 
 
 def missing() -> str | None:
@@ -27,6 +31,43 @@ def built_library() -> QuantizeLibrary:
     if reason is not None:
         raise KernelError(reason)
     return QuantizeLibrary(library_path(SOURCE))
+
+
+def built() -> Build:
+    """The record of its build. Raises KernelError where the library is `missing`."""
+    from attnbench.kernel_build import library_path, read_build
+
+    reason = missing()
+    build = None if reason else read_build(library_path(SOURCE))
+    if build is None:
+        raise KernelError(reason or f"the build of kernels/{SOURCE}.cu was removed meanwhile; build it again")
+    return build
+
+
+def version() -> str:
+    """Which binary it is: hash and compiler. Raises KernelError where it is `missing`."""
+    build = built()
+    return f"{build.name} {build.digest} ({build.compiler})"
+
+
+def bind(inputs: Inputs, case: Case) -> BoundQuantize:
+    """The quantization of a case's originals by the built library, ready to launch. Raises KernelError."""
+    return BoundQuantize.of(built_library(), inputs.q, inputs.k, inputs.v, Scheme.of(case))
+
+
+def differences(made: DeviceQuantized, quantized: Quantized) -> str:
+    """Where the kernel's bits are not the reference quantizer's, "" where they all are: "q_descale in 3 of 8 values"."""
+    import torch
+
+    names = ("q", "k", "q_descale", "k_descale", "v_descale")
+    pairs = [(name, getattr(made, name), getattr(quantized, name)) for name in names]
+    found = []
+    for name, one, other in (*pairs, ("v", made.v_transposed, transpose_values(quantized.v))):
+        width = torch.int32 if one.dtype == torch.float32 else torch.uint8
+        wrong = int((one.view(width) != other.view(width)).sum())
+        if wrong:
+            found.append(f"{name} in {wrong} of {one.numel()} values")
+    return ", ".join(found)
 
 
 def quantize_on_device(q: Tensor, k: Tensor, v: Tensor, scheme: Scheme) -> DeviceQuantized:

@@ -3,8 +3,8 @@
 Importing this module is instant (`attnbench list` does); what looks at libraries is imported where it is used.
 
 A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DEFAULT_SCHEDULE, `hopper_fp8` alone
-DEFAULT_FP8_SCHEDULE. The tables are fixed here, so that backends can be listed where nothing is built; a test holds them
-against the variant tables of the libraries.
+DEFAULT_FP8_SCHEDULE. The tables are fixed here, so that backends can be listed where nothing is built; a test holds
+them against the variant tables of the libraries.
 """
 from __future__ import annotations
 

@@ -26,8 +26,13 @@ ByRun = Sequence[Measurement | None]
 
 
 def took_turns(base: Measurement, new: Measurement) -> bool:
-    """Whether two measurements were interleaved with each other: one schedule, and in each process at the same time."""
-    if not _schedule(base)[0] or _schedule(base) != _schedule(new):
+    """Whether two measurements were interleaved with each other: two arms of one schedule, and at the same time.
+
+    NOTE: the order follows from the case and the backends, so two unrelated runs have it in common. What they do not have
+    is different arms for one backend.
+    """
+    arms = [{block.arm for block in one.blocks} for one in (base, new)]
+    if not base.together or (base.together, base.order_seed) != (new.together, new.order_seed) or arms[0] & arms[1]:
         return False
     spans = [_spans(one.blocks) for one in (base, new)]
     shared = spans[0].keys() & spans[1].keys()
@@ -88,10 +93,6 @@ def typical_s(side: ByRun) -> float | None:
     """Seconds per call of a side, for display: the geometric mean of its runs' medians; None where it has none."""
     levels = [level(one.blocks) for one in side if one is not None]
     return math.exp(statistics.fmean(levels)) if levels else None
-
-
-def _schedule(measurement: Measurement) -> tuple:
-    return getattr(measurement, "together", ()), getattr(measurement, "order_seed", None)
 
 
 def _suite(mean: Callable[[Weigh], Difference], cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:

@@ -1,4 +1,4 @@
-"""A backend that passed its checks, ready to be timed: prepared on input sets of its own, and judged again afterwards."""
+"""A backend that passed its checks, ready to be timed on input sets of its own, and judged again afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Checked:
 class Prepared:
     """A checked backend's calls, one per input set, and its timer.
 
-    inputs: the set that the last timed buffers are judged against; held: all backends that are prepared at the same time.
+    inputs: the set that the last timed buffers are judged against; held: all backends prepared at the same time.
     """
 
     def __init__(self, bench: Bench, checked: Checked, inputs: Inputs, held: Sequence[Backend]):
@@ -57,7 +57,7 @@ class Prepared:
         return make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
 
     def record(self, measurement: Measurement) -> Record:
-        """The record with its measurement, or an incorrect one where the timed outputs are wrong. Raises ContractError."""
+        """The record with its measurement, or an incorrect one where timed outputs are wrong. Raises ContractError."""
         bench, base = self.bench, self.checked.record
         compile_s = max(0.0, self.checked.first_call_s - statistics.median(measurement.samples_s))
         with bench.phases("time"):

@@ -105,6 +105,12 @@ class Conditions:
     stolen: float | None = None
     problems: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Conditions:
+        """From a mapping such as `known_facts` makes."""
+        texts = {name: tuple(row[name]) for name in ("reasons", "problems") if name in row}
+        return cls(**{**row, **texts} if texts else row)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -258,7 +264,7 @@ class Record:
         """One line of JSON. Non-finite numbers are written as the strings "NaN", "Infinity", "-Infinity"."""
         row = asdict(self)
         for block in (row["measurement"] or {"blocks": ()})["blocks"]:
-            block["conditions"] = _known(block["conditions"])
+            block["conditions"] = known_facts(block["conditions"])
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
         return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
 
@@ -337,14 +343,12 @@ def _measurement(row: dict[str, Any]) -> Measurement:
 
 def _block(row: dict[str, Any]) -> Block:
     conditions = row.get("conditions")
-    if conditions is not None:
-        texts = {name: tuple(conditions.get(name, ())) for name in ("reasons", "problems")}
-        conditions = Conditions(**{**conditions, **texts})
+    conditions = None if conditions is None else Conditions.of(conditions)
     return Block(**{**row, "samples_s": tuple(row["samples_s"]), "conditions": conditions})
 
 
-def _known(conditions: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Without what is not known: a record may hold hundreds of blocks."""
+def known_facts(conditions: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Conditions as a mapping, without what is not known: a record may hold hundreds of blocks."""
     return conditions and {name: value for name, value in conditions.items() if value not in (None, ())}
 
 

@@ -18,7 +18,7 @@ NOT_RECORDED = "not recorded"
 MAX_SUITE_LINES = 400
 PEAK = (
     "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
-    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3)."
+    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3 and e5m2)."
 )
 # Facts without which timings cannot be judged: their absence is shown too.
 EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
@@ -54,6 +54,8 @@ def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "CPU quota", _text(cpu.get("quota_cores"), lambda cores: f"{cores:g} cores")
     yield "threads", _text(section(worker, "threads").get("intra_op"))
     yield "clock policy", _text(cpu.get("governor"))
+    yield "boost", _text(cpu.get("boost"), _yes)
+    yield "load before it", _text(cpu.get("load"), lambda load: f"{load:.2f}")
     yield "virtual machine", _text(cpu.get("virtual_machine"), _yes)
     yield "memory", _text(environment.get("memory_bytes"), units.show_bytes)
     yield from _gpu_facts(environment)
@@ -79,8 +81,10 @@ def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "power limit", _text(gpu.get("power_limit_w"), lambda watts: f"{watts:g} W")
     yield "default power limit", _text(gpu.get("default_power_limit_w"), lambda watts: f"{watts:g} W")
     yield "maximum SM clock", _text(gpu.get("max_sm_clock_mhz"), lambda mhz: f"{mhz:g} MHz")
+    yield "application SM clock", _text(gpu.get("application_sm_clock_mhz"), lambda mhz: f"{mhz:g} MHz")
     yield "ECC", _text(gpu.get("ecc"), _yes)
     yield "MIG slice", _text(gpu.get("mig"), _yes)
+    yield "MPS server", _text(gpu.get("mps"), _yes)
     yield "other processes on the GPU", _text(gpu.get("other_processes"))
     yield "driver", _text(gpu.get("driver"))
     yield "CUDA of the driver", _text(gpu.get("cuda_driver"))

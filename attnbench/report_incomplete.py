@@ -10,6 +10,7 @@ from attnbench.report_data import Cells, LabelledRun, ReportData
 from attnbench.report_incorrect import incorrect_sections
 from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, numberless, plain, table
 from attnbench.result import Result
+from attnbench.sentinel import why_suspect
 
 # A page that lists more keys of one reason is no longer read; the DataFrame holds them all.
 MAX_KEYS = 200
@@ -145,5 +146,5 @@ def _run_warnings(entry: LabelledRun) -> Iterator[str]:
     others = gpu_of(entry.run.environment).get("other_processes")
     if others:
         yield f"{code(entry.run.name)}: {count(others, 'other process', 'other processes')} on the GPU at its start."
-    if entry.run.environment.get("suspect"):
-        yield f"{code(entry.run.name)} is marked suspect: {plain(anonymous(str(entry.run.environment['suspect'])))}"
+    for why in why_suspect(entry.run.environment, entry.run.sentinels):
+        yield f"{code(entry.run.name)} is marked suspect: {plain(anonymous(why))}"

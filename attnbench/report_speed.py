@@ -99,7 +99,9 @@ def _time_table(family: Family, shown: Sequence[str]) -> str:
         row_label(case, family.varying) + [_time_cell(family.cells.get((case, series)), fp8) for series in shown]
         for case in family.best_s
     ]
-    about = f"Time of a call, kernel only / prep + kernel. {_prep_caption(family)}:" if fp8 else "Time of a call (median):"
+    about = "Time of a call (median):"
+    if fp8:
+        about = f"Time of a call, kernel only / prep + kernel. {_prep_caption(family)}:"
     return f"{about}\n\n{table([*family.varying, *map(code, shown)], rows, left=len(family.varying))}"
 
 

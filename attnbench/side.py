@@ -47,7 +47,7 @@ class Side:
         try:
             self._event = self._event or self._worker.start()
         except WorkerRefused as error:
-            raise RunError(f"{self.revision}: {error}") from None
+            raise RunError(f"{self.revision}: {str(error).replace(f'{self.folder}/', '')}") from None
         except WorkerDied as error:
             raise RunError(f"{self.revision}: no worker could start, {error.brief}") from None
         return self._event
@@ -80,7 +80,7 @@ class Side:
 
 
 def import_path(repository: Repository, top: Path) -> tuple[str, ...]:
-    """What a revision's worker imports from: its own folders, then PYTHONPATH with the checkout's folders moved there."""
+    """What a revision's worker imports from: its own folders, then PYTHONPATH, the checkout's folders moved there."""
     own = [top / repository.inside, top, top / "src"]
     for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         path = Path(entry).resolve()
@@ -96,24 +96,24 @@ class RemoteArm:
     """One backend on one case, held in a side's worker: an `Arm` of `rounds`. Raises ArmLost where it fails."""
 
     def __init__(self, side: Side, job: Job, backend: str, process: int, watch: Callable[[str, str], None]):
-        self.name, self.record, self.done, self.lost_s = side.name, None, False, 0.0
+        self.name, self.record, self.done, self.lost_s, self.call_s = side.name, None, False, 0.0, 0.0
         self._side, self._process, self._held = side, process, False
         self._listener = Listener(job, [backend], self._keep, watch, Counter())
 
     def hold(self) -> None:
-        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed: it has its record."""
+        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed."""
         checkout = self._side.repository.top
         self._ask(**self._listener.message(), do="hold", arm=self.name, process=self._process, checkout=str(checkout))
         strays = self._listener.answer.get("strays")
         if strays:
             raise RunError(
-                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its own "
-                "folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
+                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its "
+                "own folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
             )
-        self._held = True
+        self.call_s, self._held = self._listener.answer["call_s"], True
 
     def take(self, round: int, growth: int) -> None:
-        self._ask(do="block", round=round, growth=growth)
+        self._ask(do="block", round=round, growth=growth, call_s=self.call_s)
         self.done, self.lost_s = self._listener.answer["done"], self._listener.answer["lost_s"]
 
     def release(self, together: Sequence[str], order_seed: int, timed: bool) -> Record:

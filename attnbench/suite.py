@@ -15,6 +15,7 @@ from attnbench.case import Case
 from attnbench.expand import expand
 from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
 from attnbench.selection import GROUP, field_text, matcher, merge_only, only_text, parse_only
+from attnbench.shipped import shipped_folder
 from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source, suggest
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Group", "Job", "Suite", "SuiteError", "json_schema", "load_suite", "parse_only", "parse_suite",
            "shipped_suites", "with_overrides"]  # fmt: skip
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "suites"
+_SHIPPED = shipped_folder("suites")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,9 @@ def check_trial(bench: Bench, backend: Backend) -> Checked | Record:
 
     def check() -> Checked | Record:
         reason = _cannot(bench, backend)
-        return replace(base, status="unsupported", kind=None, reason=reason) if reason else _checked(bench, backend, base)
+        if reason is not None:
+            return replace(base, status="unsupported", kind=None, reason=reason)
+        return _checked(bench, backend, base)
 
     return guarded(bench, base, check)
 
@@ -125,12 +127,13 @@ def poisoned_memory() -> Iterator[None]:
     """torch's deterministic mode with uninitialized memory filled with NaN: an output never written shows."""
     import torch
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # NOTE: not use_deterministic_algorithms, which imports all of torch's compiler for this: seconds in every process.
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
 
 
 def _version(backend: Backend) -> str:

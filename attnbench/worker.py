@@ -1,16 +1,18 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
-        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check it, prepare it, hold it
-        {"do": "block", "round": n, "growth": n}                 one block of the backend that is held
+        {"do": "gauge"}                                      a sentinel: the machine's own GEMM and copy
+        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check, prepare, hold it
+        {"do": "block", "round": n, "growth": n, "call_s": s}    one block of the backend that is held
         {"do": "release", "together": [...], "order_seed": n, "timed": true}    its record, with its blocks or without
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
-        {"event": "held", "strays": [...]}                   after hold; modules that were imported from that folder
+        {"event": "held", "call_s": s, "strays": [...]}      after hold; modules that were imported from that folder
         {"event": "block", "done": bool, "lost_s": seconds}  after block, unless the backend failed (then its record)
         {"event": "done", "spent_s": {phase: seconds}}       one per job
+        {"event": "gauged", "figures": {...}}                one per sentinel
         {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
 """
 
@@ -31,11 +33,11 @@ from attnbench.case import Case
 from attnbench.phases import Phases
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
+from attnbench.telemetry_process import TelemetryProcess
 
 if TYPE_CHECKING:
     from attnbench.bench import Bench
     from attnbench.holding import Holding
-    from attnbench.telemetry import Telemetry
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
 
@@ -46,20 +48,19 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
-        worker = Worker(events, device, cores)
+        worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs):
             for line in jobs:
                 worker.work(json.loads(line))
 
 
 class Worker:
-    def __init__(self, events: IO[str], device: str, threads: int):
-        self._events = events
+    def __init__(self, events: IO[str], device: str, threads: int, watch: TelemetryProcess):
+        self._events, self._watch = events, watch
         self._threads = threads
         self._device = device
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
-        self._watch: Telemetry | None = None
         self._phases = Phases(self._announce)
         self._held: Holding | None = None
 
@@ -92,7 +93,6 @@ class Worker:
         import torch
 
         from attnbench.environment import worker_facts
-        from attnbench.telemetry import watch
 
         torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -107,14 +107,14 @@ class Worker:
                     f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices"
                 )
             torch.cuda.set_device(index)
-        self._watch = watch(self._device)
         facts = {**worker_facts(self._device), "telemetry": self._watch.facts()}
         self._cache_bytes = facts.get("cache_bytes") or 0
         return facts
 
     def work(self, job: dict[str, Any]) -> None:
         """One job; says that it is done, and what each phase took."""
-        jobs = {"run": self._run, "hold": self._hold, "block": self._block, "release": self._release}
+        jobs = {"run": self._run, "gauge": self._gauge, "hold": self._hold, "block": self._block,
+                "release": self._release}  # fmt: skip
         jobs[job.get("do", "run")](job)
         self._send(event="done", spent_s=self._phases.spent_s)
         self._phases.spent_s.clear()
@@ -137,6 +137,11 @@ class Worker:
         for record in time_together(bench, held, job["process"]):
             self._report(record)
 
+    def _gauge(self, job: dict[str, Any]) -> None:
+        from attnbench.gauge import gauge
+
+        self._send(event="gauged", figures=gauge(self._device, self._watch))
+
     def _hold(self, job: dict[str, Any]) -> None:
         from attnbench.holding import Holding, strays
 
@@ -147,10 +152,11 @@ class Worker:
             self._report(held)
         else:
             self._held = held
-        self._send(event="held", strays=strays(Path(job["checkout"])))
+        call_s = None if isinstance(held, Record) else held.call_s
+        self._send(event="held", call_s=call_s, strays=strays(Path(job["checkout"])))
 
     def _block(self, job: dict[str, Any]) -> None:
-        failure = self._held.take(job["round"], job["growth"])
+        failure = self._held.take(job["round"], job["growth"], job["call_s"])
         if failure is not None:
             self._held = None
             self._report(failure)

@@ -19,7 +19,7 @@ from typing import Any, Mapping, Sequence
 START_TIMEOUT_S = 180.0
 # A process that has closed its end of the event pipe is on its way out; one that is not by then never will be.
 EXIT_TIMEOUT_S = 5.0
-TAIL_BYTES = 2000
+TAIL_BYTES = 4000
 READ_BYTES = 1 << 16
 
 
@@ -148,10 +148,13 @@ class WorkerProcess:
         return WorkerDied(f"the worker process was killed by {name}", output=tail)
 
     def _tail(self) -> str:
-        """The end of what the worker printed since its last job, without this machine's paths."""
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(getattr(self, "_output_start", 0), size - TAIL_BYTES))
-        text = self._output.read().decode(errors="replace").strip()
+        """The end of what the worker printed since its last job, in whole lines, without this machine's paths."""
+        start, size = getattr(self, "_output_start", 0), self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(start, size - TAIL_BYTES))
+        text = self._output.read().decode(errors="replace")
+        if size - TAIL_BYTES > start:
+            text = text.partition("\n")[2] or text
+        text = text.strip()
         text = re.sub(r'File "[^"]*/', 'File "', text)  # frames by their file's own name
         for path in (sys.prefix, _package_folder(), self._folder, str(Path.home())):
             text = text.replace(path + "/", "")

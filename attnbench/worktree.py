@@ -16,6 +16,9 @@ TAIL_LINES = 12
 # A REF that stands for the checkout as it is, uncommitted changes of tracked files included.
 CHECKOUT = "."
 
+# Variables by which git would work in another repository than the folder's; a hook that runs this sets them.
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
 
 class GitError(Exception):
     """What git cannot do; the message names it and the way out."""
@@ -102,7 +105,7 @@ def build(command: str, revision: Revision, folder: Path, environment: dict[str,
 
 def _git(folder: Path, *arguments: str) -> str:
     """What git prints. In a session of its own: Ctrl-C is for this program to handle. Raises GitError."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
                               stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip

@@ -1,19 +1,19 @@
 // Forward attention in FP8: e4m3 queries, keys and values with fp32 descales, what the backend `hopper_fp8` runs.
 //
-// The schedule is level 4's (fwd_overlap.cu): persistent CTAs, products and softmax of one warpgroup overlapped within a
-// tile and across tiles. What e4m3 changes:
+// The schedule is level 4's (fwd_overlap.cu): persistent CTAs, products and softmax of one warpgroup overlapped within
+// a tile and across tiles. What e4m3 changes:
 // - 8-bit wgmma takes both operands with k contiguous, so values come as V^T. It is stored with the keys of each 16 in
 //   the order in which a thread holds its weights, so that packing a score tile gives the A operand of the next product
 //   without an exchange (layout.cuh, permuted_key; FlashAttention-3, Shah et al. 2024, section 3.3, permutes in the
 //   kernel instead).
-// - Descales cost nothing in the main loop. q's and k's join the softmax scale, per block of keys where there are blocks
-//   (FlashAttention-3's block quantization). The output is kept in units of v's current descale: when the block changes,
-//   the ratio of both joins the factor that rescales the output anyway; the last unit joins the final division.
-// - Weights are multiplied by 2^offset (P scale) so that small ones do not flush to zero, and a maximum may stay behind
-//   only by so much that large ones do not saturate.
-// - Hopper sums e4m3 products in about 14 bits (DeepSeek-V3 report, section 3.5.2), which long sequences notice. With two
-//   levels each key tile's product starts from zero and joins the output in fp32, by the FFMA that takes the place of
-//   the rescaling multiplication.
+// - Descales cost next to nothing in the main loop. q's and k's join the softmax scale, per block of keys where there
+//   are blocks (FlashAttention-3's block quantization). The output is kept in units of v's current descale: when the
+//   block changes, the ratio of both joins the factor that rescales the output; the last unit joins the final division.
+// - Weights are multiplied by 2^offset (P scale) so that small ones do not flush to zero; no maximum stays behind, so
+//   that large ones neither saturate nor lose their exact representation.
+// - Hopper sums e4m3 products in about 14 bits (DeepSeek-V3 report, section 3.5.2), which long sequences notice. With
+//   two levels each key tile's product starts from zero and joins the output in fp32, by the FFMA that takes the place
+//   of the rescaling multiplication.
 //
 //   schedule       head_dim  causal  descales   tile       stages  query buffers  output  shared memory  registers
 //   fp8                  64     any  per head   192 x 160    3          2         staged     180 KiB      32 / 160
@@ -42,7 +42,11 @@ namespace attnbench {
 namespace {
 
 constexpr float E4M3_MAX_LOG2 = 8.8073549f;  // log2(448)
-constexpr float MAX_OFFSET_LOG2 = 8.0f;
+constexpr float MAX_OFFSET_LOG2 = 8.0f;       // of the largest P scale
+// How far a maximum may stay behind (softmax.cuh): so little that a rescale is left out only where no maximum grew.
+// NOTE: not as far as saturation would allow. The weight of a row's maximum is 2^offset, which e4m3 holds exactly. With
+// a maximum that stayed behind it is rounded as any other, by up to 1 part in 16: rows that one key dominates show it.
+constexpr float STAY_BEHIND_LOG2 = 0x1p-10f;
 static_assert(1 << int(MAX_OFFSET_LOG2) == ATTNBENCH_MAX_P_SCALE, "the offset is log2 of P scale");
 
 enum class Accumulation { one_level, two_level };
@@ -77,7 +81,7 @@ struct Config {
   static constexpr int producer_registers = consumer_warpgroups == 3 ? 32 : 24;
   static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
   // With two levels the output is multiplied in any case, and letting a maximum stay behind saves nothing.
-  static constexpr float rescale_threshold_log2 = two_level ? RESCALE_ALWAYS : 0.75f;
+  static constexpr float rescale_threshold_log2 = two_level ? RESCALE_ALWAYS : STAY_BEHIND_LOG2;
   static_assert(MAX_OFFSET_LOG2 + rescale_threshold_log2 <= E4M3_MAX_LOG2, "the largest weight would saturate");
   static_assert(WARPGROUP_ROWS <= ATTNBENCH_MIN_DESCALE_BLOCK, "a warpgroup's queries have one descale");
   static constexpr int32_t accumulator = two_level ? ATTNBENCH_ACCUMULATOR_TWO_LEVEL : ATTNBENCH_ACCUMULATOR_HOPPER;
@@ -170,9 +174,9 @@ ATTNBENCH_DEVICE void issue_output(Fp8Consumer<C>& c, Where where = ATTNBENCH_WH
   ptx::wgmma_fence(where);
   const uint32_t v = c.shared.v(c.v_at.stage);
   if constexpr (C::two_level) {
-    issue_weights_value_transposed<C::dtype, C::head_dim, C::head_dim, C::tile_n>(c.tile_output, c.weights, v, true, where);
+    issue_weights_value_transposed<C::dtype, C::head_dim, C::head_dim>(c.tile_output, c.weights, v, true, where);
   } else {
-    issue_weights_value_transposed<C::dtype, C::head_dim, C::head_dim, C::tile_n>(c.output, c.weights, v, false, where);
+    issue_weights_value_transposed<C::dtype, C::head_dim, C::head_dim>(c.output, c.weights, v, false, where);
   }
   ptx::wgmma_commit_group(where);
 }
@@ -224,7 +228,8 @@ ATTNBENCH_DEVICE void step(Fp8Consumer<C>& c, int j) {
 
 // Completes, divides, rounds and stores the output of `tile`, in units of `v_descale`.
 template <class C>
-ATTNBENCH_DEVICE void finish_output(Fp8Consumer<C>& c, const Tile& tile, float v_descale, Where where = ATTNBENCH_WHERE) {
+ATTNBENCH_DEVICE void finish_output(Fp8Consumer<C>& c, const Tile& tile, float v_descale,
+                                    Where where = ATTNBENCH_WHERE) {
   if constexpr (C::two_level && C::overlap) join_output<0>(c.output, c.factor, c.tile_output);
   float lse[ROWS_PER_THREAD];
   normalize(c.rows, c.output, lse, v_descale);
@@ -291,7 +296,7 @@ ATTNBENCH_DEVICE void add_output_part(Fp8Consumer<C>& c, const float (&factor)[R
   constexpr int registers = C::value_columns / 2;
   const uint32_t v = c.shared.v(c.v_at.stage) + panel_bytes(Part * C::value_columns);
   ptx::wgmma_fence(where);
-  issue_weights_value_transposed<C::dtype, C::value_columns, C::head_dim, C::tile_n>(c.scores, c.weights, v, true, where);
+  issue_weights_value_transposed<C::dtype, C::value_columns, C::head_dim>(c.scores, c.weights, v, true, where);
   ptx::wgmma_commit_group(where);
   ptx::wgmma_wait_group<0>(where);
   join_output<Part * registers>(c.output, factor, c.scores);

@@ -52,12 +52,22 @@ ATTNBENCH_DEVICE void load(const ProbeArguments& args, int a_bytes, int b_boxes,
   wait_barrier(barrier, 0);
 }
 
-// The image of one box in shared memory, partly out of bounds: starts at column -8, row 3 of the tensor.
-ATTNBENCH_DEVICE void tma_image(const ProbeArguments& args) {
-  load(args, int(B_OFFSET), 0, 0, -8, 3);
+ATTNBENCH_DEVICE void write_image(const ProbeArguments& args) {
   for (uint32_t at = uint32_t(thread_index()); at < B_OFFSET / 4; at += THREADS) {
     args.out[at] = ptx::load_shared_b32(shared_base() + at * 4);
   }
+}
+
+// The image of one box in shared memory, partly out of bounds: starts at column -8, row 3 of the tensor.
+ATTNBENCH_DEVICE void tma_image(const ProbeArguments& args) {
+  load(args, int(B_OFFSET), 0, 0, -8, 3);
+  write_image(args);
+}
+
+// The image of a box twice as wide as its tensor: rows of 64 one-byte elements, each in a panel row of 128 bytes.
+ATTNBENCH_DEVICE void tma_half_panel(const ProbeArguments& args) {
+  load(args, int(B_OFFSET), 0, 0, 0, 0);
+  write_image(args);
 }
 
 // A box stored partly out of bounds from an image written by ordinary stores.
@@ -169,6 +179,7 @@ ATTNBENCH_DEVICE void exponentials(const ProbeArguments& args) {
 // P(name, body): the name is also that of the kernel and of the arrays in tests/golden.
 #define PROBES(P)                                                           \
   P(tma_image, tma_image(args))                                             \
+  P(tma_half_panel, tma_half_panel(args))                                   \
   P(tma_stored, tma_stored(args))                                           \
   P(ss_fp16_n64, product_shared<Dtype::fp16, 64, false, false>(args))       \
   P(ss_fp16_n256, product_shared<Dtype::fp16, 256, false, false>(args))     \
@@ -180,12 +191,17 @@ ATTNBENCH_DEVICE void exponentials(const ProbeArguments& args) {
   P(ss_fp16_n64_ta, product_shared<Dtype::fp16, 64, true, false>(args))     \
   P(ss_bf16_n128_ta_tb, product_shared<Dtype::bf16, 128, true, true>(args)) \
   P(ss_e4m3_n64, product_shared<Dtype::e4m3, 64, false, false>(args))       \
+  P(ss_e4m3_n128, product_shared<Dtype::e4m3, 128, false, false>(args))     \
   P(ss_e4m3_n160, product_shared<Dtype::e4m3, 160, false, false>(args))     \
+  P(ss_e4m3_n192, product_shared<Dtype::e4m3, 192, false, false>(args))     \
+  P(ss_e4m3_n224, product_shared<Dtype::e4m3, 224, false, false>(args))     \
   P(ss_e4m3_sums, product_shared<Dtype::e4m3, 64, false, false>(args))      \
   P(rs_fp16_n64, product_registers<Dtype::fp16, 64, false>(args))           \
   P(rs_bf16_n128_tb, product_registers<Dtype::bf16, 128, true>(args))       \
   P(rs_fp16_n256_tb, product_registers<Dtype::fp16, 256, true>(args))       \
+  P(rs_e4m3_n64, product_registers<Dtype::e4m3, 64, false>(args))           \
   P(rs_e4m3_n128, product_registers<Dtype::e4m3, 128, false>(args))         \
+  P(rs_e4m3_n256, product_registers<Dtype::e4m3, 256, false>(args))         \
   P(stmatrix, fragment_store<false>(args))                                  \
   P(stmatrix_trans, fragment_store<true>(args))                             \
   P(conversions, conversions(args))                                         \

@@ -26,9 +26,10 @@
 //   of 132 multiprocessors needs 29 KiB.
 // - q and k are stored 8 bytes a lane, 64 consecutive bytes a row (whole sectors of 32 bytes); v 16 bytes a lane, 128
 //   consecutive bytes a row.
-// - 4.8 TB/s at 1.7 GHz are 21 bytes, or 7 values, a clock and multiprocessor: 18 instruction slots a value. The fused
-//   path takes about 16 at head_dim 128: unpacking 1.5, additions 7, shuffles 3, scaling 2, maximum 1, conversion 1.
-//   Its 3 shuffles a value are 21 a clock, where the multiprocessor does 32.
+// - 4.8 TB/s at 1.7 GHz are 21 bytes, or 7 values, a clock and multiprocessor: 18 instruction slots a value, and 25 at
+//   the 72 % of that which are 80 % of a good copy. The rotated path takes about 18 at head_dim 128: unpacking 1.5,
+//   additions 7, shuffles 3, scaling 2, maximum 1.2, conversion 0.5, some 2.5 for addresses, copies and barriers. Its 3
+//   shuffles a value are 21 a clock at full bandwidth, where the multiprocessor does 32.
 // - Shared memory without bank conflicts. Loads from a stage: 8 lanes read the 8 chunks of one row of a panel, which
 //   the 128-byte swizzle keeps on all 32 banks. v^T: a column has 32 words (128 bytes), one per 4 tokens; 16-byte chunk
 //   q of column c lies at place q ^ (c / 8 % 8). A warp's store writes one word in each of 8 columns that are 8 apart,
@@ -246,7 +247,7 @@ ATTNBENCH_DEVICE float float_of_bits(uint32_t bits) {
   return both.value;
 }
 
-// Largest magnitude that the warps of one group hold, NaN passed over; a multiple of group_warps shares each group.
+// Largest magnitude in this thread's group, NaN passed over. The first group_warps warps share a group, then the next.
 ATTNBENCH_DEVICE float group_amax(const float (&x)[CHUNKS][CHUNK], uint32_t warp_amax, int group_warps) {
   float largest = 0.0f;
   ATTNBENCH_UNROLL

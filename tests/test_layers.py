@@ -101,14 +101,14 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 
 # What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "completion", "__main__"}
-COMPARING = {"compare", "case_records", "sides", "comparable", "quality", "pairing"}
+COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "completion", "__main__"}
+COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry", "telemetry_process", "gauge",
              "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared",
-             "prep_timing", "rotation", "interleave", "together"}  # fmt: skip
-RUNNING = {"run", "crew", "replication", "worker_process"}
+             "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
+RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
     "record": set(FILES) - {"case", "record"},
@@ -135,7 +135,11 @@ ABOVE = {
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
-    "run": COMMAND_LINE | READERS,
+    "holding": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
+    "run": COMMAND_LINE | READERS | {"ab", "side", "worktree"},
+    "worktree": set(FILES) - {"worktree"},
+    "side": COMMAND_LINE | READERS | {"run", "ab", "store"},
+    "ab": COMMAND_LINE | READERS | {"run", "store"},
     "pairing": COMMAND_LINE | (READERS - {"pairing"}) | MEASURING | RUNNING | {"store", "suite"},
     "quality": COMMAND_LINE | (READERS - {"quality", "result"}) | MEASURING | RUNNING | {"store", "suite"},
     "compare": COMMAND_LINE | (READERS - COMPARING - {"result"}) | MEASURING | RUNNING | {"suite"},
@@ -150,9 +154,10 @@ def test_imports_point_down(name):
     assert reachable(name, lazy=True) & (ABOVE[name] - {name}) & set(FILES) == set()
 
 
-def test_the_parent_of_a_run_measures_nothing():
-    assert reachable("run", lazy=False) & MEASURING == set()
-    assert (IMPORTS["run"].eager | IMPORTS["run"].lazy) & MEASURING == set()
+@pytest.mark.parametrize("name", ["run", "ab", "side", "ab_command"])
+def test_the_parent_of_a_run_measures_nothing(name):
+    assert reachable(name, lazy=False) & MEASURING == set()
+    assert (IMPORTS[name].eager | IMPORTS[name].lazy) & MEASURING == set()
 
 
 @pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("backends.")))

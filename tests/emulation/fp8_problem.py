@@ -1,4 +1,4 @@
-"""Small FP8 attention problems: e4m3 inputs whose descales differ from block to block, and how far an answer may be off."""
+"""Small FP8 attention problems: e4m3 inputs, descales that differ from block to block, and how far off is too far."""
 from __future__ import annotations
 
 import zlib
@@ -104,7 +104,7 @@ def _placed(tensor: Tensor, layout: str) -> Tensor:
 
 
 def _budgets(case: Case, inputs: Inputs, exact: Tensor) -> dict[str, float]:
-    """Root mean square error of the emulated pipeline (attnbench.reference), by accumulator; no less than bf16's own."""
+    """RMS error of the emulated pipeline (attnbench.reference) by accumulator; no less than bf16's own."""
     rows = reference.choose_rows(case, "full", "cpu")
     floor = 2.0**-8 * float(exact.square().mean().sqrt())
     budgets = {}

@@ -105,7 +105,7 @@ class Result:
 
 
 # The schedules whose call sites are all broken; others share most of them (`plans`).
-SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap")}
+SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap"), "fwd_fp8": ("fp8_two_level",)}
 # Two levels at head_dim 256 have a main loop of their own.
 MORE_SUBJECTS = {"fwd_fp8": (("fp8_two_level", "e4m3", 256, True),)}
 # Enough to pass every call site of a variant: several tiles and laps, tails, rows that see no key.

@@ -75,6 +75,16 @@ def tma_image() -> Probe:
     return Probe("tma_image", image.view(np.uint32), 2048, a=(tensor, "fp16", 64))
 
 
+def tma_half_panel() -> Probe:
+    """64 rows of 64 bytes in a box of 64 x 128: the second half of each row of 8 chunks is zero, and swizzled too."""
+    tensor = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8) | 1
+    row, column = np.mgrid[0:64, 0:128]
+    image = np.zeros(64 * 128, np.uint8)
+    place = row * 128 + ((column // 16) ^ (row % 8)) * 16 + column % 16
+    image[place] = np.where(column < 64, tensor[row, np.clip(column, 0, 63)], 0)
+    return Probe("tma_half_panel", image.view(np.uint32), 2048, a=(tensor, "e4m3", 64))
+
+
 def tma_stored() -> Probe:
     image = np.arange(1, 64 * 64 + 1, dtype=np.uint16)
     target = np.full((50, 40), 0xFFFF, np.uint16)
@@ -199,7 +209,7 @@ def exponentials() -> Probe:
 def make_probe(name: str) -> Probe:
     if name.startswith("stmatrix"):
         return fragment_store(name)
-    plain = {f.__name__: f for f in (tma_image, tma_stored, conversions, exponentials)}
+    plain = {f.__name__: f for f in (tma_image, tma_half_panel, tma_stored, conversions, exponentials)}
     return plain[name]() if name in plain else product(name)
 
 

@@ -27,6 +27,7 @@ static_assert(swizzle_128b(swizzle_128b(0x1ABC0)) == 0x1ABC0, "the swizzle is it
 static_assert(k_major_step(4, 128) * 16 == 128 * 128, "four steps of 16 make a panel of 64 columns");
 static_assert(mn_major_step(1) * 16 == 16 * 128, "16 rows of 128 bytes");
 static_assert(a_fragment_source(3, 2, 1) == 29, "");
+static_assert(permuted_key(4) == 2 && permuted_key(6) == 10, "positions 4 to 7 hold tokens 2, 3, 10, 11");
 
 static const int TILE_ROWS[] = {64, 80, 128, 176, 192};
 static const int HEAD_DIMS[] = {64, 128, 256};
@@ -160,6 +161,33 @@ static void fragments() {
   expect(operand.size() == 64 * 16);
 }
 
+// The same for 8-bit types, whose A registers hold four bytes each: 64 x 32 operands, in the order of the ISA's figure
+// "wgmma A, 8-bit". The weights come from the thread's own accumulators if k stands for the permuted key.
+static void fragments_8bit() {
+  std::set<std::pair<int, int>> operand;
+  for (int thread = 0; thread < 128; ++thread) {
+    std::set<int> sources;
+    for (int step = 0; step < 8; ++step) {
+      for (int index = 0; index < 4; ++index) {
+        for (int e = 0; e < 4; ++e) {
+          const int row = thread / 32 * 16 + thread % 32 / 4 + 8 * (index % 2);
+          const int k = 16 * (index / 2) + 4 * (thread % 4) + e;
+          expect(a_fragment_row(thread, index) == row && a_fragment_k_8bit(thread, index, e) == k);
+          if (step == 0) operand.insert({row, k});
+          const int source = a_fragment_source_8bit(step, index, e);
+          const int group = k / PERMUTED_KEYS * PERMUTED_KEYS;
+          const int key = group + permuted_key(k % PERMUTED_KEYS);
+          expect(accumulator_row(thread, source) == row);
+          expect(accumulator_column(thread, source) == 32 * step + key);
+          sources.insert(source);
+        }
+      }
+    }
+    expect(sources.size() == 8 * 16);
+  }
+  expect(operand.size() == 64 * 32);
+}
+
 // output.cuh, stage_output: matrix r of the stmatrix for registers i to i + 7 holds registers i + 2r, i + 2r + 1, and
 // lanes 8r to 8r + 7 give the places of its rows: row lane % 16, column 2i + 8 (lane / 16).
 static void stmatrix() {
@@ -256,6 +284,7 @@ int main(int argc, char** argv) {
   if (is("mn_major_planted")) mn_major(8);
   if (is("descriptor_fields")) descriptor_fields();
   if (is("fragments")) fragments();
+  if (is("fragments_8bit")) fragments_8bit();
   if (is("stmatrix")) stmatrix();
   if (is("masks")) masks();
   if (is("orders")) orders();

@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDES = (ROOT / "kernels" / "emulation" / "include", ROOT / "kernels" / "include")
-SECTIONS = ("swizzle", "tiles", "k_major", "mn_major", "descriptor_fields", "fragments", "stmatrix", "masks", "orders")
+SECTIONS = (
+    "swizzle", "tiles", "k_major", "mn_major", "descriptor_fields", "fragments", "fragments_8bit", "stmatrix", "masks",
+    "orders",
+)  # fmt: skip
 PLANTED = ("k_major_planted", "mn_major_planted")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from attnbench import selftest, selftest_units
 from attnbench.backend import Outputs
-from attnbench.case import Case
+from attnbench.case import DTYPES, Case
 from attnbench.inputs import make_inputs
 from attnbench.planted import BUGS, MaskSeesOneMore, NanSwallowed
 from attnbench.planted_forward import Choices, TiledForward
@@ -33,8 +33,9 @@ def test_short_form_catches_every_bug_and_accuses_nobody():
 
 def test_every_bug_is_planted_in_all_dtypes_it_applies_to():
     assert len({bug.__name__ for bug in BUGS}) == len(BUGS) == LISTED
-    fp8_only = {bug.__name__ for bug in BUGS if bug.dtypes == ("e4m3",)}
-    assert fp8_only == {"DescalesSwapped", "PSaturated", "AccumulationTruncated"}
+    narrower = {bug.__name__: bug.dtypes for bug in BUGS if bug.dtypes != DTYPES}
+    fp8 = ("e4m3", "e5m2")
+    assert narrower == {"DescalesSwapped": fp8, "PSaturated": ("e4m3",), "AccumulationTruncated": fp8}
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -70,7 +71,7 @@ def test_planted_bugs_change_the_answer(bug):
 
 
 def _case_of(bug):
-    dtype = bug.dtypes[-1] if len(bug.dtypes) == 1 else "bf16"
+    dtype = "bf16" if "bf16" in bug.dtypes else bug.dtypes[0]
     inputs = {"NanSwallowed": "nan_v", "PSaturated": "steps"}.get(bug.__name__, "normal")
     causal = bug.__name__ != "TailUnmasked"
     return Case.make(batch=1, seqlen_q=100, seqlen_k=161, num_heads=4, num_heads_kv=2, head_dim=32, dtype=dtype,

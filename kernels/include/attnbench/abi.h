@@ -103,8 +103,8 @@ typedef struct AttnbenchVariant {
  * (batch, heads, seqlen, head_dim) tensor needs no copy. A stride of a dimension of size 1 is not looked at.
  * causal is aligned bottom right: query i sees key j when j <= i + seqlen_k - seqlen_q.
  *
- * e4m3: v is stored transposed, (batch, num_heads_kv, head_dim_v, seqlen_padded) with seqlen_padded = seqlen_k rounded up
- * to a multiple of 16, since 8-bit wgmma takes V^T only. v_strides count (batch, row of head_dim_v, head); tokens are
+ * e4m3: v is stored transposed, (batch, num_heads_kv, head_dim_v, seqlen_padded), seqlen_padded being seqlen_k rounded
+ * up to a multiple of 16, since 8-bit wgmma takes V^T only. v_strides count (batch, row of head_dim_v, head). Tokens are
  * contiguous, except that in each group of 16 position 4t + {0, 1} holds token 2t + {0, 1}, and position 4t + {2, 3}
  * token 8 + 2t + {0, 1} (t = 0 to 3; layout.cuh, permuted_key). Positions past seqlen_k hold 0.
  *

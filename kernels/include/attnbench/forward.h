@@ -104,6 +104,16 @@ inline int32_t encode_operand(ptx::TensorMap* map, Dtype dtype, const void* data
   return encode_tensor_map(map, dtype, data, sizes, strides, box);
 }
 
+// e4m3 values come as V^T, all of its rows in one copy.
+inline int32_t encode_values(ptx::TensorMap* map, const AttnbenchForwardArgs& args, int kv_rows) {
+  const Dtype dtype = static_cast<Dtype>(args.dtype);
+  const bool transposed = dtype == Dtype::e4m3;
+  const int64_t columns = transposed ? padded_tokens(args.seqlen_k) : args.head_dim_v;
+  const int64_t rows = transposed ? args.head_dim_v : args.seqlen_k;
+  return encode_operand(map, dtype, args.v, columns, rows, args.num_heads_kv, args.batch, args.v_strides,
+                        transposed ? args.head_dim_v : kv_rows);
+}
+
 // q_rows, kv_rows, out_rows: sequence rows of one copy (at most 256, the limit of a box dimension).
 inline int32_t encode_forward_maps(const AttnbenchForwardArgs& args, int q_rows, int kv_rows, int out_rows,
                                    ForwardMaps* maps) {
@@ -116,12 +126,7 @@ inline int32_t encode_forward_maps(const AttnbenchForwardArgs& args, int q_rows,
                                       args.batch, args.k_strides, kv_rows)) {
     return status;
   }
-  const bool transposed = dtype == Dtype::e4m3;
-  if (int32_t status = encode_operand(&maps->v, dtype, args.v, transposed ? padded_tokens(args.seqlen_k) : args.head_dim_v,
-                                      transposed ? args.head_dim_v : args.seqlen_k, args.num_heads_kv, args.batch,
-                                      args.v_strides, transposed ? args.head_dim_v : kv_rows)) {
-    return status;
-  }
+  if (int32_t status = encode_values(&maps->v, args, kv_rows)) return status;
   return encode_operand(&maps->out, static_cast<Dtype>(args.out_dtype), args.out, args.head_dim_v, args.seqlen_q,
                         args.num_heads, args.batch, args.out_strides, out_rows);
 }

@@ -75,7 +75,7 @@ ATTNBENCH_CONSTEXPR int a_fragment_k_8bit(int thread, int index, int element) {
 
 // The same as a_fragment_source for an 8-bit type. A thread holds the right row but not the right keys: four neighbours
 // of an A register are two pairs of accumulator columns, 8 apart. So the keys are renamed instead of the registers
-// moved: within each 16, position `position` of k stands for key permuted_key(position), and V^T is stored in that order.
+// moved: within each 16, position `position` of k stands for key permuted_key(position), and V^T is stored so.
 ATTNBENCH_CONSTEXPR int a_fragment_source_8bit(int step, int index, int element) {
   return 16 * step + 8 * (index / 2) + 2 * (index & 1) + 4 * (element / 2) + (element & 1);
 }

@@ -46,16 +46,16 @@ ATTNBENCH_DEVICE void issue_weights_value(float (&output)[HeadDim / 2], const ui
   }
 }
 
-// The same for a type whose operands are K-major only: v holds V^T, `Rows` rows of TileN keys in permuted order
-// (layout.cuh), from its first row of the Columns that the product takes. fresh: output starts at 0 instead of adding.
-template <Dtype T, int Columns, int Rows, int TileN>
-ATTNBENCH_DEVICE void issue_weights_value_transposed(float (&output)[Columns / 2],
-                                                     const uint32_t (&weights)[TileN / step_k(T)][4], uint32_t v,
-                                                     bool fresh, Where where = ATTNBENCH_WHERE) {
+// The same for a type whose operands are K-major only: a tile of V^T has Rows rows, its keys in permuted order
+// (layout.cuh); v: the first of the Columns rows that the product takes. fresh: output starts at 0 instead of adding.
+template <Dtype T, int Columns, int Rows, int Steps>
+ATTNBENCH_DEVICE void issue_weights_value_transposed(float (&output)[Columns / 2], const uint32_t (&weights)[Steps][4],
+                                                     uint32_t v, bool fresh, Where where = ATTNBENCH_WHERE) {
   const uint64_t v_descriptor = k_major_descriptor(v);
   ATTNBENCH_UNROLL
-  for (int step = 0; step < TileN / step_k(T); ++step) {
-    ptx::wgmma_rs<T, Columns>(output, weights[step], v_descriptor + k_major_step(step, Rows), step > 0 || !fresh, where);
+  for (int step = 0; step < Steps; ++step) {
+    const bool accumulate = step > 0 || !fresh;
+    ptx::wgmma_rs<T, Columns>(output, weights[step], v_descriptor + k_major_step(step, Rows), accumulate, where);
   }
 }
 

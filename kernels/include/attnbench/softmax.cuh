@@ -17,12 +17,12 @@ constexpr float LN_2 = 0.69314718055994531f;
 // A row's maximum may stay behind the true one by up to this many powers of two, which saves most rescales of the
 // output (FlashAttention-4's conditional rescaling). The weights then reach 2^8, exact enough in fp16 and bf16, whose
 // relative precision does not depend on the size.
-// NOTE: not for e4m3, whose largest value is 448: see fp8.cuh.
+// NOTE: not for e4m3, whose largest value is 448: see fwd_fp8.cu.
 constexpr float RESCALE_THRESHOLD_LOG2 = 8.0f;
 constexpr float RESCALE_ALWAYS = 0.0f;
 
-// With an offset (fp8.cuh) all weights are 2^offset as large: the maximum is kept less the offset, which is all there is
-// to it, since sum and LSE follow.
+// With an offset (fwd_fp8.cu) all weights are 2^offset times as large. The maximum is kept less the offset, which is
+// all there is to it, since sum and LSE follow.
 struct SoftmaxRows {
   float maximum[ROWS_PER_THREAD];  // scale_log2 * the row's largest score, or up to the threshold below; -inf: no key
   float sum[ROWS_PER_THREAD];      // this thread's part of sum(exp2(scale_log2 * score - maximum))

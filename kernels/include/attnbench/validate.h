@@ -180,8 +180,8 @@ inline int32_t check_variant(const AttnbenchForwardArgs& args, const AttnbenchVa
 inline TensorView value_view(const AttnbenchForwardArgs& args) {
   const int64_t bytes = element_bytes(args.dtype);
   if (args.dtype == ATTNBENCH_DTYPE_E4M3) {
-    return {"v",          args.v, {args.batch, args.head_dim_v, args.num_heads_kv}, args.v_strides, padded_tokens(args.seqlen_k),
-            bytes, true};
+    const int64_t tokens = padded_tokens(args.seqlen_k);
+    return {"v", args.v, {args.batch, args.head_dim_v, args.num_heads_kv}, args.v_strides, tokens, bytes, true};
   }
   return {"v", args.v, {args.batch, args.seqlen_k, args.num_heads_kv}, args.v_strides, args.head_dim_v, bytes};
 }
@@ -229,8 +229,8 @@ inline int32_t check_block_size(const AttnbenchForwardArgs& args, const Attnbenc
   if (tokens == 0) return ATTNBENCH_OK;
   if (tokens < ATTNBENCH_MIN_DESCALE_BLOCK || (tokens & (tokens - 1)) != 0) {
     return reason.refuse(ATTNBENCH_BAD_DESCALE,
-                         "descale_block_size is %d: must be 0 (one descale a head) or a power of two from %d on", tokens,
-                         ATTNBENCH_MIN_DESCALE_BLOCK);
+                         "descale_block_size is %d: must be 0 (one descale a head) or a power of two from %d on",
+                         tokens, ATTNBENCH_MIN_DESCALE_BLOCK);
   }
   if ((variant.flags & ATTNBENCH_FLAG_BLOCK_DESCALES) == 0) {
     return reason.refuse(ATTNBENCH_UNSUPPORTED_VARIANT, "variant %d (%s) takes one descale a head, not one a block",
