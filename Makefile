@@ -64,48 +64,113 @@ kernels: $(VENV)/.tested ## compile kernels/ for sm_90a into build/
 # Steps in the order of kernels/STATUS.md; each resumes where it stopped and takes at most STEP_SECONDS.
 #   make gpu                        everything, into .venv
 #   make gpu STEP=smoke             one step
-#   make gpu PYTHON=python3         with that interpreter as it is: no .venv, no installation, no network
+#   make gpu PYTHON=python3         with that interpreter as it is: no .venv, no network; what lies in wheels/ is added
+#   make gpu-short PYTHON=python3   the most telling steps in MINUTES; the same command again goes on
 # Runs land in GPU_RUNS/<step>; finished steps leave a mark there and are not repeated (remove it to repeat one).
 GPU_RUNS ?= results/gpu
 STEP_SECONDS := 480
 BUDGET := 7m
+MINUTES := 9
+# A kernel that hangs on its first launches shall not take the whole step with it.
+CONTACT_SECONDS := 180
+# Steps of gpu-short. Below this many seconds none is begun; this many are kept for ending one.
+SHORT_STEPS := build inspect golden contact tests paper ablation sweep-long sanitizer edges
+LEAST_SECONDS := 60
+ENDING_SECONDS := 30
 H100_GROUPS := fp16_d64 fp16_d128 fp16_d256 bf16_d64 bf16_d128 bf16_d256 e4m3_d64 e4m3_d128 e4m3_d256 \
                models models_e4m3 unequal_lengths long_context
-GPU_STEPS := build golden tests edges sanitizer smoke $(H100_GROUPS:%=h100-%) ablation sweep
-GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
-GPU_NEEDS := $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.tested)
-HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -m attnbench list backends | sed -nE 's/^(hopper[^ ]*) .*/--backend "\1"/p')
+GPU_STEPS := build inspect golden contact tests edges large sanitizer smoke quantize $(H100_GROUPS:%=h100-%) ablation sweep
+EXTRA_STEPS := paper sweep-long
+LIBRARIES := build/kernels/sm_90a
+# With PYTHON on the command line: that interpreter, and beside it what it lacks, unpacked from WHEELS.
+WHEELS := wheels
+GPU_SITE := build/gpu-site
+BARE := $(filter command line,$(origin PYTHON))
+GPU_PYTHON := $(if $(BARE),env PYTHONPATH=$(CURDIR)/$(GPU_SITE):$(PYTHONPATH) $(PYTHON),$(BIN)/python)
+GPU_NEEDS := $(if $(BARE),$(if $(wildcard $(WHEELS)/*.whl),$(GPU_SITE)/.unpacked),$(VENV)/.tested)
+HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -c \
+	"from attnbench.backends import builtin; print(*(f'--backend \"{one}\"' for one in builtin() if one.startswith('hopper')))")
 SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" --backend "hopper[softmax_turns]" --backend "hopper[no_turns]" \
          --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
+PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256 --only seqlen_q=1024,4096,16384 \
+         --backend hopper --backend fa3 --backend cudnn
+LONG := suites/h100.yaml --only group=bf16_d64,bf16_d128 --only seqlen_q=16384
 # $(1): step, $(2): suite and options, $(3): exit statuses that finish the step. An earlier run is continued. Where the
-# budget ended it early the step is not finished: the same command goes on with it. Incorrect records and errors
-# (1 and 3) are findings to read in the run, and no reason to stop the steps behind it, but for `edges`.
+# budget ended it early the step is not finished (exit status 3): the same command goes on with it. Incorrect records
+# and errors (1 and 3) are findings to read in the run, and no reason to stop the steps behind it, but for `edges`.
 measure = if [ -f $(GPU_RUNS)/$(1)/records.jsonl ]; then into=--resume; else into=--out; fi; status=0; \
 	timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench run $(2) --device cuda --budget $(BUDGET) $$into $(GPU_RUNS)/$(1) \
 	    | tee $(GPU_RUNS)/.done/$(1).log || status=$$?; \
-	if grep -q '^incomplete:' $(GPU_RUNS)/.done/$(1).log; then echo "not finished: make gpu STEP=$(1) goes on"; exit 3; fi; \
+	if [ $$status = 124 ] || grep -q '^incomplete:' $(GPU_RUNS)/.done/$(1).log; then \
+	    echo "not finished: make gpu STEP=$(1) goes on"; exit 3; fi; \
 	[[ " $(3) " == *" $$status "* ]]
 
 .PHONY: gpu
 gpu: $(if $(STEP),gpu-$(STEP),$(GPU_STEPS:%=gpu-%)) ## on a Hopper machine: everything that needs one (STEP=name for one step)
 
-$(GPU_STEPS:%=gpu-%): gpu-%: $(GPU_RUNS)/.done/%
+# Goes on behind a step that failed: what is right and fast matters as much as what is not. Without libraries it stops.
+.PHONY: gpu-short
+gpu-short: ## on a Hopper machine with little time: the most telling steps, MINUTES=9 a call
+	@end=$$(($$(date +%s) + 60 * $(MINUTES))); \
+	for step in $(SHORT_STEPS); do \
+	    if [ -f $(GPU_RUNS)/.done/$$step ]; then continue; fi; \
+	    if [ -f $(GPU_RUNS)/.done/$$step.failed ]; then echo "== gpu step $$step failed before: make gpu STEP=$$step repeats it"; continue; fi; \
+	    left=$$((end - $$(date +%s) - $(ENDING_SECONDS))); \
+	    if [ $$left -lt $(LEAST_SECONDS) ]; then echo "time is up before $$step: the same command goes on"; exit 3; fi; \
+	    $(MAKE) --no-print-directory gpu-$$step STEP_SECONDS=$$left BUDGET=$$((left - $(ENDING_SECONDS)))s || \
+	        [ $$step != build ] || ls $(LIBRARIES)/*.so >/dev/null || exit 1; \
+	done; \
+	failed=$$(ls $(GPU_RUNS)/.done 2>/dev/null | sed -n 's/[.]failed$$//p'); \
+	if [ -n "$$failed" ]; then echo "failed:" $$failed; exit 1; fi; \
+	for step in $(SHORT_STEPS); do \
+	    if [ ! -f $(GPU_RUNS)/.done/$$step ]; then echo "not finished: $$step; the same command goes on"; exit 3; fi; \
+	done
 
-# Each step after the one before it, so that `make gpu` keeps the order.
+$(GPU_STEPS:%=gpu-%) $(EXTRA_STEPS:%=gpu-%): gpu-%: $(GPU_RUNS)/.done/%
+
+# Each step after the one before it, so that `make gpu` keeps the order. A step that is only not finished (exit status 3)
+# leaves no mark, one that failed another one.
 $(GPU_RUNS)/.done/%: $(GPU_NEEDS)
-	@mkdir -p $(@D); echo "== gpu step $*"; $(call gpu_step,$*); touch $@
+	@mkdir -p $(@D); rm -f $@.failed; echo "== gpu step $*"; \
+	( $(call gpu_step,$*) ) || { status=$$?; [ $$status = 3 ] || touch $@.failed; exit $$status; }; touch $@
 
 gpu_step = $(if $(filter h100-%,$(1)),$(call measure,$(1),suites/h100.yaml --only group=$(1:h100-%=%),0 1 3),$(step_$(1)))
-step_build = $(GPU_PYTHON) -m attnbench kernels build && $(GPU_PYTHON) -m attnbench kernels inspect
-step_golden = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu tests/golden \
-	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q tests/golden
-step_tests = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu
+step_build = $(GPU_PYTHON) -m attnbench kernels build
+step_inspect = $(GPU_PYTHON) -m attnbench kernels inspect
+step_golden = timeout $(CONTACT_SECONDS) $(GPU_PYTHON) -m pytest -q -s -m gpu --no-skips tests/golden \
+	&& timeout $(CONTACT_SECONDS) $(GPU_PYTHON) -m pytest -q --no-skips tests/golden -k recorded_hardware
+step_contact = $(call measure,contact,suites/contact.yaml --timeout 20 $(HOPPER_SCHEDULES),0)
+# Our own tests must all run; those of peers that are not installed need not.
+step_tests = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu --no-skips tests/kernels \
+	&& timeout $(STEP_SECONDS) $(GPU_PYTHON) -m pytest -q -m gpu --ignore tests/kernels --ignore tests/golden
 step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES),0)
-step_sanitizer = timeout $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench.kernel_sanitize \
-	--out $(GPU_RUNS)/sanitizer.jsonl --budget-s 420
+step_large = $(call measure,large,suites/large.yaml,0 1 3)
+step_sanitizer = $(GPU_PYTHON) -m attnbench.kernel_sanitize --out $(GPU_RUNS)/sanitizer.jsonl --budget-s $(STEP_SECONDS)
 step_smoke = $(call measure,smoke,suites/h100-smoke.yaml,0 1 3)
+# A missed target (1) is a finding; where it could not run at all, the step has not been done.
+step_quantize = status=0; timeout $(STEP_SECONDS) $(GPU_PYTHON) -m benchmarks.quantize_kernel \
+	    | tee $(GPU_RUNS)/quantize.txt || status=$$?; \
+	if grep -q 'not run:' $(GPU_RUNS)/quantize.txt; then exit 3; fi; [[ " 0 1 " == *" $$status "* ]]
+step_paper = $(call measure,paper,$(PAPER),0 1 3)
 step_ablation = $(call measure,ablation,suites/ablation.yaml,0 1 3)
 step_sweep = $(call measure,sweep,suites/h100.yaml --only dtype=bf16 $(SWEEP),0 1 3)
+step_sweep-long = $(call measure,sweep-long,$(LONG) $(SWEEP),0 1 3)
+
+# What an offline Hopper machine may lack, for its Python; torch, numpy and the rest it must have. fa3-fwd and the
+# frontend are the peers to compare with.
+GPU_PYTHON_VERSION := 3.12
+MANYLINUX := $(patsubst %,--platform manylinux_2_%_x86_64,28 27 24 17) --platform manylinux2014_x86_64
+.PHONY: gpu-wheels
+gpu-wheels: ## where there is a network: wheels for a Hopper machine that has none, into wheels/
+	$(PYTHON) -m pip --disable-pip-version-check download --quiet --only-binary=:all: --implementation cp \
+	    --python-version $(GPU_PYTHON_VERSION) $(MANYLINUX) -d $(WHEELS) pydantic
+	$(PYTHON) -m pip --disable-pip-version-check download --quiet --only-binary=:all: --implementation cp \
+	    --python-version $(GPU_PYTHON_VERSION) $(MANYLINUX) -d $(WHEELS) --no-deps $(GRAPH_WHEELS) fa3-fwd einops
+
+$(GPU_SITE)/.unpacked: $(wildcard $(WHEELS)/*.whl)
+	$(PYTHON) -m pip --disable-pip-version-check install --quiet --no-index --no-deps --no-compile --upgrade \
+	    --target $(GPU_SITE) $(WHEELS)/*.whl
+	touch $@
 
 .PHONY: reports
 reports: $(VENV)/.installed ## rebuild reports/ from the committed runs

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What the reference quantizer made of q, k, v: e4m3 tensors in the layout of the originals, and fp32 descales.
+    """What the reference quantizer made of q, k, v: e4m3 or e5m2 tensors in the layout of the originals, and fp32 descales.
 
     Descales by scaling: tensor (1,), head (batch, heads), token (batch, seqlen, heads),
     block (batch, ceil(seqlen / block_size), heads); none: ones of shape (1,). With Hadamard, q and k are rotated.
@@ -32,7 +32,7 @@ class Quantized:
 class Inputs:
     """q (batch, seqlen_q, num_heads, head_dim), k (batch, seqlen_k, num_heads_kv, head_dim), v (..., head_dim_v).
 
-    For e4m3 these are the bf16 originals, and `quantized` holds what the reference quantizer made of them.
+    For 8-bit dtypes these are the bf16 originals, and `quantized` holds what the reference quantizer made of them.
     """
 
     q: Tensor
@@ -56,6 +56,14 @@ class Outputs:
 Call = Callable[[], Outputs]
 
 
+@dataclass(frozen=True, slots=True)
+class PrepCall:
+    """Preparation that use repeats for every call (quantization), as a call of its own to be timed. about: whose it is."""
+
+    about: str
+    call: Callable[[], object]
+
+
 @runtime_checkable
 class Backend(Protocol):
     """One way to compute attention. Only these members are required; `trait` reads the optional ones.
@@ -63,7 +71,8 @@ class Backend(Protocol):
     Optional: devices (default cpu and cuda), accumulator (fp32), own_quantizer (False: starts from the quantized
     tensors), partials_16bit (False), by_name_only (none: devices on which it runs only where a suite or --backend names
     it), extra_bytes(case) (0: memory beyond inputs and outputs), kernel_facts(case) (None: what goes into the record's
-    `kernel`).
+    `kernel`), prep_call(case, inputs) (None: what of `prepare` has to be done again for every call in use, as a
+    PrepCall; timed beside the call).
     """
 
     name: str
@@ -106,3 +115,9 @@ def kernel_facts(backend: Backend, case: Case) -> Mapping[str, Any] | None:
     """What is known of the machine code behind this case (registers, spills, instructions), for the record."""
     method = getattr(backend, "kernel_facts", None)
     return method(case) if method else None
+
+
+def prep_call(backend: Backend, case: Case, inputs: Inputs) -> PrepCall | None:
+    """The backend's own preparation of each call; None where it has none, or where it is inside its call."""
+    method = getattr(backend, "prep_call", None)
+    return method(case, inputs) if method else None

@@ -13,6 +13,7 @@ from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.inputs import input_bytes, make_inputs
 from attnbench.judge import Reference, make_reference
 from attnbench.phases import Phases
+from attnbench.record import PrepTiming
 from attnbench.sampling import Unwatched, Watch
 from attnbench.suite_model import Checks, Timing
 
@@ -36,6 +37,7 @@ class Bench:
         self._fresh: Reference | None = None
         self._checksums: list[int] = []
         self._sources: tuple[Any, dict[str, float]] | None = None
+        self.reference_prep: PrepTiming | None = None  # the reference quantizer's time, taken once for all backends
         self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `lab`
 
     @property

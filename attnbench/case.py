@@ -10,8 +10,8 @@
 | softmax_scale | multiplies q k^T; None means head_dim**-0.5 |
 | lse | natural log of the row sum of exp(scaled scores), fp32, (batch, num_heads, seqlen_q); -inf for a row that sees no key, whose output is 0 |
 | descale | real value = stored value x descale, fp32 |
-| dtype | fp16, bf16, e4m3 (an e4m3 case returns bf16) |
-| scaling, block_size, hadamard, p_scale | how the reference quantizer makes the e4m3 tensors, and the scale of P before it is rounded |
+| dtype | fp16, bf16, e4m3, e5m2 (an 8-bit case returns bf16) |
+| scaling, block_size, hadamard, p_scale | how the reference quantizer makes the 8-bit tensors, and the scale of P before it is rounded |
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from typing import Any, Mapping
 
-DTYPES = ("fp16", "bf16", "e4m3")
+FP8_DTYPES = ("e4m3", "e5m2")
+DTYPES = ("fp16", "bf16", *FP8_DTYPES)
 SCALINGS = ("none", "tensor", "head", "token", "block")
 # DeepSeek's MLA in its latent form (576 = 512 + 64) is the largest head_dim that a published attention kernel takes.
 MAX_HEAD_DIM = 576
@@ -92,7 +93,7 @@ class Case(_Hashed):
 
     @property
     def is_fp8(self) -> bool:
-        return self.dtype == "e4m3"
+        return self.dtype in FP8_DTYPES
 
     @property
     def key(self) -> str:
@@ -103,7 +104,7 @@ class Case(_Hashed):
             f"{self.dtype}-d{dims}-h{heads}-b{self.batch}-q{self.seqlen_q}-k{self.seqlen_k}"
             f"-{'causal' if self.causal else 'full'}-{self.inputs}.{self.seed}"
         )
-        if self.dtype == "e4m3":
+        if self.is_fp8:
             for name in FP8_FIELDS:
                 value = getattr(self, name)
                 if value != DEFAULTS[name]:
@@ -186,10 +187,10 @@ def _check_names(values: dict[str, Any]) -> None:
         value = values.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):
             raise CaseError(f"{name} must be a positive number, not {value!r}")
-    if dtype != "e4m3":
+    if dtype not in FP8_DTYPES:
         for name in FP8_FIELDS:
             if name in values and values[name] != DEFAULTS[name]:
-                raise CaseError(f"{name} applies to dtype e4m3 only, not to {dtype}")
+                raise CaseError(f"{name} applies to dtype {' and '.join(FP8_DTYPES)} only, not to {dtype}")
     if values.get("hadamard") and values["head_dim"] & (values["head_dim"] - 1):
         raise CaseError(f"hadamard needs a head_dim that is a power of two, not {values['head_dim']}")
 

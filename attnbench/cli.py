@@ -102,9 +102,7 @@ class Budget(click.ParamType):
         return seconds
 
 
-@main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
-@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
-@click.option(
+_BACKENDS = click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -112,23 +110,34 @@ class Budget(click.ParamType):
     shell_complete=_backend_names,
     help="Run this backend instead of the suite's list; repeatable.",
 )
-@click.option(
+_ONLY = click.option(
     "--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable."
 )
-@click.option(
+_PLUGINS = click.option(
     "--plugin",
     "plugins",
     multiple=True,
     metavar="SPEC",
     help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.",
 )
-@click.option(
+_DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
 )
+
+
+@main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
+@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
+@_BACKENDS
+@_ONLY
+@_PLUGINS
+@_DEVICE
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent."
 )
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Finish this run; repeats nothing.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", shell_complete=_run_directories,
+    help="Finish this run; repeats nothing.",
+)  # fmt: skip
 @click.option("--no-time", is_flag=True, help="Check only.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
 @click.option("--budget", type=Budget(), help="Begin no case after so long, such as 15m.")
@@ -245,6 +254,37 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     sys.exit(_told(gate_command, base, new, **options))
 
 
+@main.command(epilog="Example: attnbench ab --base main --head HEAD quick --plugin kernel.py:mine --build 'make -j'")
+@click.argument("suite", metavar="SUITE", shell_complete=_suite_names)
+@click.option("--base", required=True, metavar="REF", help="The revision to hold against: a commit, branch or tag.")
+@click.option("--head", required=True, metavar="REF", help="The revision to judge; . is the checkout as it is.")
+@_BACKENDS
+@_ONLY
+@_PLUGINS
+@click.option("--build", metavar="COMMAND", help="Run this in each revision's folder first.")
+@click.option("--processes", type=int, default=5, show_default=True, metavar="N", help="Fresh pairs of processes.")
+@_MARGIN
+@_DEVICE
+@click.option("--out", type=_PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
+@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+def ab(suite: str, **options: Any) -> None:
+    """Compare two revisions of the git repository that you are in: is HEAD slower than BASE, or wrong?
+
+    Each revision gets a folder of its own (a git worktree, removed at the end; the checkout is not touched), is built
+    there, and has its own worker, which imports plugins from that folder. The workers take turns block by block, in
+    fresh processes; base against itself on some cases gives the noise floor; what comes out slower is measured again
+    in fresh processes before it counts.
+
+    \b
+    Exit status: 0 no regression; 1 a regression is confirmed, or HEAD is wrong; 2 a mistake in the command; 3 a build
+    failed, or a case is missing, failed or could not be compared; 4 inconclusive, only with --strict; 130 interrupted.
+    """
+    from attnbench.ab_command import ab_command
+
+    sys.exit(_told(ab_command, suite, **options))
+
+
 @main.command("list", epilog="Example: attnbench list backends")
 @click.argument("what", default="backends", type=click.Choice(["backends", "suites", "inputs", "probes", "metrics"]))
 @click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="Name these too; they are not imported.")
@@ -257,7 +297,7 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
 
 
 @main.command(epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py")
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_run_directories)
 @click.argument("case_key")
 @click.argument("backend")
 def repro(run_directory: Path, case_key: str, backend: str) -> None:

@@ -17,7 +17,6 @@ CPUINFO_EVERY = 100
 READ_BYTES = 4096
 CPUINFO_BYTES = 1 << 20
 _MHZ = re.compile(rb"^cpu MHz\s*:\s*([\d.]+)", re.MULTILINE)
-STEAL_FIELD = 7  # of the "cpu" line of /proc/stat, proc(5): user nice system idle iowait irq softirq steal
 
 
 class CpuSensor:
@@ -49,10 +48,10 @@ class CpuSensor:
     def _times(self) -> dict[str, float]:
         """CPU seconds of the whole machine so far, and those of them that its host took."""
         first = _read(self._stat).partition(b"\n")[0].split()
-        if len(first) <= STEAL_FIELD + 1 or first[0] != b"cpu":
+        if len(first) <= host.STEAL_FIELD + 1 or first[0] != b"cpu":
             return {}
-        ticks = [int(text) for text in first[1 : STEAL_FIELD + 2]]  # guest time is part of user time already
-        return {"stolen_s": ticks[STEAL_FIELD] * self._tick_s, "cpu_s": sum(ticks) * self._tick_s}
+        ticks = [int(text) for text in first[1 : host.STEAL_FIELD + 2]]  # guest time is part of user time already
+        return {"stolen_s": ticks[host.STEAL_FIELD] * self._tick_s, "cpu_s": sum(ticks) * self._tick_s}
 
     def facts(self) -> dict[str, Any]:
         source = "cpufreq" if self._frequencies else "cpuinfo" if self._cpuinfo is not None else None

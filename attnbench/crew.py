@@ -15,6 +15,8 @@ from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, W
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("inputs", "oracle")
 HARNESS_TIMEOUT_S = 900.0
+# A sentinel takes seconds; after so long the device hangs.
+GAUGE_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
 
 
@@ -53,6 +55,22 @@ class Crew:
         if self._used:
             self.dismiss()
 
+    def gauge(self) -> dict[str, Any]:
+        """The figures of one sentinel, or the `error` that there was instead. Raises RunError when no worker can start."""
+        if self._worker is None:
+            self.hire()
+        self._worker.submit({"do": "gauge"})
+        try:
+            gauged = self._worker.next_event(GAUGE_TIMEOUT_S)
+            self._worker.next_event(GAUGE_TIMEOUT_S)  # done
+        except WorkerDied as error:
+            self.dismiss()
+            return {"error": error.brief}
+        except WorkerSilent:
+            self.dismiss()
+            return {"error": f"no figures within {GAUGE_TIMEOUT_S:g} s"}
+        return dict(gauged["figures"])
+
     def work(
         self,
         job: Job,
@@ -66,9 +84,9 @@ class Crew:
     ) -> None:
         """One record per backend, whatever happens; a backend that kills or hangs the worker gets an error record.
 
-        One that was at work when a worker died that timed several together is tried once more alone: another of them may
-        have done it. bits: a folder where outputs are left for, or compared with, those of other processes. process:
-        which of several this is. note: a warning for the records that are timed.
+        One that was at work when a worker died that timed several together is tried once more alone: another of them
+        may have done it. bits: a folder where outputs are left for, or compared with, those of other processes.
+        process: which of several this is. note: a warning for the records that are timed.
         """
         further = {"process": process} | ({"bits": bits} if bits else {})
         left = list(backends)
@@ -121,6 +139,7 @@ class Listener:
     backend: str = ""
     together: bool = False
     allowed_s: dict[str, float] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)  # the last event that is about neither phases nor records
 
     def __post_init__(self) -> None:
         self.backend = self.left[0]
@@ -153,6 +172,8 @@ class Listener:
             elif kind == "done":
                 self.spent_s.update(event["spent_s"])
                 return
+            else:
+                self.answer = event
 
     def _enter(self, backend: str, phase: str) -> None:
         if backend != self.backend and phase == "time":

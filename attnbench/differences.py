@@ -10,16 +10,24 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Iterable, Mapping, Sequence
 
 from attnbench.record import Block
+from attnbench.units import count
 
 # What a block counts as: its median in seconds, or in cycles.
 Weigh = Callable[[Block], float]
 
-# One-sided confidence of a bound; a two-sided interval of both bounds then has 90 %.
-CONFIDENCE = 0.95
+# Of a process's rounds, sorted, this share at either end does not count: a disturbance that outlasts a block spoils its
+# whole median, and a single one of 10 % would widen the interval of five processes beyond use.
+TRIMMED = 0.25
+# What a one-sided bound leaves outside; an interval of both bounds then has 90 %.
+TAIL = 0.05
+# What a verdict of "slower" or "faster" spends of that on a shift of a whole run, where there may have been one. Such a
+# shift is one event for all cases and nothing measures it again: held to half of TAIL it gave false alarms in 2.5 % of
+# suites (benchmarks/false_alarms.py, sessions shifted by 1 %), and a gate should live with one in a hundred.
+SHIFT_TAIL = 0.01
 # No log ratio is known better than this from one process or run: a timed region is some hundred times the resolution of
 # its timer, and equal medians on a coarse timer must not read as certainty.
 SMALLEST_SPREAD = 1e-4
@@ -30,12 +38,24 @@ class NotEnough(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """How far a whole run lies from another: standard error of their difference, with Student's degrees of freedom."""
+
+    standard_error: float
+    freedom: float
+
+    def bound(self, tail: float) -> float:
+        """What a shift exceeds, one way, with the probability `tail`."""
+        return _student(self.freedom, 1 - tail) * self.standard_error
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """ln(new) - ln(base) of one case, as Student's t sees it.
 
     mean: the estimate. standard_error and freedom (degrees of freedom; may be infinite): of the case's own part.
-    allowance: how far the whole suite may have shifted between runs, one number for all its cases, 0 where the sides
-    took turns. units: what was replicated, in order, for tables: each process's difference, or each new run's.
+    shift: of what moves all cases of a run alike, None where the sides took turns or it is not told apart.
+    units: what was replicated, in order: each process's difference, or each new run's.
     """
 
     mean: float
@@ -43,19 +63,18 @@ class Difference:
     freedom: float
     units: tuple[float, ...]
     unit: str
-    allowance: float = 0.0
+    shift: Shift | None = None
 
     @property
-    def _tail(self) -> float:
-        """The probability left outside a one-sided bound. With an allowance half of it is spent on the allowance."""
-        return (1 - CONFIDENCE) / (2 if self.allowance else 1)
+    def allowance(self) -> float:
+        """The part of `reach` that is for a shift of the whole run."""
+        return 0.0 if self.shift is None else self.shift.bound(TAIL / 2)
 
     @property
     def reach(self) -> float:
-        """The distance from the mean to either one-sided 95 % bound."""
-        from scipy.special import stdtrit
-
-        return self.allowance + float(stdtrit(self.freedom, 1 - self._tail)) * self.standard_error
+        """The distance from the mean to either one-sided 95 % bound; what has two parts spends half the 5 % on each."""
+        tail = TAIL if self.shift is None else TAIL / 2
+        return self.allowance + _student(self.freedom, 1 - tail) * self.standard_error
 
     @property
     def low(self) -> float:
@@ -66,20 +85,25 @@ class Difference:
         return self.mean + self.reach
 
     def p_above(self, margin: float) -> float:
-        """The p-value of "no more than margin" (log); below 1 - CONFIDENCE exactly where `low` is above the margin."""
+        """The p-value of "no more than margin" (log), to be held against TAIL.
+
+        Below TAIL exactly where `low` is above the margin; with a shift, where a bound is that spends SHIFT_TAIL on it.
+        """
         from scipy.special import stdtr
 
-        beyond = (self.mean - self.allowance - margin) / self.standard_error
-        return min(1.0, float(stdtr(self.freedom, -beyond)) * (1 - CONFIDENCE) / self._tail)
+        allowance, own = (0.0, TAIL) if self.shift is None else (self.shift.bound(SHIFT_TAIL), TAIL - SHIFT_TAIL)
+        beyond = (self.mean - allowance - margin) / self.standard_error
+        return min(1.0, float(stdtr(self.freedom, -beyond)) * TAIL / own)
 
     def p_below(self, margin: float) -> float:
         """The p-value of "no faster than by margin" (log, positive)."""
-        return self.mirrored().p_above(margin)
+        return replace(self, mean=-self.mean).p_above(margin)
 
-    def mirrored(self) -> Difference:
-        """The same with the two sides swapped."""
-        units = tuple(-value for value in self.units)
-        return Difference(-self.mean, self.standard_error, self.freedom, units, self.unit, self.allowance)
+
+def _student(freedom: float, quantile: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, quantile))
 
 
 def block_median_s(block: Block) -> float:
@@ -89,7 +113,7 @@ def block_median_s(block: Block) -> float:
 def process_differences(
     base: Sequence[Block], new: Sequence[Block], weigh: Weigh = block_median_s
 ) -> dict[int, float]:
-    """By process, the mean over its rounds of ln(median new block) - ln(median base block).
+    """By process, the (trimmed) mean over its rounds of ln(median new block) - ln(median base block).
 
     Blocks are matched by (process, round); several of one side in a round (ABBA) count as their mean, a round that only
     one side has counts for nothing. `weigh` gives a block's value where it is not the median of its samples in seconds
@@ -99,7 +123,7 @@ def process_differences(
     by_process: dict[int, list[float]] = defaultdict(list)
     for place in sorted(sides[0].keys() & sides[1].keys()):
         by_process[place[0]].append(sides[1][place] - sides[0][place])
-    return {process: statistics.fmean(values) for process, values in by_process.items()}
+    return {process: _midmean(values) for process, values in by_process.items()}
 
 
 def _round_logs(blocks: Iterable[Block], weigh: Weigh) -> dict[tuple[int, int], float]:
@@ -110,19 +134,25 @@ def _round_logs(blocks: Iterable[Block], weigh: Weigh) -> dict[tuple[int, int], 
 
 
 def level(blocks: Sequence[Block], weigh: Weigh = block_median_s) -> float:
-    """ln of one run's time of a case: the mean over processes of the mean over blocks of ln(median block)."""
+    """ln of one run's time of a case: the mean over processes of the (trimmed) mean over blocks of ln(median block)."""
     by_process: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
         by_process[block.process].append(math.log(weigh(block)))
-    return statistics.fmean(statistics.fmean(logs) for logs in by_process.values())
+    return statistics.fmean(map(_midmean, by_process.values()))
+
+
+def _midmean(values: Sequence[float]) -> float:
+    """The mean without the share TRIMMED of the values at either end; of three or fewer, the mean."""
+    cut = int(len(values) * TRIMMED)
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
 
 def across_processes(values: Iterable[float], fewest: int) -> Difference:
     """Student's t over one difference a process. Raises NotEnough below `fewest` processes."""
     units = tuple(values)
     if len(units) < max(2, fewest):
-        raise NotEnough(f"measured in {len(units)} process{'' if len(units) == 1 else 'es'}; it takes {max(2, fewest)} "
-                        f"to know how far processes lie apart")  # fmt: skip
+        found = count(len(units), "process", "processes")
+        raise NotEnough(f"measured in {found}; it takes {max(2, fewest)} to know how far processes lie apart")
     spread = max(statistics.stdev(units), SMALLEST_SPREAD)
     return Difference(statistics.fmean(units), spread / math.sqrt(len(units)), len(units) - 1, units, "process")
 
@@ -141,7 +171,7 @@ def noise_floor(nulls: Iterable[Sequence[float]]) -> float:
 def suite_mean(cases: Sequence[Mapping[int, float]], fewest: int) -> Difference:
     """The mean over cases (the log of a geometric mean), process by process, and Student's t over the processes.
 
-    cases: each case's differences by process. Whether the cases shared those processes or had their own does not matter.
+    cases: each case's differences by process. Whether the cases shared those processes or had their own is the same.
     """
     by_process: dict[int, list[float]] = defaultdict(list)
     for case in cases:

@@ -7,34 +7,19 @@ Imports no torch and makes no CUDA context: it also serves where torch is broken
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 import click
 
-OK, ADVICE, PROBLEM, NOT_APPLICABLE = "ok", "advice", "problem", "not applicable"
+from attnbench.examination import TOPICS
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+
 _COLORS = {OK: "green", ADVICE: "yellow", PROBLEM: "red", NOT_APPLICABLE: "bright_black"}
 _WIDTH = 110
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    severity: problem (a measurement here is wrong or cannot run), advice (it can be better), ok, not applicable.
-    why: what it does to a measurement; mend: the command, or the step, that mends it. Both "" where all is well.
-    """
-
-    severity: str
-    what: str
-    why: str = ""
-    mend: str = ""
-
-
 def examine() -> list[Finding]:
     """Everything that is looked at, in the order of the report."""
-    from attnbench.examination import TOPICS
-
     return [finding for topic in TOPICS for finding in topic()]
 
 

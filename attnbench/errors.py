@@ -12,5 +12,6 @@ def user_errors() -> tuple[type[Exception], ...]:
     from attnbench.run import RunError
     from attnbench.store import StoreError
     from attnbench.suite_yaml import SuiteError
+    from attnbench.worktree import GitError
 
-    return (BuildError, CaseError, NotComparable, PluginError, RunError, StoreError, SuiteError, ToolMissing)
+    return (BuildError, CaseError, GitError, NotComparable, PluginError, RunError, StoreError, SuiteError, ToolMissing)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Iterator
 
 from attnbench import host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.environment import gpus, installed_version
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.gpu_examination import gpu_findings, version_numbers
 from attnbench.gpu_requirements import lacks_cuda_torch
 
@@ -21,6 +21,8 @@ LEAST_MEMORY_BYTES, AMPLE_MEMORY_BYTES = 2 * GIB, 8 * GIB
 LEAST_DISK_BYTES, AMPLE_DISK_BYTES = GIB // 10, 2 * GIB
 # Other work on a quarter of the cores shows in the medians of multi-threaded CPU timings.
 BUSY_SHARE = 0.25
+# More than this is taken from a measurement sooner or later.
+STOLEN_SHARE = 0.01
 
 
 def torch_findings() -> Iterator[Finding]:
@@ -62,6 +64,13 @@ def cpu_findings() -> Iterator[Finding]:
             "The clock follows the load, so that a CPU timing depends on what ran before it.",
             "sudo cpupower frequency-set -g performance",
         )
+    if cpu.get("boost"):
+        yield Finding(
+            ADVICE,
+            "CPU boost is on",
+            "The clock above its base falls as the chip warms up and as more cores work: CPU figures wander with it.",
+            host.boost_switch() or "switch it off in the firmware",
+        )
     quota = cpu["quota_cores"]
     if quota is not None and quota < cpu["cores"]:
         yield Finding(
@@ -75,6 +84,14 @@ def cpu_findings() -> Iterator[Finding]:
             ADVICE,
             "a virtual machine",
             "Neighbours take time that nothing here can see; compare CPU figures within one run only.",
+        )
+    stolen = cpu.get("stolen")
+    if stolen is not None and stolen > STOLEN_SHARE:
+        yield Finding(
+            ADVICE,
+            f"the host kept {stolen:.1%} of CPU time for others since boot",
+            "What it takes in the middle of a timing shows as noise; records are flagged cpu_stolen where it does.",
+            "a machine with CPUs of its own",
         )
     load = os.getloadavg()[0]
     if load > BUSY_SHARE * cpu["cores"]:

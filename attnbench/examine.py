@@ -34,4 +34,5 @@ def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) 
         accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
     if accuracy.passed:
         return accuracy, ""
-    return replace(accuracy, error_map=lab.diagnosis.error_map), lab.diagnosis.cause
+    diagnosis = lab.diagnosis()
+    return replace(accuracy, error_map=diagnosis.error_map), diagnosis.cause

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 from attnbench import clock_events, host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.gpu_requirements import torch_cuda_version
 from attnbench.nvml import gpu_facts, gpus
 
@@ -95,6 +95,28 @@ def _sharing_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]
             "It has fewer SMs and shares power with its neighbours: figures do not compare with a whole card's.",
             "sudo nvidia-smi -mig 0 (ends all work on the card)",
         )
+    if facts["mps"]:
+        yield Finding(
+            PROBLEM,
+            f"{name}: the Multi-Process Service runs here",
+            "Kernels of other processes may run on the same SMs at the same time, unseen.",
+            "echo quit | sudo nvidia-cuda-mps-control",
+        )
+    if facts["compute_mode"] == "prohibited":
+        yield Finding(
+            PROBLEM,
+            f"{name}: its compute mode is prohibited",
+            "No CUDA program can use it.",
+            f"sudo nvidia-smi -i {index} -c DEFAULT",
+        )
+    if facts["ecc_pending"] is not None and facts["ecc_pending"] != facts["ecc"]:
+        now, later = ("on", "off") if facts["ecc"] else ("off", "on")
+        yield Finding(
+            ADVICE,
+            f"{name}: ECC is {now}, and will be {later} after the next reset",
+            "Memory bandwidth and size differ with it: figures of before and after a reset do not compare.",
+            f"sudo nvidia-smi -i {index} -e {int(facts['ecc'])} (stays as it is), or restart the machine now",
+        )
     if facts["persistence"] is False:
         yield Finding(
             ADVICE,
@@ -113,6 +135,14 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "Long attention kernels run at the power limit: figures do not compare with a card at its default.",
             f"sudo nvidia-smi -i {index} -pl {default:g}",
         )
+    enforced = facts["enforced_power_limit_w"]
+    if enforced is not None and limit is not None and enforced < limit:
+        yield Finding(
+            ADVICE,
+            f"{name}: {enforced:g} W are enforced, below its own limit of {limit:g} W",
+            "Something else than the card limits its power (its slot, its rack); long kernels will be slower for it.",
+            f"nvidia-smi -i {index} -q -d POWER, then ask who runs the machine",
+        )
     reasons = facts["clock_event_reasons"] or 0
     slowed = clock_events.slowdowns(reasons)
     if slowed:
@@ -122,12 +152,14 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             "Timings are those of a throttled card.",
             "let it cool down, and see to its cooling and power",
         )
-    if reasons & clock_events.APPLICATION_CLOCKS:
+    set_to, default_clock = facts["application_sm_clock_mhz"], facts["default_application_sm_clock_mhz"]
+    lowered = set_to is not None and default_clock is not None and set_to < default_clock
+    if reasons & clock_events.APPLICATION_CLOCKS or lowered:
         yield Finding(
             ADVICE,
-            f"{name}: application clocks are set",
+            f"{name}: application clocks are set" + (f" ({set_to} MHz, default {default_clock})" if lowered else ""),
             "The clock is fixed below what the card could reach; fine for comparisons, not for peak figures.",
-            f"sudo nvidia-smi -i {index} -rac",
+            f"sudo nvidia-smi -i {index} -rac; sudo nvidia-smi -i {index} -rgc",
         )
 
 

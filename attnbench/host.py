@@ -11,6 +11,7 @@ _PROC = Path("/proc")
 _SYS = Path("/sys")
 # cgroup v1 has no word for "unlimited": it shows the largest multiple of the page size below 2**63.
 _UNLIMITED_BYTES = 2**62
+STEAL_FIELD = 7  # of the "cpu" line of /proc/stat, proc(5): user nice system idle iowait irq softirq steal
 _CACHE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
                     "GOMP_CPU_AFFINITY", "KMP_AFFINITY")  # fmt: skip
@@ -66,6 +67,8 @@ def cpu_facts() -> dict[str, Any]:
         "max_mhz": _khz_to_mhz(read_text(frequency / "cpuinfo_max_freq")),
         "current_mhz": _khz_to_mhz(read_text(frequency / "scaling_cur_freq")),
         "boost": boost(),
+        "load": os.getloadavg()[0],
+        "stolen": stolen_share(),
         "virtual_machine": "hypervisor" in first.get("flags", "").split(),
     }
 
@@ -77,6 +80,27 @@ def boost() -> bool | None:
         return no_turbo == "0"
     allowed = read_text(_SYS / "devices/system/cpu/cpufreq/boost")
     return None if allowed is None else allowed == "1"
+
+
+def boost_switch() -> str | None:
+    """The command that keeps the processor at its base clock; None where the kernel has no such switch."""
+    for name, value in (("intel_pstate/no_turbo", 1), ("cpufreq/boost", 0)):
+        path = _SYS / "devices/system/cpu" / name
+        if path.is_file():
+            return f"echo {value} | sudo tee {path}"
+    return None
+
+
+def stolen_share() -> float | None:
+    """The share of CPU time since boot that the host of a virtual machine kept for others; None where it is not told."""
+    fields = next((line.split() for line in _lines(_PROC / "stat") if line.startswith("cpu ")), [])
+    ticks = [int(field) for field in fields[1 : STEAL_FIELD + 2]]
+    return ticks[STEAL_FIELD] / sum(ticks) if len(ticks) > STEAL_FIELD and sum(ticks) else None
+
+
+def mps_server_runs() -> bool:
+    """Whether CUDA's Multi-Process Service runs here, by the name of its processes (15 letters are all that are kept)."""
+    return any(read_text(path) == "nvidia-cuda-mps" for path in _PROC.glob("[0-9]*/comm"))
 
 
 def cache_bytes() -> int | None:

@@ -24,7 +24,8 @@ ROWS_TRIED = 32
 BELIEVED = 0.2
 # Key tile widths in use (FlashAttention-2 and -3, FlashInfer, cuDNN).
 KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
-SCALE_STEPS = 24
+# Golden sections of a range of two octaves: the factor comes out within 0.1 %.
+SCALE_STEPS = 16
 
 
 class Hypothesis(NamedTuple):
@@ -166,13 +167,20 @@ def _scale_that_fits(case: Case, inputs: Inputs, rows: Rows, out: Tensor, believ
 
     golden = (math.sqrt(5.0) - 1.0) / 2.0
     low, high = -1.0, 1.0
+    a, b = high - golden * (high - low), low + golden * (high - low)
+    at_a, at_b = left(a), left(b)
     for _ in range(SCALE_STEPS):
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, b) if left(a) < left(b) else (a, high)
-    middle = (low + high) / 2
-    if left(middle) > believed:
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - golden * (high - low)
+            at_a = left(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + golden * (high - low)
+            at_b = left(b)
+    if min(at_a, at_b) > believed:
         return None
-    return f"scale: the softmax scale is {2.0**middle:.3g} times what it should be"
+    return f"scale: the softmax scale is {2.0 ** (a if at_a < at_b else b):.3g} times what it should be"
 
 
 def _factor_that_fits(out: Tensor, exact: Tensor, believed: float) -> str | None:

@@ -1,7 +1,7 @@
 """Input distributions: how q, k and v of a case are drawn. Importing this module does not import torch.
 
 Tensors are drawn in fp32 on the CPU from a generator seeded by (distribution, seed, tensor, input set), so that every
-machine checks the same numbers, then rounded to the case's dtype (e4m3 cases: bf16 originals, quantized by `quantize`).
+machine checks the same numbers, then rounded to the case's dtype (8-bit cases: bf16 originals, quantized by `quantize`).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def drawn_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
 
 
 def input_tensors(inputs: Inputs) -> list[Tensor]:
-    """q, k, v, and for e4m3 what `Quantized` holds, in the order of its fields."""
+    """q, k, v, and for 8-bit dtypes what `Quantized` holds, in the order of its fields."""
     quantized = inputs.quantized
     made = [] if quantized is None else [getattr(quantized, field.name) for field in fields(quantized)]
     return [inputs.q, inputs.k, inputs.v, *made]
@@ -173,7 +173,7 @@ def _inputs_of(tensors: list[Tensor]) -> Inputs:
 
 
 def input_bytes(case: Case) -> int:
-    """Bytes of one input set: q, k, v, and for e4m3 the quantized tensors beside their 16-bit originals."""
+    """Bytes of one input set: q, k, v, and for 8-bit dtypes the quantized tensors beside their 16-bit originals."""
     queries = case.seqlen_q * case.num_heads * case.head_dim
     keys_and_values = case.seqlen_k * case.num_heads_kv * (case.head_dim + case.head_dim_v)
     return case.batch * (queries + keys_and_values) * (3 if case.is_fp8 else 2)

@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+from attnbench.kernel_ptxas import main_loop_spills
 from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
 
-# Two compilers at a time: the machines this is sized for have two cores.
-JOBS = 2
+# Compilers at a time. A GPU machine is lent by the minute and has the cores; one compiler takes about 1 GB.
+JOBS = len(os.sched_getaffinity(0))
 # Lines of a compiler's errors that are shown; one mistake in a template makes thousands.
 SHOWN_LINES = 20
 
@@ -67,9 +68,13 @@ def is_stale(build: Build) -> bool:
     return not source.is_file() or source_digest([source], [KERNELS / "include"]) != build.source_digest
 
 
+# Kernel files: one library each. golden.cu, the probes of single instructions, is built where it is needed.
+KERNEL_FILES = ("fwd_*.cu", "quantize.cu")
+
+
 def kernel_sources(names: Sequence[str] = ()) -> list[Path]:
-    """The forward kernels, or those named by their stem (`fwd_ws`). Raises BuildError for an unknown name."""
-    sources = {path.stem: path for path in sorted(KERNELS.glob("fwd_*.cu"))}
+    """The kernel files, or those named by their stem (`fwd_ws`). Raises BuildError for an unknown name."""
+    sources = {path.stem: path for pattern in KERNEL_FILES for path in sorted(KERNELS.glob(pattern))}
     unknown = [name for name in names if name not in sources]
     if unknown:
         raise BuildError(f'no kernel "{unknown[0]}" in {KERNELS}; there are {", ".join(sources) or "none"}')
@@ -144,8 +149,6 @@ def _first_lines(log: str, kept: Path) -> str:
 
 def _refuse_slow_code(name: str, log: str, library: Path) -> None:
     """Serialized wgmma and spills in a main loop cost several times the run time, and ptxas exits 0 on both."""
-    from attnbench.kernel_inspect import main_loop_spills
-
     lines = _SERIALIZATION.findall(log)
     if lines:
         raise BuildError(f"{name}: ptxas serializes wgmma or ignores setmaxnreg:\n" + "\n".join(lines))
@@ -155,18 +158,21 @@ def _refuse_slow_code(name: str, log: str, library: Path) -> None:
 
 
 def _variant_rows(library: Path) -> tuple[dict[str, Any], ...]:
-    """The variant table; empty for a library that is no attention kernel (the golden-vector probes)."""
-    from attnbench.kernel_library import KernelLibrary, has_variant_table
+    """The variant table; empty for a library that has none (the golden-vector probes)."""
+    from attnbench.kernel_library import KernelLibrary, has_table
+    from attnbench.kernel_quantize import QuantizeLibrary
 
-    if not has_variant_table(library):
-        return ()
-    return tuple(asdict(variant) for variant in KernelLibrary(library).variants)
+    if has_table(library, KernelLibrary.PREFIX):
+        return tuple(asdict(variant) for variant in KernelLibrary(library).variants)
+    if has_table(library, QuantizeLibrary.PREFIX):
+        return tuple(asdict(variant) for variant in QuantizeLibrary(library).table())
+    return ()
 
 
 def build_all(
     names: Sequence[str] = (), jobs: int = JOBS, force: bool = False, report: Callable[[Build], None] | None = None
 ) -> list[Build]:
-    """Compiles the forward kernels for Hopper, `jobs` at a time. `report` gets each build as it is done.
+    """Compiles the kernel files for Hopper, `jobs` at a time. `report` gets each build as it is done.
 
     Tries every file, then raises BuildError with all that failed. Raises ToolMissing without an nvcc.
     """

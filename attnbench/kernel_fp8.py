@@ -41,10 +41,8 @@ class Fp8Operands:
 
 def reference_operands(case: Case, quantized: Quantized) -> Fp8Operands:
     """What the reference quantizer made, as a kernel reads it."""
-    return Fp8Operands(
-        quantized.q, quantized.k, transpose_values(quantized.v), quantized.q_descale, quantized.k_descale,
-        quantized.v_descale, case_block_size(case),
-    )  # fmt: skip
+    descales = (quantized.q_descale, quantized.k_descale, quantized.v_descale)
+    return Fp8Operands(quantized.q, quantized.k, transpose_values(quantized.v), *descales, case_block_size(case))
 
 
 def case_block_size(case: Case) -> int:

@@ -12,23 +12,9 @@ from typing import Any, Sequence
 
 from attnbench.kernel_build import Build, build_all, is_stale, kernel_sources, library_path, read_build
 from attnbench.kernel_library import Variant
+from attnbench.kernel_ptxas import PtxasFacts, ptxas_facts
 from attnbench.kernel_sass import SassFacts, parse_sass, sass_facts
 from attnbench.kernel_toolchain import ToolMissing, find_disassembler
-
-_ENTRY = re.compile(r"Compiling entry function '(\S+)' for")
-_PROPERTIES = re.compile(r"Function properties for '?([^\s']+)'?")
-_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
-_USED = re.compile(r"Used (\d+) registers(?:, used (\d+) barriers)?(?:.*?, (\d+) bytes smem)?")
-
-
-@dataclass(frozen=True)
-class PtxasFacts:
-    """What `ptxas -v` printed of one kernel. Registers are per thread at entry, before setmaxnreg moves them."""
-
-    registers: int
-    spill_store_bytes: int
-    spill_load_bytes: int
-    static_shared_bytes: int
 
 
 @dataclass(frozen=True)
@@ -51,39 +37,6 @@ class KernelFacts:
     def shared_bytes(self) -> int:
         """Shared memory of a CTA: static as compiled, and dynamic as the launch asks for it."""
         return self.ptxas.static_shared_bytes + self.variant.shared_memory_bytes
-
-
-def ptxas_facts(log: str) -> dict[str, PtxasFacts]:
-    """Figures of every kernel in the output of `ptxas -v`, by symbol."""
-    found: dict[str, PtxasFacts] = {}
-    entry = described = None
-    spills = (0, 0)
-    for line in log.splitlines():
-        if match := _ENTRY.search(line):
-            entry, spills = match.group(1), (0, 0)
-        elif match := _PROPERTIES.search(line):
-            described = match.group(1)
-        elif (match := _STACK.search(line)) and described == entry:
-            spills = (int(match.group(2)), int(match.group(3)))
-        elif (match := _USED.search(line)) and entry is not None:
-            found[entry] = PtxasFacts(int(match.group(1)), *spills, int(match.group(3) or 0))
-    return found
-
-
-def main_loop_spills(log: str, library: Path) -> list[str]:
-    """A line for each kernel that reads or writes spilled registers in its main loop or between its wgmma.
-
-    Where the machine code cannot be read, every kernel that spills at all is named: the place is unknown.
-    """
-    spilling = [name for name, facts in ptxas_facts(log).items() if facts.spill_store_bytes or facts.spill_load_bytes]
-    if not spilling:
-        return []
-    try:
-        functions = parse_sass(find_disassembler().sass(library))
-    except ToolMissing as error:
-        return [f"{name}: spills, and nothing here can tell where ({error})" for name in spilling]
-    counts = {name: sass_facts(functions[name]).main_spills for name in spilling}
-    return [f"{name}: {count} LDL/STL between wgmma or in the main loop" for name, count in counts.items() if count]
 
 
 def inspect_build(build: Build, library: Path, only: Variant | None = None) -> list[KernelFacts]:

@@ -102,10 +102,10 @@ class Variant:
         return same and (self.takes_blocks or not blocks)
 
 
-def has_variant_table(path: Path) -> bool:
-    """Whether a library is one of attention kernels, by its exports. Raises KernelError when it does not load."""
+def has_table(path: Path, prefix: str) -> bool:
+    """Whether a library exports a variant table under this prefix. Raises KernelError when it does not load."""
     try:
-        return hasattr(ctypes.CDLL(str(path)), "attnbench_describe")
+        return hasattr(ctypes.CDLL(str(path)), f"attnbench_{prefix}describe")
     except OSError as error:
         raise KernelError(f"cannot load {path}: {error}") from None
 

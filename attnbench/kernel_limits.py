@@ -5,6 +5,7 @@ enforced for the pinned nvcc: another one may schedule differently, which `kerne
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
@@ -14,6 +15,9 @@ from attnbench.kernel_inspect import KernelFacts
 # technical specifications of compute capability 9.0: 227 KiB).
 REGISTER_FILE = 65_536
 SHARED_MEMORY_BYTES = 232_448
+# Shared memory of a multiprocessor, and what the system keeps of it for each CTA (the same table).
+MULTIPROCESSOR_SHARED_BYTES = 233_472
+SYSTEM_SHARED_BYTES = 1_024
 # Registers are handed out to warps in units of 8 per thread (the same table).
 REGISTER_UNIT = 8
 # wgmma: rows of one instruction, and its depth for 16-bit and 8-bit inputs (PTX ISA, wgmma.mma_async shapes).
@@ -34,6 +38,9 @@ BLOCK_DESCALES = 24
 TWO_LEVEL_COLUMNS = 128
 # Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
 EX2_RESCALE = 2
+
+# The quantize kernel counts on so many threads of a multiprocessor, for bytes under way and to overlap its phases.
+QUANTIZE_THREADS = 512
 
 Figure = Callable[[KernelFacts], float]
 
@@ -75,6 +82,15 @@ def _has(*flags: str) -> Callable[[KernelFacts], bool]:
     return lambda facts: set(flags) <= set(facts.variant.flags)
 
 
+def _multiplies(facts: KernelFacts) -> bool:
+    """Whether it is an attention kernel; the quantize kernel issues no wgmma."""
+    return facts.variant.consumer_warpgroups > 0
+
+
+def _quantizes(facts: KernelFacts) -> bool:
+    return not _multiplies(facts)
+
+
 def _row_blocks(facts: KernelFacts) -> int:
     """64-row blocks of scores that one warpgroup works on per step."""
     return facts.variant.tile_m // facts.variant.consumer_warpgroups // WGMMA_M
@@ -112,8 +128,24 @@ def _loop_budget(facts: KernelFacts) -> float:
     return _loop_steps(facts) * ((4 + CONVERSION[facts.variant.dtype]) * _scores(facts) + outputs + overhead)
 
 
+def _spilled_bytes(facts: KernelFacts) -> int:
+    return facts.ptxas.spill_store_bytes + facts.ptxas.spill_load_bytes
+
+
 def _register_limit(facts: KernelFacts) -> int:
     return REGISTER_FILE // facts.variant.threads // REGISTER_UNIT * REGISTER_UNIT
+
+
+def _registers_held(facts: KernelFacts) -> int:
+    """Registers that a CTA holds once setmaxnreg has moved them."""
+    consumers = facts.variant.consumer_warpgroups
+    producers = facts.variant.threads // WARPGROUP - consumers
+    return WARPGROUP * (consumers * facts.sass.registers_alloc + producers * facts.sass.registers_dealloc)
+
+
+def _registers_started_with(facts: KernelFacts) -> int:
+    """Those that the launch gave it: setmaxnreg.inc waits for ever for more than the others give up."""
+    return math.ceil(facts.ptxas.registers / REGISTER_UNIT) * REGISTER_UNIT * facts.variant.threads
 
 
 def _loop(name: str) -> Figure:
@@ -144,7 +176,20 @@ LIMITS = (
     ),
     _at_least(
         MAIN_LOOPS, 1, "no loop with wgmma was found, so nothing about it can be checked",
-        lambda facts: len(facts.sass.loops),
+        lambda facts: len(facts.sass.loops), applies=_multiplies,
+    ),
+    _at_most(
+        "registers with 512 threads together", REGISTER_FILE // QUANTIZE_THREADS, "so many hide each other's waits",
+        lambda facts: facts.ptxas.registers, applies=_quantizes, needs_sass=False,
+    ),
+    _at_most(
+        "shared memory with 512 threads together", MULTIPROCESSOR_SHARED_BYTES, "so many keep bytes under way",
+        lambda facts: (facts.shared_bytes + SYSTEM_SHARED_BYTES) * QUANTIZE_THREADS // facts.variant.threads,
+        applies=_quantizes, needs_sass=False,
+    ),
+    _at_most(
+        "bytes spilled", 0, "nothing of it runs outside the loop over tiles", _spilled_bytes,
+        applies=_quantizes, needs_sass=False,
     ),
     _at_most(
         "LDL/STL in the main loop or between wgmma", 0, "spilled registers",
@@ -189,6 +234,10 @@ LIMITS = (
     _at_least(
         "setmaxnreg dealloc", 1, "the producer gives its registers up",
         lambda facts: facts.sass.setmaxnreg_dealloc, applies=_has("warp_specialized"),
+    ),
+    _at_most(
+        "registers after setmaxnreg", _registers_started_with, "a consumer would wait for ever for what nobody gives up",
+        _registers_held, applies=_has("warp_specialized"),
     ),
     _at_least(
         "share of EX2 before the last wait", 1, "ptxas moved the wait above the exponentials",

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Iterable, Iterator, Sequence
 
 from attnbench.kernel_toolchain import find_host_compiler, find_nvcc
+from attnbench.shipped import build_folder, shipped_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNELS = ROOT / "kernels"
-BUILD = ROOT / "build" / "kernels"
+KERNELS = shipped_folder("kernels")
+BUILD = build_folder("kernels")
 ARCH = "sm_90a"
 EMULATED = "emulated"
 

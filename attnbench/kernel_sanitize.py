@@ -1,4 +1,5 @@
-"""Runs NVIDIA compute-sanitizer over every schedule of the Hopper kernels on small shapes, in steps that resume.
+"""Runs NVIDIA compute-sanitizer over every schedule of the Hopper kernels and over the quantize kernel, on small
+shapes, in steps that resume.
 
     python -m attnbench.kernel_sanitize --out results/sanitizer.jsonl --budget-s 450
 
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sequence
 
 import click
 
+from attnbench import kernel_quantizer
+from attnbench.kernel_quantize_arguments import Scheme
 from attnbench.kernel_recipe import ROOT
 from attnbench.kernel_schedules import FILES, FP8_SCHEDULES, built_kernel
 
@@ -36,6 +39,10 @@ SHAPES = ((1, 1, 1, 1, 1), (1, 130, 200, 2, 1), (2, 257, 513, 2, 2), (1, 300, 70
 # What a schedule is launched with.
 KINDS = ({"dtype": "fp16"}, {"dtype": "bf16"})
 FP8_KINDS = ({"dtype": "e4m3"}, {"dtype": "e4m3", "scaling": "block"})
+# Stands for the quantize kernel where the others have a schedule.
+QUANTIZE = "quantize"
+# (scaling, block_size, hadamard): one pass and two, rotated and not, groups smaller than a tile.
+SCHEMES = (("block", 128, True), ("block", 32, False), ("head", 128, True), ("none", 128, False))
 # Tells findings from a child that failed by itself.
 FINDINGS_EXIT = 86
 # One step: starting torch under the tool, and some 16 small launches at up to a hundredth of their speed.
@@ -73,16 +80,22 @@ class SanitizerResult:
 Runner = Callable[[Sequence[str], float], "tuple[int | None, str]"]
 
 
-def steps(schedules: Iterable[str] = tuple(FILES)) -> list[SanitizerStep]:
+def steps(schedules: Iterable[str] = (*FILES, QUANTIZE)) -> list[SanitizerStep]:
     """Every step for what is built, cheap tools first. Raises KernelError for a schedule that is not built."""
-    kernels = {schedule: built_kernel(schedule) for schedule in schedules}
-    return [
-        SanitizerStep(tool, schedule, head_dim, kernel.build.digest)
-        for tool in TOOLS
-        for schedule, kernel in kernels.items()
-        for head_dim in HEAD_DIMS
-        if any((row.schedule, row.head_dim) == (schedule, head_dim) for row in kernel.variants)
-    ]
+    targets = [target for schedule in schedules for target in _targets(schedule)]
+    return [SanitizerStep(tool, *target) for tool in TOOLS for target in targets]
+
+
+def _targets(schedule: str) -> list[tuple[str, int, str]]:
+    """(schedule, head_dim, digest of its library) of what a schedule has kernels for."""
+    if schedule == QUANTIZE:
+        build = kernel_quantizer.built()
+        head_dims, digest = {row["head_dim"] for row in build.variants}, build.digest
+    else:
+        kernel = built_kernel(schedule)
+        head_dims = {row.head_dim for row in kernel.variants if row.schedule == schedule}
+        digest = kernel.build.digest
+    return [(schedule, head_dim, digest) for head_dim in HEAD_DIMS if head_dim in head_dims]
 
 
 def find_sanitizer() -> Path | None:
@@ -206,6 +219,23 @@ def launch_all(schedule: str, head_dim: int) -> int:
     return launches
 
 
+def quantize_all(head_dim: int) -> int:
+    """Launches the quantize kernels of a head_dim on SHAPES by each of SCHEMES. Returns how many calls there were."""
+    import torch
+
+    calls = 0
+    for batch, seqlen_q, seqlen_k, num_heads, num_heads_kv in SHAPES:
+        sizes = ((seqlen_q, num_heads), (seqlen_k, num_heads_kv), (seqlen_k, num_heads_kv))
+        drawn = [torch.randn((batch, seqlen, heads, head_dim)) for seqlen, heads in sizes]
+        for dtype in (torch.float16, torch.bfloat16):
+            q, k, v = (tensor.to(dtype).to("cuda") for tensor in drawn)
+            for scheme in SCHEMES:
+                kernel_quantizer.quantize_on_device(q, k, v, Scheme(*scheme))
+                calls += 1
+    torch.cuda.synchronize()
+    return calls
+
+
 def exit_status(results: Sequence[SanitizerResult], wanted: Sequence[SanitizerStep]) -> int:
     """0 all clean, 1 something was found or failed, 3 not all has run."""
     if any(result.status in ("findings", "failed", "timeout") for result in results):
@@ -220,7 +250,8 @@ def exit_status(results: Sequence[SanitizerResult], wanted: Sequence[SanitizerSt
 def main(out: Path, budget_s: float, launch: tuple[str, str] | None) -> None:
     """Run compute-sanitizer over every schedule on small shapes; run it again until it exits with 0."""
     if launch:
-        click.echo(f"{launch_all(launch[0], int(launch[1]))} launches")
+        head_dim = int(launch[1])
+        click.echo(f"{quantize_all(head_dim) if launch[0] == QUANTIZE else launch_all(launch[0], head_dim)} launches")
         return
     reason, sanitizer = _cannot_run(), find_sanitizer()
     if reason is None and sanitizer is None:
@@ -243,7 +274,8 @@ def _backend(schedule: str) -> KernelBackend:
 
 
 def _cannot_run() -> str | None:
-    return next((reason for reason in (_backend(schedule).unavailable() for schedule in FILES) if reason), None)
+    reasons = (*(_backend(schedule).unavailable() for schedule in FILES), kernel_quantizer.missing())
+    return next((reason for reason in reasons if reason), None)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,10 @@ class LoopFacts:
 class SassFacts:
     """Counts over one kernel's machine code.
 
-    main_spills: LDL and STL that stand from the first to the last wgmma by address, or anywhere in a main loop.
+    main_spills: LDL and STL that stand from the first to the last wgmma by address, or anywhere in a main loop; without
+    any wgmma, all there are.
+    registers_alloc, registers_dealloc: per thread after setmaxnreg.inc and .dec, the most where there are several; 0
+    where there is none.
     """
 
     instructions: int
@@ -88,6 +91,8 @@ class SassFacts:
     ex2: int
     main_spills: int
     loops: tuple[LoopFacts, ...]
+    registers_alloc: int = 0
+    registers_dealloc: int = 0
 
     @property
     def steady_loop(self) -> LoopFacts | None:
@@ -140,13 +145,21 @@ def sass_facts(instructions: Sequence[Instruction]) -> SassFacts:
         ex2=opcodes["MUFU.EX2"],
         main_spills=_main_spills(instructions, bodies),
         loops=loops,
+        registers_alloc=_setmaxnreg(instructions, "USETMAXREG.TRY_ALLOC"),
+        registers_dealloc=_setmaxnreg(instructions, "USETMAXREG.DEALLOC"),
     )
+
+
+def _setmaxnreg(instructions: Sequence[Instruction], opcode: str) -> int:
+    """Registers per thread that the instruction asks for: its last operand."""
+    found = (one.operands.rsplit(",", 1)[-1] for one in instructions if one.opcode.startswith(opcode))
+    return max((int(operand.strip(), 16) for operand in found), default=0)
 
 
 def _main_spills(instructions: Sequence[Instruction], bodies: Iterable[Instruction]) -> int:
     places = [index for index, instruction in enumerate(instructions) if instruction.is_tensor]
     if not places:
-        return 0
+        return sum(instruction.name in _SPILL for instruction in instructions)
     suspects = {*bodies, *instructions[places[0] : places[-1]]}
     return sum(instruction.name in _SPILL for instruction in suspects)
 

@@ -25,7 +25,7 @@ class BenchLab:
 
     def __init__(self, bench: Bench, factors: Factors, backend: Backend):
         self._bench, self._factors, self._backend = bench, factors, backend
-        self.diagnosis = Diagnosis()  # of the first result that failed
+        self._failed: tuple[Reference, Backend, Outputs] | None = None  # the first result that did
 
     @property
     def case(self) -> Case:
@@ -62,6 +62,10 @@ class BenchLab:
 
     def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy:
         accuracy = judge(reference, backend, outputs, self._factors)
-        if not accuracy.passed and self.diagnosis == Diagnosis():
-            self.diagnosis = diagnosed(reference, backend, outputs, self._factors)
+        if not accuracy.passed and self._failed is None:
+            self._failed = reference, backend, outputs
         return accuracy
+
+    def diagnosis(self) -> Diagnosis:
+        """Of the first result that failed; empty where none did."""
+        return Diagnosis() if self._failed is None else diagnosed(*self._failed, self._factors)

@@ -15,8 +15,8 @@ from attnbench.case import Case, attended_pairs
 if TYPE_CHECKING:
     from attnbench.result import Result
 
-ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1}
-OUTPUT_BYTES = 2  # an e4m3 case returns bf16
+ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}
+OUTPUT_BYTES = 2  # an 8-bit case returns bf16
 FP32_BYTES = 4
 # Rules as `judge` names them.
 RELATIVE_RMSE = "relative RMSE"
@@ -106,7 +106,12 @@ def _bytes_per_s(result: Result) -> float | None:
 
 
 def _prep_and_kernel_s(result: Result) -> float | None:
-    return None if result.time_s is None else result.record.measurement.prep_s + result.time_s
+    return None if result.time_s is None else result.prep_s + result.time_s
+
+
+def _prep_call_s(result: Result) -> float | None:
+    measurement = result.record.measurement
+    return None if measurement is None or measurement.prep_call is None else result.prep_s
 
 
 def _of_ceiling(ceiling: str) -> Callable[[Result], float | None]:
@@ -115,6 +120,11 @@ def _of_ceiling(ceiling: str) -> Callable[[Result], float | None]:
         return None if result.flops_per_s is None or limit is None else 100 * result.flops_per_s / limit
 
     return of
+
+
+def _cycles(result: Result) -> float | None:
+    clock_mhz = result.sm_clock_mhz
+    return None if clock_mhz is None or result.time_s is None else result.time_s * clock_mhz * 1e6
 
 
 def _check(rule: str) -> Callable[[Result], float | None]:
@@ -132,8 +142,17 @@ METRICS = (
     Metric("rate", "tflops", units.TFLOPS, "up", "forward FLOPs / median time", _tflops),
     Metric("peak", "pct_peak", units.PERCENT, "up", "rate / datasheet's dense peak", _of_ceiling("peak_flops_per_s")),
     Metric("gemm", "pct_gemm", units.PERCENT, "up", "rate / the run's own bf16 GEMM", _of_ceiling("gemm_flops_per_s")),
+    Metric("peak at clock", "pct_peak_at_clock", units.PERCENT, "up", "rate / dense peak at the SM clock observed",
+           _of_ceiling("peak_at_clock_flops_per_s")),
+    Metric("clock", "sm_clock_mhz", units.MEGAHERTZ, "up", "mean SM clock while timed",
+           lambda result: result.sm_clock_mhz),
+    Metric("cycles", "sm_cycles", units.CYCLES, "down", "median time x mean SM clock", _cycles),
+    Metric("power", "power_w", units.WATTS, "down", "mean power while timed", lambda result: result.power_w),
+    Metric("energy", "joules_per_flop", units.JOULES_PER_FLOP, "down", "mean power / rate",
+           lambda result: result.joules_per_flop),
     Metric("bandwidth", "bytes_per_s", units.BYTES_PER_S, "up", "compulsory bytes / median time", _bytes_per_s),
-    Metric("prep", "prep_s", units.SECONDS, "down", "untimed work of `prepare`", _measured("prep_s")),
+    Metric("prep", "prep_s", units.SECONDS, "down", "wall time of `prepare`", _measured("prep_s")),
+    Metric("prep call", "prep_call_s", units.SECONDS, "down", "FP8: quantization, which each call needs", _prep_call_s),
     Metric("prep+kernel", "prep_and_kernel_s", units.SECONDS, "down", "prep and one call", _prep_and_kernel_s),
     Metric("compile", "compile_s", units.SECONDS, "down", "first call beyond a later one", _measured("compile_s")),
     Metric("memory", "peak_bytes", units.BYTES, "down", "peak memory, inputs included", _measured("peak_bytes")),

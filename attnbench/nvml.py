@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from attnbench.host import read_text
+from attnbench.host import mps_server_runs, read_text
+
+
+# nvml.h, nvmlComputeMode_t
+_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +162,24 @@ def gpu_facts(index: int) -> dict[str, Any] | None:
 
 
 def _policy(lib: Any, card: Any) -> dict[str, Any]:
-    """Settings that an administrator makes and that decide what a timing means."""
+    """Settings that an administrator makes and that decide what a timing means.
+
+    enforced_power_limit_w: the lowest of all limits, a rack's included. NOTE: NVML sets locked clocks (nvidia-smi -lgc)
+    and has no way to ask for them; they show as the reason `application clocks`.
+    """
     ecc = ask(lib.nvmlDeviceGetEccMode, card)
     persistence = ask(lib.nvmlDeviceGetPersistenceMode, card)
     return {
         "power_limit_w": _milli(ask(lib.nvmlDeviceGetPowerManagementLimit, card)),
         "default_power_limit_w": _milli(ask(lib.nvmlDeviceGetPowerManagementDefaultLimit, card)),
+        "enforced_power_limit_w": _milli(ask(lib.nvmlDeviceGetEnforcedPowerLimit, card)),
         "ecc": None if ecc is None else bool(ecc[0]),
+        "ecc_pending": None if ecc is None else bool(ecc[1]),
         "persistence": None if persistence is None else bool(persistence),
+        "compute_mode": _COMPUTE_MODES.get(ask(lib.nvmlDeviceGetComputeMode, card)),
+        "application_sm_clock_mhz": ask(lib.nvmlDeviceGetApplicationsClock, card, lib.NVML_CLOCK_SM),
+        "default_application_sm_clock_mhz": ask(lib.nvmlDeviceGetDefaultApplicationsClock, card, lib.NVML_CLOCK_SM),
+        "mps": mps_server_runs(),
     }
 
 

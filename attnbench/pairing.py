@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Hashable, Iterable, Mapping, Sequence, TypeVar
+from typing import Callable, Hashable, Mapping, Sequence, TypeVar
 
 from attnbench.differences import (
     Difference,
@@ -26,8 +26,13 @@ ByRun = Sequence[Measurement | None]
 
 
 def took_turns(base: Measurement, new: Measurement) -> bool:
-    """Whether two measurements were interleaved with each other: one schedule, and in each process at the same time."""
-    if not _schedule(base)[0] or _schedule(base) != _schedule(new):
+    """Whether two measurements were interleaved with each other: two arms of one schedule, and at the same time.
+
+    NOTE: the order follows from the case and the backends, so two unrelated runs have it in common. What they do not have
+    is different arms for one backend.
+    """
+    arms = [{block.arm for block in one.blocks} for one in (base, new)]
+    if not base.together or (base.together, base.order_seed) != (new.together, new.order_seed) or arms[0] & arms[1]:
         return False
     spans = [_spans(one.blocks) for one in (base, new)]
     shared = spans[0].keys() & spans[1].keys()
@@ -46,10 +51,14 @@ def pair_of_turns(base: Measurement, new: Measurement) -> Pair:
     return Pair(time, across_processes(cycles.values(), FEWEST_PROCESSES), clock_shift((base,), (new,)))
 
 
-def suite_of_turns(cases: Iterable[tuple[Measurement, Measurement]]) -> Difference:
-    """The geometric mean over cases whose sides took turns. Raises NotEnough with too few processes."""
-    found = [process_differences(base.blocks, new.blocks) for base, new in cases]
-    return suite_mean(found, FEWEST_PROCESSES)
+def suite_of_turns(cases: Sequence[tuple[Measurement, Measurement]]) -> Pair:
+    """The geometric mean over cases whose sides took turns; inconclusive with too few processes."""
+
+    def mean(weigh: Weigh) -> Difference:
+        found = [process_differences(base.blocks, new.blocks, weigh) for base, new in cases]
+        return suite_mean(found, FEWEST_PROCESSES)
+
+    return _suite(mean, [((base,), (new,)) for base, new in cases])
 
 
 def pairs_of_runs(cases: Mapping[Key, tuple[ByRun, ByRun]]) -> dict[Key, Pair]:
@@ -60,9 +69,13 @@ def pairs_of_runs(cases: Mapping[Key, tuple[ByRun, ByRun]]) -> dict[Key, Pair]:
     return {key: _pair(times[key], cycles.get(key), cases[key]) for key in cases}
 
 
-def suite_of_runs(cases: Iterable[tuple[ByRun, ByRun]]) -> Difference:
-    """The geometric mean over cases against stored runs. Raises NotEnough where that cannot be said."""
-    return suite_against_runs([_levels(base, new, block_median_s) for base, new in cases])
+def suite_of_runs(cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:
+    """The geometric mean over cases against stored runs; inconclusive where too few measured all of them."""
+
+    def mean(weigh: Weigh) -> Difference:
+        return suite_against_runs([_levels(base, new, weigh) for base, new in cases])
+
+    return _suite(mean, cases)
 
 
 def block_cycles(block: Block) -> float:
@@ -82,8 +95,14 @@ def typical_s(side: ByRun) -> float | None:
     return math.exp(statistics.fmean(levels)) if levels else None
 
 
-def _schedule(measurement: Measurement) -> tuple:
-    return getattr(measurement, "together", ()), getattr(measurement, "order_seed", None)
+def _suite(mean: Callable[[Weigh], Difference], cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:
+    try:
+        time = mean(block_median_s)
+    except NotEnough as reason:
+        return Pair(refused=INCONCLUSIVE, reason=str(reason))
+    if not all(_clocks_known(side) for sides in cases for side in sides):
+        return Pair(time)
+    return Pair(time, mean(block_cycles), statistics.fmean(clock_shift(*sides) for sides in cases))
 
 
 def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, sides: tuple[ByRun, ByRun]) -> Pair:

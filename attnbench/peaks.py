@@ -8,12 +8,14 @@ Sources: NVIDIA A100 whitepaper (108 SMs, 1.41 GHz, 312 TFLOPS), NVIDIA H100 whi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
-# Dense FLOP per clock and SM, by compute capability and dtype; e4m3 only where the tensor cores take it.
+from attnbench.sentinel import gemm_flops_per_s
+
+# Dense FLOP per clock and SM, by compute capability and dtype; 8 bits only where the tensor cores take it.
 FLOP_PER_CLOCK_PER_SM: Mapping[tuple[int, int], Mapping[str, int]] = {
     (8, 0): {"fp16": 2048, "bf16": 2048},
-    (9, 0): {"fp16": 4096, "bf16": 4096, "e4m3": 8192},
+    (9, 0): {"fp16": 4096, "bf16": 4096, "e4m3": 8192, "e5m2": 8192},
 }
 # Datasheet tensor-core clock. Parts with fewer SMs than the full card (MIG slices) run at the same clock.
 CLOCK_HZ: Mapping[tuple[int, int], float] = {(8, 0): 1.41e9, (9, 0): 1.83e9}
@@ -29,7 +31,8 @@ CLOCK_HZ_BY_SM_COUNT: Mapping[tuple[tuple[int, int], int], float | None] = {
 class Machine:
     """What a run's environment says of the device it measured on; None where that was not recorded.
 
-    gemm_flops_per_s: the run's own measured ceiling, a bf16 GEMM (environment key `sentinels.gemm_flops_per_s`).
+    gemm_flops_per_s: the run's own measured ceiling, a bf16 GEMM (its sentinels, or the environment's key
+    `sentinels.gemm_flops_per_s`).
     """
 
     name: str
@@ -38,24 +41,25 @@ class Machine:
     gemm_flops_per_s: float | None = None
 
     @classmethod
-    def of(cls, environment: Mapping[str, Any]) -> Machine:
-        """The machine of a run, from its `environment.json`; absent keys are absent facts, not errors."""
+    def of(cls, environment: Mapping[str, Any], sentinels: Sequence[Mapping[str, Any]] = ()) -> Machine:
+        """The machine of a run, from its `environment.json` and sentinels; absent keys are absent facts, not errors."""
         gpu = gpu_of(environment)
         cpu = section(environment, "cpu")
         return cls(
             name=str(gpu.get("name") or cpu.get("model") or "a machine that was not recorded"),
             compute_capability=_capability(gpu.get("compute_capability")),
             sm_count=gpu.get("sm_count"),
-            gemm_flops_per_s=section(environment, "sentinels").get("gemm_flops_per_s"),
+            gemm_flops_per_s=gemm_flops_per_s(sentinels) or section(environment, "sentinels").get("gemm_flops_per_s"),
         )
 
-    def peak_flops_per_s(self, dtype: str) -> float | None:
-        """Dense datasheet peak in FLOP/s; None where no peak is known (CPUs, unlisted architectures)."""
+    def peak_flops_per_s(self, dtype: str, observed_hz: float | None = None) -> float | None:
+        """Dense peak in FLOP/s at the datasheet's clock, or at the SM clock that was observed; None where no peak is
+        known (CPUs, unlisted architectures)."""
         per_clock = FLOP_PER_CLOCK_PER_SM.get(self.compute_capability, {}).get(dtype)
         if per_clock is None or not self.sm_count:
             return None
         clock_hz = CLOCK_HZ_BY_SM_COUNT.get((self.compute_capability, self.sm_count), CLOCK_HZ[self.compute_capability])
-        return None if clock_hz is None else self.sm_count * clock_hz * per_clock
+        return None if clock_hz is None else self.sm_count * (observed_hz or clock_hz) * per_clock
 
 
 def section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.accumulate import matmul_into
 from attnbench.backend import Call, Inputs, Outputs
-from attnbench.case import Case
+from attnbench.case import DTYPES, FP8_DTYPES, Case
 from attnbench.planted_forward import Choices, Running, TiledForward
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ LATE_S = 0.05
 class Planted(TiledForward):
     """A forward with one bug. `dtypes`: where it can be; `causal_only`: it lies in the mask."""
 
-    dtypes: tuple[str, ...] = ("fp16", "bf16", "e4m3")
+    dtypes: tuple[str, ...] = DTYPES
     causal_only = False
 
     def __init__(self, choices: Choices = Choices()):
@@ -243,7 +243,7 @@ class WritesItsInput(_Spoiled):
 class DescalesSwapped(Planted):
     """The descales of k and v are taken for each other."""
 
-    dtypes = ("e4m3",)
+    dtypes = FP8_DTYPES
 
     def descales(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().descales(inputs)
@@ -251,7 +251,8 @@ class DescalesSwapped(Planted):
 
 
 class PSaturated(Planted):
-    """A rescale of up to 2^4 is skipped with P times 2^8: what passes 448 saturates (FlashAttention issues 2577, 2716)."""
+    """A rescale of up to 2^4 is skipped with P times 2^8: what passes 448 saturates (FlashAttention issues 2577, 2716).
+    e5m2 holds 2^12, and the same kernel is right in it."""
 
     dtypes = ("e4m3",)
 
@@ -262,7 +263,7 @@ class PSaturated(Planted):
 class AccumulationTruncated(Planted):
     """Sums are Hopper's FP8 ones, 14 bits, but declared fp32 (FlashAttention pull request 2250, vLLM issue 23813)."""
 
-    dtypes = ("e4m3",)
+    dtypes = FP8_DTYPES
 
     def product(self, a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
         zero = a.new_zeros((*a.shape[:-1], b.shape[-1])) if into is None else into

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from attnbench.accumulate import matmul_into
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case
+from attnbench.fp8 import to_fp8
 from attnbench.quantize import dequantize
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-E4M3_MAX = 448.0
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Choices:
 
 
 class TiledForward:
-    """A backend of fp16, bf16 and e4m3. Every method is a decision that one of the planted bugs gets wrong."""
+    """A backend of every dtype. Every method is a decision that one of the planted bugs gets wrong."""
 
     name = "tiled"
     deterministic = True
@@ -185,12 +184,11 @@ class TiledForward:
         return torch.where(state.maximum == -math.inf, torch.zeros_like(factor), factor)
 
     def rounded(self, case: Case, p: Tensor) -> Tensor:
-        """P as the second product takes it; e4m3: times p_scale."""
+        """P as the second product takes it; 8 bits: times p_scale."""
         import torch
 
         if case.is_fp8:
-            stored = (p * case.p_scale).clamp(max=E4M3_MAX).to(torch.float8_e4m3fn)
-            return stored.float() / case.p_scale
+            return to_fp8(p * case.p_scale, case.dtype).float() / case.p_scale
         if self.choices.p_fp32:
             return p
         return p.to(torch.float16 if case.dtype == "fp16" else torch.bfloat16).float()

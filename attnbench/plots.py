@@ -56,6 +56,17 @@ def error_plots(data: ReportData, folder: Path) -> list[str]:
     return _draw(error_panels(data), data, folder, "error", "relative RMSE", _error_axes)
 
 
+def prediction_plot(panels: Sequence[Panel], folder: Path) -> list[str]:
+    """Draws the first panels of E1 against seqlen with the predictions; the markdown that shows them, none without any."""
+    if not panels:
+        return []
+    shown, path = panels[: ALLOWED["error"][1]], folder / "predictions.svg"
+    order = sorted({series for panel in panels for series in panel.lines})
+    _save(shown, order, path, "E1 against seqlen, and what each accumulator predicts", _error_axes)
+    parts = [f"![E1 against seqlen with the predictions of each accumulator]({folder.name}/{path.name})"]
+    return parts + ([f"Drawn: {len(shown)} of {len(panels)} plots."] if len(shown) < len(panels) else [])
+
+
 def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, label: str,
           finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
     """Saves the figures, each of one dtype; the markdown of each.
@@ -132,6 +143,10 @@ def _style(index: int) -> dict:
 QUIET_STYLES = {
     "eager reference": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
     "lowest limit": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
+    # What an accumulator predicts, by `report_accuracy.PREDICTED`.
+    "fp32": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
+    "two-level": {"color": QUIET, "linewidth": 1.2, "dashes": (6, 1.5, 1, 1.5)},
+    "14 bits": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
 }
 GRID_STYLE = {"color": GRID, "linewidth": 0.7, "zorder": 0.5}
 FAILED_STYLE = {"color": "#B00020", "marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
@@ -181,7 +196,9 @@ def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: 
 def _rate_axes(axes: Axes, panel: Panel) -> None:
     top = 1.08 * max(finite(panel.lines.values()))
     axes.set_ylim(0, top)
-    ticks = [float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top]
+    ticks = [
+        float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top
+    ]
     decimals = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
     _vertical(axes, ticks, [f"{tick:.{decimals}f}" for tick in ticks], "TFLOPS")
     for part in PEAK_PARTS:

@@ -59,7 +59,7 @@ def source_bars(path: Path, title: str, groups: Sequence[str], sources: Sequence
             axes.barh(places, lengths, height=0.85, color=COLOURS[number % len(COLOURS)], label=source)
         axes.set_xscale("log")
         axes.set_yticks([index * (len(sources) + 1) + (len(sources) - 1) / 2 for index in range(len(groups))], groups)
-        axes.invert_yaxis()
+        axes.set_ylim(len(groups) * (len(sources) + 1) - 0.5, -1.5)  # from top to bottom, a bar's width around them
         axes.set_xlabel("relative RMSE")
         figure.legend(loc="lower center", ncols=len(sources), frameon=False)
         figure.text(0.5, 1 - 0.22 / size[1], title, ha="center", va="center", fontsize=10, fontweight="bold")

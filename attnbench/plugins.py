@@ -46,7 +46,9 @@ class FunctionBackend:
         return None
 
     def unsupported(self, case: Case) -> str | None:
-        return "a plugin function gets no descales; give a module with BACKENDS for e4m3" if case.is_fp8 else None
+        if case.is_fp8:
+            return f"a plugin function gets no descales; give a module with BACKENDS for {case.dtype}"
+        return None
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         q, k, v, function, causal, scale = inputs.q, inputs.k, inputs.v, self.function, case.causal, case.scale

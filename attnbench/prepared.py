@@ -1,4 +1,4 @@
-"""A backend that passed its checks, ready to be timed: prepared on input sets of its own, and judged again afterwards."""
+"""A backend that passed its checks, ready to be timed on input sets of its own, and judged again afterwards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.inputs import in_place_of, input_bytes
 from attnbench.judge import Factors, judge
 from attnbench.plugins import ContractError
+from attnbench.prep_timing import time_prep_call
 from attnbench.record import Accuracy, Measurement, Record
 from attnbench.rotation import rotation, rotation_warning
 from attnbench.timers import make_flush, make_timer
@@ -36,7 +37,7 @@ class Checked:
 class Prepared:
     """A checked backend's calls, one per input set, and its timer.
 
-    inputs: the set that the last timed buffers are judged against; held: all backends that are prepared at the same time.
+    inputs: the set that the last timed buffers are judged against; held: all backends prepared at the same time.
     """
 
     def __init__(self, bench: Bench, checked: Checked, inputs: Inputs, held: Sequence[Backend]):
@@ -56,10 +57,14 @@ class Prepared:
         return make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
 
     def record(self, measurement: Measurement) -> Record:
-        """The record with its measurement, or an incorrect one where the timed outputs are wrong. Raises ContractError."""
+        """The record with its measurement, or an incorrect one where timed outputs are wrong. Raises ContractError."""
         bench, base = self.bench, self.checked.record
         compile_s = max(0.0, self.checked.first_call_s - statistics.median(measurement.samples_s))
-        measurement = replace(measurement, prep_s=self._prep_s, compile_s=compile_s, peak_bytes=self._peak_bytes)
+        with bench.phases("time"):
+            prep_call = time_prep_call(bench, self.checked.backend, self._inputs)
+        measurement = replace(
+            measurement, prep_s=self._prep_s, prep_call=prep_call, compile_s=compile_s, peak_bytes=self._peak_bytes
+        )
         if checksums(self._inputs) != bench.checksums:
             raise ContractError("it wrote its inputs: their checksum changed")
         with bench.phases("recheck"):

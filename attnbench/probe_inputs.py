@@ -34,8 +34,9 @@ KEY_SHIFT = 4.0
 # Factors that reach the descales, head by head; q and k take opposite ones, so that the logits stay.
 HEAD_FACTORS = (1e-6, 1.0, 1e3)
 LOGIT_FACTORS = (1e3, 1.0, 1e-3)
-# e4m3's largest number, its smallest ones (2^-9 is subnormal), and plain ones.
+# Largest numbers, smallest ones (2^-9 and 2^-16 are subnormal), and plain ones: of e4m3, and of e5m2.
 E4M3_EXTREMES = (448.0, -448.0, 2.0**-9, -(2.0**-9), 3 * 2.0**-9, 2.0**-6, 1.0, -1.0, 0.0)
+E5M2_EXTREMES = (57344.0, -57344.0, 2.0**-16, -(2.0**-16), 3 * 2.0**-16, 2.0**-14, 1.0, -1.0, 0.0)
 
 
 class ProbeInput(NamedTuple):
@@ -166,7 +167,7 @@ def _shifted_keys(draw: Draw) -> None:
 def _fp8_extremes(draw: Draw) -> None:
     import torch
 
-    values = torch.tensor(E4M3_EXTREMES)
+    values = torch.tensor(E5M2_EXTREMES if draw.case.dtype == "e5m2" else E4M3_EXTREMES)
     draw.v.copy_(values[torch.randint(0, len(values), draw.v.shape, generator=draw.generator)])
 
 
@@ -191,6 +192,6 @@ PROBE_INPUTS: dict[str, ProbeInput] = {
     "same_sign_v": ProbeInput("v of one sign: an accumulator that truncates shows as a bias", _same_sign_v),
     "sink_tail": ProbeInput("one key takes the weight and has v = 0; the tail must not vanish", _sink_tail),
     "shifted_keys": ProbeInput("N(0, 1) with a constant vector added to every key", _shifted_keys),
-    "fp8_extremes": ProbeInput("v of +-448, subnormal e4m3 numbers and zeros", _fp8_extremes),
+    "fp8_extremes": ProbeInput("v of the largest, subnormal and zero 8-bit numbers", _fp8_extremes),
     "fp8_descales": ProbeInput("heads a millionth and a thousand times as large: extreme descales", _fp8_descales),
 }

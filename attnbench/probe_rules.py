@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
+from attnbench.fp8 import FORMATS
 from attnbench.probe_inputs import NEEDLE_KEYS
 from attnbench.record import Check
 from attnbench.reference import Rows, visible_keys
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 # A row counts as retrieved when the oracle leaves less than this of any other: far below every dtype's rounding.
 RETRIEVED = 1e-9
-# P rounded to e4m3 is off by at most 2^-4 of itself (three fraction bits), and so is any mean of equal values.
-E4M3_ROUNDING = 2.0**-4
 # Sums in fp32 of up to 2^20 terms lose less than this of their largest.
 FP32_SUM = 2.0**-14
 # A right kernel's mean signed error is what is left of rounding noise after averaging: a small part of u.
@@ -51,7 +50,7 @@ def own_checks(known: Known) -> list[Check]:
 
 def _retrieval(known: Known) -> list[Check]:
     """Every element of a retrieved row is that of v. In fp16 and bf16 bit for bit: P is 1, and v has no digit to lose; in
-    e4m3 within one unit in the last place, since v times its descale is rounded."""
+    8 bits within one unit in the last place, since v times its descale is rounded."""
     import torch
 
     case = known.case
@@ -79,14 +78,15 @@ def _mean_of_v(known: Known) -> list[Check]:
 
 
 def _elements(rule: str, known: Known, scale: Tensor, limit: float) -> Check:
-    """max |out - exact| / scale over rows that see a key; in e4m3 P's rounding and what the scheme itself loses count."""
+    """max |out - exact| / scale over rows that see a key; in 8 bits P's rounding, which any mean of equal
+    values keeps, and what the scheme itself loses count."""
     import torch
 
     seen = (visible_keys(known.case, known.rows.index) > 0)[..., None]
     error = ((known.out - known.exact).abs() / scale).masked_fill(~seen, 0.0).amax(dim=-1)
     if known.case.is_fp8:
         eager = ((known.eager - known.exact).abs() / scale).masked_fill(~seen, 0.0)
-        limit = max(limit + E4M3_ROUNDING, 2 * float(torch.nan_to_num(eager).max()))
+        limit = max(limit + FORMATS[known.case.dtype].rounding, 2 * float(torch.nan_to_num(eager).max()))
     place = int(error.argmax())
     value = float(error.flatten()[place])
     return Check(rule, value, limit, value <= limit, "" if value <= limit else row_place(known.rows, place))

@@ -14,19 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Protocol, Sequence
 
-from attnbench import relations
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.determinism import pressure_check, repeatable, stream_check
 from attnbench.probe_inputs import PROBE_INPUTS
 from attnbench.record import Accuracy, Check
-from attnbench.relations import V_FACTORS
+from attnbench.relations import RELATIONS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from attnbench.judge import Reference
-    from attnbench.relations import Changed
 
 # Their numbers leave fp16: heads of a millionth are below it, v of 448 times a weight is not.
 NOT_IN_FP16 = ("fp8_descales",)
@@ -118,12 +114,11 @@ def _anywhere(case: Case) -> str | None:
 def _of_relation(
     name: str,
     about: str,
-    change: Callable[[Case, Inputs], Changed],
     cannot: Callable[[Case], str | None] = _anywhere,
     may_refuse: bool = False,
 ) -> Probe:
     def run(lab: Lab, backend: Backend) -> Sequence[Check]:
-        changed = change(lab.case, lab.reference.inputs)
+        changed = RELATIONS[name](lab.case, lab.reference.inputs)
         if backend.unsupported(changed.case) is not None:
             return ()
         try:
@@ -137,12 +132,8 @@ def _of_relation(
     return Probe(name, about, cannot, run)
 
 
-def _placed(place: Callable[[Tensor], Tensor]) -> Callable[[Case, Inputs], Changed]:
-    return lambda case, inputs: relations.placed(case, inputs, place)
-
-
-def _scaled(which: int) -> Callable[[Case, Inputs], Changed]:
-    return lambda case, inputs: relations.scaled_v(case, inputs, V_FACTORS[case.dtype][which])
+def _one_row(case: Case) -> str | None:
+    return "no tensor has a second row" if case.batch == case.seqlen_q == case.seqlen_k == 1 else None
 
 
 def _no_groups(case: Case) -> str | None:
@@ -186,15 +177,15 @@ PROBES: Mapping[str, Probe] = {
         _of_inputs("rising", "a new running maximum in every key tile"),
         _of_inputs("falling", "the first tile's maximum must survive"),
         *(_of_inputs(name, inputs.about) for name, inputs in PROBE_INPUTS.items()),
-        _of_relation("v_small", "v about 1e-4 times as large: so must the output be", _scaled(0)),
-        _of_relation("v_large", "v about 1e4 times as large: so must the output be", _scaled(1)),
-        _of_relation("permuted", "batch elements and heads in reverse order", relations.permuted),
-        _of_relation("gqa_dense", "key/value heads written out, one a query head", relations.expanded_heads, _no_groups),
-        _of_relation("strided", "heads before rows in memory", _placed(relations.heads_first), may_refuse=True),
-        _of_relation("misaligned", "tensors that start at odd elements", _placed(relations.one_element_in),
-                     may_refuse=True),
-        _of_relation("guarded", "NaN before and after each tensor", _placed(relations.guarded)),
-        _of_relation("padded", "NaN after each sequence", _placed(relations.padded), may_refuse=True),
+        _of_relation("v_small", "v about 1e-4 times as large: so must the output be"),
+        _of_relation("v_large", "v about 1e4 times as large: so must the output be"),
+        _of_relation("permuted", "batch elements and heads in reverse order"),
+        _of_relation("gqa_dense", "key/value heads written out, one a query head", _no_groups),
+        _of_relation("strided", "heads before rows in memory", may_refuse=True),
+        _of_relation("misaligned", "tensors that start at odd elements", may_refuse=True),
+        _of_relation("far_apart", "rows more than 2^31 elements apart in memory", _one_row, may_refuse=True),
+        _of_relation("guarded", "NaN before and after each tensor"),
+        _of_relation("padded", "NaN after each sequence", may_refuse=True),
         Probe("descale_zero", "q_descale 0 gives the mean of v, v_descale 0 gives 0", _not_fp8,
               lambda lab, backend: tuple(_zero_descales(lab, backend))),
         Probe("other_stream", "the same bits on another stream (on the CPU: another thread)", _anywhere,

@@ -1,4 +1,4 @@
-"""The reference quantizer: bf16 q, k, v to e4m3 with fp32 descales, per tensor, head, token or block.
+"""The reference quantizer: bf16 q, k, v to e4m3 or e5m2 with fp32 descales, per tensor, head, token or block.
 
 Scheme names as in the FlashAttention-3 paper (arXiv 2407.08608, section 3.3): block quantization keeps one scale per
 tile of rows; incoherent processing rotates q and k first (see `hadamard`).
@@ -10,50 +10,51 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Quantized
 from attnbench.case import Case
+from attnbench.fp8 import FORMATS, to_fp8
 from attnbench.hadamard import rotate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-E4M3_MAX = 448.0
 # Smallest normal fp32. A descale below it would have a reciprocal beyond fp32, and hardware may flush it.
 SMALLEST_DESCALE = 2.0**-126
 
 
 def quantize(q: Tensor, k: Tensor, v: Tensor, case: Case) -> Quantized:
-    """e4m3 tensors in the layout of the originals and their descales (shapes: see `Quantized`).
+    """8-bit tensors in the layout of the originals and their descales (shapes: see `Quantized`).
 
     The sign seed of the rotation is the case's seed.
     """
     q, k, v = (tensor.float() for tensor in (q, k, v))
     if case.hadamard:
         q, k = rotate(q, case.seed), rotate(k, case.seed)
-    pairs = [quantize_tensor(tensor, case.scaling, case.block_size) for tensor in (q, k, v)]
+    pairs = [quantize_tensor(tensor, case.scaling, case.block_size, case.dtype) for tensor in (q, k, v)]
     return Quantized(*(stored for stored, _ in pairs), *(descale for _, descale in pairs))
 
 
-def quantize_tensor(x: Tensor, scaling: str, block_size: int) -> tuple[Tensor, Tensor]:
-    """(e4m3 tensor, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
+def quantize_tensor(x: Tensor, scaling: str, block_size: int, dtype: str = "e4m3") -> tuple[Tensor, Tensor]:
+    """(tensor of `dtype`, fp32 descale) of one fp32 tensor (batch, seqlen, heads, dim).
 
-    The largest magnitude of a group maps to 448; a group of zeros, or of numbers so small that their descale would be
-    subnormal (below 448 x 2**-126), gets descale 1. NaN is stored as 0x7f and scales nothing. A group with an infinity
-    gets an infinite descale: its finite numbers become 0, its infinities NaN.
+    The largest magnitude of a group maps to the dtype's largest number; a group of zeros, or of numbers so small that
+    their descale would be subnormal (below 2**-126), gets descale 1. Every NaN is stored alike and scales nothing. A
+    group with an infinity gets an infinite descale: its finite numbers become 0, its infinities NaN.
 
-    Every step is one fp32 operation rounded to nearest, so that a kernel can give the same bits: largest / 448, its
-    reciprocal once per group, one product per element (what quantizing kernels do; a division costs ten times as much).
+    Every step is one fp32 operation rounded to nearest, so that a kernel can give the same bits: largest magnitude /
+    largest number, its reciprocal once per group, one product per element (what quantizing kernels do; a division costs
+    ten times as much).
     """
     import torch
 
     amax = _group_amax(x, scaling, block_size)
     ones = torch.ones_like(amax)
     # NOTE: tensors on both sides: on CUDA torch replaces a division by a Python number with a product.
-    descale = amax / (ones * E4M3_MAX)
+    descale = amax / (ones * FORMATS[dtype].largest)
     descale = torch.where(descale < SMALLEST_DESCALE, ones, descale)
     if scaling == "none":
         descale = ones
-    scaled = (x * expand_descale(ones / descale, x.shape, scaling, block_size)).clamp(-E4M3_MAX, E4M3_MAX)
+    scaled = x * expand_descale(ones / descale, x.shape, scaling, block_size)
     # NOTE: the sign of a NaN depends on the processor that made it.
-    return scaled.masked_fill(scaled.isnan(), float("nan")).to(torch.float8_e4m3fn), descale
+    return to_fp8(scaled.masked_fill(scaled.isnan(), float("nan")), dtype), descale
 
 
 def _group_amax(x: Tensor, scaling: str, block_size: int) -> Tensor:

@@ -20,6 +20,8 @@ CASES_KEPT = 4096
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
 STATUSES = ("ok", "incorrect", "unsupported", "error")
+# What stands in a reason between the rules that failed and what most likely made them fail.
+LIKELY_CAUSE = "; likely cause: "
 KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
 
 
@@ -103,6 +105,12 @@ class Conditions:
     stolen: float | None = None
     problems: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Conditions:
+        """From a mapping such as `known_facts` makes."""
+        texts = {name: tuple(row[name]) for name in ("reasons", "problems") if name in row}
+        return cls(**{**row, **texts} if texts else row)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -133,12 +141,33 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepTiming:
+    """Preparation that use repeats for every call (quantization), timed by the measurement's timer.
+
+    about: whose it is; samples_s: each the mean over `calls_per_sample` calls of it; cache: cold where it was emptied
+    ahead of each call.
+    """
+
+    about: str
+    samples_s: tuple[float, ...]
+    calls_per_sample: int
+    cache: str
+
+    def __post_init__(self) -> None:
+        if not self.samples_s or not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+            raise RecordError("a timed preparation needs samples, positive and finite; missing is never zero")
+        if self.calls_per_sample < 1:
+            raise RecordError("a timed preparation of no calls")
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Raw timing. Each sample is the mean over `calls_per_sample` back-to-back calls.
 
     outliers: (block, sample) pairs whose modified Z score is over 10; flagged, never removed.
     unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
-    prep_s: everything untimed that `prepare` did; compile_s: the very first prepare and call, beyond a later call.
+    prep_s: wall time of everything that `prepare` did once; prep_call: what of the preparation use repeats for every call,
+    None where nothing is, or where nobody timed it. compile_s: the very first prepare and call, beyond a later call.
     peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
     input_sets: how many input sets were rotated, so that the cache is cold.
     together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it was
@@ -165,6 +194,7 @@ class Measurement:
     flags: tuple[str, ...] = ()
     together: tuple[str, ...] = ()
     order_seed: int | None = None
+    prep_call: PrepTiming | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -225,11 +255,16 @@ class Record:
     def case_key(self) -> str:
         return self.case.key
 
+    @property
+    def likely_cause(self) -> str:
+        """What an incorrect record's reason says of its cause, in words; "" where it says nothing."""
+        return self.reason.partition("\n")[0].partition(LIKELY_CAUSE)[2]
+
     def to_json(self) -> str:
         """One line of JSON. Non-finite numbers are written as the strings "NaN", "Infinity", "-Infinity"."""
         row = asdict(self)
         for block in (row["measurement"] or {"blocks": ()})["blocks"]:
-            block["conditions"] = _known(block["conditions"])
+            block["conditions"] = known_facts(block["conditions"])
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
         return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
 
@@ -300,19 +335,20 @@ def _measurement(row: dict[str, Any]) -> Measurement:
     blocks = tuple(_block(block) for block in row["blocks"])
     outliers = tuple(tuple(pair) for pair in row["outliers"])
     texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags", "together")}
-    return Measurement(**{**row, "blocks": blocks, "outliers": outliers, **texts})
+    prep_call = row.get("prep_call")  # absent from records of before it was timed
+    if prep_call is not None:
+        prep_call = PrepTiming(**{**prep_call, "samples_s": tuple(prep_call["samples_s"])})
+    return Measurement(**{**row, "blocks": blocks, "outliers": outliers, "prep_call": prep_call, **texts})
 
 
 def _block(row: dict[str, Any]) -> Block:
     conditions = row.get("conditions")
-    if conditions is not None:
-        texts = {name: tuple(conditions.get(name, ())) for name in ("reasons", "problems")}
-        conditions = Conditions(**{**conditions, **texts})
+    conditions = None if conditions is None else Conditions.of(conditions)
     return Block(**{**row, "samples_s": tuple(row["samples_s"]), "conditions": conditions})
 
 
-def _known(conditions: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Without what is not known: a record may hold hundreds of blocks."""
+def known_facts(conditions: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Conditions as a mapping, without what is not known: a record may hold hundreds of blocks."""
     return conditions and {name: value for name, value in conditions.items() if value not in (None, ())}
 
 

@@ -4,8 +4,8 @@ Both walk over query rows in chunks, so that extra memory does not grow with seq
 all of them up to FULL_SEQLEN, beyond that a stratified sample.
 
 The eager reference: scores and softmax in fp32, P rounded to the input dtype, products accumulated in fp32, the output
-rounded once. For e4m3 it is the emulated pipeline: key tiles in order, a running maximum, P times p_scale rounded to
-e4m3, and the accumulator that the kernel declares.
+rounded once. For e4m3 and e5m2 it is the emulated pipeline: key tiles in order, a running maximum, P times p_scale
+rounded to the same dtype, and the accumulator that the kernel declares.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Iterator
 from attnbench.accumulate import matmul_into
 from attnbench.backend import Inputs
 from attnbench.case import Case
+from attnbench.fp8 import to_fp8
 from attnbench.quantize import dequantize
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SAMPLE_RANDOM_ROWS = 64
 SPOT_ROWS = 6
 # fp64 scores held at once; three such arrays stay below 200 MiB of extra memory.
 CHUNK_BYTES = 32 * 2**20
-# Key tile of the emulated e4m3 pipeline.
+# Key tile of the emulated 8-bit pipeline.
 FP8_TILE_N = 128
 
 
@@ -84,7 +85,7 @@ def visible_keys(case: Case, index: Tensor) -> Tensor:
 
 
 def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> Attention:
-    """fp64 attention on the case's inputs: for e4m3 on the dequantized tensors, or on the originals when asked."""
+    """fp64 attention on the case's inputs: for 8-bit dtypes on the dequantized tensors, or on the originals when asked."""
     import torch
 
     q, k, v = _operands(case, inputs, originals)
@@ -111,7 +112,7 @@ def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> 
 
 
 def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: bool) -> Attention:
-    """The emulated e4m3 pipeline on plain tensors, its output not rounded: what P and the accumulator do by themselves."""
+    """The emulated 8-bit pipeline on plain tensors, its output not rounded: what P and the accumulator do by themselves."""
     import torch
 
     result = _empty(case, rows, torch.float64)
@@ -130,7 +131,7 @@ def _eager_16bit(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumu
 def _fp8_pipeline(
     case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str, round_p: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Emulated e4m3 forward: running maximum over key tiles, P * p_scale rounded to e4m3, row sum of unrounded P."""
+    """Emulated forward: running maximum over key tiles, P * p_scale rounded to the dtype, row sum of unrounded P."""
     import torch
 
     queries = part.queries(q)
@@ -149,7 +150,7 @@ def _fp8_pipeline(
         total = total * rescale + p.sum(dim=1, keepdim=True)
         p = p * case.p_scale
         if round_p:
-            p = p.clamp(max=448.0).to(torch.float8_e4m3fn).float()
+            p = to_fp8(p, case.dtype).float()
         out = matmul_into(out * rescale, p, part.keys(v)[start:stop], accumulator)
         maximum = new_maximum
     lse = (maximum + total.log()).squeeze(1)

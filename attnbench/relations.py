@@ -7,16 +7,18 @@ same oracle. The numbers are the same; what changes is where they lie, in which 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, Mapping, NamedTuple
 
 from attnbench.backend import Inputs, Outputs, Quantized
 from attnbench.case import Case
+from attnbench.far_memory import far_apart
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Powers of two next to 1e-4 and 1e4. fp16 has neither the range nor, among small numbers, the digits for them.
-V_FACTORS = {"fp16": (2.0**-3, 2.0**9), "bf16": (2.0**-13, 2.0**13), "e4m3": (2.0**-13, 2.0**13)}
+_WIDE = (2.0**-13, 2.0**13)
+V_FACTORS = {"fp16": (2.0**-3, 2.0**9), "bf16": _WIDE, "e4m3": _WIDE, "e5m2": _WIDE}
 # Elements of NaN before and after each tensor, and rows of it after each sequence.
 GUARD_ELEMENTS = 4096
 PADDING_ROWS = 256
@@ -31,7 +33,7 @@ class Changed(NamedTuple):
 
 
 def scaled_v(case: Case, inputs: Inputs, factor: float) -> Changed:
-    """out(s V) = s out(V); s is a power of two, so that nothing rounds. e4m3: s goes into the descales, as it must."""
+    """out(s V) = s out(V); s is a power of two, so that nothing rounds. 8 bits: s goes into the descales, as it must."""
     quantized = inputs.quantized
     if quantized is not None:
         quantized = replace(quantized, v_descale=quantized.v_descale * factor)
@@ -40,6 +42,14 @@ def scaled_v(case: Case, inputs: Inputs, factor: float) -> Changed:
         return replace(outputs, out=outputs.out / factor)
 
     return Changed(case, replace(inputs, v=inputs.v * factor, quantized=quantized), undo)
+
+
+def v_small(case: Case, inputs: Inputs) -> Changed:
+    return scaled_v(case, inputs, V_FACTORS[case.dtype][0])
+
+
+def v_large(case: Case, inputs: Inputs) -> Changed:
+    return scaled_v(case, inputs, V_FACTORS[case.dtype][1])
 
 
 def permuted(case: Case, inputs: Inputs) -> Changed:
@@ -103,6 +113,26 @@ def placed(case: Case, inputs: Inputs, place: Callable[[Tensor], Tensor]) -> Cha
     return Changed(case, changed, lambda outputs: outputs)
 
 
+def in_heads(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, heads_first)
+
+
+def in_odd_places(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, one_element_in)
+
+
+def in_far_rows(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, far_apart)
+
+
+def in_guards(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, guarded)
+
+
+def in_padding(case: Case, inputs: Inputs) -> Changed:
+    return placed(case, inputs, padded)
+
+
 def heads_first(tensor: Tensor) -> Tensor:
     """In memory (batch, heads, seqlen, dim): neighbouring rows of a head are neighbours."""
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
@@ -138,3 +168,17 @@ def _nan(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     import torch
 
     return torch.full(shape, float("nan"), device=like.device).to(like.dtype)
+
+
+# By the probe that poses them. `repro` copies their source: beside torch they use names of this module only.
+RELATIONS: Mapping[str, Callable[[Case, Inputs], Changed]] = {
+    "v_small": v_small,
+    "v_large": v_large,
+    "permuted": permuted,
+    "gqa_dense": expanded_heads,
+    "strided": in_heads,
+    "misaligned": in_odd_places,
+    "far_apart": in_far_rows,
+    "guarded": in_guards,
+    "padded": in_padding,
+}

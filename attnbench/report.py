@@ -13,6 +13,7 @@ from attnbench.report_errors import error_sections
 from attnbench.report_incomplete import incomplete_section, warnings_section
 from attnbench.report_speed import speed_sections
 from attnbench.report_summary import summary_section
+from attnbench.report_telemetry import telemetry_section
 
 
 def write_report(runs: Iterable[str | Path], output: str | Path) -> Path:
@@ -43,6 +44,7 @@ def _write(data: ReportData, output: Path, folder: Path) -> None:
         *summary_section(data),
         *environment_section(data),
         *speed_sections(data, rates),
+        *telemetry_section(data),
         *error_sections(data, errors),
         *accuracy_lab_sections(data, folder),
         *incomplete_section(data),

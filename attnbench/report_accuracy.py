@@ -9,10 +9,11 @@ import statistics
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple, Sequence
 
-from attnbench import plots_accuracy
+from attnbench import plots, plots_accuracy
 from attnbench.case import DEFAULTS, Case
+from attnbench.panels import Panel
 from attnbench.report_data import ReportData, show_field
-from attnbench.report_markdown import bullets, code, count, table
+from attnbench.report_markdown import bullets, code, count, details, table
 from attnbench.units import error, lengths, significant
 
 FIGURES = {"source_qk": "q and k", "source_v": "v", "source_p": "P", "source_hopper": "sums, 14 bits",
@@ -62,7 +63,12 @@ def accuracy_lab_sections(data: ReportData, folder: Path) -> list[str]:
         for (case, series), result in data.cells.items()
         if result.record.accuracy is not None
     ]
-    parts = [*_paper_table(entries), *_schemes(entries, folder), *_sources(entries, folder), *_accumulators(entries)]
+    parts = [
+        *_paper_table(entries),
+        *_schemes(entries, folder),
+        *_sources(entries, folder),
+        *_accumulators(entries, folder),
+    ]
     return ["## Accuracy lab", *parts] if parts else []
 
 
@@ -126,6 +132,11 @@ def scheme_title(case: Case) -> str:
     return ", ".join(words)
 
 
+def _scheme_in(case: Case) -> str:
+    """The scheme, with its dtype where that is not e4m3."""
+    return scheme_title(case) if case.dtype == "e4m3" else f"{case.dtype}, {scheme_title(case)}"
+
+
 def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
     """E3 of every scheme on every distribution, a map for each backend and shape that has more than one of each."""
     grouped: dict[tuple, list[Entry]] = {}
@@ -145,11 +156,23 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
         where = f"{key[0]}, {key[1]}, head_dim {key[2]}, seqlen {lengths(key[3])} x {lengths(key[4])}"
         plots_accuracy.heat_map(path, f"E3: {where}", schemes, names, values)
         rows = [[scheme, *(_shown(values.get((scheme, inputs))) for inputs in names)] for scheme in schemes]
-        parts += [f"![E3 by scheme and inputs: {where}]({folder.name}/{path.name})", table(["scheme", *names], rows)]
+        parts += [f"![E3 by scheme and inputs: {where}]({folder.name}/{path.name})", table(["scheme", *names], rows),
+                  _range_of_schemes(values, schemes, names)]  # fmt: skip
     if not parts:
         return []
-    about = "Relative RMSE end to end (E3), mean over seeds. Without outlier inputs no scheme stands out."
+    about = "Relative RMSE end to end (E3), mean over seeds."
     return ["### Scheme against inputs", about, *parts]
+
+
+def _range_of_schemes(values: Mapping[tuple, float], schemes: Sequence[str], names: Sequence[str]) -> str:
+    """In words: how much the choice of scheme matters for each distribution, and which is lowest."""
+    said = []
+    for inputs in names:
+        held = {scheme: values[scheme, inputs] for scheme in schemes if (scheme, inputs) in values}
+        if len(held) > 1 and min(held.values()) > 0:
+            lowest = min(held, key=held.get)
+            said.append(f"{inputs} {significant(max(held.values()) / held[lowest], 3)}x ({lowest})")
+    return f"Highest over lowest scheme (the lowest): {'; '.join(said)}."
 
 
 def _shown(value: float | None) -> str:
@@ -171,37 +194,64 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
 
     def group(entry: Entry) -> str:
         case = entry.case
-        return f"{case.inputs}, {scheme_title(case)}, seqlen {show_field(case, 'seqlen_k')}"
+        return f"{case.inputs}, {_scheme_in(case)}, seqlen {show_field(case, 'seqlen_k')}"
 
     groups = list(dict.fromkeys(group(entry) for entry in held))
     means = {words: _means(held, group, name) for name, words in FIGURES.items()}
     values = {(place, words): value for words, of_words in means.items() for place, value in of_words.items()}
     rows = [[place, *(error(values[place, words]) for words in FIGURES.values())] for place in groups]
     path = folder / "sources.svg"
-    shown = groups[:MAX_GROUPS]
+    largest = sorted(groups, key=lambda place: -max(values[place, words] for words in FIGURES.values()))[:MAX_GROUPS]
+    shown = [place for place in groups if place in largest]
     plots_accuracy.source_bars(path, "Where the FP8 error comes from, one source at a time", shown,
                                list(FIGURES.values()), values)  # fmt: skip
     about = ("Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
              "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware).")  # fmt: skip
-    drawn = [] if len(shown) == len(groups) else [f"Drawn: {len(shown)} of {len(groups)} groups."]
-    return ["### Where the error comes from", about, f"![sources of the FP8 error]({folder.name}/{path.name})", *drawn,
-            table(["case", *FIGURES.values()], rows)]  # fmt: skip
+    parts = ["### Where the error comes from", about, f"![sources of the FP8 error]({folder.name}/{path.name})"]
+    every = table(["case", *FIGURES.values()], rows)
+    if len(shown) == len(groups):
+        return [*parts, every]
+    return [*parts, f"Drawn: the {len(shown)} of {len(groups)} with the largest error.", details("All of them", every)]
 
 
-def _accumulators(entries: Sequence[Entry]) -> list[str]:
+def _accumulators(entries: Sequence[Entry], folder: Path) -> list[str]:
     held = [entry for entry in entries if "e1_hopper" in entry.values]
     if not held:
         return []
-    held.sort(key=lambda e: (e.series, e.case.inputs, scheme_title(e.case), e.case.seqlen_k, e.case.seed))
+    held.sort(key=lambda e: (e.series, e.case.inputs, _scheme_in(e.case), e.case.seqlen_k, e.case.seed))
     grouped: dict[tuple, list[Entry]] = {}
     for e in held:
-        grouped.setdefault((e.series, e.case.inputs, scheme_title(e.case), e.case.seqlen_k), []).append(e)
+        grouped.setdefault((e.series, e.case.inputs, _scheme_in(e.case), e.case.seqlen_k), []).append(e)
+    means = {
+        key: {name: statistics.fmean(member.values[name] for member in members) for name in PREDICTED}
+        for key, members in grouped.items()
+    }
     rows = []
-    for (series, inputs, scheme, seqlen), members in grouped.items():
-        means = [statistics.fmean(member.values[name] for member in members) for name in PREDICTED]
-        nearest = min(list(PREDICTED)[1:], key=lambda name: abs(means[0] - means[list(PREDICTED).index(name)]))
-        rows.append([code(series), inputs, scheme, lengths(seqlen), *map(error, means), PREDICTED[nearest],
-                     significant(means[0] / means[1], 3)])  # fmt: skip
+    for (series, inputs, scheme, seqlen), of in means.items():
+        nearest = min(list(PREDICTED)[1:], key=lambda name: abs(of["e1"] - of[name]))
+        rows.append([code(series), inputs, scheme, lengths(seqlen), *map(error, of.values()), PREDICTED[nearest],
+                     significant(of["e1"] / of["e1_emulated"], 3)])  # fmt: skip
     headers = ["backend", "inputs", "scheme", "seqlen_k", *PREDICTED.values(), "nearest", "kernel / fp32"]
     about = "E1 of the kernel beside what the emulation predicts for each accumulator. Relative RMSE, mean over seeds."
-    return ["### Kernel against the prediction of its accumulator", about, table(headers, rows, left=3)]
+    figure = plots.prediction_plot(prediction_panels(means), folder)
+    title = "### Kernel against the prediction of its accumulator"
+    return [title, about, *figure, table(headers, rows, left=3)]
+
+
+def prediction_panels(means: Mapping[tuple, Mapping[str, float]]) -> list[Panel]:
+    """E1 against seqlen, by inputs and scheme, with the predictions as lines of reference; more than one length only.
+
+    means: for each (series, inputs, scheme, seqlen_k) the E1 and its predictions, under the names of PREDICTED.
+    """
+    grouped: dict[tuple, dict[str, dict[int, Mapping[str, float]]]] = {}
+    for (series, inputs, scheme, seqlen), of in means.items():
+        grouped.setdefault((inputs, scheme), {}).setdefault(series, {})[seqlen] = of
+    panels = []
+    for (inputs, scheme), by_series in grouped.items():
+        predicted = {seqlen: of for by_length in by_series.values() for seqlen, of in sorted(by_length.items())}
+        if len(predicted) > 1:
+            lines = {series: tuple((seqlen, of["e1"]) for seqlen, of in by.items()) for series, by in by_series.items()}
+            quiet = {words: tuple((seqlen, predicted[seqlen][name]) for seqlen in sorted(predicted))
+                     for name, words in PREDICTED.items() if name != "e1"}  # fmt: skip
+            panels.append(Panel("e4m3", f"{inputs} inputs, {scheme}", lines, quiet))
+    return panels

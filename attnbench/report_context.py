@@ -16,6 +16,10 @@ from attnbench.stats import CONFIDENCE, OUTLIER_Z
 
 NOT_RECORDED = "not recorded"
 MAX_SUITE_LINES = 400
+PEAK = (
+    "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
+    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3 and e5m2)."
+)
 # Facts without which timings cannot be judged: their absence is shown too.
 EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 
@@ -50,6 +54,8 @@ def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "CPU quota", _text(cpu.get("quota_cores"), lambda cores: f"{cores:g} cores")
     yield "threads", _text(section(worker, "threads").get("intra_op"))
     yield "clock policy", _text(cpu.get("governor"))
+    yield "boost", _text(cpu.get("boost"), _yes)
+    yield "load before it", _text(cpu.get("load"), lambda load: f"{load:.2f}")
     yield "virtual machine", _text(cpu.get("virtual_machine"), _yes)
     yield "memory", _text(environment.get("memory_bytes"), units.show_bytes)
     yield from _gpu_facts(environment)
@@ -75,8 +81,10 @@ def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "power limit", _text(gpu.get("power_limit_w"), lambda watts: f"{watts:g} W")
     yield "default power limit", _text(gpu.get("default_power_limit_w"), lambda watts: f"{watts:g} W")
     yield "maximum SM clock", _text(gpu.get("max_sm_clock_mhz"), lambda mhz: f"{mhz:g} MHz")
+    yield "application SM clock", _text(gpu.get("application_sm_clock_mhz"), lambda mhz: f"{mhz:g} MHz")
     yield "ECC", _text(gpu.get("ecc"), _yes)
     yield "MIG slice", _text(gpu.get("mig"), _yes)
+    yield "MPS server", _text(gpu.get("mps"), _yes)
     yield "other processes on the GPU", _text(gpu.get("other_processes"))
     yield "driver", _text(gpu.get("driver"))
     yield "CUDA of the driver", _text(gpu.get("cuda_driver"))
@@ -111,27 +119,29 @@ def conventions_section(data: ReportData) -> list[str]:
         "seqlen_q x seqlen_k, causal only those that the mask lets through, counted exactly. No FLOPs for the softmax, "
         "no credit for masked or recomputed work.",
         "GB/s: compulsory traffic (q, k, v, out, lse, descales, once each) over the median time.",
-        "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
-        "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3).",
+        *([PEAK] if any(result.peak_flops_per_s for result in data.timed.values()) else []),
+        *_measured(data),
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
         f"Too close to call: medians within {100 * TIE:g} % of each other, or with intervals that overlap.",
-        "prep: what `prepare` did once before the first call (allocation, transposes, plans, and quantization where "
-        "the backend quantizes itself; the reference quantizer's time is in no figure). compile: how much longer the "
-        "first call took than a later one.",
+        "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 instead "
+        "what use repeats for every call, quantization, timed like a call: by the backend's own quantizer where it has "
+        "one, else by the reference quantizer, which is not written for speed. Records of before that was timed hold the "
+        "former only, and say so. compile: how much longer the first call took than a later one.",
         "Limits: a factor times the error of an eager reference in the same precision, at least half the output "
         "dtype's machine epsilon. Nothing is timed that did not pass.",
     ]
+    return ["## Conventions", bullets(lines)]
+
+
+def _measured(data: ReportData) -> Iterator[str]:
     timing = Counter(_timing(result.record.measurement) for result in data.timed.values())
     if timing:
         kinds = [f"{words} ({number:,})" if len(timing) > 1 else words for words, number in timing.most_common()]
-        lines.insert(4, f"Measured: {'; '.join(kinds)}.")
+        yield f"Measured: {'; '.join(kinds)}."
     if len(timing) > 1:
-        lines.insert(
-            5, "**Measurements of different timer, regime or cache stand in one report: compare within each.**"
-        )
-    return ["## Conventions", bullets(lines)]
+        yield "**Measurements of different timer, regime or cache stand in one report: compare within each.**"
 
 
 def _timing(measurement) -> str:

@@ -132,7 +132,7 @@ class ReportData:
 
 def gather(runs: Sequence[Run]) -> ReportData:
     """Lays out the runs. Where they measured different things on one machine, they read as one run."""
-    labelled = tuple(LabelledRun(_letter(index), run, Machine.of(run.environment)) for index, run in enumerate(runs))
+    labelled = tuple(LabelledRun(_letter(index), run, Machine.of(run.environment, run.sentinels)) for index, run in enumerate(runs))
     everything = [results(run) for run in runs]
     kept = [latest(each) for each in everything]
     pairs = [(result.case, result.backend) for each in kept for result in each]

@@ -9,7 +9,7 @@ from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.metrics import MAX_ERROR, RELATIVE_RMSE, WORST_ROW
 from attnbench.record import Check
 from attnbench.report_data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
-from attnbench.report_markdown import code, details, table
+from attnbench.report_markdown import code, details, filled_table, table
 from attnbench.result import Result
 from attnbench.units import error, significant
 
@@ -123,7 +123,7 @@ def _case_table(family: Family) -> str:
         accuracy = result.record.accuracy
         cells.append(f"{accuracy.rows:,}" + (" (sampled)" if accuracy.coverage == "sampled" else ""))
         rows.append(cells)
-    return table(headers, rows, left=len(family.varying) + 1)
+    return filled_table(headers, rows, left=len(family.varying) + 1)
 
 
 def _judged(family: Family) -> Mapping[tuple[Case, str], Result]:

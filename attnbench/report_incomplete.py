@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Callable, Iterator, Sequence
 
 from attnbench.case import Case
 from attnbench.peaks import gpu_of
 from attnbench.report_data import Cells, LabelledRun, ReportData
-from attnbench.report_errors import ratio
-from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, plain, table
+from attnbench.report_incorrect import incorrect_sections
+from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, numberless, plain, table
 from attnbench.result import Result
-from attnbench.units import significant
+from attnbench.sentinel import why_suspect
 
 # A page that lists more keys of one reason is no longer read; the DataFrame holds them all.
 MAX_KEYS = 200
 INLINE_KEYS = 2
 REASON_LETTERS = 300
-AFTER_TIMING = " (right when checked, wrong after timing)"
-
-_NUMBER = re.compile(r"\d[\d.,]*|\binf\b")
 
 Entry = tuple[Case, str, Result]
 
@@ -27,10 +23,10 @@ Entry = tuple[Case, str, Result]
 def incomplete_section(data: ReportData) -> list[str]:
     """Every incorrect, failed and unsupported case, identical reasons merged and counted."""
     parts = ["## Incomplete cases"]
-    for status, section in (("incorrect", _incorrect), ("error", _errors), ("unsupported", _unsupported)):
+    for status, section in (("incorrect", incorrect_sections), ("error", _errors), ("unsupported", _unsupported)):
         entries = _with_status(data.cells, status)
         if entries:
-            parts += section(entries, data)
+            parts += section(entries)
     return parts if len(parts) > 1 else [*parts, "None: every case on every backend was checked and passed."]
 
 
@@ -38,31 +34,7 @@ def _with_status(cells: Cells, status: str) -> list[Entry]:
     return [(case, series, result) for (case, series), result in cells.items() if result.record.status == status]
 
 
-def _incorrect(entries: list[Entry], data: ReportData) -> list[str]:
-    rows = []
-    for case, series, result in entries:
-        failures = result.record.accuracy.failures
-        worst = max(failures, key=ratio) if failures else None
-        figure = f"{worst.value:.2g} / {worst.limit:.2g} = {significant(ratio(worst), 3)}" if worst else "—"
-        also = [plain(check.rule) for check in failures if check is not worst]
-        rule = plain(worst.rule) if worst else plain(_first_line(result))
-        rule += AFTER_TIMING if result.record.accuracy.recheck == "failed" else ""
-        rows.append([
-            code(series), code(case.key), rule, figure,
-            plain(worst.where) if worst and worst.where else "—", "; ".join(also) or "—",
-        ])  # fmt: skip
-    headers = ["backend", "case", "rule that failed worst", "value / limit", "where", "also failed"]
-    case, series, result = entries[0]
-    example = f"attnbench repro results/{result.run} {case.key} {series.split(' (')[0]}"
-    return [
-        f"### Incorrect ({len(entries):,})",
-        "A case that fails a check is not timed.",
-        table(headers, rows, left=6),
-        f"A standalone script that reproduces one of them:\n\n{fence(example, 'sh')}",
-    ]
-
-
-def _errors(entries: list[Entry], data: ReportData) -> list[str]:
+def _errors(entries: list[Entry]) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, result.record.kind, _first_line(result)))
     rows = [[code(series), kind, plain(reason), _inline(members), f"{len(members):,}"]
             for (series, kind, reason), members in groups]  # fmt: skip
@@ -78,7 +50,7 @@ def _errors(entries: list[Entry], data: ReportData) -> list[str]:
     return parts
 
 
-def _unsupported(entries: list[Entry], data: ReportData) -> list[str]:
+def _unsupported(entries: list[Entry]) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, anonymous(result.record.reason)))
     rows = [[code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
             for (series, reason), members in groups]  # fmt: skip
@@ -152,7 +124,7 @@ class _Alike:
         self._groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def add(self, series: str, text: str, key: str) -> None:
-        self._groups.setdefault((series, _NUMBER.sub("#", text)), []).append((text, key))
+        self._groups.setdefault((series, numberless(text)), []).append((text, key))
 
     def lines(self, what: str) -> Iterator[str]:
         for (series, _), members in self._groups.items():
@@ -174,5 +146,5 @@ def _run_warnings(entry: LabelledRun) -> Iterator[str]:
     others = gpu_of(entry.run.environment).get("other_processes")
     if others:
         yield f"{code(entry.run.name)}: {count(others, 'other process', 'other processes')} on the GPU at its start."
-    if entry.run.environment.get("suspect"):
-        yield f"{code(entry.run.name)} is marked suspect: {plain(anonymous(str(entry.run.environment['suspect'])))}"
+    for why in why_suspect(entry.run.environment, entry.run.sentinels):
+        yield f"{code(entry.run.name)} is marked suspect: {plain(anonymous(why))}"

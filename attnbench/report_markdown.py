@@ -7,9 +7,14 @@ from typing import Iterable, Sequence
 
 from tabulate import tabulate
 
+from attnbench.units import count
+
+__all__ = ["anonymous", "bullets", "code", "count", "details", "fence", "listing", "plain", "table"]
+
 # An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
 _PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
+_NUMBER = re.compile(r"\d[\d.,]*|\binf\b")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -19,6 +24,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
     align = ["left" if column < left else "right" for column in range(len(headers))]
     heads = [_cell(header) for header in headers]
     return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def filled_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table without the columns that hold a dash in every row: what no record knows needs no column."""
+    kept = [column for column in range(len(headers)) if column < left or any(row[column] != "—" for row in rows)]
+    return table([headers[column] for column in kept], [[row[column] for column in kept] for row in rows], left)
 
 
 def _cell(text: str) -> str:
@@ -51,14 +62,14 @@ def listing(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
-    """`1 case`, `1,200 cases`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def anonymous(text: str) -> str:
     """Text of a record without terminal colours, folders and addresses, so that equal failures read equal."""
     return _ADDRESS.sub("0x…", _PATH.sub(r"\1", _CONTROL.sub("", text)))
+
+
+def numberless(text: str) -> str:
+    """What texts that differ in their numbers only have in common."""
+    return _NUMBER.sub("#", text)
 
 
 def plain(text: str) -> str:

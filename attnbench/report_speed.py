@@ -7,7 +7,7 @@ from typing import Sequence
 from attnbench import units
 from attnbench.metrics import compulsory_bytes
 from attnbench.report_data import Family, ReportData, row_label
-from attnbench.report_markdown import code, details, listing, table
+from attnbench.report_markdown import code, details, filled_table, listing, table
 from attnbench.result import Result
 from attnbench.units import significant
 
@@ -99,8 +99,20 @@ def _time_table(family: Family, shown: Sequence[str]) -> str:
         row_label(case, family.varying) + [_time_cell(family.cells.get((case, series)), fp8) for series in shown]
         for case in family.best_s
     ]
-    about = "Time of a call, kernel only / prep + kernel:" if fp8 else "Time of a call (median):"
+    about = "Time of a call (median):"
+    if fp8:
+        about = f"Time of a call, kernel only / prep + kernel. {_prep_caption(family)}:"
     return f"{about}\n\n{table([*family.varying, *map(code, shown)], rows, left=len(family.varying))}"
+
+
+def _prep_caption(family: Family) -> str:
+    """What the prep of each series is: "Prep of `fa3`, `fp8_emulated`: attnbench's reference quantizer"."""
+    series_of: dict[str, list[str]] = {}
+    for (_, series), result in family.timed.items():
+        named = series_of.setdefault(result.prep_about, [])
+        if series not in named:
+            named.append(series)
+    return "; ".join(f"Prep of {', '.join(map(code, named))}: {about}" for about, named in series_of.items())
 
 
 def _time_cell(result: Result | None, fp8: bool) -> str:
@@ -109,7 +121,7 @@ def _time_cell(result: Result | None, fp8: bool) -> str:
     kernel = units.show_time(result.time_s)
     if not fp8:
         return kernel
-    return f"{kernel} / {units.show_time(result.time_s + result.record.measurement.prep_s)}"
+    return f"{kernel} / {units.show_time(result.time_s + result.prep_s)}"
 
 
 def _figure_table(family: Family) -> str:
@@ -118,7 +130,7 @@ def _figure_table(family: Family) -> str:
     order = {case: place for place, case in enumerate(family.cases)}
     timed = sorted(family.timed.items(), key=lambda item: order[item[0][0]])
     rows = [row_label(case, family.varying) + [code(series)] + _figures(result) for (case, series), result in timed]
-    return table(headers, rows, left=len(family.varying) + 1)
+    return filled_table(headers, rows, left=len(family.varying) + 1)
 
 
 def _figures(result: Result) -> list[str]:
@@ -140,8 +152,8 @@ def _figures(result: Result) -> list[str]:
         spread,
         taken,
         str(stats.outliers),
-        time(measurement.prep_s),
-        time(measurement.prep_s + stats.median_s),
+        time(result.prep_s),
+        time(result.prep_s + stats.median_s),
         time(measurement.compile_s),
         units.show(measurement.peak_bytes, units.BYTES),
         significant(compulsory_bytes(result.case) / stats.median_s / 1e9, 3),

@@ -10,8 +10,9 @@ from typing import Iterable, Iterator
 
 from attnbench.case import DTYPES, Case
 from attnbench.report_data import Cells, Family, ReportData
-from attnbench.report_markdown import anonymous, code, count, listing, plain, table
+from attnbench.report_markdown import anonymous, code, count, filled_table, listing, plain
 from attnbench.report_speed import TIE, percent, speedup
+from attnbench.sentinel import why_suspect
 from attnbench.units import significant
 
 # The backend that emulates e4m3 in fp32.
@@ -107,7 +108,7 @@ def _over_baseline(data: ReportData) -> Iterator[str]:
 
 
 def _fp8_against_16_bit(data: ReportData) -> Iterator[str]:
-    """e4m3 against the fastest 16-bit result of the same shape: the kernel alone, and with its prep in every call.
+    """8 bits against the fastest 16-bit result of the same shape: the kernel alone, and with its prep in every call.
 
     Without the emulation, whose time says nothing about FP8 hardware.
     """
@@ -116,15 +117,16 @@ def _fp8_against_16_bit(data: ReportData) -> Iterator[str]:
         if not case.is_fp8:
             shape = _shape(case)
             fastest[shape] = min(fastest.get(shape, result.time_s), result.time_s)
-    by_series: dict[str, list[tuple[float, float]]] = {}
+    by_series: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for (case, series), result in data.timed.items():
         if case.is_fp8 and _shape(case) in fastest and result.backend != EMULATION:
-            base_s, prep_s = fastest[_shape(case)], result.record.measurement.prep_s
-            by_series.setdefault(series, []).append((base_s / result.time_s, base_s / (prep_s + result.time_s)))
-    for series, pairs in by_series.items():
+            base_s = fastest[_shape(case)]
+            speedups = base_s / result.time_s, base_s / (result.prep_s + result.time_s)
+            by_series.setdefault((case.dtype, series), []).append(speedups)
+    for (dtype, series), pairs in by_series.items():
         kernel, whole = (speedup(statistics.geometric_mean(values)) for values in zip(*pairs))
         yield (
-            f"- **e4m3 against 16 bit**: {code(series)} is {kernel} as fast as the fastest 16-bit backend on the same "
+            f"- **{dtype} against 16 bit**: {code(series)} is {kernel} as fast as the fastest 16-bit backend on the same "
             f"shape by its kernel alone, {whole} with prep + kernel (geometric mean, {count(len(pairs), 'case')})."
         )
 
@@ -183,17 +185,16 @@ def _stamps(data: ReportData) -> Iterator[str]:
     if warned:
         yield f"- {count(warned, 'record')} with warnings; see [warnings](#warnings)."
     for entry in data.runs:
-        suspect = entry.run.environment.get("suspect")
-        if suspect:
-            why = "" if suspect is True else f": {plain(anonymous(str(suspect)))}"
-            yield f"- **Suspect run** {code(entry.run.name)}{why}."
+        why = why_suspect(entry.run.environment, entry.run.sentinels)
+        if why:
+            yield f"- **Suspect run** {code(entry.run.name)}: {plain(anonymous('; '.join(why)))}."
 
 
 def _overview(data: ReportData) -> str:
     """One row a family: who wins it, the highest rate, and how far ahead of the baseline that series is."""
     headers = ["family", "cases", "fastest", "highest TFLOPS", "% of peak", "baseline", "over baseline"]
     rows = [_overview_row(family) for family in data.families if family.timed]
-    return f"Families at a glance (fastest: how many of the contested cases it wins):\n\n{table(headers, rows, left=3)}"
+    return f"Families at a glance (fastest: how many of the contested cases it wins):\n\n{filled_table(headers, rows, left=3)}"
 
 
 def _overview_row(family: Family) -> list[str]:

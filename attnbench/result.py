@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from attnbench.case import Case
 from attnbench.metrics import forward_flops
+from attnbench.observed import power_w, sm_clock_mhz
 from attnbench.peaks import Machine
 from attnbench.record import Check, Record
 from attnbench.stats import Statistics
@@ -43,6 +45,22 @@ class Result:
         return self.statistics.median_s if self.statistics else None
 
     @property
+    def prep_s(self) -> float | None:
+        """Median seconds of the preparation that use repeats for every call (e4m3: quantization); where it was not timed
+        as a call, the wall time of `prepare`."""
+        measurement = self.record.measurement
+        if measurement is None:
+            return None
+        timed = measurement.prep_call
+        return measurement.prep_s if timed is None else statistics.median(timed.samples_s)
+
+    @property
+    def prep_about(self) -> str:
+        """What `prep_s` is the time of."""
+        timed = self.record.measurement.prep_call if self.record.measurement else None
+        return "`prepare` once, wall time, without the reference quantizer" if timed is None else timed.about
+
+    @property
     def flops_per_s(self) -> float | None:
         return forward_flops(self.case) / self.statistics.median_s if self.statistics else None
 
@@ -53,6 +71,30 @@ class Result:
         if measurement is None or measurement.timer == HOST_TIMER:
             return None
         return self.machine.peak_flops_per_s(self.case.dtype)
+
+    @property
+    def sm_clock_mhz(self) -> float | None:
+        """Mean SM clock while it was timed; None where nobody watched."""
+        return sm_clock_mhz(self.record.measurement) if self.record.measurement else None
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power of the GPU while it was timed; None where it is not known."""
+        return power_w(self.record.measurement) if self.record.measurement else None
+
+    @property
+    def joules_per_flop(self) -> float | None:
+        """Mean power over the blocks / rate: what is used between calls counts too, which is little in sustained."""
+        watts = self.power_w
+        return None if watts is None or not self.flops_per_s else watts / self.flops_per_s
+
+    @property
+    def peak_at_clock_flops_per_s(self) -> float | None:
+        """The dense peak at the SM clock that was observed; None without one, on a CPU, or where no peak is known."""
+        if self.peak_flops_per_s is None:
+            return None
+        clock_mhz = self.sm_clock_mhz
+        return self.machine.peak_flops_per_s(self.case.dtype, clock_mhz * 1e6) if clock_mhz else None
 
     @property
     def gemm_flops_per_s(self) -> float | None:
@@ -73,7 +115,7 @@ class Result:
 
 def results(run: Run) -> tuple[Result, ...]:
     """Every record of a run, read; where one case and backend was taken twice, both (see `latest`)."""
-    machine = Machine.of(run.environment)
+    machine = Machine.of(run.environment, run.sentinels)
     of_timed = Statistics.of_all(record.measurement for record in run.records if record.measurement)
     return tuple(
         Result(run.name, machine, record, next(of_timed) if record.measurement else None) for record in run.records

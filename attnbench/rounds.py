@@ -10,7 +10,7 @@ import random
 from typing import Callable, Iterator, Protocol, Sequence
 
 BLOCKS_A_ROUND = 2  # of each arm
-# Blocks are twice as long after so many rounds: a comparison that takes long needs no thousands of blocks in its record.
+# Blocks are twice as long after so many rounds: a long comparison needs no thousands of blocks in its record.
 ROUNDS_UNTIL_DOUBLED = 16
 # A round is begun while at least this share of one as long as the last still fits into the time allowed.
 SHARE_THAT_FITS = 0.5
@@ -31,9 +31,9 @@ def orders(arms: int, seed: int) -> Iterator[tuple[int, ...]]:
     """Per round, the places of the arms in the order of their blocks; without end, the same for the same seed.
 
     Rows come from a Williams square, in which every arm stands in every place equally often and, together with the
-    mirror images, follows every other equally often (E. J. Williams, "Experimental designs balanced for the estimation of
-    residual effects of treatments", Australian Journal of Scientific Research A 2, 1949). Each square's arms and rows
-    are shuffled.
+    mirror images, follows every other equally often (E. J. Williams, "Experimental designs balanced for the estimation
+    of residual effects of treatments", Australian Journal of Scientific Research A 2, 1949). Each square's arms and
+    rows are shuffled.
     """
     generator = random.Random(seed)
     places, rows = list(range(arms)), _williams(arms)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from attnbench import environment, store
+from attnbench.bracket import Bracket
 from attnbench.crew import Crew, RunError
 from attnbench.record import Record
 from attnbench.replication import merge_processes
+from attnbench.sentinel import suspicions
 from attnbench.suite import Job, Suite
 from attnbench.suite_yaml import suggest
 
@@ -60,7 +62,10 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What came of a run: all its records, those taken before a resume included, and what keeps it from complete."""
+    """What came of a run: all its records, those taken before a resume included, and what keeps it from complete.
+
+    suspicions: why its numbers are not to be trusted, as its sentinels tell.
+    """
 
     path: Path
     records: list[Record] = field(default_factory=list)
@@ -68,6 +73,7 @@ class Outcome:
     spent_s: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
     interrupted: bool = False
+    suspicions: tuple[str, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -98,7 +104,9 @@ def run_suite(request: Request) -> Outcome:
         raise
     try:
         outcome.records.extend(writer.taken)
-        _run_jobs(request, jobs, backends, crew, writer, outcome, started)
+        bracket = Bracket(crew.gauge, writer.append_sentinel, outcome.spent_s)
+        _run_jobs(request, jobs, backends, crew, writer, outcome, started, bracket)
+        bracket.close()
     except KeyboardInterrupt:
         outcome.interrupted = True
     except (store.StoreError, RunError) as error:
@@ -107,6 +115,7 @@ def run_suite(request: Request) -> Outcome:
         request.progress.end()
         crew.dismiss()
         writer.close()
+    outcome.suspicions = suspicions(writer.sentinels)
     outcome.wall_s = time.monotonic() - started
     return outcome
 
@@ -160,6 +169,7 @@ def _run_jobs(
     writer: store.Writer,
     outcome: Outcome,
     started: float,
+    bracket: Bracket,
 ) -> None:
     taken = {(record.case_key, record.backend) for record in writer.taken}
     total = len(jobs) * len(backends)
@@ -172,6 +182,9 @@ def _run_jobs(
         if request.budget_s is not None and time.monotonic() - started > request.budget_s:
             outcome.incomplete.append(f"the budget was used up with {len(jobs) - number} of {len(jobs)} cases left")
             return
+
+        if job.time:
+            bracket.look()
 
         def keep(record: Record) -> None:
             writer.append(record)

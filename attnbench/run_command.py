@@ -14,6 +14,7 @@ from attnbench import plugins
 from attnbench.backends import builtin
 from attnbench.environment import gpus
 from attnbench.progress import make_progress
+from attnbench.record import Record
 from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, plain_spec, run_suite, unknown_backend
 from attnbench.store import SUITE, read
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
@@ -168,6 +169,8 @@ def print_outcome(outcome: Outcome) -> None:
         width = None if sys.stdout.isatty() else LOG_WIDTH
         Console(width=width).print(summary_table(outcome.records))
     click.echo(time_split(outcome))
+    for text in (*spoilt(outcome.records), *outcome.suspicions):
+        click.echo(f"suspect: {text}")
     for text in outcome.incomplete:
         click.echo(f"incomplete: {text}")
     counts = Counter(record.status for record in outcome.records)
@@ -179,6 +182,16 @@ def print_outcome(outcome: Outcome) -> None:
         click.echo(f"go on with: attnbench run --resume {outcome.path}")
     status = outcome.exit_status
     click.echo(f"exit status {status}: {STATUS_MEANS[status]}")
+
+
+def spoilt(records: Sequence[Record]) -> tuple[str, ...]:
+    """The blocks that the machine spoilt, by cause: no number holds them, and they say how well the machine held still."""
+    causes = Counter()
+    for record in records:
+        causes.update(record.measurement.discarded if record.measurement else {})
+    return tuple(
+        f"{count} {'block was' if count == 1 else 'blocks were'} discarded: {cause}" for cause, count in causes.items()
+    )
 
 
 def time_split(outcome: Outcome) -> str:

@@ -49,13 +49,16 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """Seconds since the epoch that run on evenly, whatever is done to the machine's clock meanwhile."""
+    """Seconds since the epoch that run on evenly, whatever is done to the machine's clock meanwhile.
 
-    def __init__(self) -> None:
-        self._epoch_s = time.time() - time.monotonic()
+    epoch_s: what is added to the monotonic clock, where another process's clock is to be shared.
+    """
+
+    def __init__(self, epoch_s: float | None = None) -> None:
+        self.epoch_s = time.time() - time.monotonic() if epoch_s is None else epoch_s
 
     def now(self) -> float:
-        return self._epoch_s + time.monotonic()
+        return self.epoch_s + time.monotonic()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -19,8 +19,9 @@ from attnbench.trial import poisoned_memory, run_trial
 
 # The column of the ordinary checks on the case's own inputs.
 OWN = "own inputs"
-# Repeats in which a nondeterministic order must differ once: of three tiles, one order in six is the first one's.
-REPEATS = 6
+# Repeats in which a nondeterministic order must differ once: of three tiles, one order in six is the first one's, and
+# torch's generator is seeded, so that it differs always or never.
+REPEATS = 3
 # The rule that broken outputs are caught by before anybody looks at numbers.
 CONTRACT = "contract"
 
@@ -78,7 +79,9 @@ def _caught(run: Any, lab: BenchLab, backend: TiledForward) -> str:
     return failed[0].rule if failed else ""
 
 
-# What right kernels differ in. The lazy rescale of 16-bit kernels (FlashAttention-4: 2^8) would saturate e4m3.
+# What right kernels differ in. The lazy rescale of 16-bit kernels (FlashAttention-4: 2^8) would saturate 8-bit dtypes.
+# NOTE: one of up to 2^4 does not saturate e5m2, but rounds the largest weights, which the emulation holds exactly: E1
+# tells the two apart, rightly.
 RIGHT = (
     Choices(tile_n=128),
     Choices(tile_n=32, backwards=True),

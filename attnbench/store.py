@@ -1,4 +1,5 @@
-"""Run directories: `environment.json`, `suite.yaml` (resolved) and `records.jsonl`, one record a line.
+"""Run directories: `environment.json`, `suite.yaml` (resolved), `records.jsonl`, one record a line, and
+`sentinels.jsonl`, what the machine itself could do at the start, now and then, and at the end.
 
 A record is appended and fsynced as soon as it exists, so neither Ctrl-C, `kill -9` nor a full disk loses one that was
 taken. One writer at a time holds a lock on the directory; the lock ends with the process, however it ends.
@@ -20,6 +21,7 @@ from attnbench.record import Record, RecordError
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"
 SUITE = "suite.yaml"
+SENTINELS = "sentinels.jsonl"
 CUT_SHORT = "truncated line, left out"
 
 
@@ -29,7 +31,10 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run directory as read. problems: lines that are no records, named by number; the rest is used."""
+    """A run directory as read. problems: lines that are no records, named by number; the rest is used.
+
+    sentinels: rows as `sentinel` reads them, in the order of writing; () in runs of before there were any.
+    """
 
     path: Path
     name: str
@@ -37,6 +42,7 @@ class Run:
     suite_text: str
     records: tuple[Record, ...]
     problems: tuple[str, ...] = ()
+    sentinels: tuple[dict[str, Any], ...] = ()
 
 
 def is_run(path: Path) -> bool:
@@ -53,12 +59,14 @@ def read(path: str | Path) -> Run:
     try:
         records, problems = _read_records(path / RECORDS)
         environment = _read_environment(path / ENVIRONMENT)
+        sentinels, unread = _read_sentinels(path / SENTINELS)
         suite_text = (path / SUITE).read_text() if (path / SUITE).is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read the run directory {path}: {error}") from None
     if problems and not records and all("schema" in problem for problem in problems):
         raise StoreError(f"{path}: {problems[0]}; read it with the version of attnbench that wrote it")
-    return Run(path, path.resolve().name, environment, suite_text, tuple(records), tuple(problems))
+    problems += unread
+    return Run(path, path.resolve().name, environment, suite_text, tuple(records), tuple(problems), tuple(sentinels))
 
 
 def _read_records(path: Path) -> tuple[list[Record], list[str]]:
@@ -73,6 +81,21 @@ def _read_records(path: Path) -> tuple[list[Record], list[str]]:
             except RecordError as error:
                 problems.append(f"{path.name}:{number}: {error}")
     return records, problems
+
+
+def _read_sentinels(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    rows, problems = [], []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            problems.append(f"{path.name}:{number}: not JSON, left out: {error}")
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            problems.append(f"{path.name}:{number}: not a JSON object, left out")
+    return rows, problems
 
 
 @contextlib.contextmanager
@@ -103,9 +126,11 @@ def _read_environment(path: Path) -> dict[str, Any]:
 class Writer:
     """Appends records to one run directory; holds its lock until `close`."""
 
-    def __init__(self, path: Path, lock: int, records: IO[bytes], taken: tuple[Record, ...]):
+    def __init__(self, path: Path, lock: int, records: IO[bytes], taken: tuple[Record, ...], sentinels=()):
+        """taken, sentinels: what the run holds already; `sentinels` grows as they are appended."""
         self.path = path
         self.taken = taken
+        self.sentinels: list[dict[str, Any]] = list(sentinels)
         self._lock = lock
         self._records = records
 
@@ -135,7 +160,8 @@ class Writer:
         Raises StoreError when another process writes into it, or when its lines cannot all be read.
         """
         run = read(path)
-        unreadable = [problem for problem in run.problems if not problem.endswith(CUT_SHORT)]
+        of_records = [problem for problem in run.problems if problem.startswith(RECORDS)]
+        unreadable = [problem for problem in of_records if not problem.endswith(CUT_SHORT)]
         if unreadable:
             raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
         lock = _lock(path)
@@ -144,26 +170,38 @@ class Writer:
             merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
             records = (path / RECORDS).open("r+b", buffering=0)
             records.truncate(_complete_length(records))
+            if (path / SENTINELS).is_file():
+                with (path / SENTINELS).open("r+b", buffering=0) as sentinels:
+                    sentinels.truncate(_complete_length(sentinels))
             write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
         except OSError as error:
             os.close(lock)
             raise StoreError(f"cannot continue the run directory {path}: {error.strerror}") from None
-        return cls(path, lock, records, run.records)
+        return cls(path, lock, records, run.records, run.sentinels)
 
     def append(self, record: Record) -> None:
         """Appends and fsyncs. Raises StoreError on a full disk; what was appended before stays whole."""
-        line = record.to_json().encode() + b"\n"
-        start = self._records.seek(0, os.SEEK_END)
+        self._append(self._records, record.to_json(), "a record")
+
+    def append_sentinel(self, row: dict[str, Any]) -> None:
+        """As `append`, to the sentinels."""
+        with (self.path / SENTINELS).open("ab", buffering=0) as sentinels:
+            self._append(sentinels, json.dumps(row, separators=(",", ":")), "a sentinel")
+        self.sentinels.append(row)
+
+    def _append(self, file: IO[bytes], text: str, what: str) -> None:
+        line = text.encode() + b"\n"
+        start = file.seek(0, os.SEEK_END)
         try:
             written = 0
             while written < len(line):
-                written += self._records.write(line[written:])
-            os.fsync(self._records.fileno())
+                written += file.write(line[written:])
+            os.fsync(file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):  # a line left cut short is dropped by --resume
-                self._records.truncate(start)
+                file.truncate(start)
             raise StoreError(
-                f"{self.path}: cannot write a record ({error.strerror}); every earlier record is safe. "
+                f"{self.path}: cannot write {what} ({error.strerror}); every earlier record is safe. "
                 f"Make room, then continue with --resume {self.path}"
             ) from None
 

@@ -1,7 +1,7 @@
 """A new run against a folder of stored runs, which cannot be measured again: whole runs are what is replicated.
 
 Two things make runs of the same code differ: everything shifts together (a warmer room, another power state), and each
-case moves on its own (where its memory lies). The first is estimated once for the suite and becomes an allowance; the
+case moves on its own (where its memory lies). The first is estimated once for the suite, for all cases; the
 second, for each case, from few runs, so the cases lend each other strength (a moderated t).
 """
 
@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Hashable, Mapping, Sequence, TypeVar
 
-from attnbench.differences import CONFIDENCE, SMALLEST_SPREAD, Difference, NotEnough
+from attnbench.differences import SMALLEST_SPREAD, Difference, NotEnough, Shift
+from attnbench.units import count
 
 if TYPE_CHECKING:
     import numpy
@@ -21,7 +22,7 @@ Key = TypeVar("Key", bound=Hashable)
 # Fewer stored runs say nothing useful of how far runs lie apart: with two the t quantile alone is over 6.
 FEWEST_RUNS = 3
 # With fewer cases, what is common to them and what is their own cannot be told apart; each then stands for itself.
-FEWEST_FOR_ALLOWANCE = 8
+FEWEST_FOR_SHIFT = 8
 # Alternating means of an unbalanced two-way layout settle far below any timer's resolution in so many rounds.
 _SETTLE = 50
 
@@ -38,10 +39,10 @@ def against_runs(levels: Mapping[Key, Levels]) -> dict[Key, Difference | NotEnou
     """The difference of every case; NotEnough in place of one that too few stored runs measured.
 
     All cases have the same runs, in the same order. With cases c, runs r and either side's own case means,
-    ln t = case + run shift + rest. The run shift's spread (over all cases) gives the allowance: a one-sided 97.5 % bound
-    for all cases at once. The rest's variance is moderated across cases, G. Smyth, "Linear models and empirical Bayes
-    methods for assessing differential expression", Stat. Appl. Genet. Mol. Biol. 3 (2004), section 4; each case's bound
-    spends the other 2.5 %. Both are of the prediction type: one new mean against one stored mean.
+    ln t = case + run shift + rest. The run shift's spread, over all cases, bounds what a run may be off in all of them
+    at once. The rest's variance is moderated across cases, G. Smyth, "Linear models and empirical Bayes methods for
+    assessing differential expression", Stat. Appl. Genet. Mol. Biol. 3 (2004), section 4. Both are of the prediction
+    type: one new mean against one stored mean.
     """
     found: dict[Key, Difference | NotEnough] = {key: _too_few(one) for key, one in levels.items()}
     enough = [key for key, one in levels.items() if _measured(one.base) >= FEWEST_RUNS and _measured(one.new) >= 1]
@@ -51,19 +52,22 @@ def against_runs(levels: Mapping[Key, Levels]) -> dict[Key, Difference | NotEnou
 
 
 def suite_against_runs(levels: Sequence[Levels]) -> Difference:
-    """The mean over cases against the stored runs; over the cases that every run measured.
+    """The mean over cases against the stored runs, over the cases that every run measured; all of it is run shift.
 
-    Raises NotEnough where there is none, or fewer than FEWEST_RUNS stored runs.
+    Raises NotEnough where there is no such case, or fewer than FEWEST_RUNS stored runs.
     """
     whole = [one for one in levels if None not in (*one.base, *one.new)]
     if not whole:
         raise NotEnough("no case was measured in every run")
-    mean = Levels(*(tuple(math.fsum(values) / len(whole) for values in zip(*(getattr(one, side) for one in whole)))
-                    for side in ("base", "new")))  # fmt: skip
-    one = against_runs({"": mean})[""]
-    if isinstance(one, NotEnough):
-        raise one
-    return one
+    if len(whole[0].base) < FEWEST_RUNS:
+        raise _too_few(whole[0])
+    columns = [zip(*(getattr(one, side) for one in whole)) for side in ("base", "new")]
+    sides = [[math.fsum(run) / len(whole) for run in side] for side in columns]
+    means = [math.fsum(side) / len(side) for side in sides]
+    shifts = [[value - mean for value in side] for side, mean in zip(sides, means)]
+    weight = math.sqrt(sum(1 / len(side) for side in sides))
+    units = tuple(value - means[0] for value in sides[1])
+    return Difference(means[1] - means[0], SMALLEST_SPREAD * weight, math.inf, units, "run", _shift(shifts, weight))
 
 
 def _measured(values: Sequence[float | None]) -> int:
@@ -71,8 +75,7 @@ def _measured(values: Sequence[float | None]) -> int:
 
 
 def _too_few(levels: Levels) -> NotEnough:
-    count = _measured(levels.base)
-    runs = "1 stored run" if count == 1 else f"{count} stored runs"
+    runs = count(_measured(levels.base), "stored run")
     return NotEnough(f"measured in {runs}; it takes {FEWEST_RUNS} to know how far runs of the same code lie apart")
 
 
@@ -83,22 +86,21 @@ def _differences(levels: Sequence[Levels]) -> list[Difference]:
     counts = [numpy.sum(~numpy.isnan(side), axis=1) for side in sides]
     means = [numpy.nanmean(side, axis=1) for side in sides]
     weight = numpy.sqrt(1 / counts[0] + 1 / counts[1])
-    shifts, rests = zip(*map(_two_way, sides)) if len(levels) >= FEWEST_FOR_ALLOWANCE else (
+    shifts, rests = zip(*map(_two_way, sides)) if len(levels) >= FEWEST_FOR_SHIFT else (
         None, [side - mean[:, None] for side, mean in zip(sides, means)])  # fmt: skip
     own = sum(numpy.nansum(rest**2, axis=1) for rest in rests)
     freedom = sum(counts) - 2.0
-    allowance = numpy.zeros(len(levels))
     if shifts is None:
         variance = numpy.maximum(own / freedom, SMALLEST_SPREAD**2)
     else:
         freedom *= (len(levels) - 1) / len(levels)  # each run's shift was estimated from the same values
         variance, freedom = moderated(own / freedom, freedom)
-        allowance = _allowance(shifts) * weight
     mean = means[1] - means[0]
     units = sides[1] - means[0][:, None]
     return [
         Difference(float(mean[i]), float(weight[i] * math.sqrt(variance[i])), float(freedom[i]),
-                   tuple(float(value) for value in units[i] if not math.isnan(value)), "run", float(allowance[i]))
+                   tuple(float(value) for value in units[i] if not math.isnan(value)), "run",
+                   None if shifts is None else _shift(shifts, float(weight[i])))
         for i in range(len(levels))
     ]  # fmt: skip
 
@@ -118,13 +120,11 @@ def _two_way(values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
     return shift, rest - numpy.nanmean(rest, axis=1, keepdims=True)
 
 
-def _allowance(shifts: Sequence[numpy.ndarray]) -> float:
-    """The bound on a run's shift against another's, both sides' spreads pooled; to be scaled by the counts of runs."""
-    from scipy.special import stdtrit
-
+def _shift(shifts: Sequence[Sequence[float]], weight: float) -> Shift:
+    """From the shifts of either side's runs, about their means: both spreads pooled; weight: for means of so many."""
     freedom = sum(len(shift) - 1 for shift in shifts)
-    spread = math.sqrt(sum(float((shift**2).sum()) for shift in shifts) / freedom)
-    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2)) * max(spread, SMALLEST_SPREAD)
+    spread = math.sqrt(sum(float(value) ** 2 for shift in shifts for value in shift) / freedom)
+    return Shift(max(spread, SMALLEST_SPREAD) * weight, freedom)
 
 
 def moderated(variance: numpy.ndarray, freedom: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -15,6 +15,7 @@ from attnbench.case import Case
 from attnbench.expand import expand
 from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
 from attnbench.selection import GROUP, field_text, matcher, merge_only, only_text, parse_only
+from attnbench.shipped import shipped_folder
 from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source, suggest
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Group", "Job", "Suite", "SuiteError", "json_schema", "load_suite", "parse_only", "parse_suite",
            "shipped_suites", "with_overrides"]  # fmt: skip
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "suites"
+_SHIPPED = shipped_folder("suites")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +245,17 @@ def _refuse_repeated_cases(groups: tuple[Group, ...], source: Source) -> None:
 
 def _check_input_files(groups: tuple[Group, ...], source: Source) -> None:
     """Raises SuiteError where a case names a .safetensors file that does not hold its tensors."""
+    read: set[str] = set()
     for group in groups:
         for case in group.cases:
             if not case.inputs.isidentifier():
-                from attnbench.input_file import InputFileError, check_header
+                from attnbench.input_file import InputFileError, check_header, check_numbers
 
                 try:
                     check_header(case)
+                    if case.inputs not in read:
+                        check_numbers(case.inputs)
+                    read.add(case.inputs)
                 except InputFileError as error:
                     raise source.error(group.plan.location, f'group "{group.name}": {error}') from None
 

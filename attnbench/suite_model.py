@@ -1,4 +1,5 @@
 """The suite format at the file boundary: pydantic models, their error messages, and the JSON Schema for editors."""
+
 from __future__ import annotations
 
 import json
@@ -57,7 +58,17 @@ class Factors(_Model):
     max_error: Positive = Field(2.0, description="largest absolute error, relative to the tensor's RMS")
     rmse: Positive = Field(1.5, description="relative RMSE")
     worst_row: Positive = Field(4.0, description="relative RMSE of the worst row")
-    fp8: Positive = Field(1.3, description="e4m3: error against the emulated pipeline's")
+    fp8: Positive = Field(1.3, description="8 bits: error against the emulated pipeline's")
+
+
+def _probe_schema(schema: dict[str, Any]) -> None:
+    """One name, or a list of them."""
+    from attnbench.probes import PROBES
+
+    names = {"enum": ["all", *PROBES]}
+    about = {name: schema[name] for name in ("description", "title", "default") if name in schema}
+    schema.clear()
+    schema.update(about, anyOf=[names, {"type": "array", "items": names}])
 
 
 class Checks(_Model):
@@ -74,12 +85,13 @@ class Checks(_Model):
     )
     factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
     sources: bool = Field(
-        False, description="also the error of each source alone (e4m3: q and k, v, P, accumulation), and against the "
+        False, description="also the error of each source alone (8 bits: q and k, v, P, accumulation), and against the "
         "inputs before rounding"
     )  # fmt: skip
     probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one"
-    )
+        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one",
+        json_schema_extra=_probe_schema,
+    )  # fmt: skip
 
     @field_validator("probes", mode="before")
     @classmethod
@@ -108,7 +120,8 @@ def _value_schema(name: str) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(allowed_names(name))}, {"type": "string", "pattern": r"\.safetensors$"}]}
     if name in ("dtype", "scaling"):
         return {"enum": list(allowed_names(name))}
-    size = [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
+    least = 0 if name == "seed" else 1
+    size = [{"type": "integer", "minimum": least}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
     return {"anyOf": [*size, {"type": "null"}] if name in OPTIONAL else size}
 
 

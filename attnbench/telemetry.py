@@ -1,12 +1,11 @@
-"""Looks at the machine every 10 ms from a thread of its own, and joins what it saw to blocks of samples by time.
+"""Looks at the machine every 10 ms and joins what it saw to blocks of samples by time.
 
 Errors of the driver are data: a query that a card does not answer is named once, one that fails stands in the conditions
-of the blocks it failed in, a card that disappears ends no run.
+of the blocks it failed in, a card that disappears ends no run. Runs in a process of its own, see `telemetry_process`.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any, Mapping, Protocol
 
@@ -35,53 +34,34 @@ class Sensor(Protocol):
 
 
 class Telemetry:
-    """A `sampling.Watch`. `start` begins the thread; without it, `tick` takes one reading (as tests do)."""
+    """A `sampling.Watch` over the readings that `tick` takes."""
 
     def __init__(self, sensor: Sensor, clock: Clock | None = None, period_s: float = PERIOD_S, cpus: int | None = None):
         self._sensor, self.clock, self._period_s = sensor, clock or SystemClock(), period_s
         self._judge = make_judge(cpus or len(cpus_allowed()))
         self._readings: deque[Reading] = deque(maxlen=KEPT_READINGS)
-        self._lock, self._ended = threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> Telemetry:
-        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._sensor.close()
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._period_s):
-            self.tick()
 
     def tick(self) -> None:
-        """Takes one reading. Never raises for what a sensor does: this thread is nobody's to catch."""
+        """Takes one reading. Never raises for what a sensor does."""
         try:
             reading = Reading(self.clock.now(), **self._sensor.values())
         except Exception as error:
             reading = Reading(self.clock.now(), problems=(f"{self._sensor.name}: {error}",))
-        with self._lock:
-            if self._readings and reading.time_s < self._readings[-1].time_s:
-                # What was read before cannot be told from what comes now: it is dropped, and said.
-                self._readings.clear()
-                self._readings.append(Reading(reading.time_s, problems=(f"telemetry: {BACKWARDS}",)))
-            self._readings.append(reading)
+        if self._readings and reading.time_s < self._readings[-1].time_s:
+            # What was read before cannot be told from what comes now: it is dropped, and said.
+            self._readings.clear()
+            self._readings.append(Reading(reading.time_s, problems=(f"telemetry: {BACKWARDS}",)))
+        self._readings.append(reading)
 
     def between(self, start_s: float, end_s: float) -> Conditions:
         """What was seen from start_s to end_s; a block shorter than the period has its neighbours' readings."""
         margin_s = 2 * self._period_s
         around: list[Reading] = []
-        with self._lock:
-            for reading in reversed(self._readings):
-                if reading.time_s < start_s - margin_s:
-                    break
-                if reading.time_s <= end_s + margin_s:
-                    around.append(reading)
+        for reading in reversed(self._readings):
+            if reading.time_s < start_s - margin_s:
+                break
+            if reading.time_s <= end_s + margin_s:
+                around.append(reading)
         return summarize(around[::-1], start_s, end_s)
 
     def verdict(self, conditions: Conditions | None) -> Verdict:
@@ -90,12 +70,3 @@ class Telemetry:
     def facts(self) -> dict[str, Any]:
         """How the machine was watched, for `environment.json`."""
         return {"sensor": self._sensor.name, "period_s": self._period_s, **self._sensor.facts()}
-
-
-def watch(device: str) -> Telemetry:
-    """Telemetry of a device ("cpu", "cuda", "cuda:1"), running."""
-    from attnbench.cpu_sensor import CpuSensor
-    from attnbench.nvml_sensor import NvmlSensor
-
-    kind, _, index = device.partition(":")
-    return Telemetry(CpuSensor() if kind == "cpu" else NvmlSensor(int(index or 0))).start()

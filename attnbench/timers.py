@@ -73,8 +73,9 @@ class CpuTimer:
 class EventTimer:
     """CUDA events around the calls, on the current stream, behind a spinning kernel that hides the launch cost.
 
-    The spin is as long as launching the batch before it took, and some more. An operation that synchronises inside is found out at its first
-    call; it runs without a spin, which it would only wait for, and is flagged: its time holds launch gaps.
+    The spin is as long as launching the batch before it took, and some more. An operation that synchronises inside is
+    found out at its first call; it runs without a spin, which it would only wait for, and is flagged: its time holds
+    launch gaps.
     """
 
     name = "events"
@@ -82,7 +83,7 @@ class EventTimer:
     def __init__(self) -> None:
         self._last: Outputs | None = None
         self._cycles_per_s = 0.0  # of the spin; 0: not looked at yet
-        self._launch_s = 0.0  # of one sample, as the last batch showed
+        self._launch_s = 0.0  # of one call, as the last batch showed
         self._flags: dict[str, None] = {}
 
     @property
@@ -97,19 +98,19 @@ class EventTimer:
     ) -> Sequence[float]:
         if not self._cycles_per_s:
             self._cycles_per_s = spin_rate()
-            if synchronises(next(calls), self._cycles_per_s):
+            waits, self._launch_s = launch(next(calls), self._cycles_per_s)
+            if waits:
                 self._flags[UNBLOCKED] = None
         samples: list[float] = []
         while len(samples) < count:
-            samples += self._batch(calls, min(self._most(calls_per_sample), count - len(samples)), calls_per_sample, before)
+            batch = min(self._most(calls_per_sample), count - len(samples))
+            samples += self._batch(calls, batch, calls_per_sample, before)
         return samples
 
     def _most(self, calls_per_sample: int) -> int:
         """Samples that may be launched before the host waits: what the queue holds and a spin hides."""
-        most = min(EVENT_BATCH, EVENT_BATCH_CALLS // calls_per_sample)
-        if self._launch_s:
-            most = min(most, int(MOST_HEAD_START_S / (HEAD_START_MARGIN * self._launch_s)))
-        return max(1, most)
+        hidden = int(MOST_HEAD_START_S / (HEAD_START_MARGIN * max(self._launch_s, 1e-9)))
+        return max(1, min(EVENT_BATCH, EVENT_BATCH_CALLS // calls_per_sample, hidden // calls_per_sample))
 
     def _batch(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
@@ -118,7 +119,7 @@ class EventTimer:
 
         pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
         torch.cuda.synchronize()
-        self._spin(count)
+        self._spin(count * calls_per_sample)
         started = time.perf_counter()
         for start, stop in pairs:
             if before is not None:
@@ -127,18 +128,18 @@ class EventTimer:
             for call in itertools.islice(calls, calls_per_sample):
                 outputs = call()
             stop.record()
-        self._launch_s = (time.perf_counter() - started) / count
+        self._launch_s = (time.perf_counter() - started) / (count * calls_per_sample)
         torch.cuda.synchronize()
         self._last = outputs
         return [start.elapsed_time(stop) * 1e-3 / calls_per_sample for start, stop in pairs]
 
-    def _spin(self, count: int) -> None:
-        """Keeps the GPU busy for as long as launching so many samples will take."""
+    def _spin(self, calls: int) -> None:
+        """Keeps the GPU busy for as long as launching so many calls will take."""
         import torch
 
         if UNBLOCKED in self._flags:
             return
-        wanted_s = HEAD_START_MARGIN * self._launch_s * count
+        wanted_s = HEAD_START_MARGIN * self._launch_s * calls
         if wanted_s > MOST_HEAD_START_S:
             self._flags[LAUNCH_SHOWN] = None
         spin_s = min(MOST_HEAD_START_S, max(LEAST_HEAD_START_S, wanted_s))
@@ -162,8 +163,9 @@ def spin_rate() -> float:
     return CALIBRATION_CYCLES / (start.elapsed_time(stop) * 1e-3)
 
 
-def synchronises(call: Call, cycles_per_s: float) -> bool:
-    """Whether a call, at its second time (the first may compile and allocate), waits for what the GPU did before it."""
+def launch(call: Call, cycles_per_s: float) -> tuple[bool, float]:
+    """Whether a call, at its second time (the first may compile and allocate), waits for what the GPU did before it; and
+    the seconds that it keeps the host."""
     import torch
 
     call()
@@ -171,10 +173,12 @@ def synchronises(call: Call, cycles_per_s: float) -> bool:
     marker = torch.cuda.Event()
     torch.cuda._sleep(round(DETECTION_S * cycles_per_s))
     marker.record()
+    started = time.perf_counter()
     call()
+    launch_s = time.perf_counter() - started
     waited = marker.query()
     torch.cuda.synchronize()
-    return waited
+    return waited, launch_s
 
 
 class GraphTimer:

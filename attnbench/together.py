@@ -40,13 +40,15 @@ def time_together(bench: Bench, held: Sequence[Checked], process: int = 0) -> It
         try:
             yield from _in_turns(bench, left, process)
             return
-        except ArmFailed as failure:
-            if failure.record.kind == "oom":
-                for checked in left:
-                    yield _alone(bench, checked, f"{ONE_BY_ONE}: there was no memory for all of {len(left)} at once")
-                return
-            yield failure.record
-            left = [checked for checked in left if checked.backend.name != failure.record.backend]
+        except ArmFailed as error:
+            failure = error.record
+        # NOTE: only here, with the exception, are the frames gone that hold every arm's input sets.
+        if failure.kind == "oom":
+            for checked in left:
+                yield _alone(bench, checked, f"{ONE_BY_ONE}: there was no memory for all of {len(left)} at once")
+            return
+        yield failure
+        left = [checked for checked in left if checked.backend.name != failure.backend]
 
 
 def _in_turns(bench: Bench, held: Sequence[Checked], process: int) -> Iterator[Record]:
@@ -106,27 +108,6 @@ def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
     return TimedArm(
         str(place), arm.calls, bench.timing, arm.timer, bench.watch, bench.watch.clock, arm.flush(), process
     )
-
-
-class _Announced:
-    """An arm whose turns are phases of its backend, so that whoever watches knows who is at work."""
-
-    def __init__(self, bench: Bench, name: str, arm: TimedArm):
-        self._bench, self._name, self._arm = bench, name, arm
-
-    @property
-    def done(self) -> bool:
-        return self._arm.done
-
-    def warm_up(self) -> None:
-        self._bench.phases.backend = self._name
-        with self._bench.phases("time"):
-            self._arm.warm_up()
-
-    def take(self, round: int, growth: int) -> None:
-        self._bench.phases.backend = self._name
-        with self._bench.phases("time"):
-            self._arm.take(round, growth)
 
 
 class ArmFailed(Exception):

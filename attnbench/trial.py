@@ -19,7 +19,7 @@ from attnbench.failures import describe, failure_kind
 from attnbench.judge import Factors
 from attnbench.plugins import ContractError
 from attnbench.prepared import Checked, Prepared
-from attnbench.record import Accuracy, Record
+from attnbench.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.timing import measure
 
 T = TypeVar("T")
@@ -41,7 +41,9 @@ def check_trial(bench: Bench, backend: Backend) -> Checked | Record:
 
     def check() -> Checked | Record:
         reason = _cannot(bench, backend)
-        return replace(base, status="unsupported", kind=None, reason=reason) if reason else _checked(bench, backend, base)
+        if reason is not None:
+            return replace(base, status="unsupported", kind=None, reason=reason)
+        return _checked(bench, backend, base)
 
     return guarded(bench, base, check)
 
@@ -105,7 +107,7 @@ def _checked(bench: Bench, backend: Backend, base: Record) -> Checked | Record:
     known = {"kind": None, "accuracy": accuracy, "warnings": _accumulator_warnings(backend, accuracy)}
     if accuracy.passed:
         return Checked(backend, replace(base, status="ok", reason="", **known), first_call_s)
-    reason = "; ".join(str(check) for check in accuracy.failures) + (f"; likely cause: {cause}" if cause else "")
+    reason = "; ".join(str(check) for check in accuracy.failures) + (LIKELY_CAUSE + cause if cause else "")
     return replace(base, status="incorrect", reason="\n".join((reason, *accuracy.error_map)), **known)
 
 
@@ -125,12 +127,13 @@ def poisoned_memory() -> Iterator[None]:
     """torch's deterministic mode with uninitialized memory filled with NaN: an output never written shows."""
     import torch
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # NOTE: not use_deterministic_algorithms, which imports all of torch's compiler for this: seconds in every process.
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
 
 
 def _version(backend: Backend) -> str:

@@ -6,6 +6,7 @@ import math
 
 # Unit hints of metrics (see `metrics.Metric.unit`).
 SECONDS, TFLOPS, BYTES, BYTES_PER_S, PERCENT, RATIO, ERROR = "s", "TFLOPS", "B", "B/s", "%", "x", "error"
+MEGAHERTZ, WATTS, JOULES_PER_FLOP, CYCLES = "MHz", "W", "J/FLOP", "cycles"
 
 
 def show(value: float | None, unit: str) -> str:
@@ -47,6 +48,11 @@ def error(value: float) -> str:
     return f"{value:.1e}" if math.isfinite(value) else f"{value:g}"
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 case`, `1,200 cases`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def lengths(count: int) -> str:
     """A sequence length as people write it: 4096 is 4k, 1000 stays 1000."""
     if count >= 1024 and count % 1024 == 0:
@@ -60,6 +66,10 @@ _SHOW = {
     BYTES: show_bytes,
     BYTES_PER_S: lambda value: f"{significant(value / 1e9, 3)} GB/s",
     PERCENT: lambda value: f"{significant(value, 3)} %",
+    MEGAHERTZ: lambda value: f"{value:.0f} MHz",
+    WATTS: lambda value: f"{value:.0f} W",
+    JOULES_PER_FLOP: lambda value: f"{significant(value * 1e12, 3)} pJ/FLOP",
+    CYCLES: lambda value: f"{value:,.0f} cycles",
     RATIO: lambda value: f"{significant(value, 3)}x",
     ERROR: error,
 }

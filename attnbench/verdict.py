@@ -1,7 +1,7 @@
 """Verdicts: is one side slower, faster or the same, or can that not be told? Pure statistics; no I/O.
 
-Slower: the one-sided 95 % bound of the difference lies beyond the margin, with Holm's correction over all cases that are
-judged together (S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).
+Slower: the one-sided 95 % bound of the difference lies beyond the margin, corrected for all the cases that are judged
+together (S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979).
 Same: the 90 % interval lies inside the margin (two one-sided tests: D. Schuirmann, J. Pharmacokin. Biopharm. 15, 1987).
 """
 
@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Hashable, Mapping, TypeVar
 
-from attnbench.differences import CONFIDENCE, Difference
+from attnbench.differences import TAIL, Difference
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -27,6 +27,8 @@ FEWEST_PROCESSES = 3
 FLOORS = 2.0
 # SM clocks of the two sides further apart than this: the chip ran in two states, and times alone decide nothing.
 CLOCKS_APART = 0.015
+# From here on a percentage is harder to read than a factor.
+TENFOLD = 10.0
 # What a difference is due to, as far as clocks tell.
 CODE, CLOCK_OR_POWER = "code", "clock or power"
 
@@ -118,9 +120,9 @@ def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
     }  # fmt: skip
 
 
-def decide_one(time: Difference, margin: Margin) -> Verdict:
+def decide_one(pair: Pair, margin: Margin) -> Verdict:
     """A verdict on a figure that stands for itself, such as the geometric mean over a suite."""
-    return decide({"": Pair(time)}, margin)[""]
+    return decide({"": pair}, margin)[""]
 
 
 def to_confirm(verdicts: Mapping[Key, Verdict]) -> list[Key]:
@@ -153,8 +155,8 @@ def percent(fraction: float) -> str:
 
 
 def signed(fraction: float) -> str:
-    """`+3.1 %`: a difference."""
-    return f"{100 * fraction:+.2f} %"
+    """`+3.10 %`: a difference; from ten times the base time on, `12.5x` it."""
+    return f"{100 * fraction:+.2f} %" if fraction < TENFOLD - 1 else f"{1 + fraction:.3g}x"
 
 
 def _verdict(pair: Pair, margin: Margin, above: float, below: float) -> Verdict:
@@ -164,18 +166,17 @@ def _verdict(pair: Pair, margin: Margin, above: float, below: float) -> Verdict:
 
 
 def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tuple[str, str]:
-    level, limit = 1 - CONFIDENCE, percent(margin.value)
-    if above <= level:
+    limit = percent(margin.value)
+    if above <= TAIL:
         return SLOWER, f"at least {signed(math.expm1(time.low))}, margin {limit}"
-    if below <= level:
+    if below <= TAIL:
         return FASTER, f"at most {signed(math.expm1(time.high))}, margin {limit}"
     if -margin.log < time.low and time.high < margin.log:
         return SAME, f"within {limit}"
-    low, high = signed(math.expm1(time.low)), signed(math.expm1(time.high))
     if time.low > margin.log or time.high < -margin.log:
-        together = f"not when all cases are judged together (Holm, p {min(above, below):.2g})"
-        return INCONCLUSIVE, f"{low} to {high} by itself, {together}"
-    return INCONCLUSIVE, f"{low} to {high} reaches over the margin of {limit}"
+        strictly = "all cases judged" if time.shift is None else "all cases judged and 99 % certainty for a shift of the run"
+        return INCONCLUSIVE, f"beyond {limit} by itself, not with {strictly} (adjusted p {min(above, below):.2g})"
+    return INCONCLUSIVE, f"its interval reaches over the margin of {limit}"
 
 
 def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:

@@ -1,11 +1,18 @@
 """The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
 
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
+        {"do": "gauge"}                                      a sentinel: the machine's own GEMM and copy
+        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check, prepare, hold it
+        {"do": "block", "round": n, "growth": n, "call_s": s}    one block of the backend that is held
+        {"do": "release", "together": [...], "order_seed": n, "timed": true}    its record, with its blocks or without
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
+        {"event": "held", "call_s": s, "strays": [...]}      after hold; modules that were imported from that folder
+        {"event": "block", "done": bool, "lost_s": seconds}  after block, unless the backend failed (then its record)
         {"event": "done", "spent_s": {phase: seconds}}       one per job
+        {"event": "gauged", "figures": {...}}                one per sentinel
         {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
 """
 
@@ -16,17 +23,21 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.phases import Phases
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
+from attnbench.telemetry_process import TelemetryProcess
 
 if TYPE_CHECKING:
-    from attnbench.telemetry import Telemetry
+    from attnbench.bench import Bench
+    from attnbench.holding import Holding
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
 
@@ -37,20 +48,21 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
-        worker = Worker(events, device, cores)
+        worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs):
             for line in jobs:
                 worker.work(json.loads(line))
 
 
 class Worker:
-    def __init__(self, events: IO[str], device: str, threads: int):
-        self._events = events
+    def __init__(self, events: IO[str], device: str, threads: int, watch: TelemetryProcess):
+        self._events, self._watch = events, watch
         self._threads = threads
         self._device = device
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
-        self._watch: Telemetry | None = None
+        self._phases = Phases(self._announce)
+        self._held: Holding | None = None
 
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -81,7 +93,6 @@ class Worker:
         import torch
 
         from attnbench.environment import worker_facts
-        from attnbench.telemetry import watch
 
         torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -96,33 +107,26 @@ class Worker:
                     f"there is no {self._device}; this machine has {torch.cuda.device_count()} CUDA devices"
                 )
             torch.cuda.set_device(index)
-        self._watch = watch(self._device)
         facts = {**worker_facts(self._device), "telemetry": self._watch.facts()}
         self._cache_bytes = facts.get("cache_bytes") or 0
         return facts
 
     def work(self, job: dict[str, Any]) -> None:
+        """One job; says that it is done, and what each phase took."""
+        jobs = {"run": self._run, "gauge": self._gauge, "hold": self._hold, "block": self._block,
+                "release": self._release}  # fmt: skip
+        jobs[job.get("do", "run")](job)
+        self._send(event="done", spent_s=self._phases.spent_s)
+        self._phases.spent_s.clear()
+
+    def _run(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
-        from attnbench.bench import Bench
-        from attnbench.phases import Phases
         from attnbench.together import time_together
         from attnbench.trial import check_trial, time_alone
 
-        phases = Phases(self._announce)
-        bench = Bench(
-            case=Case.make(**job["case"]),
-            device=self._device,
-            checks=Checks.model_validate(job["checks"]),
-            timing=Timing.model_validate(job["timing"]),
-            cache_bytes=self._cache_bytes,
-            phases=phases,
-            bits=job.get("bits"),
-            watch=self._watch,
-        )
-        held = []
+        bench, held = self._bench(job), []
         for name in job["backends"]:
-            phases.backend = name
-            self._announce(name, "start")
+            self._begin(name)
             checked = check_trial(bench, self._backends[name])
             if isinstance(checked, Record) or not job["time"]:
                 self._report(checked if isinstance(checked, Record) else checked.record)
@@ -130,9 +134,56 @@ class Worker:
                 held.append(checked)
             else:
                 self._report(time_alone(bench, checked))
-        for record in time_together(bench, held, job.get("process", 0)):
+        for record in time_together(bench, held, job["process"]):
             self._report(record)
-        self._send(event="done", spent_s=phases.spent_s)
+
+    def _gauge(self, job: dict[str, Any]) -> None:
+        from attnbench.gauge import gauge
+
+        self._send(event="gauged", figures=gauge(self._device, self._watch))
+
+    def _hold(self, job: dict[str, Any]) -> None:
+        from attnbench.holding import Holding, strays
+
+        (name,) = job["backends"]
+        self._begin(name)
+        held = Holding.of(self._bench(job), self._backends[name], job["time"], job["arm"], job["process"])
+        if isinstance(held, Record):
+            self._report(held)
+        else:
+            self._held = held
+        call_s = None if isinstance(held, Record) else held.call_s
+        self._send(event="held", call_s=call_s, strays=strays(Path(job["checkout"])))
+
+    def _block(self, job: dict[str, Any]) -> None:
+        failure = self._held.take(job["round"], job["growth"], job["call_s"])
+        if failure is not None:
+            self._held = None
+            self._report(failure)
+        else:
+            self._send(event="block", done=self._held.done, lost_s=self._held.lost_s)
+
+    def _release(self, job: dict[str, Any]) -> None:
+        held, self._held = self._held, None
+        self._report(held.release(tuple(job["together"]), job["order_seed"], job["timed"]))
+
+    def _bench(self, job: dict[str, Any]) -> Bench:
+        from attnbench.bench import Bench
+
+        return Bench(
+            case=Case.make(**job["case"]),
+            device=self._device,
+            checks=Checks.model_validate(job["checks"]),
+            timing=Timing.model_validate(job["timing"]),
+            cache_bytes=self._cache_bytes,
+            phases=self._phases,
+            bits=job.get("bits"),
+            watch=self._watch,
+        )
+
+    def _begin(self, backend: str) -> None:
+        self._phases.backend = backend
+        self._announce(backend, "start")
 
     def _announce(self, backend: str, phase: str) -> None:
         self._send(event="phase", backend=backend, phase=phase)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -18,7 +19,7 @@ from typing import Any, Mapping, Sequence
 START_TIMEOUT_S = 180.0
 # A process that has closed its end of the event pipe is on its way out; one that is not by then never will be.
 EXIT_TIMEOUT_S = 5.0
-TAIL_BYTES = 2000
+TAIL_BYTES = 4000
 READ_BYTES = 1 << 16
 
 
@@ -42,21 +43,33 @@ class WorkerSilent(Exception):
     """Nothing was heard within the time allowed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker works, if not where its parent does: its folder, and what it imports from beside this package."""
+
+    folder: Path
+    import_path: tuple[str, ...]
+
+
 class WorkerProcess:
     """One measuring process. What it prints goes to a file of its own, whose tail explains a crash."""
 
-    def __init__(self, device: str, plugins: Sequence[str]):
+    def __init__(self, device: str, plugins: Sequence[str], place: Place | None = None):
         jobs_read, jobs_write = os.pipe()
         events_read, events_write = os.pipe()
         self._output = tempfile.TemporaryFile()
+        self._folder = str(place.folder if place else Path.cwd())
         self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "attnbench.worker", str(jobs_read), str(events_write), device, *plugins],
+            # NOTE: -P, or an `attnbench` in the worker's folder would take this package's place.
+            [sys.executable, *(["-P"] if place else []), "-m", "attnbench.worker", str(jobs_read), str(events_write),
+             device, *plugins],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
             pass_fds=(jobs_read, events_write),
-            env=_environment(),
+            cwd=place and place.folder,
+            env=_environment(place),
             start_new_session=True,  # Ctrl-C is the parent's to handle, and its helpers die with it
         )
         os.close(jobs_read)
@@ -135,12 +148,15 @@ class WorkerProcess:
         return WorkerDied(f"the worker process was killed by {name}", output=tail)
 
     def _tail(self) -> str:
-        """The end of what the worker printed since its last job, without this machine's paths."""
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(getattr(self, "_output_start", 0), size - TAIL_BYTES))
-        text = self._output.read().decode(errors="replace").strip()
+        """The end of what the worker printed since its last job, in whole lines, without this machine's paths."""
+        start, size = getattr(self, "_output_start", 0), self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(start, size - TAIL_BYTES))
+        text = self._output.read().decode(errors="replace")
+        if size - TAIL_BYTES > start:
+            text = text.partition("\n")[2] or text
+        text = text.strip()
         text = re.sub(r'File "[^"]*/', 'File "', text)  # frames by their file's own name
-        for path in (sys.prefix, _package_folder(), str(Path.cwd()), str(Path.home())):
+        for path in (sys.prefix, _package_folder(), self._folder, str(Path.home())):
             text = text.replace(path + "/", "")
         return text
 
@@ -163,7 +179,7 @@ def _exit_descriptors(pid: int) -> list[int]:
         return []
 
 
-def _environment() -> dict[str, str]:
+def _environment(place: Place | None) -> dict[str, str]:
     """The worker prints at once, shows where a segmentation fault struck, pins its threads to cores, and numbers the
     GPUs as NVML does."""
     given = {
@@ -173,12 +189,13 @@ def _environment() -> dict[str, str]:
         "OMP_PLACES": "cores",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    return {**given, **os.environ, "PYTHONPATH": _import_path()}
+    return {**given, **os.environ, "PYTHONPATH": _import_path(place)}
 
 
-def _import_path() -> str:
+def _import_path(place: Place | None) -> str:
     """This very attnbench for the worker, whatever its working directory."""
-    return os.pathsep.join(part for part in (_package_folder(), os.environ.get("PYTHONPATH", "")) if part)
+    further = place.import_path if place else (os.environ.get("PYTHONPATH", ""),)
+    return os.pathsep.join(part for part in (_package_folder(), *further) if part)
 
 
 def _package_folder() -> str:

@@ -22,7 +22,7 @@ from typing import Iterator
 from attnbench.case import Case
 from attnbench.metrics import forward_flops
 from attnbench.record import KEPT_SAMPLES, Accuracy, Block, Check, Measurement, Record
-from attnbench.timing import KEPT_DIGITS
+from attnbench.sampling import KEPT_DIGITS
 
 LIMIT_S = 10.0
 BACKENDS = ("hopper", "hopper[ws]", "hopper[pingpong]", "cudnn", "fa3", "fa2", "triton", "flex", "flashinfer", "naive")

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import signal
 import statistics
 import sys
 import time
 
-from attnbench.telemetry import watch
+from attnbench.telemetry_process import TelemetryProcess
 from attnbench.timers import CpuTimer
 
 LIMIT = 0.005
@@ -23,7 +25,7 @@ CALL_S = 50e-6
 ROUNDS = 200
 # Two to three readings a block; a round is short against the machine's own wander.
 BLOCK_CALLS = 500
-LEAD_CALLS = 100  # untimed: starting a thread and opening its files is not what is measured
+LEAD_CALLS = 100  # untimed: waking a process is not what is measured
 ON, OFF = True, False
 TURNS = (ON, OFF, OFF, ON) * 4
 
@@ -66,27 +68,42 @@ def fastest(call):
     return min(times)
 
 
-def block(call, on):
-    telemetry = watch("cpu") if on else None
-    samples = CpuTimer().take(itertools.repeat(call), LEAD_CALLS + BLOCK_CALLS, 1, None)[LEAD_CALLS:]
-    if telemetry is not None:
-        telemetry.stop()
-    return samples
+class Switch:
+    """A telemetry process that is stopped (SIGSTOP) while it is off."""
+
+    def __init__(self):
+        self._watch = TelemetryProcess("cpu", os.cpu_count())
+        self._watch.facts()  # it has started
+
+    def turn(self, on):
+        os.kill(self._watch.pid, signal.SIGCONT if on else signal.SIGSTOP)
+
+    def readings(self):
+        return self._watch.between(0.0, self._watch.clock.now()).telemetry_samples
+
+    def stop(self):
+        self.turn(ON)
+        self._watch.stop()
 
 
-def ratio(call):
+def block(call, on, switch):
+    switch.turn(on)
+    return CpuTimer().take(itertools.repeat(call), LEAD_CALLS + BLOCK_CALLS, 1, None)[LEAD_CALLS:]
+
+
+def ratio(call, switch):
     """Median with telemetry over median without, of one round."""
     samples = {ON: [], OFF: []}
     for on in TURNS:
-        samples[on] += block(call, on)
+        samples[on] += block(call, on, switch)
     return statistics.median(samples[ON]) / statistics.median(samples[OFF])
 
 
 def main() -> int:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    over = False
+    over, switch = False, Switch()
     for name, call in (("plain Python", python_call()), ("torch", torch_call())):
-        ratios = sorted(ratio(call) for _ in range(rounds))
+        ratios = sorted(ratio(call, switch) for _ in range(rounds))
         # Ranks of the order statistics around the median, normal approximation of the binomial.
         rank = max(0, round(rounds / 2 - 0.98 * math.sqrt(rounds)) - 1)
         low, high = ratios[rank], ratios[rounds - 1 - rank]
@@ -95,6 +112,9 @@ def main() -> int:
             f"{statistics.median(ratios):.5f} (95 % interval {low:.5f} to {high:.5f}), limit {1 + LIMIT:.3f}"
         )
         over |= low > 1 + LIMIT
+    switch.turn(ON)
+    print(f"{switch.readings()} readings were taken")
+    switch.stop()
     return 1 if over else 0
 
 

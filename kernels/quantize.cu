@@ -1,15 +1,14 @@
-// Quantization of q, k and v to e4m3, with the Hadamard rotation of q and k: what runs before the e4m3 attention kernels.
+// Quantization of q, k and v to e4m3, with the Hadamard rotation of q and k: what runs before the e4m3 attention
+// kernels.
 //
-// A CTA takes 128 tokens of one head into registers (64 fp32 values a thread), rotates them, finds the largest magnitude,
-// and writes e4m3 bytes; v leaves transposed, its tokens in the order in which the attention kernel's weights lie in
-// registers, so that no transpose is left there. Then the next 128 tokens, which TMA has brought meanwhile. Schemes and
-// rounding: attnbench/quantize.py and hadamard.py, whose bits it reproduces: the same fp32 operations in the same order,
-// each rounded once.
+// A CTA takes 128 tokens of one head into registers (64 fp32 values a thread), rotates them, finds the largest
+// magnitude, and writes e4m3 bytes; v leaves transposed, its tokens in the order in which the attention kernel's
+// weights lie in registers, so that no transpose is left there. Then the next 128 tokens, which TMA has brought
+// meanwhile. Schemes and rounding: attnbench/quantize.py and hadamard.py, whose bits it reproduces: the same fp32
+// operations in the same order, each rounded once.
 //
-// Algorithm: block quantization and incoherent processing of FlashAttention-3 (Shah et al. 2024, section 3.3). The
-// rotation is the fast Walsh-Hadamard transform, log2(head_dim) additions a value. Bits of the column index, from the
-// lowest, which is the reference's order: 3 within the 8 values of a 16-byte chunk, 3 across the 8 lanes of a row, the
-// rest across the chunks of a row that a lane holds.
+// Algorithm: block quantization and incoherent processing of FlashAttention-3 (Shah et al. 2024, section 3.3); the
+// rotation is in hadamard.cuh.
 //
 // Passes over memory: where a group lies within a tile of 128 tokens (block_size up to 128) or nothing is scaled, one,
 // 3 bytes a value. Else two, 5 bytes a value: the first raises a word per group in the workspace to the bits of the
@@ -23,19 +22,21 @@
 //
 // What should make it as fast as a copy (arithmetic, not measured):
 // - Bytes in flight: a multiprocessor has 512 threads and, in their two stages, 128 KiB under way or waiting; the stage
-//   read last is refilled as soon as its bytes are in registers. To keep 4.8 TB/s busy over a latency of 0.8 us, each of
-//   132 multiprocessors needs 29 KiB.
+//   read last is refilled as soon as its bytes are in registers. To keep 4.8 TB/s busy over a latency of 0.8 us, each
+//   of 132 multiprocessors needs 29 KiB.
 // - q and k are stored 8 bytes a lane, 64 consecutive bytes a row (whole sectors of 32 bytes); v 16 bytes a lane, 128
 //   consecutive bytes a row.
-// - 4.8 TB/s at 1.7 GHz are 21 bytes, or 7 values, a clock and multiprocessor: 18 instruction slots a value. The fused
-//   path takes about 16 at head_dim 128: unpacking 1.5, additions 7, shuffles 3, scaling 2, maximum 1, conversion 1. Its
-//   3 shuffles a value are 21 a clock, where the multiprocessor does 32.
-// - Shared memory without bank conflicts. Loads from a stage: 8 lanes read the 8 chunks of one row of a panel, which the
-//   128-byte swizzle keeps on all 32 banks. v^T: a column has 32 words (128 bytes), one per 4 tokens; 16-byte chunk q of
-//   column c lies at place q ^ (c / 8 % 8). A warp's store writes one word in each of 8 columns that are 8 apart, and 4
-//   words t of one chunk: banks 4 (q ^ l) + t, l = 0 to 7, t = 0 to 3, all different. A load reads, for 8 lanes at a
-//   time, the 8 chunks of one column: all different too.
+// - 4.8 TB/s at 1.7 GHz are 21 bytes, or 7 values, a clock and multiprocessor: 18 instruction slots a value, and 25 at
+//   the 72 % of that which are 80 % of a good copy. The rotated path takes about 18 at head_dim 128: unpacking 1.5,
+//   additions 7, shuffles 3, scaling 2, maximum 1.2, conversion 0.5, some 2.5 for addresses, copies and barriers. Its 3
+//   shuffles a value are 21 a clock at full bandwidth, where the multiprocessor does 32.
+// - Shared memory without bank conflicts. Loads from a stage: 8 lanes read the 8 chunks of one row of a panel, which
+//   the 128-byte swizzle keeps on all 32 banks. v^T: a column has 32 words (128 bytes), one per 4 tokens; 16-byte chunk
+//   q of column c lies at place q ^ (c / 8 % 8). A warp's store writes one word in each of 8 columns that are 8 apart,
+//   and 4 words t of one chunk: banks 4 (q ^ l) + t, l = 0 to 7, t = 0 to 3, all different. A load reads, for 8 lanes
+//   at a time, the 8 chunks of one column: all different too.
 #include <attnbench/device.cuh>
+#include <attnbench/hadamard.cuh>
 #include <attnbench/layout.cuh>
 #include <attnbench/pipeline.cuh>
 #include <attnbench/ptx/barrier.cuh>
@@ -51,11 +52,7 @@ namespace {
 
 constexpr int TILE_TOKENS = ATTNBENCH_QUANTIZE_TILE;
 constexpr int GROUP = ATTNBENCH_VALUE_GROUP;
-constexpr int CHUNK = 8;                  // values of 16 bytes
-constexpr int CHUNKS = 8;                 // of a thread
-constexpr int ROW_LANES = 8;              // lanes that share a row
-constexpr int PANEL = ROW_LANES * CHUNK;  // columns of a 128-byte panel
-constexpr int RESIDENT_THREADS = 512;     // of a multiprocessor, with 128 registers each
+constexpr int RESIDENT_THREADS = 512;  // of a multiprocessor, with 128 registers each
 constexpr float E4M3_MAX = 448.0f;
 constexpr float SMALLEST_DESCALE = 0x1p-126f;  // attnbench/quantize.py
 
@@ -92,7 +89,7 @@ ATTNBENCH_DEVICE int thread_in_loop(int tile_number) {
   return thread_index() + int(uint32_t(tile_number) >> 30);  // there are fewer than 2^30 tiles (quantize_validate.h)
 }
 
-// ---- who holds what --------------------------------------------------------------------------------------------------
+// ---- who holds what -------------------------------------------------------------------------------------------------
 
 struct Tile {
   int operand;
@@ -149,7 +146,7 @@ struct QuadOwner {
   }
 };
 
-// ---- loading ---------------------------------------------------------------------------------------------------------
+// ---- loading --------------------------------------------------------------------------------------------------------
 
 // Tiles of this CTA on their way into shared memory: every grid_size-th one, in the order of the grid or backwards.
 template <class C>
@@ -213,77 +210,6 @@ ATTNBENCH_DEVICE void read_input(uint32_t (&words)[CHUNKS][4], uint32_t input, i
   }
 }
 
-// Flips the sign bits of the columns that diag(signs) negates.
-template <class C>
-ATTNBENCH_DEVICE void apply_signs(uint32_t (&words)[CHUNKS][4], const QuantizeParams& params, int thread) {
-  const int lane = thread % ROW_LANES;
-  ATTNBENCH_UNROLL
-  for (int panel = 0; panel < C::panels; ++panel) {
-    const uint32_t signs = params.signs[panel * 2 + lane / 4] >> lane % 4 * CHUNK;
-    ATTNBENCH_UNROLL
-    for (int w = 0; w < 4; ++w) {
-      const uint32_t flips = (signs >> 2 * w & 1u) << 15 | (signs >> (2 * w + 1) & 1u) << 31;
-      ATTNBENCH_UNROLL
-      for (int i = panel; i < CHUNKS; i += C::panels) words[i][w] ^= flips;
-    }
-  }
-}
-
-template <class C>
-ATTNBENCH_DEVICE void unpack(float (&x)[CHUNKS][CHUNK], const uint32_t (&words)[CHUNKS][4]) {
-  ATTNBENCH_UNROLL
-  for (int i = 0; i < CHUNKS; ++i) {
-    ATTNBENCH_UNROLL
-    for (int w = 0; w < 4; ++w) {
-      if (C::dtype == Dtype::bf16) {
-        ptx::unpack_bf16x2(x[i][2 * w], x[i][2 * w + 1], words[i][w]);
-      } else {
-        ptx::unpack_f16x2(x[i][2 * w], x[i][2 * w + 1], words[i][w]);
-      }
-    }
-  }
-}
-
-// ---- rotating --------------------------------------------------------------------------------------------------------
-
-ATTNBENCH_DEVICE void butterfly(float& low, float& high) {
-  const float sum = low + high;
-  high = low - high;
-  low = sum;
-}
-
-// x H / sqrt(head_dim) of every row.
-template <class C>
-ATTNBENCH_DEVICE void rotate(float (&x)[CHUNKS][CHUNK]) {
-  ATTNBENCH_UNROLL
-  for (int width = 1; width < CHUNK; width *= 2) {
-    ATTNBENCH_UNROLL
-    for (int at = 0; at < CHUNKS * CHUNK; ++at) {
-      if (!(at & width)) butterfly(x[at / CHUNK][at % CHUNK], x[at / CHUNK][at % CHUNK + width]);
-    }
-  }
-  ATTNBENCH_UNROLL
-  for (int width = 1; width < ROW_LANES; width *= 2) {
-    // The other lane's value plus or minus the own one: the product with 1 or -1 is exact.
-    const float sign = thread_index() & width ? -1.0f : 1.0f;
-    ATTNBENCH_UNROLL
-    for (int at = 0; at < CHUNKS * CHUNK; ++at) {
-      float& own = x[at / CHUNK][at % CHUNK];
-      own = ptx::multiply_add(own, sign, ptx::shuffle_xor(own, width));
-    }
-  }
-  ATTNBENCH_UNROLL
-  for (int width = 1; width < C::panels; width *= 2) {
-    ATTNBENCH_UNROLL
-    for (int at = 0; at < CHUNKS * CHUNK; ++at) {
-      if (!(at / CHUNK & width)) butterfly(x[at / CHUNK][at % CHUNK], x[at / CHUNK + width][at % CHUNK]);
-    }
-  }
-  constexpr float scale = C::head_dim == 64 ? 0.125f : (C::head_dim == 128 ? 0.08838834764831845f : 0.0625f);
-  ATTNBENCH_UNROLL
-  for (int at = 0; at < CHUNKS * CHUNK; ++at) x[at / CHUNK][at % CHUNK] *= scale;
-}
-
 // q and k as rows; v with the tokens that will stand together, where `transposes`.
 template <class C>
 ATTNBENCH_DEVICE void take_values(float (&x)[CHUNKS][CHUNK], Loader<C>& loader, int operand, bool transposes,
@@ -298,12 +224,12 @@ ATTNBENCH_DEVICE void take_values(float (&x)[CHUNKS][CHUNK], Loader<C>& loader, 
   }
   loader.refill(number);
   const bool rotated = loader.params.hadamard && operand != VALUE;
-  if (rotated) apply_signs<C>(words, loader.params, thread);
-  unpack<C>(x, words);
-  if (rotated) rotate<C>(x);
+  if (rotated) apply_signs<C::panels>(words, loader.params.signs, thread);
+  unpack<C::dtype>(x, words);
+  if (rotated) rotate<C::panels>(x);
 }
 
-// ---- scaling ---------------------------------------------------------------------------------------------------------
+// ---- scaling --------------------------------------------------------------------------------------------------------
 
 ATTNBENCH_DEVICE uint32_t bits_of_float(float x) {
   union {
@@ -321,7 +247,7 @@ ATTNBENCH_DEVICE float float_of_bits(uint32_t bits) {
   return both.value;
 }
 
-// Largest magnitude that the warps of one group hold, NaN passed over; a multiple of group_warps shares each group.
+// Largest magnitude in this thread's group, NaN passed over. The first group_warps warps share a group, then the next.
 ATTNBENCH_DEVICE float group_amax(const float (&x)[CHUNKS][CHUNK], uint32_t warp_amax, int group_warps) {
   float largest = 0.0f;
   ATTNBENCH_UNROLL
@@ -378,7 +304,7 @@ ATTNBENCH_DEVICE float scale_factor(const float (&x)[CHUNKS][CHUNK], const Quant
   return ptx::divide(1.0f, descale);
 }
 
-// ---- writing ---------------------------------------------------------------------------------------------------------
+// ---- writing --------------------------------------------------------------------------------------------------------
 
 template <class C>
 ATTNBENCH_DEVICE void store_rows(const float (&x)[CHUNKS][CHUNK], float factor, const QuantizeOperand& operand,
@@ -433,7 +359,7 @@ ATTNBENCH_DEVICE void store_transposed(uint32_t transposed, const QuantizeOperan
   }
 }
 
-// ---- kernels ---------------------------------------------------------------------------------------------------------
+// ---- kernels --------------------------------------------------------------------------------------------------------
 
 template <class C>
 ATTNBENCH_DEVICE void find_amax(Loader<C> loader) {
@@ -525,10 +451,12 @@ int32_t launch_config(QuantizeKernel* amax_kernel, QuantizeKernel* kernel, const
   KERNEL(quantize, quantize, params.amax_from == attnbench::AmaxFrom::workspace, type, dim)
 #define ROW(type, dim)                                                                                           \
   {"quantize_" #type "_d" #dim, "quantize_amax_" #type "_d" #dim, int32_t(CONFIG(type, dim)::dtype), dim,        \
-   CONFIG(type, dim)::threads, int32_t(sizeof(attnbench::SharedStorage<CONFIG(type, dim)>))},
+   CONFIG(type, dim)::threads, int32_t(sizeof(attnbench::SharedStorage<CONFIG(type, dim)>)),                    \
+   int32_t(sizeof(attnbench::AmaxStorage<CONFIG(type, dim)>))},
 #define LAUNCH(type, dim)                                                                                        \
   if (args->dtype == int32_t(CONFIG(type, dim)::dtype) && args->head_dim == dim) {                               \
-    return attnbench::launch_config<CONFIG(type, dim)>(quantize_amax_##type##_d##dim, quantize_##type##_d##dim, *args); \
+    return attnbench::launch_config<CONFIG(type, dim)>(quantize_amax_##type##_d##dim,                            \
+                                                       quantize_##type##_d##dim, *args);                         \
   }
 
 VARIANTS(KERNELS)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy
 from report_runs import H200, accuracy, case, write_run
 
-from attnbench.record import Block, Measurement, Record
+from attnbench.record import Block, Conditions, Measurement, Record
 
 MACHINE = {**H200, "device": "cuda:0", "machine": "0123456789abcdef"}
 SEQLENS = (512, 1024, 2048, 4096, 8192)
@@ -27,19 +27,31 @@ def record(backend: str, time_s: float, timing: Mapping[str, Any] | None = None,
 def suite(dice: numpy.random.Generator, shift: float = 0.0, own: float = 0.001,
           change: Callable[[str, int], float] = lambda backend, seqlen: 1.0) -> list[Record]:  # fmt: skip
     """Ten records: every time is its case's own, times a shift of the whole run, a spread of its own, and `change`."""
+    places = [(place, backend, seqlen) for place, backend in enumerate(BACKENDS) for seqlen in SEQLENS]
+    factors = numpy.exp(shift + own * dice.normal(size=len(places)))
     return [
-        record(backend, 1e-9 * seqlen**2 * (1 + place) * change(backend, seqlen) * numpy.exp(shift + own * dice.normal()),
-               seqlen=seqlen)
-        for place, backend in enumerate(BACKENDS) for seqlen in SEQLENS
-    ]  # fmt: skip
+        record(backend, 1e-9 * seqlen**2 * (1 + place) * change(backend, seqlen) * factor, seqlen=seqlen)
+        for (place, backend, seqlen), factor in zip(places, factors.tolist(), strict=True)
+    ]
 
 
-def baseline(folder: Path, runs: int = 3, environment: Mapping[str, Any] = MACHINE, shift: float = 0.001) -> Path:
+def baseline(folder: Path, runs: int = 3, environment: Mapping[str, Any] = MACHINE, shift: float = 0.001,
+             own: float = 0.001) -> Path:  # fmt: skip
     """A folder of stored runs, their shifts evenly spaced."""
     dice = numpy.random.default_rng(1)
     for place, at in enumerate(numpy.linspace(-shift, shift, runs)):
-        write_run(folder / str(place + 1), suite(dice, at), environment)
+        write_run(folder / str(place + 1), suite(dice, at, own), environment)
     return folder
+
+
+def turns(side: str, time_s: float, processes: int = 5, start_s: float = 0.0, clock_mhz: float | None = None) -> dict:
+    """How a side of an interleaved pair was measured: keywords of `record`. A process is some 0.1 % off, each its own."""
+    blocks = [
+        Block((time_s * (1 + 0.001 * process * (side == "head")),) * 3, 3, process, round, side, start_s + 60 * process + round,
+              conditions=clock_mhz and Conditions(3, sm_clock_mhz=clock_mhz))
+        for process in range(processes) for round in range(4)
+    ]  # fmt: skip
+    return {"timing": {"together": ("base", "head"), "order_seed": 7}, "blocks": blocks}
 
 
 def new_run(path: Path, environment: Mapping[str, Any] = MACHINE, records: Sequence[Record] | None = None,

@@ -16,6 +16,20 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMING = "{min_samples: 10, min_time_s: 0.001, max_time_s: 0.05, warmup_s: 0.001, cache: warm}"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-skips", action="store_true", help="A skipped test fails, where everything must have run (make gpu)."
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if item.config.getoption("--no-skips") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", str(call.excinfo.value)
+    return report
+
+
 class CommandLine:
     """`python -m attnbench` in a process of its own, from a folder of its own."""
 

@@ -31,6 +31,10 @@ class Card:
     default_power_limit_mw: int | None = 700_000
     persistence: int | None = 1
     ecc: int | None = 1
+    ecc_pending: int | None = None  # as ecc
+    enforced_power_limit_mw: int | None = None  # as power_limit_mw
+    compute_mode: int = 0
+    application_sm_clock_mhz: int | None = 1980
     compute_pids: tuple[int, ...] = ()
     throttle_reasons: int = 0
     sm_clock_mhz: int = 345
@@ -143,7 +147,17 @@ class FakeNvml(ModuleType):
         return _answer(handle.persistence)
 
     def nvmlDeviceGetEccMode(self, handle):
-        return [_answer(handle.ecc)] * 2
+        current = _answer(handle.ecc)
+        return [current, current if handle.ecc_pending is None else handle.ecc_pending]
+
+    def nvmlDeviceGetComputeMode(self, handle):
+        return handle.compute_mode
+
+    def nvmlDeviceGetApplicationsClock(self, handle, kind):
+        return _answer(handle.application_sm_clock_mhz)
+
+    def nvmlDeviceGetDefaultApplicationsClock(self, handle, kind):
+        return 1980
 
     def nvmlDeviceGetClockInfo(self, handle, kind):
         return {self.NVML_CLOCK_SM: handle.sm_clock_mhz, self.NVML_CLOCK_MEM: 2619}[kind]
@@ -152,7 +166,7 @@ class FakeNvml(ModuleType):
         return _answer(handle.power_mw)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle):
-        return _answer(handle.power_limit_mw)
+        return handle.enforced_power_limit_mw or _answer(handle.power_limit_mw)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):
         return _answer(handle.energy_mj)

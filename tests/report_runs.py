@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -55,9 +56,10 @@ def ok(backend: str, time_s: float | None, values: Accuracy | None = None, timin
                   warnings=tuple(warnings))  # fmt: skip
 
 
-def incorrect(backend: str, **fields: Any) -> Record:
-    reason = "relative RMSE 0.04, limit 0.003 at batch 0, head 3, row 17"
-    return Record(case(**fields), backend, "1.0", "incorrect", reason=reason, accuracy=accuracy(rmse=0.04))
+def incorrect(backend: str, cause: str = "", error_map: Sequence[str] = (), **fields: Any) -> Record:
+    reason = "relative RMSE 0.04, limit 0.003 at batch 0, head 3, row 17" + (f"; likely cause: {cause}" if cause else "")
+    found = replace(accuracy(rmse=0.04), error_map=tuple(error_map))
+    return Record(case(**fields), backend, "1.0", "incorrect", reason="\n".join((reason, *error_map)), accuracy=found)
 
 
 def unsupported(backend: str, reason: str, **fields: Any) -> Record:

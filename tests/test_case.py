@@ -11,6 +11,7 @@ from attnbench.case import (
     DEFAULTS,
     DTYPES,
     FIELDS,
+    FP8_DTYPES,
     MAX_HEAD_DIM,
     MAX_SIZE,
     RESERVED,
@@ -45,6 +46,7 @@ GOLDEN_KEYS = (
         {"dtype": "e4m3", "scaling": "block", "block_size": 64, "hadamard": True, "p_scale": 1},
         "e4m3-d128-h16-b4-q4096-k4096-full-normal.0-scaling=block-block_size=64-hadamard=on-p_scale=1",
     ),
+    ({"dtype": "e5m2", "scaling": "token"}, "e5m2-d128-h16-b4-q4096-k4096-full-normal.0-scaling=token"),
     ({"dtype": "e4m3", "p_scale": 256.0}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0"),
     ({"dtype": "e4m3", "p_scale": 0.5}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0-p_scale=0.5"),
 )
@@ -75,9 +77,9 @@ def test_different_problems_have_different_keys():
     }
     assert len({case.key for case in cases}) == len(cases) == 2**11 * 3
 
-    fp8 = {"scaling": SCALINGS, "block_size": (64, 128), "hadamard": (False, True), "p_scale": (1, 256, 256.5)}
-    cases = {make(dtype="e4m3", **dict(zip(fp8, values))) for values in itertools.product(*fp8.values())}
-    assert len({case.key for case in cases}) == len(cases) == 60
+    fp8 = {"dtype": FP8_DTYPES, "scaling": SCALINGS, "block_size": (64, 128), "hadamard": (False, True), "p_scale": (1, 256, 256.5)}
+    cases = {make(**dict(zip(fp8, values))) for values in itertools.product(*fp8.values())}
+    assert len({case.key for case in cases}) == len(cases) == 120
 
 
 def test_every_case_comes_back_from_its_dict():
@@ -114,8 +116,8 @@ def test_scale_is_the_default_or_what_was_asked():
         ({"softmax_scale": 0}, "softmax_scale must be a positive number"),
         ({"softmax_scale": float("nan")}, "softmax_scale must be a positive number"),
         ({"dtype": "e4m3", "p_scale": float("inf")}, "p_scale must be a positive number"),
-        ({"scaling": "block"}, "scaling applies to dtype e4m3 only, not to bf16"),
-        ({"hadamard": True}, "hadamard applies to dtype e4m3 only"),
+        ({"scaling": "block"}, "scaling applies to dtype e4m3 and e5m2 only, not to bf16"),
+        ({"hadamard": True}, "hadamard applies to dtype e4m3 and e5m2 only"),
         ({"dtype": "e4m3", "hadamard": True, "head_dim": 96}, "power of two, not 96"),
         ({"heads": 4}, 'unknown field "heads"; the fields are batch,'),
     ],

@@ -83,6 +83,28 @@ def work(monkeypatch):
     return play
 
 
+@pytest.mark.parametrize(
+    ("event", "figures", "hired"),
+    [
+        ({"event": "gauged", "figures": {"gemm_flops_per_s": 1e12}}, {"gemm_flops_per_s": 1e12}, 1),
+        (WorkerDied("gone"), {"error": "gone"}, 2),
+        (WorkerSilent(), {"error": "no figures within 60 s"}, 2),
+    ],
+)
+def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, hired):
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=([event, DONE], [DONE]), hired=0, submitted=[], allowed_s=[]))
+    scripted.submit = lambda self, job: self.submitted.append(job)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    crew = Crew("cpu", ())
+    assert crew.gauge() == figures
+    crew.renew()  # a sentinel is no measurement: the process still counts as fresh
+    crew.work(JOB, (), None, None, Counter())
+    assert scripted.submitted == [{"do": "gauge"}]
+    if hired == 2:
+        crew.hire()
+    assert scripted.hired == hired
+
+
 def outcomes(records):
     return [(record.backend, record.status, record.kind) for record in records]
 

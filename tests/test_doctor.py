@@ -11,7 +11,7 @@ import pytest
 from fake_nvml import Card, FakeNvml
 
 from attnbench import doctor, examination, gpu_examination, host
-from attnbench.doctor import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.environment import gpus
 
 GIB = 2**30
@@ -79,7 +79,32 @@ CARDS = [
         "GPU 0: clocks are held down now (hardware slowdown, power brake), 31 C",
         "let",
     ),
-    ({"throttle_reasons": 0x02}, ADVICE, "GPU 0: application clocks are set", "sudo nvidia-smi -i 0 -rac"),
+    (
+        {"throttle_reasons": 0x02},
+        ADVICE,
+        "GPU 0: application clocks are set",
+        "sudo nvidia-smi -i 0 -rac; sudo nvidia-smi -i 0 -rgc",
+    ),
+    (
+        {"application_sm_clock_mhz": 1500},
+        ADVICE,
+        "GPU 0: application clocks are set (1500 MHz, default 1980)",
+        "sudo nvidia-smi -i 0 -rac",
+    ),
+    (
+        {"enforced_power_limit_mw": 600_000},
+        ADVICE,
+        "GPU 0: 600 W are enforced, below its own limit of 700 W",
+        "nvidia-smi -i 0 -q -d POWER",
+    ),
+    ({"ecc_pending": 0}, ADVICE, "GPU 0: ECC is on, and will be off after the next reset", "sudo nvidia-smi -i 0 -e 1"),
+    (
+        {"ecc": 0, "ecc_pending": 1},
+        ADVICE,
+        "GPU 0: ECC is off, and will be on after the next reset",
+        "sudo nvidia-smi -i 0 -e 0",
+    ),
+    ({"compute_mode": 2}, PROBLEM, "GPU 0: its compute mode is prohibited", "sudo nvidia-smi -i 0 -c DEFAULT"),
     (
         {"power_limit_mw": 350_000},
         ADVICE,
@@ -98,6 +123,17 @@ def test_what_is_wrong_with_a_card(monkeypatch, change, severity, what, mend):
     assert [(finding.severity, finding.what) for finding in found] == [(severity, what)]
     assert found[0].mend.startswith(mend)
     assert doctor.run_doctor() == (3 if severity == PROBLEM else 0)
+
+
+def test_a_multi_process_server(monkeypatch, tmp_path):
+    FakeNvml([Card()]).install(monkeypatch)
+    monkeypatch.setattr(host, "_PROC", tmp_path)
+    for pid, name in ((12, "bash"), (13, "nvidia-cuda-mps")):
+        (tmp_path / str(pid)).mkdir()
+        assert told(examination.gpu_findings, PROBLEM) == []
+        (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
+    what, mend = "GPU 0: the Multi-Process Service runs here", "echo quit | sudo nvidia-cuda-mps-control"
+    assert told(examination.gpu_findings, PROBLEM) == [(what, mend)]
 
 
 def test_the_power_cap_and_idle_are_no_fault(monkeypatch):
@@ -164,12 +200,39 @@ def test_a_cpu_torch_is_right_without_a_gpu(monkeypatch):
         ({"governor": "powersave"}, 'CPU clock policy is "powersave"', "sudo cpupower frequency-set -g performance"),
         ({"quota_cores": 1.5}, "the container may use 1.5 of 8 cores' time", "taskset -c 0-0 attnbench ..."),
         ({"virtual_machine": True}, "a virtual machine", ""),
+        ({"boost": True}, "CPU boost is on", "switch it off in the firmware"),
+        (
+            {"stolen": 0.034},
+            "the host kept 3.4% of CPU time for others since boot",
+            "a machine with CPUs of its own",
+        ),
     ],
 )
 def test_a_cpu_that_is_not_steady(monkeypatch, change, what, mend):
     facts = {**host.cpu_facts(), **change}
     monkeypatch.setattr(host, "cpu_facts", lambda: facts)
     assert told(examination.cpu_findings, ADVICE) == [(what, mend)]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "command"),
+    [("intel_pstate/no_turbo", "0", "echo 1 | sudo tee {}"), ("cpufreq/boost", "1", "echo 0 | sudo tee {}")],
+)
+def test_how_boost_is_switched_off(monkeypatch, tmp_path, file, text, command):
+    monkeypatch.setattr(host, "_SYS", tmp_path)
+    assert host.boost_switch() is None and host.boost() is None
+    path = tmp_path / "devices/system/cpu" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert host.boost() is True
+    assert host.boost_switch() == command.format(path)
+
+
+def test_the_share_that_the_host_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "_PROC", tmp_path)
+    assert host.stolen_share() is None
+    (tmp_path / "stat").write_text("cpu  100 0 0 850 0 0 0 50 30 0\ncpu0 1\n")
+    assert host.stolen_share() == 0.05
 
 
 def test_a_busy_machine(monkeypatch):

@@ -197,6 +197,10 @@ def test_collect_on_a_gpu(monkeypatch):
         345,
     )
     assert gpu["other_processes"] == 2 and gpu["mig"] is False
+    assert (gpu["enforced_power_limit_w"], gpu["ecc_pending"], gpu["compute_mode"], gpu["mps"]) == (
+        500.0, None, "default", False,
+    )  # fmt: skip
+    assert (gpu["application_sm_clock_mhz"], gpu["default_application_sm_clock_mhz"]) == (1980, 1980)
     assert facts["gpu_count"] == 1
     assert "GPU-1111aaaa" not in json.dumps(facts)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnbench.case import Case
+from attnbench.case import DTYPES, Case
 from attnbench.inputs import DISTRIBUTIONS, LARGE_LOGIT, copy_inputs, input_bytes, make_inputs
 from attnbench.probe_inputs import PROBE_INPUTS
 from attnbench.reference import choose_rows, oracle
@@ -28,7 +28,7 @@ def tensors(inputs):
 
 
 @pytest.mark.parametrize("name", RANDOM)
-@pytest.mark.parametrize("dtype", ["fp16", "bf16", "e4m3"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_shapes_dtypes_and_finite(name, dtype):
     case = make(inputs=name, dtype=dtype, seqlen_k=96, num_heads_kv=2, head_dim_v=32)
     inputs = make_inputs(case)
@@ -37,7 +37,7 @@ def test_shapes_dtypes_and_finite(name, dtype):
     assert all(t.isfinite().all() and t.is_contiguous() for t in tensors(inputs))
     assert all(t.float().std() > 0 for t in tensors(inputs))
     held = [*tensors(inputs)]
-    if dtype == "e4m3":
+    if case.is_fp8:
         held += [inputs.quantized.q, inputs.quantized.k, inputs.quantized.v]
     assert input_bytes(case) == sum(t.numel() * t.element_size() for t in held)
 

@@ -7,6 +7,7 @@ from report_runs import H200, LAPTOP, accuracy, case, measurement, ok, unsupport
 
 from attnbench.metrics import METRICS, compulsory_bytes, forward_flops
 from attnbench.peaks import Machine
+from attnbench.record import PrepTiming
 from attnbench.result import Result, latest
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (4, 4)]
@@ -104,6 +105,10 @@ def test_metrics_of_a_timed_record():
     assert found["prep+kernel"] == pytest.approx(0.501)
     assert (found["e1"], found["e2"], found["e3"], found["memory"]) == (0.01, 0.02, 0.03, 7)
     assert found["rmse"] == 2e-3 and found["worst row"] == pytest.approx(6e-3)
+    assert found["prep call"] is None and found["prep"] == 0.5
+    timed = {"prep_s": 0.5, "prep_call": PrepTiming("own", (3e-4, 1e-4, 2e-4), 1, "cold")}
+    found = metrics_of(ok("fa3", 1e-3, accuracy(e1=0.01), timed, dtype="e4m3"), H200)
+    assert found["prep call"] == 2e-4 and found["prep+kernel"] == pytest.approx(1.2e-3) and found["prep"] == 0.5
     assert metrics_of(ok("fa3", 1e-3), H200)["gemm"] == pytest.approx(100 * rate / 750e12)
 
 

@@ -10,7 +10,8 @@ from attnbench.accumulate import ACCUMULATORS, FRACTION_BITS, WGMMA_K, matmul_in
 from attnbench.case import SCALINGS, Case
 from attnbench.hadamard import rotate, signs, walsh_hadamard
 from attnbench.inputs import make_inputs
-from attnbench.quantize import E4M3_MAX, dequantize, quantize, quantize_tensor
+from attnbench.fp8 import FORMATS, to_fp8
+from attnbench.quantize import dequantize, quantize, quantize_tensor
 from attnbench.reference import choose_rows, oracle
 
 BATCH, SEQLEN, HEADS, DIM = 2, 300, 3, 32
@@ -40,36 +41,41 @@ def groups(x, scaling, block_size):
 
 
 @pytest.mark.parametrize("block_size", [64, 128, 300, 512])
+@pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_descales_have_their_shape_and_map_the_largest_magnitude_to_448(scaling, block_size):
+def test_descales_have_their_shape_and_map_the_largest_magnitude_to_the_dtypes(scaling, block_size, dtype):
+    form = FORMATS[dtype]
+    torch_dtype = getattr(torch, form.torch_name)
     x = normal(BATCH, SEQLEN, HEADS, DIM) * torch.logspace(-3, 3, SEQLEN)[None, :, None, None]
-    stored, descale = quantize_tensor(x, scaling, block_size)
+    stored, descale = quantize_tensor(x, scaling, block_size, dtype)
     shapes = {
         "none": (1,), "tensor": (1,), "head": (BATCH, HEADS), "token": (BATCH, SEQLEN, HEADS),
         "block": (BATCH, math.ceil(SEQLEN / block_size), HEADS),
     }  # fmt: skip
     assert tuple(descale.shape) == shapes[scaling]
-    assert descale.dtype == torch.float32 and stored.dtype == torch.float8_e4m3fn and stored.shape == x.shape
+    assert descale.dtype == torch.float32 and stored.dtype == torch_dtype and stored.shape == x.shape
     if scaling == "none":
         assert torch.equal(descale, torch.ones(1))
-        assert torch.equal(stored.float(), x.clamp(-448, 448).to(torch.float8_e4m3fn).float())
+        assert torch.equal(stored.float(), x.clamp(-form.largest, form.largest).to(torch_dtype).float())
         return
     parts = list(groups(x, scaling, block_size))
     assert len(parts) == descale.numel()
     stored_parts = dict(groups(stored.float(), scaling, block_size))
     for index, part in parts:
-        assert float(descale[index]) == pytest.approx(float(part.abs().max()) / E4M3_MAX, rel=1e-6)
-        assert float(stored_parts[index].abs().max()) == E4M3_MAX
+        assert float(descale[index]) == pytest.approx(float(part.abs().max()) / form.largest, rel=1e-6)
+        assert float(stored_parts[index].abs().max()) == form.largest
 
 
+@pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_dequantized_values_are_within_half_a_step(scaling):
-    case = make(scaling=scaling, block_size=128)
+def test_dequantized_values_are_within_half_a_step(scaling, dtype):
+    case = make(scaling=scaling, block_size=128, dtype=dtype)
     x = normal(BATCH, SEQLEN, HEADS, DIM)
-    stored, descale = quantize_tensor(x, scaling, case.block_size)
+    stored, descale = quantize_tensor(x, scaling, case.block_size, dtype)
     back = dequantize(stored, descale, case)
-    smallest = float(descale.max()) * 2.0**-10  # half the step of e4m3's subnormals, which is 2**-9
-    assert ((back - x).abs() <= x.abs() * 2.0**-4 + smallest).all()  # 3 fraction bits: half a step is 2**-4
+    half_step = {"e4m3": 2.0**-4, "e5m2": 2.0**-3}[dtype]  # of 3 and of 2 fraction bits
+    smallest = float(descale.max()) * {"e4m3": 2.0**-10, "e5m2": 2.0**-17}[dtype]  # half the step of subnormals
+    assert ((back - x).abs() <= x.abs() * half_step + smallest).all()
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -159,8 +165,28 @@ def test_casting_to_e4m3_rounds_to_nearest_even_and_saturates(value, stored):
             assert torch.equal(cast.float(), torch.full((40,), sign * stored)), (dtype, sign)
 
 
-def test_nan_stays_nan_through_the_cast():
-    assert torch.tensor([math.nan]).to(torch.float8_e4m3fn).float().isnan().all()
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_nan_stays_nan_through_the_cast(dtype):
+    assert to_fp8(torch.tensor([math.nan]), dtype).float().isnan().all()
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_every_number_rounds_to_the_nearest_one_of_the_format(dtype):
+    """Against all of the format's numbers, by search: ties to the even one, beyond the largest the largest."""
+    form = FORMATS[dtype]
+    held = torch.arange(256, dtype=torch.uint8).view(getattr(torch, form.torch_name)).double()
+    held = held[held.isfinite()].unique()
+    assert float(held.max()) == form.largest and float(held[held > 0].min()) == form.smallest
+    between = (held[1:] + held[:-1]) / 2
+    x = torch.cat((held, between, between * (1 + 2.0**-20), between * (1 - 2.0**-20), held * 3, normal(5000).double()))
+    x = x.float().double()
+    place = torch.searchsorted(held, x).clamp(1, len(held) - 1)
+    low, high = held[place - 1], held[place]
+    quantum = (high - low).clamp(min=form.smallest)
+    even = torch.where((high / quantum).remainder(2) == 0, high, low)
+    nearest = torch.where(x - low < high - x, low, torch.where(x - low > high - x, high, even))
+    assert torch.equal(to_fp8(x.float(), dtype).double(), nearest)
+    assert to_fp8(torch.tensor([math.inf, -math.inf]), dtype).double().tolist() == [form.largest, -form.largest]
 
 
 @pytest.mark.parametrize("n", [1, 2, 8, 64, 128, 256])

@@ -7,7 +7,18 @@ import math
 import pytest
 
 from attnbench.case import Case
-from attnbench.record import KEPT_SAMPLES, KINDS, SCHEMA, Accuracy, Block, Check, Measurement, Record, RecordError
+from attnbench.record import (
+    KEPT_SAMPLES,
+    KINDS,
+    SCHEMA,
+    Accuracy,
+    Block,
+    Check,
+    Measurement,
+    PrepTiming,
+    Record,
+    RecordError,
+)
 
 CASE = Case.make(batch=2, seqlen=128, num_heads=4, head_dim=64)
 PASSED = Check("relative RMSE", 0.001, 0.002, True)
@@ -37,6 +48,21 @@ def test_a_record_comes_back_from_its_line(written):
     line = written.to_json()
     assert "\n" not in line
     assert Record.from_json(line) == written
+
+
+def test_a_timed_preparation_comes_back_and_older_lines_have_none():
+    prepared = dataclasses.replace(TIMED, prep_call=PrepTiming("the quantize kernel", (1e-5, 2e-5), 4, "cold"))
+    written = record("ok", accuracy=RIGHT, measurement=prepared)
+    assert Record.from_json(written.to_json()) == written
+    row = json.loads(written.to_json())
+    del row["measurement"]["prep_call"]
+    assert Record.from_json(json.dumps(row)).measurement.prep_call is None
+
+
+@pytest.mark.parametrize("samples_s", [(), (0.0,), (math.nan, 1.0), (-1.0,)])
+def test_a_preparation_that_took_no_time_was_not_timed(samples_s):
+    with pytest.raises(RecordError, match="missing is never zero"):
+        PrepTiming("x", samples_s, 1, "cold")
 
 
 def test_a_line_has_the_contracted_keys():
@@ -172,3 +198,11 @@ def edited(**change):
 def test_what_is_no_record_is_named(line, message):
     with pytest.raises(RecordError, match=message):
         Record.from_json(line)
+
+
+@pytest.mark.parametrize(("reason", "cause"), [
+    (f"{FAILED}; likely cause: mask: one key too few\nbatch 0 head 0 ..9", "mask: one key too few"),
+    (str(FAILED), ""), (f"{FAILED}\n; likely cause: in the output", ""),
+])  # fmt: skip
+def test_the_likely_cause_is_read_from_the_reason(reason, cause):
+    assert record("incorrect", accuracy=WRONG, reason=reason).likely_cause == cause

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import report_errors, report_speed
-from attnbench.record import Block
+from attnbench import report_errors, report_incorrect, report_speed
+from attnbench.record import Block, PrepTiming
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
 from attnbench.report_markdown import anonymous, fence, plain, table
@@ -21,6 +21,8 @@ GOLDEN = Path(__file__).parent / "golden_report" / "report.md"
 CRASH = """in phase check: the worker process was killed by SIGSEGV
   File "/home/somebody/kernels/own.py", line 3
 fault at 0x7f0012345678"""
+# `prepare` took long, once; what each call needs is another figure.
+FP8_PREP = {"prep_s": 7e-3, "prep_call": PrepTiming("its own quantize kernel", (300e-6, 100e-6, 200e-6), 1, "cold")}
 
 
 def made_records():
@@ -42,11 +44,17 @@ def made_records():
         fp8 = accuracy(0.03, 0.05, e1=0.03, e1_emulated=0.029, e2=0.06, e3=0.067)
         records += [
             unsupported("fa2", "takes fp16 and bf16, not e4m3", **shape),
-            ok("fa3", 0.6 * seqlen * 1e-6, fp8, {"prep_s": 200e-6}, ["the clock fell during the last block"], **shape),
+            ok("fa3", 0.6 * seqlen * 1e-6, fp8, FP8_PREP, ["the clock fell during the last block"], **shape),
             ok("fp8_emulated", None, fp8, **shape),
         ]
     records += [
-        incorrect("triton", seqlen=1024, batch=16),
+        incorrect(
+            "triton",
+            "mask: each query sees one key too few",
+            ("error by head", "batch 0 head 3 ..7."),
+            seqlen=1024,
+            batch=16,
+        ),
         failed("triton", "crash", CRASH, seqlen=4096, batch=4),
         failed("triton", "crash", CRASH.replace("12345678", "87654321"), seqlen=4096, batch=4, causal=True),
         failed("triton", "timeout", "no result within 120 s", seqlen=1024, batch=16, causal=True),
@@ -136,8 +144,18 @@ def test_fp8_shows_kernel_alone_and_with_prep(made):
     text = made.read_text()
     row = cells(section(text, "### e4m3, head_dim 128, full, 16 heads").split("<details>")[0], "| 1k ", "us")
     assert row[2] == "614.4 us / 814.4 us"
+    assert "kernel only / prep + kernel. Prep of `fa3`: its own quantize kernel:" in text
     row = cells(section(text, "### FP8: three errors").split("<details>")[0], "`fa3`")
     assert row[2:] == ["2", "3.0e-02", "2.9e-02", "6.0e-02", "6.7e-02"]
+
+
+def test_records_from_before_quantization_was_timed_say_what_their_prep_is(tmp_path):
+    timed = ok("fp8_emulated", 1e-3, accuracy(0.03, 0.05), FP8_PREP, dtype="e4m3")
+    old = ok("fa3", 1e-3, accuracy(0.03, 0.05), {"prep_s": 2e-4}, dtype="e4m3")
+    text = report_of(tmp_path, [timed, old])
+    assert "Prep of `fp8_emulated`: its own quantize kernel; Prep of `fa3`: `prepare` once, wall time, without" in text
+    row = cells(section(text, "### e4m3, head_dim 128, full, 16 heads").split("<details>")[0], "| 4k ", "ms")
+    assert sorted(row[-2:]) == ["1.000 ms / 1.200 ms"] * 2
 
 
 def test_every_incomplete_case_is_listed_with_its_reason(made):
@@ -158,6 +176,30 @@ def test_long_lists_of_keys_say_how_many_are_left_out(tmp_path):
     records = [unsupported("fa2", "no", seqlen=seqlen) for seqlen in range(1, MAX_KEYS + 8)]
     text = section(report_of(tmp_path, records), "## Incomplete cases")
     assert text.count("bf16-d128") == MAX_KEYS and "and 7 more" in text
+
+
+def test_every_cause_has_its_maps_and_the_rest_is_counted(tmp_path):
+    mask, sums = "mask: each query sees one key too few", "accumulation: the error grows (to the power {})"
+    records = [
+        incorrect("fa2", mask, ["error by head", "batch 0 head 0 " + n * "9"], seqlen=64 * n) for n in range(1, 6)
+    ]
+    records += [incorrect("fa3", sums.format(n / 10), seqlen=64 * n) for n in (3, 4)]
+    text = section(report_of(tmp_path, records), "### Where it is wrong")
+    assert [cells(text, "`fa2`", " 5 "), cells(text, "`fa3`", " 2 ")] == [
+        ["`fa2`", mask, "5"], ["`fa3`", sums.format(0.3), "2"],
+    ]  # fmt: skip
+    maps = re.findall(r"^`fa2`, `(.+)`: mask.*\n\n```\nerror by head\n(.*)\n```$", text, re.MULTILINE)
+    assert maps == [(records[4].case_key, "batch 0 head 0 99999"), (records[3].case_key, "batch 0 head 0 9999")]
+    assert "3 more maps in the column `reason`" in text and "2 results without a map" in text
+
+
+def test_maps_and_rows_are_bounded_and_every_cause_has_one_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_incorrect, "MAX_MAPS", 3)
+    monkeypatch.setattr(report_incorrect, "MAX_ROWS", 4)
+    records = [incorrect("fa2", ("one", "two")[n % 2], ["a map"], seqlen=64 * (n + 1)) for n in range(8)]
+    text = section(report_of(tmp_path, records), "## Incomplete cases")
+    assert re.findall(r"^`fa2`.*: (\w+)$", text, re.MULTILINE) == ["one", "one", "two"]
+    assert "5 more maps" in text and "And 4 more, in `attnbench.load(run)`." in text
 
 
 def test_nothing_of_this_machine_shows(made):

@@ -56,9 +56,9 @@ def test_a_right_record_is_right_again(tmp_path, monkeypatch, capsys, backend, s
             assert f"{check.rule}: {check.value:.4g}, limit {check.limit:.4g}" in printed
 
 
-@pytest.mark.parametrize("scaling", ["head", "block"])
-def test_an_e4m3_record_is_judged_on_what_the_kernel_was_given(tmp_path, monkeypatch, capsys, scaling):
-    case = dataclasses.replace(CASE, dtype="e4m3", scaling=scaling, hadamard=True, block_size=32, inputs="outliers")
+@pytest.mark.parametrize(("dtype", "scaling"), [("e4m3", "head"), ("e4m3", "block"), ("e5m2", "token")])
+def test_an_8_bit_record_is_judged_on_what_the_kernel_was_given(tmp_path, monkeypatch, capsys, dtype, scaling):
+    case = dataclasses.replace(CASE, dtype=dtype, scaling=scaling, hadamard=True, block_size=32, inputs="outliers")
     text, record = script(tmp_path, "fp8_emulated", case)
     status, printed, _ = executed(text, monkeypatch, capsys)
     assert (record.status, status) == ("ok", 0), printed
@@ -91,10 +91,10 @@ def test_a_kernel_that_went_bad_meanwhile_is_found_out(tmp_path, monkeypatch, ca
     assert status == 1, printed
 
 
-@pytest.mark.parametrize("inputs", DISTRIBUTIONS)
-def test_every_distribution_is_drawn_the_same(tmp_path, monkeypatch, capsys, inputs):
-    case = dataclasses.replace(CASE, inputs=inputs, seed=3)
-    text, _ = script(tmp_path, "naive", case)
+@pytest.mark.parametrize(("inputs", "dtype"), [*((name, "bf16") for name in DISTRIBUTIONS), ("fp8_extremes", "e5m2")])
+def test_every_distribution_is_drawn_the_same(tmp_path, monkeypatch, capsys, inputs, dtype):
+    case = dataclasses.replace(CASE, inputs=inputs, seed=3, dtype=dtype)
+    text, _ = script(tmp_path, "naive" if dtype == "bf16" else "fp8_emulated", case)
     _, _, names = executed(text, monkeypatch, capsys)
     drawn = make_inputs(case)
     for name in "qkv":

@@ -33,7 +33,10 @@ def test_every_arm_has_two_blocks_a_round_and_every_place_equally_often_over_a_s
 @pytest.mark.parametrize("arms", range(2, 9))
 def test_every_arm_follows_every_other_equally_often(arms):
     follows = collections.Counter(
-        pair for order in first(arms, 5, arms) for half in (order[:arms], order[arms:]) for pair in itertools.pairwise(half)
+        pair
+        for order in first(arms, 5, arms)
+        for half in (order[:arms], order[arms:])
+        for pair in itertools.pairwise(half)
     )
     assert len(follows) == arms * (arms - 1) and len(set(follows.values())) == 1
 

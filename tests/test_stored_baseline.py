@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 
 from attnbench.differences import NotEnough
 from attnbench.stored_baseline import (
-    FEWEST_FOR_ALLOWANCE,
+    FEWEST_FOR_SHIFT,
     Levels,
     _trigamma_inverse,
     against_runs,
@@ -26,7 +26,7 @@ def test_one_case_is_the_textbooks_two_sample_t():
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     one = against_runs({"x": Levels(base, new[:1])})["x"]
     spread = numpy.std(base, ddof=1) * math.sqrt(1 + 1 / 3)
-    assert one.reach == pytest.approx(scipy_stats.t(2).ppf(0.95) * spread) and one.allowance == 0
+    assert one.reach == pytest.approx(scipy_stats.t(2).ppf(0.95) * spread) and one.shift is None
 
 
 def test_fewer_than_three_stored_runs_say_nothing():
@@ -65,7 +65,7 @@ def simulated(dice, cases, runs, shift, own, effect=0.0):
 
 
 @pytest.mark.parametrize("shift, own", [(0.005, 0.001), (0.0, 0.005), (0.004, 0.004)])
-@pytest.mark.parametrize("cases", [3, FEWEST_FOR_ALLOWANCE, 40])
+@pytest.mark.parametrize("cases", [3, FEWEST_FOR_SHIFT, 40])
 def test_false_alarms_at_the_very_margin(cases, shift, own):
     """All cases slower by exactly the margin: at most 5 % of suites may call any of them slower (200 suites)."""
     dice, margin = numpy.random.default_rng(7), Margin(0.01)
@@ -115,4 +115,5 @@ def test_the_mean_of_a_suite_replicates_runs():
     base = [(0.0, 0.01, 0.02), (1.0, 1.03, 1.02)]
     mean = suite_against_runs([Levels(row, (row[0] + 0.05,)) for row in base])
     assert mean.mean == pytest.approx(numpy.mean([0.05 - 0.01, 0.05 - 0.05 / 3]))
-    assert mean.freedom == 2 and mean.unit == "run"
+    shift = scipy_stats.t(2).ppf(0.975) * numpy.std([0.5, 0.52, 0.52], ddof=1) * math.sqrt(1 + 1 / 3)
+    assert mean.reach == pytest.approx(shift, rel=0.02) and mean.unit == "run"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from attnbench.case import Case
 from attnbench.suite import SuiteError, json_schema, load_suite, parse_only, parse_suite, shipped_suites, with_overrides
@@ -265,7 +266,7 @@ def test_schema_describes_every_key_and_value():
         for name, entry in part["properties"].items():
             assert name in ("name", "groups", "timing", "checks") or entry.get("description"), name
     axes = schema["$defs"]["Group"]["properties"]["axes"]
-    assert {"enum": ["fp16", "bf16", "e4m3"]} in axes["properties"]["dtype"]["anyOf"]
+    assert {"enum": ["fp16", "bf16", "e4m3", "e5m2"]} in axes["properties"]["dtype"]["anyOf"]
     assert "seqlen" in axes["properties"] and list(axes["patternProperties"]) == ["^[a-z_]+( *, *[a-z_]+)+$"]
     assert schema["$defs"]["Timing"]["properties"]["processes"]["default"] == 1
 
@@ -315,3 +316,25 @@ def test_a_large_product_expands_exactly():
 
 def test_errors_are_value_errors():
     assert issubclass(SuiteError, ValueError)
+
+
+def test_the_schema_agrees_with_the_loader():
+    """What ships is valid, the resolved form too; what the loader refuses by its form is refused, as far as a schema can."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json_schema()
+    kind = jsonschema.validators.validator_for(schema)
+    kind.check_schema(schema)
+    for _, _, path in shipped_suites():
+        for text in (path.read_text(), load_suite(path).to_yaml()):
+            assert list(kind(schema).iter_errors(yaml.safe_load(text))) == [], path
+    case = "groups: [{name: g, axes: {batch: 1, num_heads: 2, head_dim: 64, seqlen: 128}}]"
+    for old, new in (
+        ("batch: 1", "batch: 0"),
+        ("head_dim", "head_dims"),
+        ("groups", "group"),
+        ("]", "]\nchecks: {probes: al}"),
+    ):
+        assert not kind(schema).is_valid(yaml.safe_load(case.replace(old, new))), new
+        with pytest.raises(SuiteError):
+            parse_suite(case.replace(old, new), "made.yaml")
+    assert kind(schema).is_valid(yaml.safe_load(case + "\nchecks: {probes: all}"))

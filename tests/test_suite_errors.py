@@ -63,7 +63,7 @@ MISTAKES = {
     "backends: []\n" + WHOLE: 'x.yaml:1: "backends" must be at least one entry, not []',
     "backends: naive\n" + WHOLE: 'x.yaml:1: "backends" must be a list, not "naive"',
     # values
-    group("dtype: [bf16, fp8]"): "x.yaml:3: dtype must be one of fp16, bf16, e4m3, not 'fp8'",
+    group("dtype: [bf16, fp8]"): "x.yaml:3: dtype must be one of fp16, bf16, e4m3, e5m2, not 'fp8'",
     group("inputs: [gauss]"): f"x.yaml:3: inputs must be one of {INPUTS}, not 'gauss'",
     group("causal: [maybe]"): "x.yaml:3: causal must be true or false, not 'maybe'",
     group("softmax_scale: [0]"): "x.yaml:3: softmax_scale must be a positive number, not 0",
@@ -87,8 +87,8 @@ MISTAKES = {
                                 "attention needs a "
                                 'whole ratio (group "a")',
     group("head_dim_v: [1k]"): 'x.yaml:3: head_dim_v 1024 is above 576, the largest that any backend takes (group "a")',
-    group("hadamard: [true]"): 'x.yaml:3: hadamard applies to dtype e4m3 only, not to bf16 (group "a")',
-    "defaults: {hadamard: true}\n" + group(): 'x.yaml:1: hadamard applies to dtype e4m3 only, not to bf16 (group "a")',
+    group("hadamard: [true]"): 'x.yaml:3: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
+    "defaults: {hadamard: true}\n" + group(): 'x.yaml:1: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
     # axes
     group("seqlen_q: [4]"): 'x.yaml:3: "axes" has "seqlen_q" and "seqlen": both set seqlen_q; keep one',
     group('"seed, seed": [[1, 2]]'): 'x.yaml:3: "axes" has "seed" twice: both set seed; keep one',
@@ -224,7 +224,7 @@ ONLY_MISTAKES = {
     "window=3": '--only window=3: "window" is reserved for a later version and cannot be set yet; remove it',
     "dtype": '--only dtype: write field=value[,value], such as "dtype=bf16" or "seqlen=1k,2k"',
     "dtype=": '--only dtype=: write field=value[,value], such as "dtype=bf16" or "seqlen=1k,2k"',
-    "dtype=fp8": "--only dtype=fp8: dtype must be one of fp16, bf16, e4m3, not 'fp8'",
+    "dtype=fp8": "--only dtype=fp8: dtype must be one of fp16, bf16, e4m3, e5m2, not 'fp8'",
     "seqlen=1k,x": "--only seqlen=1k,x: seqlen must be a whole number (1k is 1024), not 'x'",
     "causal=yes": "--only causal=yes: causal must be true or false, not 'yes'",
     "p_scale=big": "--only p_scale=big: p_scale must be a positive number, not 'big'",

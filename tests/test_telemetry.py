@@ -1,18 +1,26 @@
 """Telemetry of a fake GPU with a scripted life, and of a made-up /proc, on a fake clock: nothing here waits."""
 
-import itertools
+import json
+import os
+import sys
+import time
 
 import pytest
+import torch
 from fake_nvml import Card, FakeNvml, two_cards
 from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
-from attnbench import clock_events, conditions, host
+from attnbench import clock_events, conditions, host, telemetry_process
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
+from attnbench.gauge import gauge
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
 from attnbench.record import Conditions
 from attnbench.sampling import Unstable, Verdict
-from attnbench.telemetry import PERIOD_S, Telemetry, watch
+from attnbench.suite_model import Timing
+from attnbench.telemetry import PERIOD_S, Telemetry
+from attnbench.telemetry_process import TelemetryProcess
+from attnbench.timers import CpuTimer
 from attnbench.timing import measure
 
 
@@ -340,13 +348,119 @@ def test_a_kernel_that_tells_nothing(tmp_path, monkeypatch):
     sensor.close()
 
 
-def test_the_thread_reads_and_stops():
-    telemetry = watch("cpu")
-    deadline = itertools.count()
-    while telemetry.between(0.0, 1e12).telemetry_samples < 3 and next(deadline) < 1000:
-        telemetry.clock.sleep(0.005)
-    assert telemetry.between(0.0, 1e12).telemetry_samples >= 3
-    telemetry.stop()
-    count = telemetry.between(0.0, 1e12).telemetry_samples
-    telemetry.clock.sleep(0.03)
-    assert telemetry.between(0.0, 1e12).telemetry_samples == count
+@pytest.fixture
+def process():
+    started = []
+
+    def start(*command, device="cpu"):
+        started.append(TelemetryProcess(device, 4, tuple(command)))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def test_the_process_answers_with_what_it_saw(process):
+    watch = process()
+    facts = watch.facts()
+    assert (facts["sensor"], facts["period_s"]) == ("proc", PERIOD_S)
+    start_s = watch.clock.now()
+    while (found := watch.between(start_s, watch.clock.now())).telemetry_samples < 3 and not found.problems[1:]:
+        assert watch.clock.now() < start_s + 60
+    assert found.load is not None and watch.verdict(found).discard is None
+
+
+def test_a_process_that_dies_is_a_problem_on_every_block_and_no_failure(process):
+    watch = process()
+    assert watch.facts()["sensor"] == "proc"
+    watch._process.kill()
+    watch._process.wait()
+    for _ in range(2):
+        found = watch.between(0.0, 1.0)
+        assert found == Conditions(problems=("telemetry: its process ended",))
+    assert watch.verdict(found) == Verdict(flags=("telemetry_incomplete",))
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (("/no/such/program",), "telemetry: it could not start: No such file or directory"),
+        ((sys.executable, "-c", "raise SystemExit(3)"), "telemetry: its process ended"),
+        ((sys.executable, "-c", "print('no', flush=True); input(); input()"), "telemetry: its process ended"),
+        ((sys.executable, "-c", "import time; time.sleep(60)"), "telemetry: no answer within 0.2 s"),
+    ],
+)
+def test_a_process_that_is_of_no_use_is_ended_and_said(process, monkeypatch, command, text):
+    monkeypatch.setattr(telemetry_process, "START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(telemetry_process, "ANSWER_TIMEOUT_S", 0.2)
+    watch = process(*command)
+    if "print" not in command[-1] and "SystemExit" not in command[-1]:
+        assert watch.facts() == {"lost": text}
+    else:
+        monkeypatch.setattr(telemetry_process, "ANSWER_TIMEOUT_S", 30.0)
+    assert watch.between(0.0, 1.0).problems == (text,)
+
+
+def test_another_attnbench_in_the_folder_does_not_take_its_place(process, tmp_path, monkeypatch):
+    (tmp_path / "attnbench").mkdir()
+    (tmp_path / "attnbench" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert process().facts()["sensor"] == "proc"
+
+
+def test_it_ends_with_its_parent(process):
+    watch = process()
+    child = watch._process
+    assert watch.facts()["sensor"] == "proc"
+    child.stdin.close()
+    assert child.wait(30) == 0
+    watch.stop()
+
+
+def test_a_reading_is_taken_every_period_and_questions_are_answered_between(monkeypatch):
+    """The loop itself, with pipes: what is asked is answered in order, and the end of the questions ends it."""
+    device = ScriptedGpu(monkeypatch, throttle_reasons=0x04)
+    questions, answers = (os.pipe() for _ in range(2))
+    os.write(questions[1], b'{"ask": "facts"}\n{"ask": "between", "start_s": 0, "end_s": 1e12}\n')
+    os.close(questions[1])
+    device.telemetry.tick()
+    with open(questions[0], "rb", buffering=0) as asked, open(answers[1], "wb", buffering=0) as told:
+        telemetry_process.serve(device.telemetry, asked, told, period_s=0.0)
+    with open(answers[0]) as told:
+        facts, seen = map(json.loads, told)
+    assert facts["sensor"] == "nvml"
+    assert seen["reasons"] == ["power cap"] and seen["telemetry_samples"] >= 2
+    assert Conditions.of(seen).sm_clock_mhz == 1755
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", CpuSensor), ("cuda", NvmlSensor), ("cuda:1", NvmlSensor)])
+def test_the_sensor_of_a_device(monkeypatch, device, kind):
+    FakeNvml(two_cards()).install(monkeypatch)
+    assert type(telemetry_process.sensor_of(device)) is kind
+
+
+def test_a_watched_measurement_of_a_real_process(process):
+    """Everything real: readings joined by time to a block of busy calls, within the second that it took."""
+    watch = process()
+    watch.facts()
+    found = measure(COUNTED, Timing(min_samples=10, min_time_s=0.001, max_time_s=0.2, warmup_s=0.0), CpuTimer(), watch=watch)
+    (block,) = found.blocks
+    assert block.conditions.load is not None and block.duration_s > 0
+    assert abs(block.start_s - time.time()) < 60
+
+
+on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_a_gpu)])
+def test_a_real_gpu_is_watched_while_it_works(process, device):
+    watch = process(device=device)
+    facts = watch.facts()
+    assert facts["sensor"] == "nvml" and facts["power"] == "instant", facts
+    sentinel = gauge(device, watch)
+    assert sentinel["gemm_flops_per_s"] > 1e13 and sentinel["copy_bytes_per_s"] > 1e11, sentinel
+    seen = Conditions.of(sentinel["gemm"]["conditions"])
+    assert seen.telemetry_samples > 10 and 300 < seen.sm_clock_mhz < 3000 and 50 < seen.power_w < 2000
+    assert seen.energy_j and seen.problems == ()
+    assert seen.energy_j / seen.energy_span_s == pytest.approx(seen.power_w, rel=0.2)  # two ways to the same watts

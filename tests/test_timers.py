@@ -181,9 +181,7 @@ def events(call, samples=20, calls_per_sample=1, cuda=None, before=None):
 @pytest.mark.parametrize("launch_s", [5e-6, 100e-6, 5e-3])
 def test_launches_are_hidden_whatever_they_cost(monkeypatch, length_s, launch_s):
     cuda = FakeCuda().install(monkeypatch)
-    call = cuda.kernel(length_s, launch_s)
-    _, timer = events(call, 64)  # the spin adapts
-    samples = timer.take(itertools.cycle([call]), 200, 1, None)
+    samples, timer = events(cuda.kernel(length_s, launch_s), 200)
     assert samples == pytest.approx([length_s] * 200)
     assert timer.flags == () and timer.last() == f"{length_s:g}"
 
@@ -194,7 +192,7 @@ def test_without_the_spin_a_short_kernel_looks_as_long_as_its_launch(monkeypatch
     monkeypatch.setattr(cuda, "spin", lambda cycles: None)
     monkeypatch.setattr(torch.cuda, "_sleep", cuda.spin)
     monkeypatch.setattr(timers, "spin_rate", lambda: 1.7e9)
-    monkeypatch.setattr(timers, "synchronises", lambda call, rate: False)
+    monkeypatch.setattr(timers, "launch", lambda call, rate: (False, 1e-6))
     samples, _ = events(cuda.kernel(2e-6, 100e-6))
     assert min(samples) > 50e-6
 
@@ -240,6 +238,21 @@ def test_a_flush_is_outside_the_sample_and_batches_fit_the_drivers_queue(monkeyp
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: (queued.append(cuda.launches), synchronize()))
     events(cuda.kernel(2e-6), 100, calls_per_sample=50)
     assert max(later - earlier for earlier, later in zip(queued, queued[1:])) <= EVENT_BATCH_CALLS + 2 * EVENT_BATCH
+
+
+def test_a_graph_has_neither_launch_gaps_nor_its_own_launch_in_a_sample(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    timer = GraphTimer(3)
+    calls = itertools.cycle([cuda.kernel(1e-6), cuda.kernel(2e-6), cuda.kernel(6e-6)])
+    samples = timer.take(calls, 10, timer.region(3e-6), None)
+    assert samples == pytest.approx([3e-6] * 10)  # every input set equally often, no matter that a launch takes 5 us
+    assert timer.last() == "6e-06" and timer.flags == ()
+
+
+def test_a_graph_of_an_operation_that_synchronises_is_refused(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    with pytest.raises(RuntimeError, match="when stream is capturing"):
+        GraphTimer(1).take(itertools.cycle([cuda.kernel(1e-6, waits=True)]), 1, 20, None)
 
 
 on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]

@@ -67,7 +67,8 @@ def test_what_one_raises_costs_its_own_record_and_the_others_start_again():
         raise ArithmeticError("tired")
 
     found = records(bench(), named("one"), named("bad", after(12, fails)), named("three"))
-    assert found["bad"].status == "error" and found["bad"].reason.startswith("while being timed: ArithmeticError: tired")
+    assert found["bad"].status == "error"
+    assert found["bad"].reason.startswith("while being timed: ArithmeticError: tired")
     assert found["bad"].accuracy.passed
     assert found["one"].measurement.together == found["three"].measurement.together == ("one", "three")
 
@@ -114,7 +115,8 @@ def test_one_that_is_wrong_after_a_while_is_incorrect_and_the_others_are_right()
         return outputs
 
     found = records(bench(), named("one"), named("bad", after(CHECKED, wrong)))
-    assert found["bad"].status == "incorrect" and found["bad"].reason.startswith("right when checked, wrong after timing")
+    assert found["bad"].status == "incorrect"
+    assert found["bad"].reason.startswith("right when checked, wrong after timing")
     assert found["one"].status == "ok" and found["one"].measurement.together == ("one", "bad")
 
 

@@ -4,6 +4,7 @@ Plugins act while they are imported, before torch is: so these processes live fo
 """
 
 import os
+import re
 import signal
 import time
 
@@ -54,6 +55,12 @@ def test_an_exit_tells_its_status_and_last_words(worker_that):
     assert str(death) == "the worker process exited with status 5; its last output: first\nlast words"
     assert death.brief == "the worker process exited with status 5: last words"
     assert death.kind == "crash"
+
+
+def test_a_long_output_is_cut_between_two_lines(worker_that):
+    death = died(worker_that("import os\nfor n in range(2000): print(f'line {n}')\nos._exit(5)"))
+    first, *_, last = str(death).partition("last output: ")[2].splitlines()
+    assert re.fullmatch(r"line 1\d\d\d", first) and last == "line 1999"
 
 
 def test_a_segmentation_fault_tells_where(worker_that):

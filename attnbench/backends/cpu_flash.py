@@ -21,7 +21,7 @@ class CpuFlash:
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
-            return "torch's CPU flash attention takes no e4m3"
+            return f"torch's CPU flash attention takes no {case.dtype}"
         if case.causal and case.seqlen_q != case.seqlen_k:
             return "its causal mask is top-left aligned, which differs where seqlen_q != seqlen_k"
         if case.head_dim_v != case.head_dim:

@@ -31,7 +31,7 @@ class FlashAttention2:
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
-            return "FlashAttention-2 takes fp16 and bf16, not e4m3"
+            return f"FlashAttention-2 takes fp16 and bf16, not {case.dtype}"
         if case.head_dim_v != case.head_dim:
             return f"it takes one head_dim for q, k and v, not {case.head_dim} and {case.head_dim_v}"
         if case.head_dim > LARGEST_HEAD_DIM:

@@ -43,7 +43,7 @@ class FlexAttention:
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
-            return "FlexAttention takes no descales, so an e4m3 case has no meaning for it"
+            return f"FlexAttention takes no descales, so an {case.dtype} case has no meaning for it"
         smallest = min(case.head_dim, case.head_dim_v)
         if smallest < SMALLEST_HEAD_DIM:
             return f"the compiled kernel takes head dims from {SMALLEST_HEAD_DIM}, not {smallest}"

@@ -1,6 +1,7 @@
-"""The e4m3 pipeline of a fused kernel, emulated in fp32: what the scheme itself costs, without a kernel's bugs.
+"""The 8-bit pipeline (e4m3, e5m2) of a fused kernel, emulated in fp32: what the scheme itself costs, without a kernel's bugs.
 
-Starts from the reference quantizer's tensors; key tiles in order, a running maximum, P times p_scale rounded to e4m3.
+Starts from the reference quantizer's tensors; key tiles in order, a running maximum, P times p_scale rounded to the same
+dtype.
 Runs anywhere torch does. Its time says nothing about FP8 hardware.
 """
 
@@ -25,7 +26,7 @@ class Fp8Emulated:
         return None
 
     def unsupported(self, case: Case) -> str | None:
-        return None if case.is_fp8 else f"it emulates e4m3 only, not {case.dtype}"
+        return None if case.is_fp8 else f"it emulates e4m3 and e5m2, not {case.dtype}"
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         from attnbench.reference import choose_rows, eager

@@ -1,13 +1,14 @@
 """Our own Hopper FP8 kernels (kernels/fwd_fp8.cu), one backend a schedule: how deep their accumulation is.
 
-They start from the reference quantizer's tensors; V is transposed and permuted in `prepare`.
+They start from the reference quantizer's tensors; V is transposed and permuted in `prepare`. What use runs instead, the
+quantize kernel (kernels/quantize.cu), is timed beside them, once it has given the very bits that they start from.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Mapping
 
-from attnbench.backend import Inputs
+from attnbench.backend import Inputs, PrepCall
 from attnbench.case import Case
 from attnbench.kernel_backend import KernelBackend
 from attnbench.kernel_schedules import DEFAULT_FP8_SCHEDULE, FP8_SCHEDULES, built_kernel
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SCALINGS = ("none", "tensor", "head", "block")
 # Copies of V that exist at once while it is permuted: padded, gathered, and the result.
 V_COPIES = 3
+# Whose time `prep_call` is.
+QUANTIZER = "our quantize kernel (kernels/quantize.cu)"
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,44 @@ class HopperFp8(KernelBackend):
         default = self.schedule == DEFAULT_FP8_SCHEDULE
         return "hopper_fp8" if default else f"hopper_fp8[{self.schedule.removeprefix('fp8_')}]"
 
+    def unavailable(self) -> str | None:
+        from attnbench.kernel_quantizer import missing
+
+        return super().unavailable() or missing()
+
     def case_reason(self, case: Case) -> str | None:
-        if not case.is_fp8:
+        if case.dtype != "e4m3":
             return f"it takes e4m3, not {case.dtype}"
         if case.scaling not in SCALINGS:
             return f"it takes one descale a head or a block of tokens, not scaling by {case.scaling}"
         return None if case.head_dim_v == case.head_dim else "it takes one head_dim for q, k and v"
 
     def extra_bytes(self, case: Case) -> int:
-        """What V^T and its making need."""
+        """V^T and its making, and what the quantize kernel writes; descales and workspace are a thousandth of that."""
         from attnbench.kernel_fp8 import padded_tokens
 
-        return V_COPIES * case.batch * case.num_heads_kv * case.head_dim_v * padded_tokens(case.seqlen_k)
+        values = case.num_heads_kv * case.head_dim_v * padded_tokens(case.seqlen_k)
+        queries_and_keys = (case.seqlen_q * case.num_heads + case.seqlen_k * case.num_heads_kv) * case.head_dim
+        return case.batch * ((V_COPIES + 1) * values + queries_and_keys)
+
+    def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
+        from attnbench.kernel_quantizer import version
+
+        facts = super().kernel_facts(case)
+        return None if facts is None else {**facts, "quantizer": version()}
+
+    def prep_call(self, case: Case, inputs: Inputs) -> PrepCall:
+        """Quantization of the originals by our kernel. Raises KernelError where its bits are not the reference's."""
+        import torch
+
+        from attnbench import kernel_quantizer
+        from attnbench.kernel_library import KernelError
+
+        bound = kernel_quantizer.bind(inputs, case)
+        wrong = kernel_quantizer.differences(bound.launch(torch.cuda.current_stream().cuda_stream), inputs.quantized)
+        if wrong:
+            raise KernelError(f"the quantize kernel's bits are not the reference quantizer's: {wrong}")
+        return PrepCall(QUANTIZER, lambda: bound.launch(torch.cuda.current_stream().cuda_stream))
 
     def case_arguments(self, variant: Variant, case: Case) -> ForwardArgs:
         from attnbench.kernel_fp8 import fp8_case_args

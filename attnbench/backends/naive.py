@@ -28,7 +28,7 @@ class Naive:
         return None
 
     def unsupported(self, case: Case) -> str | None:
-        return "eager e4m3 attention is the backend fp8_emulated" if case.is_fp8 else None
+        return f"eager {case.dtype} attention is the backend fp8_emulated" if case.is_fp8 else None
 
     def extra_bytes(self, case: Case) -> int:
         """fp32 scores and softmax, P in the input dtype and again in fp32 where the product has no fp32 output."""

@@ -54,6 +54,8 @@ class Triton:
 
         if case.head_dim > LARGEST_HEAD_DIM or case.head_dim_v > LARGEST_HEAD_DIM:
             return f"it takes head dims up to {LARGEST_HEAD_DIM}, not {max(case.head_dim, case.head_dim_v)}"
+        if case.dtype == "e5m2":
+            return "its 8-bit code is compiled and tested for e4m3 only, not for e5m2"
         if case.is_fp8 and any(capability < OLDEST_FP8_CAPABILITY for capability in compute_capabilities()):
             return "e4m3 needs tensor cores of compute capability 8.9 or later"
         return None

@@ -11,7 +11,8 @@ from torch import Tensor
 from attnbench.case import Case
 from attnbench.kernel_build import build_emulated
 from attnbench.kernel_library import KernelError
-from attnbench.kernel_quantize import SOURCE, BoundQuantize, DeviceQuantized, QuantizeLibrary, Scheme
+from attnbench.kernel_quantize import SOURCE, QuantizeLibrary
+from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
 from attnbench.kernel_recipe import KERNELS
 from attnbench.quantize import quantize
 from emulator import EmulatedKernel, Emulator, Schedule

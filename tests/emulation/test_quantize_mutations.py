@@ -1,6 +1,7 @@
 """Every barrier, wait, copy and exchange of the quantize kernel is needed, and missed when it is broken.
 
-As test_mutations.py for the forward kernels, but judged bit by bit; shuffles are broken too, since here they carry data.
+As test_mutations.py for the forward kernels, but judged bit by bit; shuffles are broken too, since here they carry
+data.
 """
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from functools import lru_cache
 
 import pytest
 
-from attnbench.kernel_quantize import Scheme
+from attnbench.kernel_quantize_arguments import Scheme
 from emulator import EAGER, LAZY, RANDOM, EmulatedKernel, Schedule, Site
 from mutation import APPLICABLE, UNTOUCHED
 from parallel import run_parallel

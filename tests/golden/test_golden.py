@@ -123,7 +123,10 @@ def test_record_hardware() -> None:
     compile_library(recipe)
     library = ctypes.CDLL(str(recipe.library))
     names = probes.names(library)
-    results = {name: probes.run(library, probes.make_probe(name), "cuda") for name in names}
-    np.savez_compressed(VECTORS, **results)
+    results = {}
+    for name in names:
+        print(name, flush=True)  # which one it was that hung, under `pytest -s`
+        results[name] = probes.run(library, probes.make_probe(name), "cuda")
+        np.savez_compressed(VECTORS, **results)  # each time: a probe that faults leaves no way to save the others
     failures = [probes.difference(name, results[name], probes.make_probe(name).expected) for name in names]
     assert not any(failures), "\n".join(filter(None, failures))

@@ -1,5 +1,6 @@
 // Attention in scalar loops behind the C interface of the kernel libraries, for tests of everything around a kernel:
 // the loader, the argument struct, strides, the torch operator. It is taken for an emulated library (CPU pointers).
+#include <attnbench/emulation/numeric.h>
 #include <attnbench/validate.h>
 
 #include <cstring>
@@ -13,27 +14,12 @@ inline int32_t check_device() { return ATTNBENCH_OK; }
 float load(const void* data, int64_t index, int32_t dtype) {
   uint16_t bits;
   std::memcpy(&bits, static_cast<const char*>(data) + 2 * index, 2);
-  if (dtype == ATTNBENCH_DTYPE_FP16) {
-    _Float16 value;
-    std::memcpy(&value, &bits, 2);
-    return static_cast<float>(value);
-  }
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
+  return dtype == ATTNBENCH_DTYPE_FP16 ? emulation::f16_to_float(bits) : emulation::bf16_to_float(bits);
 }
 
 void store(void* data, int64_t index, int32_t dtype, float value) {
-  uint16_t bits;
-  if (dtype == ATTNBENCH_DTYPE_FP16) {
-    const _Float16 rounded = static_cast<_Float16>(value);
-    std::memcpy(&bits, &rounded, 2);
-  } else {
-    uint32_t wide;
-    std::memcpy(&wide, &value, 4);
-    bits = static_cast<uint16_t>((wide + 0x7FFF + (wide >> 16 & 1)) >> 16);
-  }
+  const uint16_t bits =
+      dtype == ATTNBENCH_DTYPE_FP16 ? emulation::f16_from_float(value) : emulation::bf16_from_float(value);
   std::memcpy(static_cast<char*>(data) + 2 * index, &bits, 2);
 }
 

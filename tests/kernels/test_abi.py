@@ -1,4 +1,4 @@
-"""abi.h and its ctypes mirror agree, field by field and number by number, as the C compiler sees them."""
+"""abi.h, quantize_abi.h and their ctypes mirrors agree, field by field, as the C compiler sees them."""
 from __future__ import annotations
 
 import ctypes
@@ -7,19 +7,24 @@ import subprocess
 
 import pytest
 
-from attnbench import kernel_library
+from attnbench import kernel_library, kernel_quantize
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_toolchain import find_host_compiler
 
-HEADER = KERNELS / "include" / "attnbench" / "abi.h"
-STRUCTS = {"AttnbenchForwardArgs": kernel_library.ForwardArgs, "AttnbenchVariant": kernel_library.VariantRow}
+HEADERS = [KERNELS / "include" / "attnbench" / name for name in ("abi.h", "quantize_abi.h")]
+HEADER = HEADERS[0]
+STRUCTS = {
+    "AttnbenchForwardArgs": kernel_library.ForwardArgs, "AttnbenchVariant": kernel_library.VariantRow,
+    "AttnbenchQuantizeArgs": kernel_quantize.QuantizeArgs, "AttnbenchQuantizeVariant": kernel_quantize.QuantizeRow,
+}  # fmt: skip
 
 
 def c_values(tmp_path, expressions: list[str]) -> list[int]:
-    """What a C program that includes abi.h prints for each expression."""
+    """What a C program that includes both headers prints for each expression."""
     prints = "\n".join(f'printf("%lld\\n", (long long)({expression}));' for expression in expressions)
     source = tmp_path / "values.c"
-    source.write_text(f"#include <attnbench/abi.h>\n#include <stdio.h>\nint main(void) {{ {prints} return 0; }}\n")
+    includes = "#include <attnbench/quantize_abi.h>\n#include <stdio.h>\n"
+    source.write_text(f"{includes}int main(void) {{ {prints} return 0; }}\n")
     program = tmp_path / "values"
     command = [find_host_compiler(), "-x", "c", "-std=c99", "-Wall", "-Werror", "-pedantic", f"-I{KERNELS / 'include'}"]
     subprocess.run([*command, source, "-o", program], check=True)
@@ -41,7 +46,7 @@ def test_struct_layout(tmp_path, name):
 
 @pytest.mark.parametrize("name", STRUCTS)
 def test_no_field_is_missing(name):
-    text = HEADER.read_text()
+    text = "".join(header.read_text() for header in HEADERS)
     body = re.search(rf"typedef struct {name} \{{(.*?)\}} {name};", text, re.DOTALL).group(1)
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
     declared = re.findall(r"(\w+)(?:\[\d+\])?;", body)
@@ -58,3 +63,13 @@ def test_codes(tmp_path):
     assert c_values(tmp_path, list(codes)) == list(codes.values())
     header_flags = set(re.findall(r"ATTNBENCH_FLAG_\w+", HEADER.read_text()))
     assert {name for name in codes if "FLAG" in name} == header_flags - {"ATTNBENCH_FLAG_"}
+
+
+def test_codes_of_the_quantizer(tmp_path):
+    codes = {"ATTNBENCH_QUANTIZE_ABI_VERSION": kernel_quantize.ABI_VERSION}
+    codes |= {f"ATTNBENCH_SCALING_{name.upper()}": code for name, code in kernel_quantize.SCALINGS.items()}
+    codes |= {"ATTNBENCH_QUANTIZE_TILE": kernel_quantize.TILE_TOKENS}
+    codes |= {"ATTNBENCH_VALUE_GROUP": kernel_quantize.VALUE_GROUP}
+    assert c_values(tmp_path, list(codes)) == list(codes.values())
+    in_header = set(re.findall(r"ATTNBENCH_SCALING_\w+", HEADERS[1].read_text()))
+    assert in_header == {name for name in codes if "SCALING" in name}

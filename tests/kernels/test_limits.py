@@ -21,7 +21,7 @@ VARIANT = Variant(
 )  # fmt: skip
 LOOP = LoopFacts(470, 16, 2, 2, 66, 66, 66, 66, 0, 0)
 MASKED = LoopFacts(640, 16, 2, 2, 66, 66, 66, 66, 0, 0)
-SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP))
+SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP), registers_alloc=240, registers_dealloc=24)
 GOOD = KernelFacts("fwd_overlap", "nvcc 13.0.88", "d1g3st", VARIANT, PtxasFacts(168, 0, 0, 1024), (), SASS)
 
 
@@ -49,6 +49,7 @@ BROKEN = {
     "UTMALDG": (with_sass(utmaldg=0), "is 0, at least 3"),
     "setmaxnreg alloc": (with_sass(setmaxnreg_alloc=0), "is 0, at least 1"),
     "setmaxnreg dealloc": (with_sass(setmaxnreg_dealloc=0), "is 0, at least 1"),
+    "registers after setmaxnreg": (with_sass(registers_dealloc=40), "is 66560, at most 64512"),
     "share of EX2 before the last wait": (with_loop(ex2_before_last_wait=0), "is 0.5, at least 1"),
     "share of EX2 with wgmma in flight": (with_loop(ex2_in_flight=0), "is 0.5, at least 1"),
 }
@@ -58,8 +59,32 @@ def test_the_good_one_breaks_nothing():
     assert violations([GOOD]) == []
 
 
+# head_dim 128 of the quantize kernel: no wgmma, two CTAs on a multiprocessor.
+QUANTIZER = replace(
+    GOOD, library="quantize", ptxas=PtxasFacts(128, 0, 0, 0), sass=replace(SASS, hgmma=0, loops=()),
+    variant=replace(VARIANT, schedule="write", causal=None, threads=256, consumer_warpgroups=0, flags=("persistent",),
+                    shared_memory_bytes=83_000),
+)  # fmt: skip
+BROKEN_QUANTIZER = {
+    "registers with 512 threads together": (replace(QUANTIZER, ptxas=PtxasFacts(136, 0, 0, 0)), "is 136, at most 128"),
+    "shared memory with 512 threads together": (
+        replace(QUANTIZER, ptxas=PtxasFacts(128, 0, 0, 40_000)), "is 248048, at most 233472"
+    ),
+    "bytes spilled": (replace(QUANTIZER, ptxas=PtxasFacts(128, 8, 16, 0)), "is 24, at most 0"),
+}  # fmt: skip
+
+
 def test_every_limit_has_a_case_that_breaks_it():
-    assert set(BROKEN) == {limit.name for limit in LIMITS}
+    assert {*BROKEN, *BROKEN_QUANTIZER} == {limit.name for limit in LIMITS}
+
+
+@pytest.mark.parametrize("name", BROKEN_QUANTIZER)
+def test_each_limit_of_the_quantize_kernel(name):
+    facts, words = BROKEN_QUANTIZER[name]
+    assert violations([QUANTIZER]) == []
+    (found,) = violations([facts])
+    assert found.limit == name and words in str(found)
+    assert str(found).startswith("quantize/write-bf16-d128-any: ")
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from attnbench import kernel_sanitize
 from attnbench.kernel_recipe import ROOT
@@ -22,6 +24,7 @@ from attnbench.kernel_sanitize import (
 )
 from attnbench.nvml import gpus
 
+TO = torch.Tensor.to
 CLEAN = "========= COMPUTE-SANITIZER\n48 launches\n========= ERROR SUMMARY: 0 errors\n"
 WANTED = [SanitizerStep(tool, "ws", head_dim, "d1g3st") for tool in ("memcheck", "racecheck") for head_dim in (64, 128)]
 
@@ -127,3 +130,28 @@ def test_without_a_gpu_it_says_not_run():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3
     assert done.stdout.startswith("compute-sanitizer: not run: no NVIDIA GPU on this machine")
+
+
+def test_the_quantize_kernel_has_its_steps(monkeypatch):
+    variants = [{"head_dim": head_dim} for head_dim in (64, 128, 64, 128)]
+    build = SimpleNamespace(variants=variants, digest="d1")
+    monkeypatch.setattr(kernel_sanitize.kernel_quantizer, "built", lambda: build)
+    found = kernel_sanitize.steps(["quantize"])
+    assert [(step.tool, step.head_dim) for step in found] == [
+        (tool, head_dim) for tool in kernel_sanitize.TOOLS for head_dim in (64, 128)
+    ]  # fmt: skip
+    assert {(step.schedule, step.digest) for step in found} == {("quantize", "d1")}
+
+
+def test_the_quantize_kernel_is_launched_by_every_scheme(monkeypatch):
+    """On CPU tensors, the launch replaced: what would run under the tool."""
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *a, **k: tensor if a == ("cuda",) else TO(tensor, *a, **k))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(
+        kernel_sanitize.kernel_quantizer, "quantize_on_device", lambda q, k, v, scheme: seen.append((q.dtype, scheme))
+    )
+    calls = kernel_sanitize.quantize_all(64)
+    assert calls == len(seen) == 2 * len(kernel_sanitize.SCHEMES) * len(kernel_sanitize.SHAPES)
+    assert {(scheme.scaling, scheme.block_size, scheme.hadamard) for _, scheme in seen} == set(kernel_sanitize.SCHEMES)
+    assert {dtype for dtype, _ in seen} == {torch.float16, torch.bfloat16}

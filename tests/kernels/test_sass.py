@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from attnbench.kernel_inspect import ptxas_facts
+from attnbench.kernel_ptxas import ptxas_facts
 from attnbench.kernel_sass import SassFacts, parse_sass, sass_facts
 
 # As cuobjdump 13.2 prints it.
@@ -61,6 +61,7 @@ def test_recorded_lines():
     facts = sass_facts(functions["_ZN9attnbench7forwardEv"])
     assert (facts.utmaldg, facts.utmastg, facts.utmaredg, facts.qgmma, facts.hgmma) == (1, 1, 1, 1, 0)
     assert (facts.setmaxnreg_alloc, facts.setmaxnreg_dealloc) == (1, 1)
+    assert (facts.registers_alloc, facts.registers_dealloc) == (0xF0, 0x18)
     assert facts.loops == () and facts.steady_loop is None and facts.ex2_in_flight_share is None
 
 

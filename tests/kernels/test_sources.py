@@ -10,8 +10,11 @@ KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 INCLUDE = KERNELS / "include" / "attnbench"
 PRIMITIVES = sorted((INCLUDE / "ptx").glob("*.cuh"))
 EMULATED = KERNELS / "emulation" / "include" / "attnbench" / "ptx"
-KERNEL_FILES = sorted(KERNELS.glob("fwd_*.cu"))
-SHARED_HEADERS = sorted(p for p in INCLUDE.glob("*.cuh") if p.name != "device.cuh") + [INCLUDE / "forward.h"]
+FORWARD_FILES = sorted(KERNELS.glob("fwd_*.cu"))
+KERNEL_FILES = [*FORWARD_FILES, KERNELS / "quantize.cu"]
+SHARED_HEADERS = sorted(p for p in INCLUDE.glob("*.cuh") if p.name != "device.cuh") + [
+    INCLUDE / name for name in ("forward.h", "quantize.h", "quantize_validate.h")
+]
 # The many-N bodies of one instruction; every other primitive header has one asm statement a function.
 OPERAND_LISTS = "wgmma_shapes.cuh"
 
@@ -27,6 +30,20 @@ def code(text: str) -> str:
 
 def asm_lines(text: str) -> list[int]:
     return [n for n, line in enumerate(code(text).splitlines(), 1) if re.search(r"\b(__)?asm(__)?\b", line)]
+
+
+# Around an instruction: names for predicates and halves of a register, and moving them to where C++ can see them.
+GLUE = re.compile(r"\.reg|mov|setp|selp")
+_ASM_TEXT = re.compile(r"\basm\s*(?:volatile)?\s*\(((?:\s*\"(?:[^\"\\]|\\.)*\")+)")
+
+
+def instructions(text: str) -> set[str]:
+    """Opcodes of the PTX in the asm statements of a text, but for GLUE."""
+    found = set()
+    for literals in _ASM_TEXT.findall(code(text)):
+        ptx = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literals)).replace("\\n", " ")
+        found |= {line.strip(" {}").split()[0] for line in ptx.split(";") if line.strip(" {}")}
+    return {opcode for opcode in found if not GLUE.match(opcode)}
 
 
 def functions(text: str) -> list[tuple[str, str, int]]:
@@ -53,7 +70,7 @@ def declared_primitives(text: str) -> set[str]:
 
 
 def test_there_is_something_to_check() -> None:
-    assert len(KERNEL_FILES) >= 4
+    assert len(FORWARD_FILES) >= 4
     assert len(PRIMITIVES) >= 10
 
 
@@ -73,6 +90,7 @@ def test_a_primitive_is_one_instruction(path: Path) -> None:
     assert found
     for name, body, line in found:
         assert len(asm_lines(body)) <= 1, f"{path.name}:{line} {name}"
+        assert len(instructions(body)) == len(asm_lines(body)), f"{path.name}:{line} {name}: {instructions(body)}"
 
 
 @pytest.mark.parametrize("path", [p for p in PRIMITIVES if p.name != OPERAND_LISTS], ids=lambda p: p.name)
@@ -110,6 +128,9 @@ def test_a_kernel_file_keeps_its_order(path: Path) -> None:
     text = path.read_text()
     marks = ["// Forward attention", "#include", "struct Config", "void forward(", "#define VARIANTS(V)",
              "ATTNBENCH_FORWARD_LIBRARY(VARIANTS)"]  # fmt: skip
+    if path not in FORWARD_FILES:
+        marks = ["// Quantization", "#include", "struct Config", "struct SharedStorage", "void quantize(",
+                 "launch_config(", "#define VARIANTS(V)", "attnbench_quantize_launch"]  # fmt: skip
     places = [text.find(mark) for mark in marks]
     assert -1 not in places
     assert places == sorted(places)
@@ -135,3 +156,6 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert asm_lines(text) == [3, 5]
     assert [(name, line) for name, _, line in functions(text)] == [("one", 1), ("two", 5)]
     assert declared_primitives(text) == {"one", "two"}
+    pair = 'asm("{\\n.reg .pred p;\\ncvt.rn %0, %1;\\n" "cvt.rn %2, %3;\\nselp.u32 %0, 1, 0, p;\\n}" : "=r"(x));'
+    assert instructions(pair) == {"cvt.rn"}
+    assert instructions(pair + ' asm volatile("bar.sync 0;");') == {"cvt.rn", "bar.sync"}

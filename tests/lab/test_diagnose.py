@@ -39,7 +39,7 @@ def trial(bug, dtype):
     return run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), bug(), timed=False)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "e4m3"])
+@pytest.mark.parametrize("dtype", ["bf16", "e4m3", "e5m2"])
 @pytest.mark.parametrize("bug", CAUSES, ids=lambda bug: bug.__name__)
 def test_the_cause_is_named(bug, dtype):
     if dtype not in bug.dtypes:

@@ -38,7 +38,8 @@ def failed(reference, outputs):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "backend"), [("bf16", "naive"), ("fp16", "cpu_flash"), ("e4m3", "fp8_emulated")]
+    ("dtype", "backend"),
+    [("bf16", "naive"), ("fp16", "cpu_flash"), ("e4m3", "fp8_emulated"), ("e5m2", "fp8_emulated")],
 )  # fmt: skip
 def test_right_backends_pass_every_probe_that_applies(dtype, backend):
     case = make(dtype=dtype, causal=backend != "cpu_flash")
@@ -51,7 +52,7 @@ def test_right_backends_pass_every_probe_that_applies(dtype, backend):
 
 
 @pytest.mark.parametrize("name", PROBE_INPUTS)
-@pytest.mark.parametrize("dtype", ["bf16", "e4m3"])
+@pytest.mark.parametrize("dtype", ["bf16", "e4m3", "e5m2"])
 def test_a_right_kernel_passes_on_the_probes_inputs(name, dtype):
     reference, outputs = answered(make(inputs=name, dtype=dtype))
     assert failed(reference, outputs) == set()

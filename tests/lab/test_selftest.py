@@ -7,10 +7,12 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from attnbench import selftest, selftest_units
 from attnbench.backend import Outputs
-from attnbench.case import Case
+from attnbench.case import DTYPES, Case
+from attnbench.cli import main
 from attnbench.inputs import make_inputs
 from attnbench.planted import BUGS, MaskSeesOneMore, NanSwallowed
 from attnbench.planted_forward import Choices, TiledForward
@@ -33,8 +35,9 @@ def test_short_form_catches_every_bug_and_accuses_nobody():
 
 def test_every_bug_is_planted_in_all_dtypes_it_applies_to():
     assert len({bug.__name__ for bug in BUGS}) == len(BUGS) == LISTED
-    fp8_only = {bug.__name__ for bug in BUGS if bug.dtypes == ("e4m3",)}
-    assert fp8_only == {"DescalesSwapped", "PSaturated", "AccumulationTruncated"}
+    narrower = {bug.__name__: bug.dtypes for bug in BUGS if bug.dtypes != DTYPES}
+    fp8 = ("e4m3", "e5m2")
+    assert narrower == {"DescalesSwapped": fp8, "PSaturated": ("e4m3",), "AccumulationTruncated": fp8}
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -70,7 +73,7 @@ def test_planted_bugs_change_the_answer(bug):
 
 
 def _case_of(bug):
-    dtype = bug.dtypes[-1] if len(bug.dtypes) == 1 else "bf16"
+    dtype = "bf16" if "bf16" in bug.dtypes else bug.dtypes[0]
     inputs = {"NanSwallowed": "nan_v", "PSaturated": "steps"}.get(bug.__name__, "normal")
     causal = bug.__name__ != "TailUnmasked"
     return Case.make(batch=1, seqlen_q=100, seqlen_k=161, num_heads=4, num_heads_kv=2, head_dim=32, dtype=dtype,
@@ -103,6 +106,22 @@ def test_a_right_kernel_among_the_bugs_escapes(monkeypatch):
     selftest._take(findings, unit, unit.run())
     assert findings.escaped == [("bf16", "no bug", "seqlen 70 x 70, causal")]
     assert findings.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        (selftest.Findings(escaped=[("bf16", "mask sees one more", "seqlen 9 x 9, causal")], judged=5, attempts=7),
+         "ESCAPED: mask sees one more, bf16, seqlen 9 x 9, causal"),
+        (selftest.Findings(accused=["bf16-d64  tile_n 64  max error 2"], judged=5), "ACCUSED: bf16-d64  tile_n 64"),
+    ],
+    ids=["a bug escapes", "a right kernel is accused"],
+)  # fmt: skip
+def test_the_command_says_so_and_exits_with_1(monkeypatch, findings, said):
+    monkeypatch.setattr(selftest, "_collect", lambda work: findings)
+    done = CliRunner().invoke(main, ["selftest", "--short"])
+    assert done.exit_code == 1
+    assert said in done.output and "exit status 1" in done.output
 
 
 def test_a_wrong_kernel_among_the_right_ones_is_accused(monkeypatch):

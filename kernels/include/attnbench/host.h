@@ -86,7 +86,7 @@ inline CUtensorMapDataType tensor_map_dtype(Dtype dtype) {
 // Describes a 4-D tensor to the TMA unit: 128-byte swizzle, zero fill outside.
 // sizes: elements of (head_dim, seqlen, heads, batch). strides: elements between (seqlen, head, batch) neighbours.
 // box: elements of one copy in the order of sizes; box[0] is at most 128 bytes wide (PTX ISA, tensor swizzling).
-// The stride of a dimension of size 1 is replaced, since callers may leave anything there.
+// The stride of a dimension of size 1 is replaced by that of a packed tensor, since callers may leave anything there.
 inline int32_t encode_tensor_map(ptx::TensorMap* map, Dtype dtype, const void* base, const int64_t sizes[4],
                                  const int64_t strides[3], const int box[4]) {
   EncodeTiledFunction encode = nullptr;
@@ -99,9 +99,11 @@ inline int32_t encode_tensor_map(ptx::TensorMap* map, Dtype dtype, const void* b
     box_size[i] = static_cast<cuuint32_t>(box[i]);
     element_stride[i] = 1;
   }
+  cuuint64_t packed_bytes = global_size[0] * static_cast<cuuint64_t>(bytes);
   for (int i = 0; i < 3; ++i) {
-    const int64_t stride_bytes = sizes[i + 1] == 1 ? TMA_ALIGNMENT_BYTES : strides[i] * bytes;
-    global_stride_bytes[i] = static_cast<cuuint64_t>(stride_bytes);
+    const cuuint64_t unused = packed_bytes < TMA_STRIDE_LIMIT_BYTES ? packed_bytes : TMA_ALIGNMENT_BYTES;
+    global_stride_bytes[i] = sizes[i + 1] == 1 ? unused : static_cast<cuuint64_t>(strides[i] * bytes);
+    packed_bytes = global_stride_bytes[i] * global_size[i + 1];
   }
   const CUresult result =
       encode(reinterpret_cast<CUtensorMap*>(map), tensor_map_dtype(dtype), 4, const_cast<void*>(base), global_size,

@@ -11,9 +11,10 @@
 
 namespace attnbench {
 
-// Divides numbers from 0 to 2^31 - 1 by one that is known to the host: n * multiplier / 2^(32 + shift), with a multiplier
-// that is 2^(31 + bits) / divisor rounded up, bits those of divisor - 1 (Granlund and Montgomery 1994, theorem 4.2). A
-// division by an unknown number costs a kernel some 20 instructions and a register that lives through its loop.
+// Divides numbers from 0 to 2^31 - 1 by one that is known to the host: n * multiplier / 2^(32 + shift), with a
+// multiplier that is 2^(31 + bits) / divisor rounded up, bits those of divisor - 1 (Granlund and Montgomery 1994,
+// theorem 4.2). A division by an unknown number costs a kernel some 20 instructions, and registers that live through
+// its loop.
 struct Divisor {
   int32_t divisor;
   uint32_t multiplier;
@@ -31,7 +32,8 @@ struct Divisor {
   }
 };
 
-// Where the descale of a token of a head stands: batch * batch_stride + token / rows * block_stride + head * head_stride.
+// Where the descale of a token of a head stands:
+// batch * batch_stride + token / rows * block_stride + head * head_stride.
 struct Groups {
   Divisor rows;
   int64_t batch_stride, block_stride, head_stride;

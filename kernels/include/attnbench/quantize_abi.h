@@ -32,27 +32,30 @@ enum {
 /* One row of the library's table: the kernels that quantize one dtype and head_dim. */
 typedef struct AttnbenchQuantizeVariant {
   const char* kernel;          /* symbol of the __global__ function that writes */
-  const char* amax_kernel;     /* symbol of the one that finds the largest magnitudes first, where two passes are needed */
+  const char* amax_kernel;     /* symbol of the one that finds the largest magnitudes, where that needs a pass */
   int32_t dtype;               /* of q, k, v: ATTNBENCH_DTYPE_FP16 or ATTNBENCH_DTYPE_BF16 */
   int32_t head_dim;
   int32_t threads;             /* of a CTA */
-  int32_t shared_memory_bytes; /* dynamic, of the kernel that writes */
+  int32_t shared_memory_bytes; /* dynamic, of each of the two */
+  int32_t amax_shared_memory_bytes;
 } AttnbenchQuantizeVariant;
 
 /* One quantization of q, k and v.
  *
- * q            (batch, seqlen_q, num_heads,    head_dim) dtype     strides in elements, (batch, seqlen, head), multiples
- * k, v         (batch, seqlen_k, num_heads_kv, head_dim) dtype       of 8; the last dimension is contiguous
- * q8           (batch, seqlen_q, num_heads,    head_dim) e4m3      contiguous, as all that follow
- * k8           (batch, seqlen_k, num_heads_kv, head_dim) e4m3
- * v8t          (batch, num_heads_kv, head_dim, padded)   e4m3      padded: seqlen_k rounded up to a multiple of 16.
- *                Of every 16 tokens, position 4 t + {0, 1} holds token 2 t + {0, 1} and position 4 t + {2, 3} holds token
- *                8 + 2 t + {0, 1}, t = 0 to 3: the order in which an accumulator's registers pack into the A operand of
- *                an e4m3 wgmma. Positions past seqlen_k hold 0.
- * q_descale    fp32: one value (none, tensor), (batch, heads) for head, (batch, ceil(seqlen / block_size), heads) for block
+ * q          (batch, seqlen_q, num_heads,    head_dim) dtype   strides in elements, (batch, seqlen, head), multiples of
+ * k, v       (batch, seqlen_k, num_heads_kv, head_dim) dtype     8; the last dimension is contiguous
+ * q8         (batch, seqlen_q, num_heads,    head_dim) e4m3    contiguous, as all that follow
+ * k8         (batch, seqlen_k, num_heads_kv, head_dim) e4m3
+ * v8t        (batch, num_heads_kv, head_dim, padded)   e4m3    padded: seqlen_k rounded up to a multiple of 16.
+ *              Of every 16 tokens, position 4 t + {0, 1} holds token 2 t + {0, 1} and position 4 t + {2, 3} token
+ *              8 + 2 t + {0, 1}, t = 0 to 3: the order in which an accumulator's registers pack into the A operand of
+ *              an e4m3 wgmma. Positions past seqlen_k hold 0.
+ * q_descale  fp32: one value (none, tensor), (batch, heads) for head, (batch, ceil(seqlen / block_size), heads) for
+ *              block; k_descale and v_descale alike
  *
- * real value = stored value x descale. The numbers are those of attnbench/quantize.py, bit for bit. hadamard: q and k are
- * first multiplied by diag(signs) H / sqrt(head_dim), v never is; bit i % 32 of signs[i / 32] set: element i is negated.
+ * real value = stored value x descale. The numbers are those of attnbench/quantize.py, bit for bit. hadamard: q and k
+ * are first multiplied by diag(signs) H / sqrt(head_dim), v never is; bit i % 32 of signs[i / 32] set: column i is
+ * negated.
  */
 typedef struct AttnbenchQuantizeArgs {
   uint32_t abi_version; /* ATTNBENCH_QUANTIZE_ABI_VERSION */

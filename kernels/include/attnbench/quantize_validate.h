@@ -26,7 +26,7 @@ inline int64_t group_count(const AttnbenchQuantizeArgs& args, int64_t seqlen, in
   }
 }
 
-// Whether a group reaches beyond one CTA's tokens, so that its largest magnitude must be known before anything is written.
+// Whether a group reaches beyond one CTA's tokens: its largest magnitude must then be known before anything is written.
 inline bool needs_two_passes(const AttnbenchQuantizeArgs& args) {
   return args.scaling == ATTNBENCH_SCALING_TENSOR || args.scaling == ATTNBENCH_SCALING_HEAD ||
          (args.scaling == ATTNBENCH_SCALING_BLOCK && args.block_size > QUANTIZE_TILE);
@@ -101,8 +101,8 @@ inline int32_t check_quantize_tensors(const AttnbenchQuantizeArgs& args, const R
     if (tensor.data == nullptr) return reason.refuse(ATTNBENCH_NULL_POINTER, "%s is NULL", tensor.name);
     const uintptr_t alignment = tensor.element_bytes == 4 ? sizeof(float) : TMA_ALIGNMENT_BYTES;
     if (reinterpret_cast<uintptr_t>(tensor.data) % alignment != 0) {
-      return reason.refuse(ATTNBENCH_BAD_ALIGNMENT, "%s starts at %p: must be %d-byte aligned", tensor.name, tensor.data,
-                           static_cast<int>(alignment));
+      return reason.refuse(ATTNBENCH_BAD_ALIGNMENT, "%s starts at %p: must be %d-byte aligned", tensor.name,
+                           tensor.data, static_cast<int>(alignment));
     }
   }
   return ATTNBENCH_OK;

@@ -1,7 +1,7 @@
 """The quantize kernel, emulated, against the reference quantizer: every stored byte and every descale, bit for bit.
 
-`make test` runs every dtype, head_dim, scaling and rotation on some shapes, inputs and deliveries, all of which come up;
-the marker `full` runs the whole product.
+`make test` runs every dtype, head_dim, scaling and rotation on some shapes, inputs and deliveries, all of which come
+up; the marker `full` runs the whole product.
 """
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from attnbench.kernel_build import build_emulated
-from attnbench.kernel_quantize import Scheme, transpose_values
+from attnbench.kernel_quantize import transpose_values
+from attnbench.kernel_quantize_arguments import Scheme
 from emulator import DELIVERIES, EmulatedKernel, Schedule
 from parallel import run_parallel
 from quantize_problem import (

@@ -1,0 +1,232 @@
+"""`attnbench ab`: from two revisions to run directories, verdicts and an exit status."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import signal
+import time
+import zlib
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import click
+
+from attnbench import environment, store
+from attnbench.ab import Bout, Measured, Task, hire, null_tasks
+from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
+from attnbench.compare import Comparison
+from attnbench.compare_table import print_comparison
+from attnbench.record import Record
+from attnbench.ruling import INCOMPLETE, rule
+from attnbench.run import RunError, plain_spec, unknown_backend
+from attnbench.run_command import RESULTS, choose_device
+from attnbench.side import Side
+from attnbench.suite import Suite, load_suite, parse_only, with_overrides
+from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
+from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
+
+INTERRUPTED = 130
+LEAST_PROCESSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for."""
+
+    suite: Suite
+    base: str
+    head: str
+    backends: tuple[str, ...]
+    plugins: tuple[str, ...]
+    build: str | None
+    processes: int
+    margin: Margin
+    device: str
+    out: Path
+    strict: bool
+
+
+def ab_command(
+    suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
+    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, timeout: float | None,
+    strict: bool,
+) -> int:  # fmt: skip
+    """The exit status. Raises a user error for a mistake, before anything is measured."""
+    if processes < LEAST_PROCESSES:
+        raise RunError(f"--processes {processes}: {LEAST_PROCESSES} at least, and {FEWEST_PROCESSES} for a verdict")
+    loaded = with_overrides(
+        load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}
+    )
+    out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{loaded.name}")
+    store.refuse_occupied(out)
+    request = Request(
+        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out, strict
+    )
+    repository = Repository(Path.cwd())
+    revisions = [repository.revision("base", base), repository.revision("head", head)]
+    if processes < FEWEST_PROCESSES:
+        click.echo(f"note: verdicts are inconclusive with fewer than {FEWEST_PROCESSES} processes")
+    try:
+        with _terminated_like_interrupted():
+            return _compared(request, repository, revisions)
+    except BuildFailed as error:
+        click.echo(f"attnbench: {error}", err=True)
+        return INCOMPLETE
+    except KeyboardInterrupt:
+        kept = f"the records so far: {out}" if out.exists() else "nothing was measured yet"
+        click.echo(f"exit status {INTERRUPTED}: interrupted; {kept}")
+        return INTERRUPTED
+
+
+def _compared(request: Request, repository: Repository, revisions: Sequence[Revision]) -> int:
+    with worktrees(repository, revisions) as tops, ExitStack() as at_the_end:
+        places = [*zip(revisions, tops), (revisions[0], tops[0])]
+        sides = [Side(*place, repository, request.device, request.plugins) for place in places]
+        for side in sides:
+            at_the_end.callback(side.dismiss)
+        base, head, again = sides
+        if request.build:
+            for side in (base, head):
+                click.echo(f"building {side.revision}: {request.build}")
+                build(request.build, side.revision, side.folder, side.environment())
+        ready = hire(base, head)
+        tasks = _tasks(request, base, head, ready)
+        for line in _what(request, repository, revisions, tasks, ready):
+            click.echo(line)
+        facts = _facts(request, revisions, ready)
+        seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
+        bout = Bout(base, head, again, seed, _tell(request.processes))
+        first = _measured(request, request.out, bout, facts, tasks, True)
+        comparison = comparison_of(request.out, revisions, replace(request.margin, noise_floor=first.floor()))
+        slower = tasks_to_confirm(comparison, tasks)
+        if slower:
+            click.echo(f"slower: {len(slower)} to be measured again in fresh processes before that counts")
+            further = Bout(base, head, again, seed + 1, _tell(request.processes))
+            second = _measured(request, request.out / "confirm", further, facts, slower, False)
+            comparison = confirmed(comparison, second)
+    return _ruled(request, comparison)
+
+
+def _tasks(request: Request, base: Side, head: Side, ready: Sequence[Mapping[str, Any]]) -> list[Task]:
+    """What both sides have: the backends asked for, else those of plugins, else the suite's.
+
+    Raises RunError for one that is asked for and is not on both sides, and for one that only base has.
+    """
+    given = list(dict.fromkeys(name for event in ready for name in event["given"]))
+    runnable = [name for name in ready[0]["unasked"] if name in ready[1]["unasked"]]
+    names = []
+    for name in request.backends or given or request.suite.backends or runnable:
+        on_base, on_head = (name in event["backends"] for event in ready)
+        if not (on_base or on_head):
+            raise RunError(unknown_backend(name, tuple(ready[0]["backends"])))
+        if on_base and on_head:
+            names.append(name)
+        elif on_base or request.backends:
+            there, missing = (base, head) if on_base else (head, base)
+            raise RunError(f'backend "{name}" is in {there.revision} and not in {missing.revision}; '
+                           "name those that both have with --backend")  # fmt: skip
+        else:
+            click.echo(f"note: {name} is new in {head.revision}: nothing to hold it against")
+    if not names:
+        raise RunError(f"{head.revision} has no backend that {base.revision} has too")
+    return [Task(job, name) for job in request.suite.jobs() for name in names]
+
+
+def _what(
+    request: Request, repository: Repository, revisions: Sequence[Revision], tasks: Sequence[Task],
+    ready: Sequence[Mapping[str, Any]],
+) -> Iterator[str]:  # fmt: skip
+    """What is compared with what, and what is not."""
+    given = {name for event in ready for name in event["given"]}
+    names = list(dict.fromkeys(task.backend for task in tasks))
+    mine, common = [name for name in names if name in given], [name for name in names if name not in given]
+    yield f"{revisions[1]} against {revisions[0]}: {', '.join(names)} on {len(request.suite.jobs())} cases"
+    if revisions[0].commit == revisions[1].commit:
+        yield "note: both are the same commit, so whatever differs is noise"
+    if common:
+        what = f"{', '.join(common)}: not from a plugin, the same code on both sides"
+        yield f"note: {what}{' but for what --build makes' if request.build else ''}"
+    if not mine and not request.build:
+        yield "note: nothing here comes from the repository; --plugin names a kernel that does"
+    changed = repository.changed()
+    if changed and "." not in (request.base, request.head):
+        yield f"note: {changed} files of {repository.top} have changes that are not committed; they are in neither side"
+
+
+def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The environment of either side's run."""
+    collected, session = environment.collect(request.device), secrets.token_hex(8)
+    return [
+        {
+            **environment.with_worker(collected, event["facts"]),
+            "device": request.device,
+            "plugins": [plain_spec(spec) for spec in request.plugins],
+            "interleaved": {"session": session, "arm": revision.name},
+            "revision": {"ref": revision.ref, "commit": revision.commit, "build": request.build},
+        }
+        for revision, event in zip(revisions, ready)
+    ]
+
+
+def _measured(
+    request: Request, out: Path, bout: Bout, facts: Sequence[dict[str, Any]], tasks: Sequence[Task], null: bool
+) -> Measured:
+    """Measures, and writes one run directory per side: also what an interruption leaves."""
+    names = tuple(dict.fromkeys(task.backend for task in tasks))
+    text = replace(request.suite, backends=names).to_yaml()
+    with ExitStack() as stack:
+        writers = []
+        for side, environment_of_side in zip((bout.base, bout.head), facts):
+            writer = store.Writer.create(out / side.name, environment_of_side, text)
+            stack.callback(writer.close)
+            writers.append(writer)
+        try:
+            return bout.run(tasks, request.processes, null_tasks(tasks) if null else ())
+        finally:
+            for place, writer in enumerate(writers):
+                for record in bout.measured.merged(place):
+                    writer.append(record)
+
+
+def _tell(processes: int) -> Any:
+    def tell(process: int, task: Task, base: Record, head: Record) -> None:
+        click.echo(f"[{process + 1}/{processes}] {task.job.case.key}  {task.backend}  {_outcome(base, head)}")
+
+    return tell
+
+
+def _outcome(base: Record, head: Record) -> str:
+    from attnbench.differences import process_differences
+    from attnbench.progress import outcome_text
+
+    if base.measurement and head.measurement:
+        (difference,) = process_differences(base.measurement.blocks, head.measurement.blocks).values()
+        return f"base {outcome_text(base)}, head {outcome_text(head)}, in turns {signed(math.expm1(difference))}"
+    return f"base {outcome_text(base)}; head {outcome_text(head)}"
+
+
+def _ruled(request: Request, comparison: Comparison) -> int:
+    ruling = rule(comparison, request.strict)
+    print_comparison(comparison)
+    for reason in ruling.reasons:
+        click.echo(reason)
+    click.echo(f"records: {request.out / 'base'} and {request.out / 'head'}")
+    click.echo(f"exit status {ruling.status}: {ruling.words}")
+    return ruling.status
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, as a CI job gets it at its time-out, tidies up like Ctrl-C."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,71 @@
+"""What the machine did while a measurement was taken: the conditions of its blocks, weighted by how long each lasted."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+from attnbench.record import Block, Conditions, Measurement
+
+# The driver renews its energy counter every 20 to 100 ms: over less than this its difference is not a mean power.
+LEAST_ENERGY_SPAN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """None where no block knows it. Temperatures: the highest; the rest: means over time."""
+
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    memory_temperature_c: float | None = None
+    cpu_clock_mhz: float | None = None
+    load: float | None = None
+    stolen: float | None = None
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Observed:
+        blocks = _watched(measurement)
+        return cls(
+            sm_clock_mhz=sm_clock_mhz(measurement),
+            power_w=power_w(measurement),
+            temperature_c=_most(blocks, lambda seen: seen.temperature_c),
+            memory_temperature_c=_most(blocks, lambda seen: seen.memory_temperature_c),
+            cpu_clock_mhz=_mean(blocks, lambda seen: seen.cpu_clock_mhz),
+            load=_mean(blocks, lambda seen: seen.load),
+            stolen=_mean(blocks, lambda seen: seen.stolen),
+        )
+
+
+def sm_clock_mhz(measurement: Measurement) -> float | None:
+    return _mean(_watched(measurement), lambda seen: seen.sm_clock_mhz)
+
+
+def power_w(measurement: Measurement) -> float | None:
+    """From the energy counter where it ran long enough, else from power readings."""
+    blocks = _watched(measurement)
+    counted = [block.conditions for block in blocks if block.conditions.energy_j is not None]
+    span_s = sum(seen.energy_span_s or 0.0 for seen in counted)
+    if span_s >= LEAST_ENERGY_SPAN_S:
+        return sum(seen.energy_j for seen in counted) / span_s
+    return _mean(blocks, lambda seen: seen.power_w)
+
+
+def _watched(measurement: Measurement) -> list[Block]:
+    return [block for block in measurement.blocks if block.conditions is not None]
+
+
+def _mean(blocks: Sequence[Block], of: Callable[[Conditions], float | None]) -> float | None:
+    """Mean over time; where no block says how long it lasted, over blocks."""
+    known = [(of(block.conditions), block.duration_s) for block in blocks if of(block.conditions) is not None]
+    if not known:
+        return None
+    total_s = sum(duration_s for _, duration_s in known)
+    if total_s <= 0:
+        return statistics.fmean(value for value, _ in known)
+    return sum(value * duration_s for value, duration_s in known) / total_s
+
+
+def _most(blocks: Sequence[Block], of: Callable[[Conditions], float | None]) -> float | None:
+    return max((value for value in (of(block.conditions) for block in blocks) if value is not None), default=None)

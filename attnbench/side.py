@@ -1,0 +1,143 @@
+"""One side of an A/B: a revision in its folder, and the worker that imports from there and from nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+from attnbench.crew import Listener, RunError
+from attnbench.record import Record
+from attnbench.suite import Job
+from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.worktree import Repository, Revision
+
+
+class Side:
+    """A revision and, while it is hired, its worker."""
+
+    def __init__(self, revision: Revision, top: Path, repository: Repository, device: str, specs: Sequence[str]):
+        self.revision, self.repository = revision, repository
+        self.folder = top / repository.inside
+        self.place = Place(self.folder, import_path(repository, top))
+        self.specs = [self._moved(spec, top) for spec in specs]
+        self._device = device
+        self._worker: WorkerProcess | None = None
+        self._used = False
+        self._event: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.revision.name
+
+    def environment(self) -> dict[str, str]:
+        """For a build: what the worker will have."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(self.place.import_path)}
+
+    def start(self) -> None:
+        """Starts a fresh worker unless there is one; `ready` waits for it, so that two can start at the same time."""
+        if self._worker is None or self._used:
+            self.dismiss()
+            self._worker = WorkerProcess(self._device, self.specs, self.place)
+            self._used, self._event = False, None
+
+    def ready(self) -> Mapping[str, Any]:
+        """The worker's ready event. Raises RunError when it cannot work."""
+        try:
+            self._event = self._event or self._worker.start()
+        except WorkerRefused as error:
+            raise RunError(f"{self.revision}: {str(error).replace(f'{self.folder}/', '')}") from None
+        except WorkerDied as error:
+            raise RunError(f"{self.revision}: no worker could start, {error.brief}") from None
+        return self._event
+
+    def worker(self) -> WorkerProcess:
+        """The one at work; a fresh one where the last was lost."""
+        if self._worker is None:
+            self.start()
+        self.ready()
+        self._used = True
+        return self._worker
+
+    def dismiss(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+    def _moved(self, spec: str, top: Path) -> str:
+        """A plugin spec with its file in this revision's folder, where it lies in the repository. Raises RunError."""
+        place, separator, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+        if not place.endswith(".py"):
+            return spec
+        path = Path(place).resolve()
+        if path.is_relative_to(self.repository.top):
+            path = top / path.relative_to(self.repository.top)
+        if not path.is_file():
+            where = f"{self.revision} has" if path.is_relative_to(top) else "there is"
+            raise RunError(f'plugin "{spec}": {where} no file {place}')
+        return f"{path}{separator}{function}"
+
+
+def import_path(repository: Repository, top: Path) -> tuple[str, ...]:
+    """What a revision's worker imports from: its own folders, then PYTHONPATH, the checkout's folders moved there."""
+    own = [top / repository.inside, top, top / "src"]
+    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        path = Path(entry).resolve()
+        own.append(top / path.relative_to(repository.top) if path.is_relative_to(repository.top) else path)
+    return tuple(dict.fromkeys(str(path) for path in own))
+
+
+class ArmLost(Exception):
+    """The backend failed, or its worker did; the arm has the record of it."""
+
+
+class RemoteArm:
+    """One backend on one case, held in a side's worker: an `Arm` of `rounds`. Raises ArmLost where it fails."""
+
+    def __init__(self, side: Side, job: Job, backend: str, process: int, watch: Callable[[str, str], None]):
+        self.name, self.record, self.done, self.lost_s, self.call_s = side.name, None, False, 0.0, 0.0
+        self._side, self._process, self._held = side, process, False
+        self._listener = Listener(job, [backend], self._keep, watch, Counter())
+
+    def hold(self) -> None:
+        """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed."""
+        checkout = self._side.repository.top
+        self._ask(**self._listener.message(), do="hold", arm=self.name, process=self._process, checkout=str(checkout))
+        strays = self._listener.answer.get("strays")
+        if strays:
+            raise RunError(
+                f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its "
+                "own folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
+            )
+        self.call_s, self._held = self._listener.answer["call_s"], True
+
+    def take(self, round: int, growth: int) -> None:
+        self._ask(do="block", round=round, growth=growth, call_s=self.call_s)
+        self.done, self.lost_s = self._listener.answer["done"], self._listener.answer["lost_s"]
+
+    def release(self, together: Sequence[str], order_seed: int, timed: bool) -> Record:
+        """The record, without its times unless `timed`."""
+        if self.record is None and self._held:
+            try:
+                self._ask(do="release", together=list(together), order_seed=order_seed, timed=timed)
+            except ArmLost:
+                pass
+        return self.record
+
+    def _ask(self, **job: Any) -> None:
+        worker = self._side.worker()
+        worker.submit(job)
+        try:
+            self._listener.listen(worker)
+        except (WorkerDied, WorkerSilent) as error:
+            self._side.dismiss()
+            if isinstance(error, WorkerDied):
+                self._listener.fail(error.kind, str(error))
+            else:
+                self._listener.fail("timeout", self._listener.overdue())
+        if self.record is not None:
+            raise ArmLost
+
+    def _keep(self, record: Record) -> None:
+        self.record = record

@@ -1,0 +1,153 @@
+"""Telemetry in a process of its own: the process that samples, and the watch that asks it.
+
+A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the median of a
+50 us call by half a percent on a busy machine, this process does not (benchmarks/telemetry.py). It is asked between
+blocks and answers with their conditions; it ends when its parent does, however that ends.
+
+requests  {"ask": "between", "start_s": s, "end_s": s}    {"ask": "facts"}    one JSON line each on stdin
+answers   conditions as `record.known_facts`               facts               one JSON line each on stdout
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from attnbench.conditions import make_judge
+from attnbench.record import Conditions, known_facts
+from attnbench.sampling import Clock, SystemClock, Verdict
+from attnbench.telemetry import PERIOD_S, Telemetry
+
+# An answer takes a millisecond; a process that has not answered by then is stuck in the driver, or starved.
+ANSWER_TIMEOUT_S = 5.0
+# It starts while torch is imported, which takes longer.
+START_TIMEOUT_S = 30.0
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class TelemetryProcess:
+    """A `sampling.Watch` that asks a process of its own. One that dies or does not answer is a problem on each block."""
+
+    def __init__(self, device: str, cpus: int, command: tuple[str, ...] = ()):
+        """command: what to start in place of the sampling process (tests do)."""
+        self.clock = SystemClock()
+        self._judge = make_judge(cpus)
+        self._lost = ""
+        # NOTE: -P and this very package's folder, or an `attnbench` in the worker's folder would take its place.
+        own = (sys.executable, "-P", "-m", "attnbench.telemetry_process", device, repr(self.clock.epoch_s))
+        try:
+            self._process = subprocess.Popen(
+                command or own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                env={**os.environ, "PYTHONPATH": _import_path()},
+            )  # fmt: skip
+        except OSError as error:
+            self._process, self._lost = None, f"telemetry: it could not start: {error.strerror}"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None once it is lost."""
+        return self._process and self._process.pid
+
+    def between(self, start_s: float, end_s: float) -> Conditions:
+        answer = self._ask({"ask": "between", "start_s": start_s, "end_s": end_s}, ANSWER_TIMEOUT_S)
+        return Conditions(problems=(self._lost,)) if answer is None else Conditions.of(answer)
+
+    def verdict(self, conditions: Conditions | None) -> Verdict:
+        return self._judge(conditions)
+
+    def facts(self) -> dict[str, Any]:
+        """How the machine is watched, for `environment.json`; waits until the process has started."""
+        answer = self._ask({"ask": "facts"}, START_TIMEOUT_S)
+        return {"lost": self._lost} if answer is None else answer
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdin.close()
+            self._process.stdout.close()
+            self._process = None
+        self._lost = self._lost or "telemetry: it was ended"
+
+    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+        """The answer; None, and the process ended, where there is none."""
+        if self._process is None:
+            return None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            return json.loads(self._answer(time.monotonic() + timeout_s))
+        except TimeoutError:
+            self._lost = f"telemetry: no answer within {timeout_s:g} s"
+        except (OSError, ValueError):  # its end, or a line cut short by it
+            self._lost = "telemetry: its process ended"
+        self.stop()
+        return None
+
+    def _answer(self, deadline: float) -> bytes:
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            part = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not part:
+                raise BrokenPipeError
+            line += part
+        return line
+
+
+def _import_path() -> str:
+    folder = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(part for part in (folder, os.environ.get("PYTHONPATH", "")) if part)
+
+
+def serve(telemetry: Telemetry, requests: IO[bytes], answers: IO[bytes], period_s: float = PERIOD_S) -> None:
+    """Takes a reading every period and answers in between, until there is nobody left to ask."""
+    due = time.monotonic()
+    while True:
+        ready, _, _ = select.select([requests], [], [], max(0.0, due - time.monotonic()))
+        if ready:
+            line = requests.readline()
+            if not line:
+                return
+            answers.write(json.dumps(answer(telemetry, json.loads(line))).encode() + b"\n")
+            answers.flush()
+        if time.monotonic() >= due:
+            telemetry.tick()
+            due = max(due + period_s, time.monotonic())  # what was missed is not made up for
+
+
+def answer(telemetry: Telemetry, request: dict[str, Any]) -> dict[str, Any]:
+    if request["ask"] == "facts":
+        return telemetry.facts()
+    return known_facts(asdict(telemetry.between(request["start_s"], request["end_s"])))
+
+
+def sensor_of(device: str) -> Any:
+    """The sensor of "cpu", "cuda" or "cuda:1"."""
+    from attnbench.cpu_sensor import CpuSensor
+    from attnbench.nvml_sensor import NvmlSensor
+
+    kind, _, index = device.partition(":")
+    return CpuSensor() if kind == "cpu" else NvmlSensor(int(index or 0))
+
+
+def main() -> None:
+    """Arguments: the device, and what to add to the monotonic clock to have the parent's."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    device, epoch_s = sys.argv[1:]
+    clock: Clock = SystemClock(float(epoch_s))
+    serve(Telemetry(sensor_of(device), clock), open(0, "rb", buffering=0), open(1, "wb", buffering=0))
+
+
+if __name__ == "__main__":
+    main()

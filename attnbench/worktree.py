@@ -1,0 +1,134 @@
+"""Revisions of a git repository as folders of their own, for a while. The user's checkout is never touched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Sequence
+
+# Lines of what a failed build printed that are shown.
+TAIL_LINES = 12
+# A REF that stands for the checkout as it is, uncommitted changes of tracked files included.
+CHECKOUT = "."
+
+# Variables by which git would work in another repository than the folder's; a hook that runs this sets them.
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
+class GitError(Exception):
+    """What git cannot do; the message names it and the way out."""
+
+
+class BuildFailed(Exception):
+    """The build of a revision failed; the message has the end of what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One side. ref: as the user wrote it; commit: the full hash."""
+
+    name: str
+    ref: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.ref}, {self.commit[:10]})"
+
+
+class Repository:
+    """The git repository that a folder is in. Raises GitError where it is in none."""
+
+    def __init__(self, folder: Path):
+        try:
+            self.top = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
+        except GitError:
+            message = f"{folder} is in no git repository; go into the one whose revisions are to be compared"
+            raise GitError(message) from None
+        self.inside = folder.resolve().relative_to(self.top)
+
+    def revision(self, name: str, ref: str) -> Revision:
+        """Raises GitError for a REF that names no commit."""
+        if ref == CHECKOUT:
+            made = _git(self.top, "stash", "create")  # a commit of the tracked files as they are; changes nothing
+            return Revision(name, ref, made or _git(self.top, "rev-parse", "HEAD"))
+        try:
+            commit = _git(self.top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+        except GitError:
+            raise GitError(f"--{name} {ref}: no such commit, branch or tag in {self.top}") from None
+        return Revision(name, ref, commit)
+
+    def changed(self) -> int:
+        """How many files of the checkout differ from its last commit, files that git does not know included."""
+        return len(_git(self.top, "status", "--porcelain").splitlines())
+
+
+@contextmanager
+def worktrees(repository: Repository, revisions: Sequence[Revision]) -> Iterator[list[Path]]:
+    """A folder with each revision checked out, detached; all gone afterwards, however it ends. Raises GitError."""
+    with tempfile.TemporaryDirectory(prefix="attnbench-ab-", ignore_cleanup_errors=True) as folder:
+        places = [Path(folder).resolve() / revision.name for revision in revisions]
+        try:
+            for revision, place in zip(revisions, places):
+                # NOTE: without the user's hooks, which may do anything after a checkout.
+                _git(repository.top, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--quiet",
+                     str(place), revision.commit)  # fmt: skip
+            yield places
+        finally:
+            with _uninterrupted():
+                for place in places:
+                    _quietly(repository.top, "worktree", "remove", "--force", "--force", str(place))
+
+
+def build(command: str, revision: Revision, folder: Path, environment: dict[str, str]) -> None:
+    """Runs a shell command in a revision's folder. Raises BuildFailed with the end of its output."""
+    if not folder.is_dir():
+        raise BuildFailed(f"{revision} has no folder {folder.name} to build in")
+    process = subprocess.Popen(
+        command, shell=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    try:
+        printed, _ = process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        tail = "\n".join(printed.strip().splitlines()[-TAIL_LINES:])
+        raise BuildFailed(f"--build failed in {revision} with status {process.returncode}: {command}\n{tail}".rstrip())
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints. In a session of its own: Ctrl-C is for this program to handle. Raises GitError."""
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    except FileNotFoundError:
+        raise GitError("there is no git on this machine; install it") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise GitError(f"git {arguments[0]} failed: {last}")
+    return done.stdout.strip()
+
+
+def _quietly(folder: Path, *arguments: str) -> None:
+    try:
+        _git(folder, *arguments)
+    except GitError:
+        pass  # it was never added; its folder goes with the temporary one
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not end the tidying up after the first."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,110 @@
+"""`make gpu-short`: which steps run, in which order, and what a failed or unfinished one does.
+
+The interpreter only writes down what it is asked for.
+"""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from attnbench.kernel_recipe import ROOT
+
+# Fails where $STOPS matches the command; an unfinished run is one whose command matches $UNFINISHED.
+INTERPRETER = r"""#!/bin/bash
+if [ "$1" = -c ]; then echo '--backend "hopper"'; exit 0; fi
+echo "$*" >> "$ASKED"
+if [ -n "${STOPS:-}" ] && [[ "$*" =~ $STOPS ]]; then exit 1; fi
+if [[ "$*" =~ --out\ ([^ ]*) ]] && [[ "$*" == *" run "* ]]; then
+    mkdir -p "${BASH_REMATCH[1]}"; touch "${BASH_REMATCH[1]}/records.jsonl"
+fi
+if [ -n "${UNFINISHED:-}" ] && [[ "$*" =~ $UNFINISHED ]]; then echo "incomplete: the budget was used up"; exit 3; fi
+"""
+ORDER = ("kernels build", "kernels inspect", "-m gpu --no-skips tests/golden", "tests/golden -k", "contact.yaml",
+         "-m gpu --no-skips tests/kernels", "-m gpu --ignore tests/kernels", "h100.yaml", "ablation.yaml", "h100.yaml",
+         "kernel_sanitize", "edges.yaml")  # fmt: skip
+
+
+class Machine:
+    """A folder in which make leaves its marks, and the commands that the interpreter was asked for."""
+
+    def __init__(self, folder):
+        self.folder, self.asked = folder, folder / "asked"
+        self.python = folder / "python"
+        self.python.write_text(INTERPRETER)
+        self.python.chmod(0o755)
+
+    def make(self, *arguments, **environment):
+        """Exit status and output of one call, and what was asked for in it."""
+        self.asked.write_text("")
+        places = {"PYTHON": self.python, "GPU_RUNS": self.folder / "runs", "WHEELS": "/nothing", "LIBRARIES": "/nothing"}
+        variables = [f"{name}={place}" for name, place in places.items()]
+        environment = {**os.environ, "ASKED": str(self.asked), **environment}
+        environment.pop("MAKEFLAGS", None)
+        done = subprocess.run(
+            ["make", "-C", str(ROOT), *arguments, *variables],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return done.returncode, done.stdout, self.asked.read_text().splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def assert_in_order(asked, words):
+    assert len(asked) == len(words), "\n".join(asked)
+    for line, word in zip(asked, words):
+        assert word in line
+
+
+def test_every_step_once(machine):
+    status, output, asked = machine.make("gpu-short")
+    assert status == 0, output
+    assert_in_order(asked, ORDER)
+    assert all("--device cuda" in line and re.search(r"--budget \d+s", line) for line in asked if " run " in line)
+    status, output, asked = machine.make("gpu-short")
+    assert (status, asked) == (0, []), output
+
+
+def test_a_failed_step_does_not_hold_up_the_others(machine):
+    status, output, asked = machine.make("gpu-short", STOPS="-m gpu --no-skips tests/golden|contact")
+    assert status != 0 and "failed: contact golden" in output
+    assert_in_order(asked, [*ORDER[:3], *ORDER[4:]])
+    status, output, asked = machine.make("gpu-short")
+    assert status != 0 and asked == []
+    assert "golden failed before: make gpu STEP=golden repeats it" in output
+    assert machine.make("gpu", "STEP=golden")[0] == 0
+    assert machine.make("gpu", "STEP=contact")[0] == 0
+    assert machine.make("gpu-short")[0] == 0
+
+
+def test_an_unfinished_step_goes_on(machine):
+    status, output, asked = machine.make("gpu-short", UNFINISHED="ablation")
+    assert status != 0 and "not finished: ablation; the same command goes on" in output
+    assert len(asked) == len(ORDER)
+    status, output, asked = machine.make("gpu-short")
+    assert status == 0, output
+    assert len(asked) == 1 and "ablation.yaml" in asked[0] and "--resume" in asked[0]
+
+
+def test_without_libraries_it_stops(machine):
+    status, _, asked = machine.make("gpu-short", STOPS="kernels build")
+    assert status != 0
+    assert_in_order(asked, ORDER[:1])
+
+
+def test_when_time_is_up(machine):
+    status, output, asked = machine.make("gpu-short", "MINUTES=1")
+    assert status != 0 and asked == []
+    assert "time is up before build: the same command goes on" in output
+
+
+def test_all_steps_keep_their_order(machine):
+    status, output, asked = machine.make("gpu")
+    assert status == 0, output
+    assert_in_order(asked[:7], ORDER[:7])
+    assert sum("h100.yaml --only group=" in line for line in asked) == 13
+    assert "--only dtype=bf16" in asked[-1]

@@ -1,0 +1,125 @@
+"""Clocks, power and sentinels as they are read: metrics by hand, the report's section cell by cell."""
+
+import json
+
+import pytest
+from report_runs import H200, LAPTOP, ok, write_run
+
+from attnbench import load
+from attnbench.metrics import METRICS, forward_flops
+from attnbench.observed import Observed, power_w, sm_clock_mhz
+from attnbench.peaks import Machine
+from attnbench.record import Block, Conditions
+from attnbench.report import write_report
+from attnbench.result import Result
+from attnbench.store import SENTINELS
+
+
+def block(time_s, duration_s, **conditions):
+    return Block((time_s,) * 10, 10, duration_s=duration_s, conditions=Conditions(telemetry_samples=9, **conditions))
+
+
+def watched(backend, time_s, *blocks, flags=(), discarded=None, **fields):
+    timing = {"blocks": blocks, "flags": flags, "discarded": discarded or {}}
+    return ok(backend, time_s, timing=timing, **fields)
+
+
+def test_conditions_are_weighted_by_how_long_a_block_lasted():
+    record = watched(
+        "fa3", 1e-3,
+        block(1e-3, 3.0, sm_clock_mhz=1700.0, power_w=690.0, temperature_c=60, load=1.0),
+        block(1e-3, 1.0, sm_clock_mhz=1500.0, power_w=650.0, temperature_c=71),
+        Block((1e-3,), 1, duration_s=9.0),
+    )  # fmt: skip
+    assert Observed.of(record.measurement) == Observed(sm_clock_mhz=1650, power_w=680, temperature_c=71, load=1.0)
+    assert Observed.of(ok("fa3", 1e-3).measurement) == Observed()
+
+
+def test_power_comes_from_the_energy_counter_where_it_ran_long_enough():
+    long = watched("fa3", 1e-3, *[block(1e-3, 0.4, power_w=1.0, energy_j=210.0, energy_span_s=0.3)] * 2)
+    assert power_w(long.measurement) == pytest.approx(700.0)
+    short = watched("fa3", 1e-3, block(1e-3, 0.4, power_w=640.0, energy_j=210.0, energy_span_s=0.3))
+    assert power_w(short.measurement) == 640.0
+    undated = watched("fa3", 1e-3, *[block(1e-3, 0.0, sm_clock_mhz=clock) for clock in (1000, 2000)])
+    assert sm_clock_mhz(undated.measurement) == 1500
+
+
+def test_metrics_of_a_watched_record():
+    record = watched("fa3", 1e-3, block(1e-3, 1.0, sm_clock_mhz=1500.0, power_w=600.0))
+    result = Result.of(record, "run", Machine.of(H200))
+    found = {metric.name: metric.of(result) for metric in METRICS}
+    flops = forward_flops(record.case)
+    assert found["clock"] == 1500 and found["power"] == 600
+    assert found["cycles"] == pytest.approx(1.5e6)
+    assert found["energy"] == pytest.approx(600 * 1e-3 / flops)
+    assert found["peak at clock"] == pytest.approx(100 * flops / 1e-3 / (132 * 1.5e9 * 4096))
+    assert found["peak at clock"] / found["peak"] == pytest.approx(1830 / 1500)
+
+
+@pytest.mark.parametrize("environment", [LAPTOP, {**H200, "gpu": {**H200["gpu"], "sm_count": 78}}])
+def test_no_peak_at_a_clock_is_invented(environment):
+    record = watched("fa3", 1e-3, block(1e-3, 1.0, sm_clock_mhz=1500.0))
+    assert Result.of(record, "run", Machine.of(environment)).peak_at_clock_flops_per_s is None
+
+
+def gpu_run(folder):
+    hot = {"power_limit_w": 700.0, "temperature_c": 66.0}
+    records = [
+        watched("fa3", 1e-3, block(1e-3, 1.0, sm_clock_mhz=1410.0, power_w=698.6, **hot), flags=("power_capped",)),
+        watched("fa3", 2e-3, block(2e-3, 1.0, sm_clock_mhz=1755.0, power_w=650.0, **hot), seqlen=2048,
+                discarded={"power brake": 1, "hardware thermal slowdown": 2}),
+        watched("fa2", 2e-3, block(2e-3, 1.0, sm_clock_mhz=1755.0, problems=("power_w: Unknown Error",)),
+                flags=("telemetry_incomplete",)),
+    ]  # fmt: skip
+    run = write_run(folder / "run", records, {name: fact for name, fact in H200.items() if name != "sentinels"})
+    rows = [(700e12, 2.50e12), (690e12, 2.51e12), (720e12, 2.50e12)]
+    lines = [{"gemm_dtype": "bf16", "gemm_flops_per_s": gemm, "copy_bytes_per_s": copy} for gemm, copy in rows]
+    (run / SENTINELS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_the_section_of_a_gpu_run(tmp_path):
+    text = write_report([gpu_run(tmp_path)], tmp_path / "report.md").read_text()
+    start = text.index("## The machine meanwhile")
+    rows = {
+        cells[2]: cells[3:-1]
+        for line in text[start : text.index("\n## ", start + 5)].splitlines()
+        if line.startswith("|") and (cells := [cell.strip() for cell in line.split("|")])
+    }
+    rate = forward_flops(ok("fa3", 1e-3).case) / 1e-3
+    small = forward_flops(ok("fa3", 2e-3, seqlen=2048).case) / 2e-3
+    shares = sorted((rate / (132 * 1.41e9 * 4096), small / (132 * 1.755e9 * 4096)))
+    assert rows["backend"] == ["SM clock", "power", "temperature", "pJ/FLOP", "% of peak at that clock",
+                               "% of own GEMM", "flags", "discarded blocks"]  # fmt: skip
+    assert rows["`fa3`"] == [
+        "1410 – 1755 MHz", "650 – 699 W", "66 C", f"{698.6 / rate * 1e12:.2f} – {650 / small * 1e12:.2f}",
+        f"{100 * shares[0]:.1f} % – {100 * shares[1]:.0f} %",
+        f"{100 * small / 700e12:.1f} % – {100 * rate / 700e12:.0f} %", "`power_capped` 1 of 2",
+        "2 (hardware thermal slowdown), 1 (power brake)",
+    ]  # fmt: skip
+    assert rows["`fa2`"][:4] == ["1755 MHz", "—", "—", "—"] and rows["`fa2`"][-2:] == [
+        "`telemetry_incomplete` 1 of 1", "—",
+    ]  # fmt: skip
+    assert rows["bf16 GEMM"] == ["3", "700 TFLOPS", "720 TFLOPS", "690 TFLOPS", "720 TFLOPS", "4.3 %"]
+    assert rows["copy"] == ["3", "2500 GB/s", "2500 GB/s", "2500 GB/s", "2510 GB/s", "0.4 %"]
+    summary = text[: text.index("## Machine")]
+    assert "- **Suspect run** `run`: its own GEMM rate moved by 4.3% over 3 sentinels (690 TFLOPS to 720" in summary
+    assert "The run's own bf16 GEMM: 700.0 TFLOPS" in text
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    run = gpu_run(tmp_path)
+    first = write_report([run], tmp_path / "report.md").read_bytes()
+    assert write_report([run], tmp_path / "report.md").read_bytes() == first
+
+
+def test_a_run_that_nobody_watched_has_no_section(tmp_path):
+    run = write_run(tmp_path / "run", [ok("fa2", 1e-3)])
+    assert "The machine meanwhile" not in write_report([run], tmp_path / "report.md").read_text()
+
+
+def test_the_dataframe_has_flags_and_discarded_blocks(tmp_path):
+    frame = load(gpu_run(tmp_path))
+    assert list(frame["flags"]) == ["power_capped", "", "telemetry_incomplete"]
+    assert list(frame["discarded_blocks"]) == [0, 3, 0]
+    assert list(frame["sm_clock_mhz"]) == [1410, 1755, 1755]
