@@ -41,7 +41,8 @@ def test_a_drift_over_two_per_cent_is_told_with_its_numbers():
 
 
 def test_sentinels_that_failed_and_a_clock_that_was_set_are_told():
-    rows = [row(role="start"), {"role": "end", "error": "OutOfMemoryError: CUDA out of memory", "clock_step_s": -3600.0}]
+    failed = {"role": "end", "error": "OutOfMemoryError: CUDA out of memory", "clock_step_s": -3600.0}
+    rows = [row(role="start"), failed]
     assert suspicions(rows) == (
         "1 of 2 sentinels could not be measured, the first at its end: OutOfMemoryError: CUDA out of memory",
         "the system's clock was set back by 3600 s while it ran",
