@@ -58,6 +58,7 @@ EXPECTED = {
     "prints_a_lot": ("ok", None, r"^$"),
     "prints_what_looks_like_an_event": ("ok", None, r"^$"),
     "fails_while_timed": ("error", "exception", r"^while being timed: ArithmeticError: tired"),
+    "dies_while_timed": ("error", "crash", r"^in phase (time|recheck): the worker process exited with status 9"),
     "unsupported_is_true": ("error", "contract", r"^unsupported\(\) returned True; return a reason as text, or None"),
     "unsupported_raises": ("error", "exception", r"^ArithmeticError: no idea"),
     "facts_are_not_plain": ("error", "contract", r"^kernel_facts\(\) returned what JSON cannot hold"),
@@ -116,6 +117,14 @@ def test_a_run_is_watched_and_bracketed_by_sentinels(misbehaved):
 
 def test_a_run_that_times_nothing_takes_no_sentinel(interrupted):
     assert read(interrupted[0]).sentinels == ()
+
+
+def test_who_took_turns_with_whom_is_on_record(misbehaved):
+    behaves, naive = (misbehaved[1][name].measurement for name in ("behaves", "naive"))
+    assert behaves.together == naive.together and {"naive", "behaves"} <= set(behaves.together)
+    assert not {"dies_while_timed", "fails_while_timed"} & set(behaves.together), "timed again without the culprits"
+    assert [block.round for block in behaves.blocks] == [block.round for block in naive.blocks]
+    assert {block.arm for block in naive.blocks} == {"1"}
 
 
 def test_an_error_after_the_check_keeps_the_accuracy(misbehaved):
