@@ -10,7 +10,6 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from attnbench.peaks import Machine, gpu_of, section
 from attnbench.record import Measurement
-from attnbench.sentinel import suspicions
 from attnbench.sentinel import why_suspect
 from attnbench.store import Run
 from attnbench.units import count
