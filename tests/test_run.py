@@ -102,6 +102,23 @@ def test_a_right_record_is_complete(misbehaved):
     assert measured.blocks[0].sample_count >= 1 and measured.warmup_s > 0 and measured.peak_bytes is None
 
 
+def test_a_run_is_watched_and_bracketed_by_sentinels(misbehaved):
+    """Through the worker and its telemetry process, however many workers were lost in between."""
+    _, records, run = misbehaved
+    roles = [sentinel["role"] for sentinel in run.sentinels]
+    assert (roles[0], roles[-1]) == ("start", "end") and set(roles[1:-1]) <= {"periodic"}
+    for sentinel in run.sentinels:
+        assert sentinel["gemm_flops_per_s"] > 0 and sentinel["copy_bytes_per_s"] > 0 and "error" not in sentinel
+    assert run.environment["worker"]["telemetry"]["sensor"] == "proc"
+    blocks = [block for record in records.values() if record.measurement for block in record.measurement.blocks]
+    assert blocks and all(block.conditions is not None and block.duration_s > 0 for block in blocks)
+    assert any(block.conditions.load is not None for block in blocks)
+
+
+def test_a_run_that_times_nothing_takes_no_sentinel(interrupted):
+    assert read(interrupted[0]).sentinels == ()
+
+
 def test_who_took_turns_with_whom_is_on_record(misbehaved):
     behaves, naive = (misbehaved[1][name].measurement for name in ("behaves", "naive"))
     assert behaves.together == naive.together and {"naive", "behaves"} <= set(behaves.together)
@@ -208,15 +225,16 @@ def interrupted(module_command):
     process = module_command.start("run", suite, *SLOW, "--out", out)
     wait_until(lambda: len(lines(out / "records.jsonl")) >= 2)
     (worker,) = children(process.pid)
+    (telemetry,) = children(worker)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)
-    return out, process.returncode, printed, worker
+    return out, process.returncode, printed, (worker, telemetry)
 
 
 def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
-    out, status, (printed, errors), worker = interrupted
+    out, status, (printed, errors), helpers = interrupted
     assert status == 130
-    assert not is_alive(worker)
+    assert not any(map(is_alive, helpers))
     assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out}" in printed
     assert "Traceback" not in errors
     run = read(out)
