@@ -5,7 +5,9 @@ Base against itself on some cases gives the noise floor. What comes out slower i
 
 from __future__ import annotations
 
+import math
 import time
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Sequence
@@ -54,9 +56,9 @@ class Measured:
         return [_merged(sides[side]) for sides in self.records.values() if sides[side]]
 
     def floor(self) -> float | None:
-        """The A/A noise floor, a log ratio; None where base was not measured against itself."""
+        """The A/A noise floor, a fraction of base's time; None where base was not measured against itself."""
         try:
-            return noise_floor(self.nulls.values())
+            return math.expm1(noise_floor(self.nulls.values()))
         except NotEnough:
             return None
 
@@ -107,15 +109,17 @@ class Bout:
         """The records of both sides: with their times where both are right, else without."""
         arms = [RemoteArm(side, task.job, task.backend, process, self.watch) for side in sides]
         limit_s = len(arms) * task.job.timing.max_time_s
+        seed = zlib.crc32(f"{self.seed} {task.job.case.key} {task.backend}".encode())
         if all([_holds(arm) for arm in arms]):  # a list: both sides are checked, whatever came of the first
+            shared_s = min(arm.call_s for arm in arms)
+            for arm in arms:
+                arm.call_s = shared_s
             try:
-                take_turns(
-                    arms, self.seed + process, limit_s, lambda: time.monotonic() - sum(arm.lost_s for arm in arms)
-                )
+                take_turns(arms, seed + process, limit_s, lambda: time.monotonic() - sum(arm.lost_s for arm in arms))
             except ArmLost:
                 pass
         timed = all(arm.record is None for arm in arms)
-        one, other = (arm.release(ARMS, self.seed, timed) for arm in arms)
+        one, other = (arm.release(ARMS, seed, timed) for arm in arms)
         return one, other
 
 

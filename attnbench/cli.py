@@ -134,7 +134,10 @@ _DEVICE = click.option(
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent."
 )
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Finish this run; repeats nothing.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", shell_complete=_run_directories,
+    help="Finish this run; repeats nothing.",
+)  # fmt: skip
 @click.option("--no-time", is_flag=True, help="Check only.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
 @click.option("--budget", type=Budget(), help="Begin no case after so long, such as 15m.")
@@ -294,7 +297,7 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
 
 
 @main.command(epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py")
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_run_directories)
 @click.argument("case_key")
 @click.argument("backend")
 def repro(run_directory: Path, case_key: str, backend: str) -> None:

@@ -5,12 +5,15 @@ Rates need no rule of their own: records hold seconds, and one formula counts th
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, Sequence
+from collections import Counter
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from attnbench.peaks import Machine, gpu_of, section
 from attnbench.record import Measurement
 from attnbench.sentinel import suspicions
+from attnbench.sentinel import why_suspect
 from attnbench.store import Run
+from attnbench.units import count
 
 NOT_RECORDED = "not recorded"
 # A run's own GEMM that differs by more than this from the other side's tells of a machine in another state.
@@ -22,6 +25,8 @@ _GPU_SETTINGS = {
 }  # fmt: skip
 _CPU_SETTINGS = {"model": "CPU", "cores": "CPUs allowed", "quota_cores": "CPU quota", "governor": "clock policy",
                  "boost": "boost"}  # fmt: skip
+# The flag of a measurement under a power cap, as `conditions` sets it (which belongs to the measuring half).
+_POWER_CAPPED = "power_capped"
 # How a measurement was made: two that differ in one of these answer different questions.
 _MEASURED_BY = ("timer", "regime", "cache")
 
@@ -52,17 +57,34 @@ def cautions(base: Run, new: Run) -> Iterator[str]:
             yield f"the machine's own GEMM: {100 * drift:+.1f} % in rate, so the machine was in another state"
 
 
-def suspicion(run: Run) -> str:
-    """Why the run itself is suspect, as its environment says, or on a GPU its sentinels; "" where it is not.
+def cautions_of_measurements(cases: Iterable[tuple[Sequence[Measurement | None], ...]]) -> Iterator[str]:
+    """What differs in how (base, new) of each case were timed and forbids nothing, with the number of cases."""
+    found: Counter[str] = Counter()
+    for sides in cases:
+        base, new = ([one for one in side if one is not None] for side in sides)
+        for told in (_together, _power_capped):
+            before, now = ({told(one) for one in side} for side in (base, new))
+            if before != now:
+                found[f"{_listed(before)} before, {_listed(now)} now"] += 1
+    yield from (f"{words} ({count(times, 'case')})" for words, times in found.items())
 
-    NOTE: a CPU's sentinels move by more than any GPU's; reports say so, and the spread of its numbers shows it.
-    """
-    suspect = run.environment.get("suspect")
-    if not suspect and _kind_of_device(run.environment) != "cpu":
-        suspect = "; ".join(suspicions(run.sentinels))
-    if not suspect:
-        return ""
-    return "marked suspect" + ("" if suspect is True else f": {_text(suspect)}")
+
+def _together(measurement: Measurement) -> str:
+    others = len(measurement.together) - 1
+    return f"timed in turns with {count(others, 'other')}" if others > 0 else "timed alone"
+
+
+def _power_capped(measurement: Measurement) -> str:
+    return "held by a power cap" if _POWER_CAPPED in measurement.flags else "not held by a power cap"
+
+
+def _listed(words: Iterable[str]) -> str:
+    return " or ".join(sorted(words))
+
+
+def suspicion(run: Run) -> str:
+    """Why the run itself is suspect, from its sentinels or its environment; "" where it is not."""
+    return "; ".join(why_suspect(run.environment, run.sentinels))
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,27 @@ and its runs are. What cannot be compared is refused with a reason and never lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Mapping, Sequence
 
 from attnbench.case_records import CaseRecords, Name, gather, other_inputs, refusal
-from attnbench.comparable import cautions, differences_of_machines, differences_of_measurements, suspicion
+from attnbench.comparable import (
+    cautions,
+    cautions_of_measurements,
+    differences_of_machines,
+    differences_of_measurements,
+    suspicion,
+)
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
 from attnbench.record import Measurement
 from attnbench.sides import Side
-from attnbench.store import Run, StoreError
+from attnbench.store import StoreError
+from attnbench.units import count
+from attnbench.usable_runs import Usable, usable
 from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 
 
@@ -59,15 +69,6 @@ class Comparison:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Usable:
-    """The stored runs that are compared with, why others are not, and what force has overridden."""
-
-    runs: tuple[Run, ...]
-    left_out: tuple[str, ...]
-    forced: tuple[str, ...]
-
-
 def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Comparison:
     """Every case of both sides, judged. `force` compares what is not comparable, and the result says so.
 
@@ -76,43 +77,38 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     for run in new.runs[1:]:
         for reason in differences_of_machines(new.runs[0], run):
             raise StoreError(f"{new.path}: its runs {new.runs[0].name} and {run.name} are not comparable: {reason}")
-    usable = _usable(base, new, force)
-    cases = gather(usable.runs or base.runs, new.runs)
-    if not usable.runs:
-        incomparable = Pair(refused=NOT_COMPARABLE, reason="the runs are not comparable: " + "; ".join(usable.left_out))
-        pairs: dict[Name, Pair | None] = {name: incomparable for name in cases}
-        forced: list[str] = []
+    stored = usable(base, new, force)
+    cases = gather(stored.runs or base.runs, new.runs)
+    if stored.runs:
+        pairs, unlike = _pairs(cases, force)
     else:
-        pairs, forced = _pairs(cases, force)
-    if not force:
-        pairs = _suspect(pairs, new.runs)
-    return _comparison(base, new, usable, cases, pairs, margin, (*usable.forced, *dict.fromkeys(forced)))
+        reason = "the runs are not comparable: " + "; ".join(stored.left_out)
+        pairs, unlike = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), Counter()
+    unlike_told = [f"{reason} ({count(times, 'measurement')})" for reason, times in unlike.items()]
+    stored = replace(stored, left_out=(*stored.left_out, *([] if force else unlike_told)))
+    forced = unlike_told if force else []
+    drifted = [f"{run.name} is marked suspect: {suspicion(run)}" for run in new.runs if suspicion(run)]
+    if drifted and any(map(_is_stored, pairs.values())):
+        forced += drifted
+        if not force:
+            refused = Pair(refused=INCONCLUSIVE, reason="; ".join(drifted))
+            pairs = {name: refused if _is_stored(pair) else pair for name, pair in pairs.items()}
+    return _comparison(base, new, stored, cases, pairs, margin, (*stored.forced, *forced) if force else ())
 
 
-def _usable(base: Side, new: Side, force: bool) -> Usable:
-    runs: list[Run] = []
-    by_reason: dict[str, list[str]] = {}
-    for run in base.runs:
-        reasons = [*differences_of_machines(run, new.runs[0]), *filter(None, [suspicion(run)])]
-        if not reasons or force:
-            runs.append(run)
-        for reason in reasons:
-            by_reason.setdefault(reason, []).append(run.name)
-    told = tuple(f"{reason} ({_named(names, len(base.runs))})" for reason, names in by_reason.items())
-    return Usable(tuple(runs), () if force else told, told if force else ())
+def _is_stored(pair: Pair | None) -> bool:
+    """Whether a difference is one against stored runs, which a machine that drifts spoils; turns stand it."""
+    return pair is not None and pair.time is not None and pair.time.unit == "run"
 
 
-def _named(names: Sequence[str], count: int) -> str:
-    if len(names) == count:
-        return "every run of the baseline" if count > 1 else f"run {names[0]}"
-    return f"run{'' if len(names) == 1 else 's'} {', '.join(names)}"
+def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], Counter[str]]:
+    """A pair for every case that either side timed; None where checks alone are compared.
 
-
-def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], list[str]]:
-    """A pair for every case that either side timed; None where checks alone are compared. And what force overrode."""
+    And why stored measurements are not comparable, counted: left out, or, with force, compared nevertheless.
+    """
     pairs: dict[Name, Pair | None] = {}
     stored: dict[Name, tuple[ByRun, ByRun]] = {}
-    forced: list[str] = []
+    unlike: Counter[str] = Counter()
     inputs = other_inputs(cases)
     for name, case in cases.items():
         refused = refusal(case, inputs.get(name, ""))
@@ -120,45 +116,35 @@ def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, P
         if refused is not None or not any(base):
             pairs[name] = refused
             continue
-        base, reasons = _alike(base, new)
-        if reasons and force:
-            forced += reasons
-            base = case.timed[0]
+        alike, reasons = _alike(base, new)
+        unlike.update(reasons)
+        base = base if force else alike
         if not any(base):
-            pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(reasons))
+            pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(dict.fromkeys(reasons)))
         elif len(base) == len(new) == 1 and took_turns(base[0], new[0]):
             pairs[name] = pair_of_turns(base[0], new[0])
         else:
             pairs[name] = None
             stored[name] = base, new
-    return pairs | pairs_of_runs(stored), forced
+    return pairs | pairs_of_runs(stored), unlike
 
 
 def _alike(base: ByRun, new: ByRun) -> tuple[list[Measurement | None], list[str]]:
-    """The baseline's measurements that were made as NEW's were, and why the others were not."""
+    """The baseline's measurements that were made as NEW's were, and why each of the others was not."""
     kept, reasons = [], []
     others = [one for one in new if one is not None]
     for measurement in base:
         differ = [] if measurement is None else [
             reason for other in others for reason in differences_of_measurements(measurement, other)]  # fmt: skip
         kept.append(None if differ else measurement)
-        reasons += differ
-    return kept, list(dict.fromkeys(reasons))
-
-
-def _suspect(pairs: Mapping[Name, Pair | None], runs: Sequence[Run]) -> dict[Name, Pair | None]:
-    """No verdict on times of a run that says itself that the machine drifted; turns taken together stand it."""
-    reasons = "; ".join(f"{run.name} is {suspicion(run)}" for run in runs if suspicion(run))
-    if not reasons:
-        return dict(pairs)
-    refused = Pair(refused=INCONCLUSIVE, reason=reasons)
-    return {name: refused if pair and pair.time and pair.time.unit == "run" else pair for name, pair in pairs.items()}
+        reasons += dict.fromkeys(differ)
+    return kept, reasons
 
 
 def _comparison(
     base: Side,
     new: Side,
-    usable: Usable,
+    stored: Usable,
     cases: Mapping[Name, CaseRecords],
     pairs: Mapping[Name, Pair | None],
     margin: Margin,
@@ -171,7 +157,7 @@ def _comparison(
     judged = {name: time for name, time in judged.items() if time.unit == unit}
     sides = [cases[name].timed for name in judged]
     allowances = [time.allowance for time in judged.values() if time.allowance]
-    pairs_of_machines = [(run, new.runs[0]) for run in usable.runs]
+    pairs_of_machines = [(run, new.runs[0]) for run in stored.runs]
     return Comparison(
         base=str(base),
         new=str(new),
@@ -179,10 +165,14 @@ def _comparison(
         margin=margin,
         unit=unit,
         suite=_suite(sides, unit, margin) if sides else None,
-        allowance=max(allowances, default=None),
+        allowance=math.expm1(max(allowances)) if allowances else None,
         forced=tuple(forced),
-        left_out=usable.left_out if usable.runs else (),
-        cautions=tuple(dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines))),
+        left_out=stored.left_out if stored.runs else (),
+        cautions=(
+            *stored.doubts,
+            *dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines)),
+            *cautions_of_measurements(cases[name].timed for name in judged),
+        ),
         problems=(*base.problems, *new.problems),
     )
 

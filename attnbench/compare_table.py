@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Sequence
 import click
 
 from attnbench.compare import Comparison
-from attnbench.compare_text import HEADERS, Row, besides, headlines, notes, rows
+from attnbench.compare_text import HEADERS, Row, extras, headlines, notes, rows
 from attnbench.quality import BROKEN, WRONG
 from attnbench.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
@@ -34,10 +34,7 @@ def print_comparison(comparison: Comparison, every: bool = False) -> None:
         click.echo(f"{shown.hidden:,} more cases; --all shows them")
     for reason in shown.reasons:
         click.echo(reason)
-    for cell in comparison.cells:
-        for text in besides(cell):
-            click.echo(f"{cell.case_key} {cell.backend}: {text}")
-    for line in notes(comparison):
+    for line in (*extras(comparison, every), *notes(comparison)):
         click.echo(line)
 
 

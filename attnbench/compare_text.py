@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 from attnbench.compare import Cell, Comparison
-from attnbench.quality import BROKEN, WRONG
-from attnbench.units import show_time
-from attnbench.verdict import FASTER, KINDS, SAME, SLOWER, Verdict, percent, signed
+from attnbench.quality import BROKEN, ERROR, KERNEL, MEMORY, WRONG
+from attnbench.units import count, show_time
+from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 
 HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "verdict", "why")
 # More rows scroll off a terminal; what is not shown is counted.
 MAX_ROWS = 40
 # A reason that so many cases share is told once, below the table; those of them without figures share a row, too.
 SHARED = 4
+GROWN = (ERROR, MEMORY, KERNEL)
 CHECKED, SKIPPED = "checked only", "not run on either side"
 
 
@@ -55,7 +56,9 @@ def counts(comparison: Comparison) -> str:
     found = Counter(kind(cell) for cell in comparison.cells)
     order = (WRONG, BROKEN, *KINDS, CHECKED, SKIPPED)
     named = ", ".join(f"{found[name]:,} {name}" for name in order if found[name])
-    return f"{named or 'nothing'}, of {len(comparison.cells):,} cases (one case on one backend each)"
+    grown = sum(any(finding.kind in GROWN for finding in cell.findings) for cell in comparison.cells)
+    named += f" ({grown:,} grew in error, memory or static figures)" if grown else ""
+    return f"{named or 'nothing'}, of {count(len(comparison.cells), 'case')} (one case on one backend each)"
 
 
 def headlines(comparison: Comparison) -> Iterator[str]:
@@ -76,7 +79,8 @@ def _suite(suite: Verdict | None) -> str:
         return f"{suite.kind}: {suite.reason}"
     low, high = suite.interval
     cause = f" ({suite.cause})" if suite.cause else ""
-    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}{cause}"
+    reason = f", {suite.reason}" if suite.kind == INCONCLUSIVE else ""
+    return f"{signed(suite.difference)} (90 % interval {signed(low)} to {signed(high)}): {suite.kind}{cause}{reason}"
 
 
 def _replication(comparison: Comparison) -> str:
@@ -100,7 +104,7 @@ def rows(comparison: Comparison, every: bool = False) -> Table:
         folds = not every and (kind(cell), why(cell)) in shared and None in (cell.base_s, cell.new_s)
         groups.setdefault((kind(cell), cell.backend, why(cell)) if folds else (place,), []).append(cell)
     kept = list(groups.values()) if every else list(groups.values())[:MAX_ROWS]
-    reasons = tuple(f"{name} ({times:,} cases): {reason}" for (name, reason), times in shared.items())
+    reasons = tuple(f"{name} ({count(times, 'case')}): {reason}" for (name, reason), times in shared.items())
     made = tuple(_row(group, (kind(group[0]), why(group[0])) in shared) for group in kept)
     return Table(made, len(shown) - sum(map(len, kept)), reasons)
 
@@ -145,8 +149,16 @@ def besides(cell: Cell) -> list[str]:
     return [f"{finding.kind}: {finding.text}" for finding in found]
 
 
+def extras(comparison: Comparison, every: bool = False) -> list[str]:
+    """`besides` of all cases, a line each; what is beyond MAX_ROWS is counted (nothing with `every`)."""
+    lines = [f"{cell.case_key} {cell.backend}: {text}" for cell in comparison.cells for text in besides(cell)]
+    if every or len(lines) <= MAX_ROWS:
+        return lines
+    return [*lines[:MAX_ROWS], f"{len(lines) - MAX_ROWS:,} more lines like these; --all shows them"]
+
+
 def notes(comparison: Comparison) -> Iterator[str]:
     """What was left out, could not be read or differs between the sides."""
     yield from (f"unreadable: {problem}" for problem in comparison.problems)
     yield from (f"left out of the baseline: {text}" for text in comparison.left_out)
-    yield from (f"differs: {text}" for text in comparison.cautions)
+    yield from (f"note: {text}" for text in comparison.cautions)

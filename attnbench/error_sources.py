@@ -3,6 +3,8 @@
 Each source alone, all else exact (fp64) or fp32: q and k quantized; v quantized; P rounded; sums as Hopper's FP8 tensor
 cores make them, in one level and in two. Relative RMSEs against fp64 on the originals, at the rows that are compared;
 those of Hopper's sums, whose emulation takes a pass over every single product, at SUMMED_ROWS of them a head.
+NOTE: alone, these sums are of operands with all their digits; products of 8-bit numbers have fewer to lose, so that e1_
+is what a kernel should be held against.
 """
 
 from __future__ import annotations

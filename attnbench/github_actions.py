@@ -12,7 +12,7 @@ from typing import Iterator
 import click
 
 from attnbench.compare import Comparison
-from attnbench.compare_text import HEADERS, besides, counts, headlines, kind, notes, rows, why
+from attnbench.compare_text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
 from attnbench.ruling import PASSED, REGRESSED, Ruling
 from attnbench.report_markdown import anonymous, bullets, plain, table
 from attnbench.store import StoreError
@@ -71,8 +71,7 @@ def step_summary(comparison: Comparison, ruling: Ruling) -> str:
         parts.append(f"{shown.hidden:,} more cases.")
     if shown.reasons:
         parts.append(bullets(map(_shown, shown.reasons)))
-    rest = [f"{cell.case_key} {cell.backend}: {text}" for cell in comparison.cells for text in besides(cell)]
-    rest += notes(comparison)
+    rest = [*extras(comparison), *notes(comparison)]
     if rest:
         parts.append(bullets(map(_shown, rest)))
     return "\n\n".join(parts) + "\n\n"

@@ -56,8 +56,18 @@ class Holding:
     def lost_s(self) -> float:
         return self._arm.lost_s
 
-    def take(self, round: int, growth: int) -> Record | None:
-        """One block; the record of what the backend raised in it, else None."""
+    @property
+    def call_s(self) -> float:
+        """What a call lasted when it was warm."""
+        return self._arm.call_s
+
+    def take(self, round: int, growth: int, call_s: float) -> Record | None:
+        """One block; the record of what the backend raised in it, else None.
+
+        call_s: what both sides take a call to last, so that their blocks and samples are made alike: where noise is
+        skewed, the median of few samples lies elsewhere than that of many.
+        """
+        self._arm.call_s = call_s
         with self._bench.phases("time"):
             checked = self._prepared.checked.record
             outcome = guarded(self._bench, checked, lambda: self._arm.take(round, growth), DURING)

@@ -81,11 +81,12 @@ class TimedArm:
         self._burst = options.regime == "burst"
         self._before = flush if self._burst and options.cache == "cold" else None
         self._blocks: list[tuple[int, Taken]] = []
-        self._call_s = self._warmup_s = 0.0
+        self._warmup_s = 0.0
+        self.call_s = 0.0  # what a call is taken to last; sizes of blocks and of samples follow from it
 
     def warm_up(self) -> None:
         """Once, before the first block."""
-        self._call_s, self._warmup_s = self._warm_up()
+        self.call_s, self._warmup_s = self._warm_up()
 
     def _warm_up(self) -> tuple[float, float]:
         timer, options = self._sampler.timer, self._options
@@ -104,12 +105,12 @@ class TimedArm:
 
     def take(self, round: int, growth: int) -> None:
         """One block. Raises what the call raises, and Unstable."""
-        sampler, per_sample = self._sampler, self._sampler.timer.region(self._call_s)
+        sampler, per_sample = self._sampler, self._sampler.timer.region(self.call_s)
         if self._burst:
             sampler.clock.sleep(BURST_IDLE_S)
-        elif lead_in(self._call_s):
-            sampler.timer.take(self._turns, lead_in(self._call_s), 1, None)
-        count = block_samples(self._call_s * per_sample, self._options, growth)
+        elif lead_in(self.call_s):
+            sampler.timer.take(self._turns, lead_in(self.call_s), 1, None)
+        count = block_samples(self.call_s * per_sample, self._options, growth)
         taken = sampler.take_block(self._turns, count, per_sample, self._before)
         self._blocks.append((round, taken))
         self._rule.add(taken.samples_s, per_sample)
@@ -123,7 +124,7 @@ class TimedArm:
             timer=timer.name,
             regime=self._options.regime,
             cache=self._options.cache,
-            calls_per_sample=timer.region(self._call_s),
+            calls_per_sample=timer.region(self.call_s),
             converged=not unmet,
             unmet=unmet,
             outliers=flagged(blocks),

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from attnbench.kernel_arguments import ALIGNED_ADDRESS, BoundForward, case_args, check_devices, check_lse, forward_args
 from attnbench.kernel_library import DTYPES, ForwardArgs, KernelError, KernelLibrary, Strides, Variant
-from attnbench.kernel_quantize import VALUE_GROUP
+from attnbench.kernel_quantize import VALUE_GROUP, transpose_values
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from attnbench.backend import Quantized
     from attnbench.case import Case
-    from attnbench.kernel_quantize_arguments import DeviceQuantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Fp8Operands:
     block_size: int = 0
 
 
-def kernel_operands(case: Case, made: DeviceQuantized) -> Fp8Operands:
-    """What the quantize kernel made of a case's inputs."""
-    descales = (made.q_descale, made.k_descale, made.v_descale)
-    return Fp8Operands(made.q, made.k, made.v_transposed, *descales, case_block_size(case))
+def reference_operands(case: Case, quantized: Quantized) -> Fp8Operands:
+    """What the reference quantizer made, as a kernel reads it."""
+    descales = (quantized.q_descale, quantized.k_descale, quantized.v_descale)
+    return Fp8Operands(quantized.q, quantized.k, transpose_values(quantized.v), *descales, case_block_size(case))
 
 
 def case_block_size(case: Case) -> int:

@@ -5,14 +5,14 @@ import functools
 from typing import TYPE_CHECKING
 
 from attnbench.kernel_library import KernelError
-from attnbench.kernel_quantize import SOURCE, QuantizeLibrary
+from attnbench.kernel_quantize import SOURCE, QuantizeLibrary, transpose_values
 from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
 from attnbench.kernel_schedules import missing_library
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnbench.backend import Inputs
+    from attnbench.backend import Inputs, Quantized
     from attnbench.case import Case
     from attnbench.kernel_build import Build
 
@@ -53,6 +53,21 @@ def version() -> str:
 def bind(inputs: Inputs, case: Case) -> BoundQuantize:
     """The quantization of a case's originals by the built library, ready to launch. Raises KernelError."""
     return BoundQuantize.of(built_library(), inputs.q, inputs.k, inputs.v, Scheme.of(case))
+
+
+def differences(made: DeviceQuantized, quantized: Quantized) -> str:
+    """Where the kernel's bits are not the reference quantizer's, "" where they all are: "q_descale in 3 of 8 values"."""
+    import torch
+
+    names = ("q", "k", "q_descale", "k_descale", "v_descale")
+    pairs = [(name, getattr(made, name), getattr(quantized, name)) for name in names]
+    found = []
+    for name, one, other in (*pairs, ("v", made.v_transposed, transpose_values(quantized.v))):
+        width = torch.int32 if one.dtype == torch.float32 else torch.uint8
+        wrong = int((one.view(width) != other.view(width)).sum())
+        if wrong:
+            found.append(f"{name} in {wrong} of {one.numel()} values")
+    return ", ".join(found)
 
 
 def quantize_on_device(q: Tensor, k: Tensor, v: Tensor, scheme: Scheme) -> DeviceQuantized:

@@ -108,7 +108,8 @@ class Conditions:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Conditions:
         """From a mapping such as `known_facts` makes."""
-        return cls(**{**row, **{name: tuple(row.get(name, ())) for name in ("reasons", "problems")}})
+        texts = {name: tuple(row[name]) for name in ("reasons", "problems") if name in row}
+        return cls(**{**row, **texts} if texts else row)
 
 
 @dataclass(frozen=True, slots=True)

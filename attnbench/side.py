@@ -96,7 +96,7 @@ class RemoteArm:
     """One backend on one case, held in a side's worker: an `Arm` of `rounds`. Raises ArmLost where it fails."""
 
     def __init__(self, side: Side, job: Job, backend: str, process: int, watch: Callable[[str, str], None]):
-        self.name, self.record, self.done, self.lost_s = side.name, None, False, 0.0
+        self.name, self.record, self.done, self.lost_s, self.call_s = side.name, None, False, 0.0, 0.0
         self._side, self._process, self._held = side, process, False
         self._listener = Listener(job, [backend], self._keep, watch, Counter())
 
@@ -110,10 +110,10 @@ class RemoteArm:
                 f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its "
                 "own folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
             )
-        self._held = True
+        self.call_s, self._held = self._listener.answer["call_s"], True
 
     def take(self, round: int, growth: int) -> None:
-        self._ask(do="block", round=round, growth=growth)
+        self._ask(do="block", round=round, growth=growth, call_s=self.call_s)
         self.done, self.lost_s = self._listener.answer["done"], self._listener.answer["lost_s"]
 
     def release(self, together: Sequence[str], order_seed: int, timed: bool) -> Record:

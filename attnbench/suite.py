@@ -245,13 +245,17 @@ def _refuse_repeated_cases(groups: tuple[Group, ...], source: Source) -> None:
 
 def _check_input_files(groups: tuple[Group, ...], source: Source) -> None:
     """Raises SuiteError where a case names a .safetensors file that does not hold its tensors."""
+    read: set[str] = set()
     for group in groups:
         for case in group.cases:
             if not case.inputs.isidentifier():
-                from attnbench.input_file import InputFileError, check_header
+                from attnbench.input_file import InputFileError, check_header, check_numbers
 
                 try:
                     check_header(case)
+                    if case.inputs not in read:
+                        check_numbers(case.inputs)
+                    read.add(case.inputs)
                 except InputFileError as error:
                     raise source.error(group.plan.location, f'group "{group.name}": {error}') from None
 

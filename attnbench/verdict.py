@@ -27,6 +27,8 @@ FEWEST_PROCESSES = 3
 FLOORS = 2.0
 # SM clocks of the two sides further apart than this: the chip ran in two states, and times alone decide nothing.
 CLOCKS_APART = 0.015
+# From here on a percentage is harder to read than a factor.
+TENFOLD = 10.0
 # What a difference is due to, as far as clocks tell.
 CODE, CLOCK_OR_POWER = "code", "clock or power"
 
@@ -153,8 +155,8 @@ def percent(fraction: float) -> str:
 
 
 def signed(fraction: float) -> str:
-    """`+3.1 %`: a difference."""
-    return f"{100 * fraction:+.2f} %"
+    """`+3.10 %`: a difference; from ten times the base time on, `12.5x` it."""
+    return f"{100 * fraction:+.2f} %" if fraction < TENFOLD - 1 else f"{1 + fraction:.3g}x"
 
 
 def _verdict(pair: Pair, margin: Margin, above: float, below: float) -> Verdict:
@@ -171,11 +173,10 @@ def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tu
         return FASTER, f"at most {signed(math.expm1(time.high))}, margin {limit}"
     if -margin.log < time.low and time.high < margin.log:
         return SAME, f"within {limit}"
-    low, high = signed(math.expm1(time.low)), signed(math.expm1(time.high))
     if time.low > margin.log or time.high < -margin.log:
-        strictly = "Holm's correction" if time.shift is None else "Holm's correction and 99 % for a shift of the run"
-        return INCONCLUSIVE, f"{low} to {high} by itself, not with {strictly} (p {min(above, below):.2g})"
-    return INCONCLUSIVE, f"{low} to {high} reaches over the margin of {limit}"
+        strictly = "all cases judged" if time.shift is None else "all cases judged and 99 % certainty for a shift of the run"
+        return INCONCLUSIVE, f"beyond {limit} by itself, not with {strictly} (adjusted p {min(above, below):.2g})"
+    return INCONCLUSIVE, f"its interval reaches over the margin of {limit}"
 
 
 def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:

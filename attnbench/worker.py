@@ -3,13 +3,13 @@
 jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
         {"do": "gauge"}                                      a sentinel: the machine's own GEMM and copy
         {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check, prepare, hold it
-        {"do": "block", "round": n, "growth": n}                 one block of the backend that is held
+        {"do": "block", "round": n, "growth": n, "call_s": s}    one block of the backend that is held
         {"do": "release", "together": [...], "order_seed": n, "timed": true}    its record, with its blocks or without
 events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
         {"event": "refused", "reason": ...}                  instead of ready
         {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
         {"event": "record", "record": "..."}                 one per backend, as the line to be stored
-        {"event": "held", "strays": [...]}                   after hold; modules that were imported from that folder
+        {"event": "held", "call_s": s, "strays": [...]}      after hold; modules that were imported from that folder
         {"event": "block", "done": bool, "lost_s": seconds}  after block, unless the backend failed (then its record)
         {"event": "done", "spent_s": {phase: seconds}}       one per job
         {"event": "gauged", "figures": {...}}                one per sentinel
@@ -152,10 +152,11 @@ class Worker:
             self._report(held)
         else:
             self._held = held
-        self._send(event="held", strays=strays(Path(job["checkout"])))
+        call_s = None if isinstance(held, Record) else held.call_s
+        self._send(event="held", call_s=call_s, strays=strays(Path(job["checkout"])))
 
     def _block(self, job: dict[str, Any]) -> None:
-        failure = self._held.take(job["round"], job["growth"])
+        failure = self._held.take(job["round"], job["growth"], job["call_s"])
         if failure is not None:
             self._held = None
             self._report(failure)

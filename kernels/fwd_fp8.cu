@@ -9,8 +9,8 @@
 // - Descales cost next to nothing in the main loop. q's and k's join the softmax scale, per block of keys where there
 //   are blocks (FlashAttention-3's block quantization). The output is kept in units of v's current descale: when the
 //   block changes, the ratio of both joins the factor that rescales the output; the last unit joins the final division.
-// - Weights are multiplied by 2^offset (P scale) so that small ones do not flush to zero, and a maximum may stay behind
-//   only by so much that large ones do not saturate.
+// - Weights are multiplied by 2^offset (P scale) so that small ones do not flush to zero; no maximum stays behind, so
+//   that large ones neither saturate nor lose their exact representation.
 // - Hopper sums e4m3 products in about 14 bits (DeepSeek-V3 report, section 3.5.2), which long sequences notice. With
 //   two levels each key tile's product starts from zero and joins the output in fp32, by the FFMA that takes the place
 //   of the rescaling multiplication.
@@ -43,9 +43,10 @@ namespace {
 
 constexpr float E4M3_MAX_LOG2 = 8.8073549f;  // log2(448)
 constexpr float MAX_OFFSET_LOG2 = 8.0f;       // of the largest P scale
-// How far a maximum may stay behind (softmax.cuh). Chosen, not tuned: three quarters of a power of two leave a little
-// room below the largest number.
-constexpr float STAY_BEHIND_LOG2 = 0.75f;
+// How far a maximum may stay behind (softmax.cuh): so little that a rescale is left out only where no maximum grew.
+// NOTE: not as far as saturation would allow. The weight of a row's maximum is 2^offset, which e4m3 holds exactly. With
+// a maximum that stayed behind it is rounded as any other, by up to 1 part in 16: rows that one key dominates show it.
+constexpr float STAY_BEHIND_LOG2 = 0x1p-10f;
 static_assert(1 << int(MAX_OFFSET_LOG2) == ATTNBENCH_MAX_P_SCALE, "the offset is log2 of P scale");
 
 enum class Accumulation { one_level, two_level };

@@ -247,7 +247,7 @@ ATTNBENCH_DEVICE float float_of_bits(uint32_t bits) {
   return both.value;
 }
 
-// Largest magnitude that the warps of one group hold, NaN passed over; a multiple of group_warps shares each group.
+// Largest magnitude in this thread's group, NaN passed over. The first group_warps warps share a group, then the next.
 ATTNBENCH_DEVICE float group_amax(const float (&x)[CHUNKS][CHUNK], uint32_t warp_amax, int group_warps) {
   float largest = 0.0f;
   ATTNBENCH_UNROLL

@@ -31,7 +31,7 @@ BLOCKS = 4  # after which an arm has enough
 class FakeWorker:
     """A worker in which every call takes what `seconds(arm, backend, process)` says; it does `habits` instead."""
 
-    log, alive, habits, seconds, backends = [], [], {}, None, None
+    log, alive, call_s, habits, seconds, backends = [], [], [], {}, None, None
     clock = itertools.count(1)
 
     def __init__(self, device, specs, place):
@@ -68,12 +68,14 @@ class FakeWorker:
         self.checked = Record(Case.make(**job["case"]), self.backend, "1", "ok", accuracy=accuracy(recheck=""))
         self.events.append({"event": "phase", "backend": self.backend, "phase": "start"})
         if not self.does("hold"):
-            self.events.append({"event": "held", "strays": self.habits.get("strays", [])})
+            call_s = self.seconds(self.arm, self.backend, self.process)
+            self.events.append({"event": "held", "call_s": call_s, "strays": self.habits.get("strays", [])})
             if not job["time"]:
                 self.tell(self.checked)
 
     def block(self, job):
         self.log.append((self.arm, self.process, job["round"], job["growth"]))
+        self.call_s.append(job["call_s"])
         self.events.append({"event": "phase", "backend": self.backend, "phase": "time"})
         if self.does("block"):
             return
@@ -131,7 +133,7 @@ def compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
 
     def run(seconds=alike, habits=None, backends_of=lambda side: ["naive", "mine"], **options):
-        fields = dict(log=[], alive=[], habits=habits or {}, seconds=staticmethod(seconds))
+        fields = dict(log=[], alive=[], call_s=[], habits=habits or {}, seconds=staticmethod(seconds))
         fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
         monkeypatch.setattr(side_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
@@ -139,7 +141,7 @@ def compared(tmp_path, monkeypatch, capsys):
         try:
             status = ab_command.ab_command("suite.yaml", **(given | options))
         finally:
-            run.log, run.left, run.out = fake.log, fake.alive, tmp_path / "out"
+            run.log, run.call_s, run.out = fake.log, fake.call_s, tmp_path / "out"
             assert fake.alive == [], "no worker is left"
             assert len(git(top, "worktree", "list").splitlines()) == 1, "no worktree is left"
             run.printed, run.errors = capsys.readouterr()
@@ -182,6 +184,11 @@ def test_workers_take_turns_in_whole_rounds_of_abba_or_baab(compared):
         assert mine.count(("base", 0)) == mine.count(("head", 0)) == 4, "two cases, two blocks a round"
 
 
+def test_both_sides_take_a_call_to_last_the_same_so_that_their_blocks_are_alike(compared):
+    compared(slower_by(0.5), processes=3)
+    assert set(compared.call_s) == {alike("base", "mine", process) for process in range(3)}, "the faster one's"
+
+
 def test_the_noise_floor_comes_from_base_against_itself(compared):
     noisy = itertools.cycle([1e-3, 1.05e-3])
     assert compared(lambda arm, backend, process: next(noisy) if arm == "base" else 1.025e-3) in (0, 4)
@@ -197,13 +204,10 @@ def test_a_slower_head_is_confirmed_in_fresh_processes_and_then_is_a_regression(
     assert {block.process for block in again[16, "mine"].measurement.blocks} == set(range(5))
 
 
-def test_what_is_slower_once_and_not_again_does_not_count(compared):
-    calls = itertools.count()
-    first = 2 * 5 * 2 * BLOCKS * 2  # blocks of the first measurement: cases x processes x arms, and as many for nulls
-
+def test_what_is_slower_once_and_not_again_does_not_count(compared, tmp_path):
     def until_confirmed(arm, backend, process):
-        number = next(calls)
-        return alike(arm, backend, process) * (1.05 if arm == "head" and number < first else 1.0)
+        slow = arm == "head" and not (tmp_path / "out" / "confirm").exists()
+        return alike(arm, backend, process) * (1.05 if slow else 1.0)
 
     assert compared(until_confirmed) == 0
     assert "not confirmed in fresh processes" in compared.printed

@@ -148,13 +148,13 @@ def test_what_only_one_side_recorded_is_told_and_forbids_nothing(base, tmp_path)
     gpu = {name: value for name, value in H200["gpu"].items() if name != "power_limit_w"}
     done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "gpu": gpu, "versions": {"torch": "2.14.0"}}))
     assert done.returncode == 0
-    assert "differs: power limit (W): 700 before, not recorded now" in done.stdout
-    assert "differs: torch: 2.13.0 before, 2.14.0 now" in done.stdout
+    assert "note: power limit (W): 700 before, not recorded now" in done.stdout
+    assert "note: torch: 2.13.0 before, 2.14.0 now" in done.stdout
 
 
 def test_a_machine_in_another_state_is_told(base, tmp_path):
     done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "sentinels": {"gemm_flops_per_s": 720e12}}))
-    assert done.returncode == 0 and "differs: the machine's own GEMM: -4.0 % in rate" in done.stdout
+    assert done.returncode == 0 and "note: the machine's own GEMM: -4.0 % in rate" in done.stdout
 
 
 def test_a_suspect_run_gives_no_verdict_on_times(base, tmp_path):
@@ -162,6 +162,8 @@ def test_a_suspect_run_gives_no_verdict_on_times(base, tmp_path):
     done = call("gate", base, new)
     assert done.returncode == 0 and "10 inconclusive" in done.stdout
     assert "new is marked suspect: the GEMM sentinel drifted by 3 %" in done.stdout
+    forced = call("gate", base, new, "--force")
+    assert forced.stdout.startswith("FORCED: ") and "new is marked suspect" in forced.stdout.splitlines()[0]
     assert call("gate", base, new, "--strict").returncode == 4
     assert call("gate", base, new, "--force").returncode == 1
 
@@ -171,8 +173,21 @@ def test_a_suspect_stored_run_is_left_out(tmp_path):
     environment = json.loads((folder / "2" / "environment.json").read_text())
     (folder / "2" / "environment.json").write_text(json.dumps(environment | {"suspect": True}))
     done = call("gate", folder, new_run(tmp_path / "new"))
-    assert done.returncode == 0 and "left out of the baseline: marked suspect (run 2)" in done.stdout
-    assert "10 same" in done.stdout
+    told = "marked suspect: marked so in its environment (run 2)"
+    assert done.returncode == 0 and f"left out of the baseline: {told}" in done.stdout and "10 same" in done.stdout
+    (folder / "4" / "records.jsonl").unlink()  # with two others only, it is used and told
+    done = call("gate", folder, tmp_path / "new")
+    assert "base (3 runs)" in done.stdout and f"note: {told}" in done.stdout
+
+
+def test_a_run_whose_own_sentinels_drifted_is_suspect(base, tmp_path):
+    new = new_run(tmp_path / "new", change=slower(1.5))
+    rows = [{"when": when, "start_s": start_s, "gemm_flops_per_s": rate, "gemm_dtype": "bf16"}
+            for when, start_s, rate in (("start", 0.0, 7e14), ("end", 60.0, 6.7e14))]  # fmt: skip
+    (new / "sentinels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("gate", base, new)
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout
+    assert "its own GEMM rate moved by 4.4%" in done.stdout
 
 
 @pytest.mark.parametrize("runs", [1, 2])
@@ -243,6 +258,15 @@ def test_unreadable_lines_are_named_and_the_rest_is_used(base, tmp_path):
         assert "2 lines are unreadable" in done.stdout
 
 
+def test_a_clock_that_went_backwards_is_an_unreadable_record(base, tmp_path):
+    new = new_run(tmp_path / "new")
+    text = (new / "records.jsonl").read_text()
+    (new / "records.jsonl").write_text(text.replace('"duration_s":0.0', '"duration_s":-1.0', 1))
+    done = call("gate", base, new)
+    assert done.returncode == 3 and "1 missing, 9 same" in done.stdout
+    assert f"unreadable: {new}/records.jsonl:1: a block that lasted -1 s; a clock went backwards" in done.stdout
+
+
 def test_mistakes_are_one_line(base, tmp_path):
     new = new_run(tmp_path / "new")
     (tmp_path / "empty").mkdir()
@@ -299,10 +323,10 @@ def interleaved(folder, head_s, **options):
 
 def test_sides_that_took_turns_replicate_processes(tmp_path):
     done = call("gate", *interleaved(tmp_path / "slow", 1.03e-3))
-    assert done.returncode == 1 and "1 slower, of 1 cases" in done.stdout
+    assert done.returncode == 1 and "1 slower, of 1 case" in done.stdout
     assert "replicated: processes, in which both sides took turns; the baseline was not measured" in done.stdout
     done = call("gate", *interleaved(tmp_path / "same", 1.001e-3))
-    assert done.returncode == 0 and "1 same, of 1 cases" in done.stdout
+    assert done.returncode == 0 and "1 same, of 1 case" in done.stdout
     done = call("gate", *interleaved(tmp_path / "two", 1.03e-3, processes=2), "--strict")
     assert done.returncode == 4 and "measured in 2 processes; it takes 3" in done.stdout
 
@@ -312,6 +336,26 @@ def test_the_same_schedule_at_another_time_is_no_pair(tmp_path):
     assert "measured in 1 stored run; it takes 3" in call("compare", base, head).stdout
     later = write_run(tmp_path / "later", [record("mine", 1e-3, **turns("base", 1e-3))], MACHINE)
     assert "measured in 1 stored run; it takes 3" in call("compare", base, later).stdout  # the same arm of another run
+
+
+def test_stored_measurements_made_otherwise_are_left_out_and_told(tmp_path):
+    folder = baseline(tmp_path / "base", runs=4)
+    records = suite(numpy.random.default_rng(8))
+    records[3] = record("naive", 0.01678, {"regime": "burst"}, seqlen=4096)
+    (folder / "4" / "records.jsonl").write_text("".join(one.to_json() + "\n" for one in records))
+    done = call("gate", folder, new_run(tmp_path / "new"))
+    assert done.returncode == 0 and "10 same" in done.stdout
+    assert "left out of the baseline: regime: burst before, sustained now (1 measurement)" in done.stdout
+    forced = call("gate", folder, tmp_path / "new", "--force")
+    assert forced.stdout.startswith("FORCED: not comparable, and compared nevertheless: regime: burst")
+
+
+def test_what_differs_in_how_a_case_was_timed_is_told(base, tmp_path):
+    timing = {"together": ("1", "2"), "order_seed": 3, "flags": ("power_capped",)}
+    records = changed(r3=record("naive", 0.01678, timing, seqlen=4096))
+    done = call("gate", base, new_run(tmp_path / "new", records=records))
+    assert "note: timed alone before, timed in turns with 1 other now (1 case)" in done.stdout
+    assert "note: not held by a power cap before, held by a power cap now (1 case)" in done.stdout
 
 
 def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
@@ -373,7 +417,7 @@ def test_what_grew_fails_the_gate(name, weighed_base, tmp_path):
     of, said = GROWTH[name]
     done = call("gate", weighed_base, write_run(tmp_path / "new", [grown(of)], MACHINE))
     assert done.returncode == 1 and said in done.stdout, done.stdout
-    assert "1 same, of 1 cases" in done.stdout  # it is not its time
+    assert "1 same (1 grew in error, memory or static figures), of 1 case" in done.stdout  # it is not its time
 
 
 @pytest.mark.parametrize("name", WITHIN)
@@ -457,6 +501,18 @@ def test_long_tables_are_cut_and_the_rest_is_counted(tmp_path):
     assert done.stdout.count("bf16-") == 40 and "20 more cases; --all shows them" in done.stdout
     every = call("gate", tmp_path / "base", new, "--all")
     assert every.stdout.count("bf16-") == 60 and "more cases" not in every.stdout
+
+
+def test_long_lists_of_what_grew_are_cut_and_counted(tmp_path):
+    def many(registers):
+        kernel = {**KERNEL, "registers": registers}
+        return [record("hopper", 1e-3, kernel=kernel, seqlen=64 * index) for index in range(1, 61)]
+
+    for name in "123":
+        write_run(tmp_path / "base" / name, many(168), MACHINE)
+    done = call("gate", tmp_path / "base", write_run(tmp_path / "new", many(200), MACHINE))
+    assert done.returncode == 1 and "60 same (60 grew in error, memory or static figures)" in done.stdout
+    assert done.stdout.count("kernel: registers") == 40 and "20 more lines like these; --all shows them" in done.stdout
 
 
 def test_cases_without_figures_that_share_a_reason_share_a_row(base, tmp_path):

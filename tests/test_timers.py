@@ -240,6 +240,21 @@ def test_a_flush_is_outside_the_sample_and_batches_fit_the_drivers_queue(monkeyp
     assert max(later - earlier for earlier, later in zip(queued, queued[1:])) <= EVENT_BATCH_CALLS + 2 * EVENT_BATCH
 
 
+def test_a_graph_has_neither_launch_gaps_nor_its_own_launch_in_a_sample(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    timer = GraphTimer(3)
+    calls = itertools.cycle([cuda.kernel(1e-6), cuda.kernel(2e-6), cuda.kernel(6e-6)])
+    samples = timer.take(calls, 10, timer.region(3e-6), None)
+    assert samples == pytest.approx([3e-6] * 10)  # every input set equally often, no matter that a launch takes 5 us
+    assert timer.last() == "6e-06" and timer.flags == ()
+
+
+def test_a_graph_of_an_operation_that_synchronises_is_refused(monkeypatch):
+    cuda = FakeCuda().install(monkeypatch)
+    with pytest.raises(RuntimeError, match="when stream is capturing"):
+        GraphTimer(1).take(itertools.cycle([cuda.kernel(1e-6, waits=True)]), 1, 20, None)
+
+
 on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 

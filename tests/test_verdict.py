@@ -32,6 +32,8 @@ from attnbench.verdict import (
     decide,
     decide_one,
     holm,
+    percent,
+    signed,
     to_confirm,
 )
 
@@ -126,6 +128,12 @@ def test_equal_medians_are_not_certainty():
     assert verdict.kind == INCONCLUSIVE and verdict.interval[0] < verdict.interval[1]
 
 
+def test_differences_as_text():
+    assert [signed(value) for value in (0.031, -0.5, 0.0, 8.9, 11.5)] == [
+        "+3.10 %", "-50.00 %", "+0.00 %", "+890.00 %", "12.5x"]  # fmt: skip
+    assert [percent(value) for value in (0.01, 0.0035, 0.000004)] == ["1 %", "0.35 %", "0 %"]
+
+
 def test_holm_by_brute_force():
     p_values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
     assert holm(p_values) == {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
@@ -138,7 +146,7 @@ def test_holm_over_all_cases_that_are_judged_together():
     assert decide(borderline, ONE)["x"].kind == SLOWER
     among = borderline | {str(index): Pair(made(0.0)) for index in range(39)}
     verdict = decide(among, ONE)["x"]
-    assert verdict.kind == INCONCLUSIVE and "Holm" in verdict.reason
+    assert verdict.kind == INCONCLUSIVE and "not with all cases judged (adjusted p" in verdict.reason
 
 
 def test_the_noise_floor_widens_the_margin():

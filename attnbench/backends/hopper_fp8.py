@@ -1,7 +1,7 @@
 """Our own Hopper FP8 kernels (kernels/fwd_fp8.cu), one backend a schedule: how deep their accumulation is.
 
-They start from the originals: `prepare` runs the quantize kernel (kernels/quantize.cu), whose bits are the reference
-quantizer's, so that E1 is judged on what that one made. Its time is that of `prep_call`.
+They start from the reference quantizer's tensors; V is transposed and permuted in `prepare`. What use runs instead, the
+quantize kernel (kernels/quantize.cu), is timed beside them, once it has given the very bits that they start from.
 """
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Scalings whose descales the kernels take: one for everything, a head, or a block of tokens.
 SCALINGS = ("none", "tensor", "head", "block")
+# Copies of V that exist at once while it is permuted: padded, gathered, and the result.
+V_COPIES = 3
 # Whose time `prep_call` is.
 QUANTIZER = "our quantize kernel (kernels/quantize.cu)"
 
@@ -49,12 +51,12 @@ class HopperFp8(KernelBackend):
         return None if case.head_dim_v == case.head_dim else "it takes one head_dim for q, k and v"
 
     def extra_bytes(self, case: Case) -> int:
-        """What the quantize kernel writes; its descales and workspace are a thousandth of that."""
+        """V^T and its making, and what the quantize kernel writes; descales and workspace are a thousandth of that."""
         from attnbench.kernel_fp8 import padded_tokens
 
-        queries = case.seqlen_q * case.num_heads * case.head_dim
-        keys_and_values = (case.seqlen_k + padded_tokens(case.seqlen_k)) * case.num_heads_kv * case.head_dim
-        return case.batch * (queries + keys_and_values)
+        values = case.num_heads_kv * case.head_dim_v * padded_tokens(case.seqlen_k)
+        queries_and_keys = (case.seqlen_q * case.num_heads + case.seqlen_k * case.num_heads_kv) * case.head_dim
+        return case.batch * ((V_COPIES + 1) * values + queries_and_keys)
 
     def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
         from attnbench.kernel_quantizer import version
@@ -63,11 +65,16 @@ class HopperFp8(KernelBackend):
         return None if facts is None else {**facts, "quantizer": version()}
 
     def prep_call(self, case: Case, inputs: Inputs) -> PrepCall:
+        """Quantization of the originals by our kernel. Raises KernelError where its bits are not the reference's."""
         import torch
 
-        from attnbench.kernel_quantizer import bind
+        from attnbench import kernel_quantizer
+        from attnbench.kernel_library import KernelError
 
-        bound = bind(inputs, case)
+        bound = kernel_quantizer.bind(inputs, case)
+        wrong = kernel_quantizer.differences(bound.launch(torch.cuda.current_stream().cuda_stream), inputs.quantized)
+        if wrong:
+            raise KernelError(f"the quantize kernel's bits are not the reference quantizer's: {wrong}")
         return PrepCall(QUANTIZER, lambda: bound.launch(torch.cuda.current_stream().cuda_stream))
 
     def case_arguments(self, variant: Variant, case: Case) -> ForwardArgs:
@@ -76,14 +83,9 @@ class HopperFp8(KernelBackend):
         return fp8_case_args(variant, case)
 
     def bind(self, case: Case, inputs: Inputs) -> BoundForward:
-        import torch
+        from attnbench.kernel_fp8 import bind, reference_operands
 
-        from attnbench import kernel_quantizer
-        from attnbench.kernel_fp8 import bind, kernel_operands
-
-        library = built_kernel(self.schedule).library
-        made = kernel_quantizer.bind(inputs, case).launch(torch.cuda.current_stream().cuda_stream)
-        operands = kernel_operands(case, made)
+        library, operands = built_kernel(self.schedule).library, reference_operands(case, inputs.quantized)
         return bind(library, self.variant(case), operands, case.causal, case.scale, case.p_scale, inputs.q.dtype)
 
 

@@ -1,7 +1,7 @@
 """Quantize kernel, then e4m3 attention kernel, both emulated: the backend as the harness calls, judges and times it."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterator, Mapping
 
 import pytest
@@ -13,10 +13,12 @@ from attnbench.backends.hopper_fp8 import QUANTIZER, HopperFp8
 from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.kernel_fp8 import Fp8Operands, bind, case_block_size
-from attnbench.kernel_quantize import QuantizeLibrary, transpose_values
+from attnbench.kernel_library import KernelError
+from attnbench.kernel_quantize import QuantizeLibrary
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_schedules import FP8_SCHEDULES
 from attnbench.phases import Phases
+from attnbench.quantize import quantize
 from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
 from emulator import EmulatedKernel, Schedule
@@ -109,14 +111,34 @@ def test_the_chain_passes_the_harness_and_is_timed_in_its_parts(fields, schedule
 
 
 @pytest.mark.parametrize("fields", CHAINS[:2], ids=("block", "head"))
-def test_the_kernels_quantization_and_the_references_give_the_same_output(fields) -> None:
+def test_one_kernel_reads_what_the_other_wrote(fields) -> None:
+    """Straight from the quantize kernel's memory, and from the reference quantizer's tensors: the same output."""
     case, backend = make(**fields), EmulatedFp8("fp8")
     inputs = Bench(case, "cpu", Checks(), QUICK, 0, Phases()).reference.inputs
-    by_kernel = backend.prepare(case, inputs)()
-    made = inputs.quantized
+    made = kernel_quantizer.bind(inputs, case).launch()
     descales = (made.q_descale, made.k_descale, made.v_descale)
-    operands = Fp8Operands(made.q, made.k, transpose_values(made.v), *descales, case_block_size(case))
+    operands = Fp8Operands(made.q, made.k, made.v_transposed, *descales, case_block_size(case))
     library = load(KERNELS / f"{FP8_SCHEDULES['fp8'].file}.cu").library
-    bound = bind(library, backend.variant(case), operands, case.causal, case.scale, case.p_scale, torch.bfloat16)
-    bound.launch()
-    assert torch.equal(by_kernel.out, bound.out) and torch.equal(by_kernel.lse, bound.lse)
+    chained = bind(library, backend.variant(case), operands, case.causal, case.scale, case.p_scale, torch.bfloat16)
+    chained.launch()
+    expected = backend.prepare(case, inputs)()
+    assert torch.equal(chained.out, expected.out) and torch.equal(chained.lse, expected.lse)
+
+
+def test_a_quantizer_with_other_bits_is_not_timed() -> None:
+    """Another seed of the signs, as a wrong rotation would show: the attention kernel's record says so."""
+    case, backend = make(**CHAINS[1]), EmulatedFp8("fp8")
+    bench = Bench(case, "cpu", Checks(repeats=0), QUICK, 0, Phases())
+    right = bench.reference.inputs
+    other = quantize(right.q, right.k, right.v, make(**CHAINS[1], seed=1))
+    with pytest.raises(KernelError, match="not the reference quantizer's: q in .* values, k in .* values, q_descale in"):
+        backend.prep_call(case, replace(right, quantized=other))
+
+
+def test_descales_that_a_probe_changes_reach_the_attention_kernel() -> None:
+    """The probe poses quantized tensors that no quantizer would make; the backend must start from those."""
+    case = make(scaling="head", seqlen_q=64, seqlen_k=96, num_heads=1, head_dim=64)
+    bench = Bench(case, "cpu", Checks(repeats=0, probes=("descale_zero",)), QUICK, 0, Phases())
+    record = run_trial(bench, EmulatedFp8("fp8"), timed=False)
+    assert record.status == "ok", record.reason
+    assert any("descale_zero" in check.rule for check in record.accuracy.checks), record.accuracy.checks

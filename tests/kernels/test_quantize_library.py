@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ from attnbench.kernel_quantize import SCALINGS, SOURCE, VALUE_ORDER, QuantizeArg
 from attnbench.kernel_quantize_arguments import BoundQuantize, Scheme, descale_shape, quantize_args, sign_bits
 from attnbench.kernel_quantize_operator import hopper_quantize, register_emulation
 from attnbench.kernel_quantizer import quantize_by, quantize_on_device
+from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_sass import parse_sass
+from attnbench.kernel_toolchain import find_host_compiler
 from attnbench.nvml import gpus
 from attnbench.quantize import quantize
 
@@ -205,6 +209,15 @@ def test_descale_shapes_are_the_references():
         for name, heads, seqlen in (("q", 4, 5), ("k", 2, 7), ("v", 2, 7)):
             wanted = descale_shape(Scheme.of(case), 2, seqlen, heads)
             assert tuple(getattr(made, f"{name}_descale").shape) == wanted
+
+
+def test_division_by_multiplication(tmp_path):
+    program = tmp_path / "divisor"
+    includes = [f"-I{KERNELS / folder}" for folder in ("emulation/include", "include")]
+    source = Path(__file__).with_name("test_divisor.cpp")
+    subprocess.run([find_host_compiler(), "-std=c++17", "-O1", *includes, source, "-o", program], check=True)
+    comparisons, mismatches = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
+    assert int(comparisons) > 1_000_000 and int(mismatches) == 0
 
 
 # ---- machine code ----

@@ -32,6 +32,20 @@ def asm_lines(text: str) -> list[int]:
     return [n for n, line in enumerate(code(text).splitlines(), 1) if re.search(r"\b(__)?asm(__)?\b", line)]
 
 
+# Around an instruction: names for predicates and halves of a register, and moving them to where C++ can see them.
+GLUE = re.compile(r"\.reg|mov|setp|selp")
+_ASM_TEXT = re.compile(r"\basm\s*(?:volatile)?\s*\(((?:\s*\"(?:[^\"\\]|\\.)*\")+)")
+
+
+def instructions(text: str) -> set[str]:
+    """Opcodes of the PTX in the asm statements of a text, but for GLUE."""
+    found = set()
+    for literals in _ASM_TEXT.findall(code(text)):
+        ptx = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literals)).replace("\\n", " ")
+        found |= {line.strip(" {}").split()[0] for line in ptx.split(";") if line.strip(" {}")}
+    return {opcode for opcode in found if not GLUE.match(opcode)}
+
+
 def functions(text: str) -> list[tuple[str, str, int]]:
     """(name, text, first line) of each function that begins and ends at column 0."""
     found = []
@@ -76,6 +90,7 @@ def test_a_primitive_is_one_instruction(path: Path) -> None:
     assert found
     for name, body, line in found:
         assert len(asm_lines(body)) <= 1, f"{path.name}:{line} {name}"
+        assert len(instructions(body)) == len(asm_lines(body)), f"{path.name}:{line} {name}: {instructions(body)}"
 
 
 @pytest.mark.parametrize("path", [p for p in PRIMITIVES if p.name != OPERAND_LISTS], ids=lambda p: p.name)
@@ -141,3 +156,6 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert asm_lines(text) == [3, 5]
     assert [(name, line) for name, _, line in functions(text)] == [("one", 1), ("two", 5)]
     assert declared_primitives(text) == {"one", "two"}
+    pair = 'asm("{\\n.reg .pred p;\\ncvt.rn %0, %1;\\n" "cvt.rn %2, %3;\\nselp.u32 %0, 1, 0, p;\\n}" : "=r"(x));'
+    assert instructions(pair) == {"cvt.rn"}
+    assert instructions(pair + ' asm volatile("bar.sync 0;");') == {"cvt.rn", "bar.sync"}

@@ -81,11 +81,26 @@ def test_no_file_and_no_safetensors_are_one_line(tensors, tmp_path):
         load()
 
 
-def test_nan_is_one_line_in_the_record(tensors):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_one_line_when_the_suite_is_loaded(tensors, dtype, value):
+    bad = torch.full((1, 30, 2, 16), 65504.0).to(dtype)
+    tensors(k=bad)
+    load()
+    bad[0, 7, 1, 3] = bad[0, 29, 1, 15] = value
+    tensors(k=bad)
+    with pytest.raises(SuiteError, match=r"k has 2 values that are not finite, the first at \[0, 7, 1, 3\]") as caught:
+        load()
+    assert str(caught.value).startswith("x.yaml:2: ") and "\n" not in str(caught.value)
+
+
+def test_a_file_that_goes_bad_meanwhile_is_one_line_in_the_record(tensors):
+    tensors()
+    case = load()
     bad = torch.randn(1, 30, 2, 16)
     bad[0, 7, 1, 3] = float("nan")
     tensors(k=bad)
-    record = run_trial(Bench(load(), "cpu", Checks(), Timing(), 0, Phases()), builtin()["naive"], timed=False)
+    record = run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), builtin()["naive"], timed=False)
     assert (record.status, record.kind) == ("error", "exception")
     assert "inputs mine.safetensors: k has 1 values that are not finite, the first at [0, 7, 1, 3]" in record.reason
     assert "\n" not in record.reason

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from attnbench import selftest, selftest_units
 from attnbench.backend import Outputs
 from attnbench.case import DTYPES, Case
+from attnbench.cli import main
 from attnbench.inputs import make_inputs
 from attnbench.planted import BUGS, MaskSeesOneMore, NanSwallowed
 from attnbench.planted_forward import Choices, TiledForward
@@ -104,6 +106,22 @@ def test_a_right_kernel_among_the_bugs_escapes(monkeypatch):
     selftest._take(findings, unit, unit.run())
     assert findings.escaped == [("bf16", "no bug", "seqlen 70 x 70, causal")]
     assert findings.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        (selftest.Findings(escaped=[("bf16", "mask sees one more", "seqlen 9 x 9, causal")], judged=5, attempts=7),
+         "ESCAPED: mask sees one more, bf16, seqlen 9 x 9, causal"),
+        (selftest.Findings(accused=["bf16-d64  tile_n 64  max error 2"], judged=5), "ACCUSED: bf16-d64  tile_n 64"),
+    ],
+    ids=["a bug escapes", "a right kernel is accused"],
+)  # fmt: skip
+def test_the_command_says_so_and_exits_with_1(monkeypatch, findings, said):
+    monkeypatch.setattr(selftest, "_collect", lambda work: findings)
+    done = CliRunner().invoke(main, ["selftest", "--short"])
+    assert done.exit_code == 1
+    assert said in done.output and "exit status 1" in done.output
 
 
 def test_a_wrong_kernel_among_the_right_ones_is_accused(monkeypatch):

@@ -1,0 +1,85 @@
+"""The emulated FP8 kernels before the harness's own judge: backend, argument struct, E1, E2, E3, probes, repetitions.
+
+The emulation sums as Hopper's tensor core is modelled to (attnbench.accumulate), so that E1 is held against the
+accumulator that each backend declares.
+"""
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from attnbench import check, kernel_backend
+from attnbench.backends.hopper_fp8 import HopperFp8
+from attnbench.kernel_build import Build
+from attnbench.kernel_recipe import KERNELS
+from attnbench.kernel_schedules import FP8_SCHEDULES, BuiltKernel
+from emulator import Emulator, Schedule
+from parallel import load
+
+SOURCE = KERNELS / "fwd_fp8.cu"
+# Groups of suites/edges.yaml, and what to keep of each.
+EDGES = (
+    {"group": "lengths_e4m3", "seqlen": [1, 129]},
+    {"group": "gqa", "num_heads_kv": 3},
+    {"group": "p_scale"},
+    {"group": "sink_tail"},
+    {"group": "extreme_inputs", "causal": True, "seqlen_k": 1025, "inputs": ["rising", "sink"]},
+)
+# Rows dominated by single keys; every scaling, and every head_dim with blocks.
+SCHEMES = """
+name: schemes
+defaults: {dtype: e4m3, batch: 1, num_heads: 2, num_heads_kv: 1, seqlen_q: 70, seqlen_k: 300, inputs: outliers, causal: true}
+groups:
+  - name: scalings
+    time: false
+    axes: {head_dim: 128, hadamard: [false, true], scaling: [none, tensor, head, block, token]}
+  - name: head_dims
+    time: false
+    axes: {head_dim: [64, 256], hadamard: true, scaling: [block, head]}
+"""
+
+
+class Stream:
+    cuda_stream = 0
+
+
+@pytest.fixture(params=FP8_SCHEDULES)
+def backend(request, monkeypatch) -> HopperFp8:
+    """A backend on CPU tensors and the emulated library."""
+    library = load(SOURCE).library
+    rows = tuple(dataclasses.asdict(variant) for variant in library.variants)
+    kernel = BuiltKernel(library.path, Build(SOURCE.name, library.path.name, "emulated", "d", "s", "g++", (), 0.0, "", rows))
+    monkeypatch.setattr(kernel_backend, "built_kernel", lambda schedule: kernel)
+    monkeypatch.setattr("attnbench.backends.hopper_fp8.built_kernel", lambda schedule: kernel)
+    monkeypatch.setattr(HopperFp8, "unavailable", lambda self: None)
+    monkeypatch.setattr(HopperFp8, "kernel_facts", lambda self, case: None)  # there is no machine code
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    Emulator(kernel.library.c_library).configure(Schedule("random", seed=3, accumulator="truncated"))
+    return HopperFp8(request.param, devices=("cpu",))
+
+
+@pytest.mark.parametrize("only", EDGES, ids=lambda only: only["group"])
+def test_edges(backend, only):
+    records = check(backend, "edges", only={"dtype": "e4m3", **only})
+    assert all(record.status == "ok" for record in records)
+    assert all({"e1", "e1_emulated", "e2", "e3"} <= set(record.accuracy.values) for record in records)
+
+
+def test_schemes_and_head_dims(backend, tmp_path):
+    """Every scaling that the kernels take, with and without Hadamard, every head_dim; scaling by token is refused."""
+    suite = tmp_path / "schemes.yaml"
+    suite.write_text(SCHEMES)
+    records = check(backend, str(suite))
+    assert {record.status for record in records if record.case.scaling != "token"} == {"ok"}
+    refused = {record.reason for record in records if record.case.scaling == "token"}
+    assert refused == {"it takes one descale a head or a block of tokens, not scaling by token"}
+
+
+def test_probes(backend):
+    """Every probe of the laboratory on more queries than keys: tails, NaN, extreme and zero descales."""
+    only = {"group": "probes", "dtype": "e4m3", "causal": True, "seqlen_q": 200}
+    (record,) = check(backend, "edges", only=only)
+    assert record.status == "ok" and record.accuracy is not None
