@@ -56,7 +56,7 @@ def bind(inputs: Inputs, case: Case) -> BoundQuantize:
 
 
 def differences(made: DeviceQuantized, quantized: Quantized) -> str:
-    """Where the kernel's bits are not the reference quantizer's, "" where they all are: "q_descale in 3 of 8 values"."""
+    """Where the kernel's bits are not the reference quantizer's ("q_descale in 3 of 8 values"), "" where all are."""
     import torch
 
     names = ("q", "k", "q_descale", "k_descale", "v_descale")
