@@ -1,4 +1,4 @@
-"""The fp64 oracle's time and extra memory at batch 1, 8 heads, seqlen 4096, head_dim 128, on all cores."""
+"""The fp64 oracle's time, CPU time and extra memory at batch 1, 8 heads, seqlen 4096, head_dim 128, on all cores."""
 
 import resource
 import time
@@ -21,13 +21,18 @@ def main() -> None:
     rows = choose_rows(CASE, "full", "cpu")
     small = Case.make(batch=1, seqlen=64, num_heads=8, head_dim=128)
     oracle(small, make_inputs(small), choose_rows(small, "full", "cpu"))  # torch's own first-use memory
-    before, times = peak_mib(), []
+    before, times, cpu_times = peak_mib(), [], []
     for _ in range(TIMES):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         oracle(CASE, inputs, rows)
         times.append(time.perf_counter() - started)
+        cpu_times.append(time.process_time() - cpu_started)
     extra = peak_mib() - before
-    print(f"oracle, {CASE.key}: {min(times):.2f} s best of {TIMES}, {extra:.0f} MiB extra (limit {LIMIT_MIB})")
+    # Beside other work the CPU time says more than the clock; it is that of all threads.
+    print(
+        f"oracle, {CASE.key}: {min(times):.2f} s, {min(cpu_times):.2f} s of CPU, best of {TIMES}; "
+        f"{extra:.0f} MiB extra (limit {LIMIT_MIB})"
+    )
     assert extra < LIMIT_MIB
 
 

@@ -8,14 +8,16 @@ import torch
 
 from attnbench.backend import Inputs, Outputs
 from attnbench.backends import builtin
+from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.far_memory import REACH, far_apart
 from attnbench.inputs import make_inputs
 from attnbench.judge import judge, make_reference
+from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
 from attnbench.probes import PROBES
 from attnbench.suite_model import Checks, Timing
-from attnbench.trial import Bench, Phases, run_trial
+from attnbench.trial import run_trial
 
 PROBE = Checks(probes=("far_apart",), repeats=0)
 
