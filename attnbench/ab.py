@@ -5,6 +5,7 @@ Base against itself on some cases gives the noise floor. What comes out slower i
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections import defaultdict
@@ -55,9 +56,9 @@ class Measured:
         return [_merged(sides[side]) for sides in self.records.values() if sides[side]]
 
     def floor(self) -> float | None:
-        """The A/A noise floor, a log ratio; None where base was not measured against itself."""
+        """The A/A noise floor, a fraction of base's time; None where base was not measured against itself."""
         try:
-            return noise_floor(self.nulls.values())
+            return math.expm1(noise_floor(self.nulls.values()))
         except NotEnough:
             return None
 

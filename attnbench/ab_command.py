@@ -56,9 +56,7 @@ def ab_command(
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
-        raise RunError(
-            f"--processes {processes}: {LEAST_PROCESSES} at least, and {FEWEST_PROCESSES} for a verdict"
-        )
+        raise RunError(f"--processes {processes}: {LEAST_PROCESSES} at least, and {FEWEST_PROCESSES} for a verdict")
     loaded = with_overrides(
         load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}
     )
@@ -78,7 +76,8 @@ def ab_command(
         click.echo(f"attnbench: {error}", err=True)
         return INCOMPLETE
     except KeyboardInterrupt:
-        click.echo(f"exit status {INTERRUPTED}: interrupted; the records so far: {out}")
+        kept = f"the records so far: {out}" if out.exists() else "nothing was measured yet"
+        click.echo(f"exit status {INTERRUPTED}: interrupted; {kept}")
         return INTERRUPTED
 
 

@@ -13,7 +13,7 @@ from attnbench.sentinel import END, PERIOD_S, PERIODIC, START
 class Bracket:
     """Takes sentinels with `gauge` and hands each to `keep`. A run that times nothing has none.
 
-    now, wall: a clock that runs on evenly and the system's; seconds between them that change mean that the latter was set.
+    now, wall: a clock that runs on evenly and the system's; the seconds between them change when the latter is set.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from attnbench.peaks import Machine, gpu_of, section
 from attnbench.record import Measurement
-from attnbench.sentinel import suspicions
 from attnbench.sentinel import why_suspect
 from attnbench.store import Run
+from attnbench.units import count
 
 NOT_RECORDED = "not recorded"
 # A run's own GEMM that differs by more than this from the other side's tells of a machine in another state.
@@ -65,12 +65,12 @@ def cautions_of_measurements(cases: Iterable[tuple[Sequence[Measurement | None],
             before, now = ({told(one) for one in side} for side in (base, new))
             if before != now:
                 found[f"{_listed(before)} before, {_listed(now)} now"] += 1
-    yield from (f"{words} ({count:,} cases)" for words, count in found.items())
+    yield from (f"{words} ({count(times, 'case')})" for words, times in found.items())
 
 
 def _together(measurement: Measurement) -> str:
-    count = len(measurement.together)
-    return f"timed in turns with {count - 1} others" if count > 1 else "timed alone"
+    others = len(measurement.together) - 1
+    return f"timed in turns with {count(others, 'other')}" if others > 0 else "timed alone"
 
 
 def _power_capped(measurement: Measurement) -> str:

@@ -6,6 +6,7 @@ and its runs are. What cannot be compared is refused with a reason and never lef
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -24,6 +25,7 @@ from attnbench.quality import Finding, findings
 from attnbench.record import Measurement
 from attnbench.sides import Side
 from attnbench.store import StoreError
+from attnbench.units import count
 from attnbench.usable_runs import Usable, usable
 from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 
@@ -82,7 +84,7 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     else:
         reason = "the runs are not comparable: " + "; ".join(stored.left_out)
         pairs, unlike = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), Counter()
-    unlike_told = [f"{reason} ({count:,} measurements)" for reason, count in unlike.items()]
+    unlike_told = [f"{reason} ({count(times, 'measurement')})" for reason, times in unlike.items()]
     stored = replace(stored, left_out=(*stored.left_out, *([] if force else unlike_told)))
     forced = unlike_told if force else []
     drifted = [f"{run.name} is marked suspect: {suspicion(run)}" for run in new.runs if suspicion(run)]
@@ -163,7 +165,7 @@ def _comparison(
         margin=margin,
         unit=unit,
         suite=_suite(sides, unit, margin) if sides else None,
-        allowance=max(allowances, default=None),
+        allowance=math.expm1(max(allowances)) if allowances else None,
         forced=tuple(forced),
         left_out=stored.left_out if stored.runs else (),
         cautions=(

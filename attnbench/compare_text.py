@@ -12,7 +12,7 @@ from typing import Iterator, Sequence
 
 from attnbench.compare import Cell, Comparison
 from attnbench.quality import BROKEN, ERROR, KERNEL, MEMORY, WRONG
-from attnbench.units import show_time
+from attnbench.units import count, show_time
 from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 
 HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "verdict", "why")
@@ -58,7 +58,7 @@ def counts(comparison: Comparison) -> str:
     named = ", ".join(f"{found[name]:,} {name}" for name in order if found[name])
     grown = sum(any(finding.kind in GROWN for finding in cell.findings) for cell in comparison.cells)
     named += f" ({grown:,} grew in error, memory or static figures)" if grown else ""
-    return f"{named or 'nothing'}, of {len(comparison.cells):,} cases (one case on one backend each)"
+    return f"{named or 'nothing'}, of {count(len(comparison.cells), 'case')} (one case on one backend each)"
 
 
 def headlines(comparison: Comparison) -> Iterator[str]:
@@ -104,7 +104,7 @@ def rows(comparison: Comparison, every: bool = False) -> Table:
         folds = not every and (kind(cell), why(cell)) in shared and None in (cell.base_s, cell.new_s)
         groups.setdefault((kind(cell), cell.backend, why(cell)) if folds else (place,), []).append(cell)
     kept = list(groups.values()) if every else list(groups.values())[:MAX_ROWS]
-    reasons = tuple(f"{name} ({times:,} cases): {reason}" for (name, reason), times in shared.items())
+    reasons = tuple(f"{name} ({count(times, 'case')}): {reason}" for (name, reason), times in shared.items())
     made = tuple(_row(group, (kind(group[0]), why(group[0])) in shared) for group in kept)
     return Table(made, len(shown) - sum(map(len, kept)), reasons)
 

@@ -56,7 +56,7 @@ class Crew:
             self.dismiss()
 
     def gauge(self) -> dict[str, Any]:
-        """The figures of one sentinel, or the `error` that there was instead. Raises RunError when no worker can start."""
+        """The figures of one sentinel, or the `error` there was. Raises RunError when no worker can start."""
         if self._worker is None:
             self.hire()
         self._worker.submit({"do": "gauge"})

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Callable, Iterable, Mapping, Sequence
 
 from attnbench.record import Block
+from attnbench.units import count
 
 # What a block counts as: its median in seconds, or in cycles.
 Weigh = Callable[[Block], float]
@@ -150,8 +151,8 @@ def across_processes(values: Iterable[float], fewest: int) -> Difference:
     """Student's t over one difference a process. Raises NotEnough below `fewest` processes."""
     units = tuple(values)
     if len(units) < max(2, fewest):
-        raise NotEnough(f"measured in {len(units)} process{'' if len(units) == 1 else 'es'}; it takes {max(2, fewest)} "
-                        f"to know how far processes lie apart")  # fmt: skip
+        found = count(len(units), "process", "processes")
+        raise NotEnough(f"measured in {found}; it takes {max(2, fewest)} to know how far processes lie apart")
     spread = max(statistics.stdev(units), SMALLEST_SPREAD)
     return Difference(statistics.fmean(units), spread / math.sqrt(len(units)), len(units) - 1, units, "process")
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator, Mapping
 
 from attnbench import host
 from attnbench.environment import gpus, installed_version
@@ -85,6 +85,11 @@ def cpu_findings() -> Iterator[Finding]:
             "a virtual machine",
             "Neighbours take time that nothing here can see; compare CPU figures within one run only.",
         )
+    yield from _neighbour_findings(cpu)
+
+
+def _neighbour_findings(cpu: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whoever else works on these CPUs."""
     stolen = cpu.get("stolen")
     if stolen is not None and stolen > STOLEN_SHARE:
         yield Finding(

@@ -1,6 +1,6 @@
-"""The fixed work by which a machine is gauged: a GEMM and a copy, timed with the timers and rules of every other number.
+"""The fixed work by which a machine is gauged: a GEMM and a copy, timed as every other number is.
 
-On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32 GEMM,
+On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32 one,
 since few CPUs have a bf16 one, which serves for drift alone. Inputs are random normal: zeros would run faster.
 """
 

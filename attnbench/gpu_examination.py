@@ -102,6 +102,11 @@ def _sharing_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]
             "Kernels of other processes may run on the same SMs at the same time, unseen.",
             "echo quit | sudo nvidia-cuda-mps-control",
         )
+    yield from _mode_findings(index, facts)
+
+
+def _mode_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    name = f"GPU {index}"
     if facts["compute_mode"] == "prohibited":
         yield Finding(
             PROBLEM,

@@ -92,14 +92,14 @@ def boost_switch() -> str | None:
 
 
 def stolen_share() -> float | None:
-    """The share of CPU time since boot that the host of a virtual machine kept for others; None where it is not told."""
+    """The share of CPU time since boot that the host of a virtual machine kept for others; None if not told."""
     fields = next((line.split() for line in _lines(_PROC / "stat") if line.startswith("cpu ")), [])
     ticks = [int(field) for field in fields[1 : STEAL_FIELD + 2]]
     return ticks[STEAL_FIELD] / sum(ticks) if len(ticks) > STEAL_FIELD and sum(ticks) else None
 
 
 def mps_server_runs() -> bool:
-    """Whether CUDA's Multi-Process Service runs here, by the name of its processes (15 letters are all that are kept)."""
+    """Whether CUDA's Multi-Process Service runs here, by its processes' name (cut to 15 letters)."""
     return any(read_text(path) == "nvidia-cuda-mps" for path in _PROC.glob("[0-9]*/comm"))
 
 

@@ -1,4 +1,5 @@
-"""The Hopper forward kernels as a torch operator: attnbench::hopper_forward, so that torch.compile accepts them.
+"""The Hopper forward kernels as torch operators, so that torch.compile accepts them: attnbench::hopper_forward for fp16
+and bf16, attnbench::hopper_fp8_forward for e4m3.
 
 The harness itself times the bare launch (backends/hopper.py): an operator call costs the host several times as much.
 Importing this module imports torch and registers the operator.
@@ -11,9 +12,14 @@ import torch
 from torch import Tensor
 
 from attnbench.kernel_arguments import TORCH_DTYPES, BoundForward
+from attnbench.kernel_fp8 import Fp8Operands, bind
 from attnbench.kernel_library import KernelError, KernelLibrary
 from attnbench.kernel_schedules import built_kernel
 
+FP8_SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v_t, Tensor q_descale, Tensor k_descale, Tensor v_descale, int block_size, bool causal,"
+    " float softmax_scale, float p_scale, ScalarType out_dtype, str schedule) -> (Tensor, Tensor)"
+)
 SCHEMA = "(Tensor q, Tensor k, Tensor v, bool causal, float softmax_scale, str schedule) -> (Tensor, Tensor)"
 
 
@@ -26,9 +32,13 @@ def forward(
     if variant is None:
         mask = "causal" if causal else "not causal"
         raise KernelError(f"{library.path.name} has no variant {schedule}, {dtype}, head_dim {q.shape[-1]}, {mask}")
-    bound = BoundForward.of(library, variant, q, k, v, causal, softmax_scale)
-    if q.is_cuda:
-        with torch.cuda.device(q.device):
+    return _launched(BoundForward.of(library, variant, q, k, v, causal, softmax_scale))
+
+
+def _launched(bound: BoundForward) -> tuple[Tensor, Tensor]:
+    """On the current stream of its device, or at once on the CPU (emulated libraries)."""
+    if bound.out.is_cuda:
+        with torch.cuda.device(bound.out.device):
             bound.launch(torch.cuda.current_stream().cuda_stream)
     else:
         bound.launch()
@@ -53,8 +63,42 @@ def _shapes(q, k, v, causal, softmax_scale, schedule):
     return out, q.new_empty((batch, num_heads, seqlen_q), dtype=torch.float32)
 
 
+def fp8_forward(
+    library: KernelLibrary, operands: Fp8Operands, causal: bool, softmax_scale: float, p_scale: float,
+    out_dtype: torch.dtype, schedule: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """out and lse by one library. Raises KernelError where no variant answers."""
+    head_dim, blocks = operands.q.shape[-1], operands.block_size > 0
+    variant = library.find(schedule, "e4m3", head_dim, causal, blocks)
+    if variant is None:
+        mask, scales = "causal" if causal else "not causal", "blocks" if blocks else "heads"
+        raise KernelError(f"{library.path.name} has no variant {schedule}, head_dim {head_dim}, {mask}, scales of {scales}")
+    return _launched(bind(library, variant, operands, causal, softmax_scale, p_scale, out_dtype))
+
+
+@torch.library.custom_op("attnbench::hopper_fp8_forward", mutates_args=(), device_types="cuda", schema=FP8_SCHEMA)
+def hopper_fp8_forward(q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype,
+                       schedule):  # types: FP8_SCHEMA; fmt: skip
+    """softmax(softmax_scale * q k^T + mask) v of e4m3 tensors times their descales, on the current stream, and lse.
+
+    Tensors as in `kernel_fp8.Fp8Operands`; block_size in tokens, 0: one descale a head or for all. out_dtype: fp16 or
+    bf16. Returns out (batch, seqlen_q, num_heads, head_dim) and lse (batch, num_heads, seqlen_q) fp32. schedule: a key of
+    FP8_SCHEDULES.
+    """
+    operands = Fp8Operands(q, k, v_t, q_descale, k_descale, v_descale, block_size)
+    library = built_kernel(schedule).library
+    return fp8_forward(library, operands, causal, softmax_scale, p_scale, out_dtype, schedule)
+
+
+@hopper_fp8_forward.register_fake
+def _fp8_shapes(q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype,
+                schedule):  # fmt: skip
+    out = q.new_empty((*q.shape[:3], v_t.shape[2]), dtype=out_dtype)
+    return out, q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
+
+
 def register_emulation(library_of: Callable[[str], KernelLibrary]) -> None:
-    """Gives the operator a CPU implementation: the emulated library that `library_of` returns for a schedule.
+    """Gives the operators a CPU implementation: the emulated library that `library_of` returns for a schedule.
 
     For tests: the same host code, argument struct and check as on the GPU.
     """
@@ -62,3 +106,9 @@ def register_emulation(library_of: Callable[[str], KernelLibrary]) -> None:
     @hopper_forward.register_kernel("cpu")
     def _emulated(q, k, v, causal, softmax_scale, schedule):
         return forward(library_of(schedule), q, k, v, causal, softmax_scale, schedule)
+
+    @hopper_fp8_forward.register_kernel("cpu")
+    def _fp8_emulated(q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype,
+                      schedule):  # fmt: skip
+        operands = Fp8Operands(q, k, v_t, q_descale, k_descale, v_descale, block_size)
+        return fp8_forward(library_of(schedule), operands, causal, softmax_scale, p_scale, out_dtype, schedule)

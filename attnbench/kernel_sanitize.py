@@ -17,14 +17,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sequence
 
 import click
 
 from attnbench import kernel_quantizer
 from attnbench.kernel_quantize_arguments import Scheme
 from attnbench.kernel_recipe import ROOT
-from attnbench.kernel_schedules import SCHEDULES, built_kernel
+from attnbench.kernel_schedules import FILES, FP8_SCHEDULES, built_kernel
+
+if TYPE_CHECKING:
+    from attnbench.kernel_backend import KernelBackend
 
 # memcheck: out-of-bounds and misaligned accesses. synccheck: misuse of barriers. racecheck: shared-memory hazards;
 # last, since it is the slowest and knows least of asynchronous copies.
@@ -33,6 +36,9 @@ HEAD_DIMS = (64, 128, 256)
 # (batch, seqlen_q, seqlen_k, num_heads, num_heads_kv): a single row and key, tails on both sides with GQA, several key
 # tiles per query tile, rows that see no key when causal.
 SHAPES = ((1, 1, 1, 1, 1), (1, 130, 200, 2, 1), (2, 257, 513, 2, 2), (1, 300, 70, 1, 1))
+# What a schedule is launched with.
+KINDS = ({"dtype": "fp16"}, {"dtype": "bf16"})
+FP8_KINDS = ({"dtype": "e4m3"}, {"dtype": "e4m3", "scaling": "block"})
 # Stands for the quantize kernel where the others have a schedule.
 QUANTIZE = "quantize"
 # (scaling, block_size, hadamard): one pass and two, rotated and not, groups smaller than a tile.
@@ -74,7 +80,7 @@ class SanitizerResult:
 Runner = Callable[[Sequence[str], float], "tuple[int | None, str]"]
 
 
-def steps(schedules: Iterable[str] = (*SCHEDULES, QUANTIZE)) -> list[SanitizerStep]:
+def steps(schedules: Iterable[str] = (*FILES, QUANTIZE)) -> list[SanitizerStep]:
     """Every step for what is built, cheap tools first. Raises KernelError for a schedule that is not built."""
     targets = [target for schedule in schedules for target in _targets(schedule)]
     return [SanitizerStep(tool, *target) for tool in TOOLS for target in targets]
@@ -195,17 +201,16 @@ def launch_all(schedule: str, head_dim: int) -> int:
     """
     import torch
 
-    from attnbench.backends.hopper import Hopper
     from attnbench.case import Case
     from attnbench.inputs import make_inputs
 
-    backend, launches = Hopper(schedule), 0
+    backend, launches = _backend(schedule), 0
     for batch, seqlen_q, seqlen_k, num_heads, num_heads_kv in SHAPES:
-        for dtype in ("fp16", "bf16"):
+        for kind in FP8_KINDS if schedule in FP8_SCHEDULES else KINDS:
             for causal in (False, True):
                 case = Case.make(
                     batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k, num_heads=num_heads, num_heads_kv=num_heads_kv,
-                    head_dim=head_dim, dtype=dtype, causal=causal,
+                    head_dim=head_dim, causal=causal, **kind,
                 )  # fmt: skip
                 if backend.unsupported(case) is None:
                     backend.prepare(case, make_inputs(case, "cuda"))()
@@ -261,10 +266,15 @@ def main(out: Path, budget_s: float, launch: tuple[str, str] | None) -> None:
     sys.exit(exit_status(results, wanted))
 
 
-def _cannot_run() -> str | None:
+def _backend(schedule: str) -> KernelBackend:
     from attnbench.backends.hopper import Hopper
+    from attnbench.backends.hopper_fp8 import HopperFp8
 
-    reasons = (*(Hopper(schedule).unavailable() for schedule in SCHEDULES), kernel_quantizer.missing())
+    return (HopperFp8 if schedule in FP8_SCHEDULES else Hopper)(schedule)
+
+
+def _cannot_run() -> str | None:
+    reasons = (*(_backend(schedule).unavailable() for schedule in FILES), kernel_quantizer.missing())
     return next((reason for reason in reasons if reason), None)
 
 

@@ -1,4 +1,4 @@
-"""What the machine did while a measurement was taken: the conditions of its blocks, weighted by how long each lasted."""
+"""What the machine did while a measurement was taken: the conditions of its blocks, weighted by their length."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: 
     axes.hlines(places, 0, 1, transform=across, **GRID_STYLE)
     for place, label in zip(places, labels):
         axes.text(-0.015, place, label, transform=across, ha="right", va="center_baseline")
-    axes.text(-0.13, 0.5, name, transform=axes.transAxes, ha="right", va="center", rotation=90)
+    axes.text(-0.15, 0.5, name, transform=axes.transAxes, ha="right", va="center", rotation=90)
 
 
 def _rate_axes(axes: Axes, panel: Panel) -> None:

@@ -25,9 +25,8 @@ def write_report(runs: Iterable[str | Path], output: str | Path) -> Path:
     """
     output = Path(output)
     with store.without_collection():
-        data = gather([store.read(run) for run in runs])
         try:
-            _write(data, output, output.with_name(f"{output.stem}_plots"))
+            _write(gather([store.read(run) for run in runs]), output, output.with_name(f"{output.stem}_plots"))
         except OSError as error:
             raise store.StoreError(f"cannot write the report {output}: {error.strerror}") from None
     return output

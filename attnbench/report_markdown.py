@@ -7,6 +7,10 @@ from typing import Iterable, Sequence
 
 from tabulate import tabulate
 
+from attnbench.units import count
+
+__all__ = ["anonymous", "bullets", "code", "count", "details", "fence", "listing", "plain", "table"]
+
 # An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
 _PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
@@ -56,11 +60,6 @@ def listing(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def count(number: int, noun: str, plural: str = "") -> str:
-    """`1 case`, `1,200 cases`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def anonymous(text: str) -> str:

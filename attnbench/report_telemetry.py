@@ -1,4 +1,4 @@
-"""What the machine did while it was measured: clocks, power, energy, flags and discarded blocks by series; sentinels."""
+"""What the machine did while it was measured: clocks, power, energy, flags, discarded blocks; sentinels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ NONE = "—"
 def telemetry_section(data: ReportData) -> list[str]:
     """A row for each series of a family, and one for each figure of a run's sentinels; [] where nobody watched."""
     rows = [
-        [family.title, code(series), *_cells(members)] for family in data.families for series, members in _series(family)
+        [family.title, code(series), *_cells(members)]
+        for family in data.families
+        for series, members in _series(family)
     ]
     watched = [row for row in rows if any(cell != NONE for cell in row[2:])]
     parts = []

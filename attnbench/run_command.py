@@ -185,7 +185,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def spoilt(records: Sequence[Record]) -> tuple[str, ...]:
-    """The blocks that the machine spoilt, by cause: no number holds them, and they say how well the machine held still."""
+    """The blocks that the machine spoilt, by cause: no number holds them; they tell how still it held."""
     causes = Counter()
     for record in records:
         causes.update(record.measurement.discarded if record.measurement else {})

@@ -1,7 +1,7 @@
 """Sentinels: fixed work measured at the start, every few minutes and at the end of a run, and what its drift says.
 
-A machine whose own GEMM or copy rate moved by more than DRIFT_LIMIT between two sentinels did not hold still: the run is
-suspect. Facts only, and how they are read; the work itself is in `gauge`.
+A machine whose own GEMM or copy rate moved by more than DRIFT_LIMIT between two sentinels did not hold still: the run
+is suspect. Facts only, and how they are read; the work itself is in `gauge`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def drifts(rows: Sequence[Mapping[str, Any]]) -> tuple[Drift, ...]:
 
 
 def gemm_flops_per_s(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The run's own bf16 GEMM rate, the median over its sentinels; None where it was not measured (on a CPU it is fp32)."""
+    """The run's own bf16 GEMM rate, the median over its sentinels; None where there is none (a CPU's is fp32)."""
     values = figures([row for row in rows if row.get("gemm_dtype") == "bf16"], GEMM)
     return statistics.median(values) if values else None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.store import Run, StoreError, is_run, read
+from attnbench.units import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Side:
         return tuple(f"{run.path / problem}" for run in self.runs for problem in run.problems)
 
     def __str__(self) -> str:
-        return str(self.path) if is_run(self.path) else f"{self.path} ({_runs(len(self.runs))})"
+        return str(self.path) if is_run(self.path) else f"{self.path} ({count(len(self.runs), 'run')})"
 
 
 class NoBaseline(StoreError):
@@ -88,7 +89,3 @@ def _machine_folder(base: Path, fresh: Side) -> Path:
             f"a baseline is made by `attnbench run SUITE --out {base / machine}/1`, and /2 and /3"
         )
     return base / machine
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"

@@ -77,27 +77,25 @@ class Statistics:
         remaining = iter(measurements)
         while part := tuple(islice(remaining, TOGETHER)):
             samples = [_array(measurement.blocks) for measurement in part]
-            intervals = _intervals(part, samples)
-            for measurement, row, deciles, interval in zip(part, samples, _deciles(samples), intervals):
-                yield cls._of(measurement, row, deciles, interval)
+            yield from map(cls._of, part, _deciles(samples), _intervals(part, samples))
 
     @classmethod
-    def _of(cls, measurement: Measurement, samples: numpy.ndarray, deciles: Sequence[float],
-            interval: Interval | None) -> Statistics:  # fmt: skip
-        values = samples.tolist()
-        mean = statistics.fmean(values)
+    def _of(cls, measurement: Measurement, deciles: Sequence[float], interval: Interval | None) -> Statistics:
+        blocks = measurement.blocks
+        samples = blocks[0].samples_s if len(blocks) == 1 else measurement.samples_s
+        mean = sum(samples) / len(samples)
         return cls(
-            count=len(values),
-            sample_count=sum(block.sample_count for block in measurement.blocks),
+            count=len(samples),
+            sample_count=sum(block.sample_count for block in blocks),
             median_s=deciles[5],
             p10_s=deciles[1],
             p90_s=deciles[9],
             min_s=deciles[0],
             mean_s=mean,
-            relative_stdev=relative_stdev(values, mean),
+            relative_stdev=relative_stdev(samples, mean),
             interval=interval,
             outliers=len(measurement.outliers),
-            processes=len({block.process for block in measurement.blocks}),
+            processes=len({block.process for block in blocks}),
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Hashable, Mapping, Sequence, TypeVar
 
 from attnbench.differences import SMALLEST_SPREAD, Difference, NotEnough, Shift
+from attnbench.units import count
 
 if TYPE_CHECKING:
     import numpy
@@ -74,8 +75,7 @@ def _measured(values: Sequence[float | None]) -> int:
 
 
 def _too_few(levels: Levels) -> NotEnough:
-    count = _measured(levels.base)
-    runs = "1 stored run" if count == 1 else f"{count} stored runs"
+    runs = count(_measured(levels.base), "stored run")
     return NotEnough(f"measured in {runs}; it takes {FEWEST_RUNS} to know how far runs of the same code lie apart")
 
 

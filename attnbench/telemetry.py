@@ -1,7 +1,7 @@
 """Looks at the machine every 10 ms and joins what it saw to blocks of samples by time.
 
-Errors of the driver are data: a query that a card does not answer is named once, one that fails stands in the conditions
-of the blocks it failed in, a card that disappears ends no run. Runs in a process of its own, see `telemetry_process`.
+Errors of the driver are data: a query that a card does not answer is named once, one that fails stands in the
+conditions of the blocks it failed in, a card that disappears ends no run. Runs in a process of its own, see `telemetry_process`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Telemetry in a process of its own: the process that samples, and the watch that asks it.
 
-A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the median of a
-50 us call by half a percent on a busy machine, this process does not (benchmarks/telemetry.py). It is asked between
+A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the median of
+a 50 us call by half a percent on a busy machine, this process does not (benchmarks/telemetry.py). It is asked between
 blocks and answers with their conditions; it ends when its parent does, however that ends.
 
 requests  {"ask": "between", "start_s": s, "end_s": s}    {"ask": "facts"}    one JSON line each on stdin
@@ -35,7 +35,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class TelemetryProcess:
-    """A `sampling.Watch` that asks a process of its own. One that dies or does not answer is a problem on each block."""
+    """A `sampling.Watch` that asks a process of its own. One that dies or is silent is a problem on each block."""
 
     def __init__(self, device: str, cpus: int, command: tuple[str, ...] = ()):
         """command: what to start in place of the sampling process (tests do)."""

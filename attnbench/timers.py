@@ -1,4 +1,4 @@
-"""Timers for the CPU and for CUDA, and the cache flush. Each is named in the record: numbers of two timers never mix."""
+"""Timers for the CPU and for CUDA, and the cache flush. Each is named in the record: their numbers never mix."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EVENT_RESOLUTION_S = 0.5e-6
 CPU_RESOLUTION_S = 0.1e-6
 # A flush writes at least this much, and twice the cache.
 FLUSH_BYTES = 256 * 2**20
-# The GPU spins at least this long ahead of a batch, so that launches run ahead of it; and at most so long, where launching
-# takes longer than the work.
+# The GPU spins at least this long ahead of a batch, so that launches run ahead of it; and at most so long, where
+# launching takes longer than the work.
 LEAST_HEAD_START_S, MOST_HEAD_START_S = 1e-3, 50e-3
 # How much longer the spin is than launching a batch took the last time.
 HEAD_START_MARGIN = 1.5
@@ -164,8 +164,8 @@ def spin_rate() -> float:
 
 
 def launch(call: Call, cycles_per_s: float) -> tuple[bool, float]:
-    """Whether a call, at its second time (the first may compile and allocate), waits for what the GPU did before it; and
-    the seconds that it keeps the host."""
+    """Whether a call, at its second time (the first may compile and allocate), waits for what the GPU did before it;
+    and the seconds that it keeps the host."""
     import torch
 
     call()

@@ -48,6 +48,11 @@ def error(value: float) -> str:
     return f"{value:.1e}" if math.isfinite(value) else f"{value:g}"
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 case`, `1,200 cases`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def lengths(count: int) -> str:
     """A sequence length as people write it: 4096 is 4k, 1000 stays 1000."""
     if count >= 1024 and count % 1024 == 0:

@@ -2,7 +2,7 @@
 
 Makes a small git repository with one plugin kernel, compares its first revision with itself N times (default 20), and
 then with a second revision that does PERCENT (default 5) more work. All on one CPU core, whatever else the machine does.
-Exit status 1 when an A/A ends in a confirmed regression. About a minute a comparison on an idle machine.
+Exit status 1 when an A/A ends in a confirmed regression.
 Usage: ab_null.py [N] [PROCESSES] [PERCENT]
 """
 

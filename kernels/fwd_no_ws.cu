@@ -8,11 +8,7 @@
 // Source: the ablation of FlashAttention-3 (Shah et al. 2024, table 2, "GEMM-Softmax Pipelining, No
 // Warp-Specialization").
 //
-//   head_dim  causal  tile (queries x keys)  stages  shared memory  registers (launch bound)
-//         64     any       192 x 128            2        88 KiB         168
-//        128      no       128 x 176            2       208 KiB         255
-//        128     yes       128 x 128            2       160 KiB         255
-//        256     any       128 x  80            2       224 KiB         255
+// Tiles and shared memory: single_tile.cuh. Registers come from the launch bound: 168 at head_dim 64, else up to 255.
 #include <attnbench/forward.h>
 #include <attnbench/mask.cuh>
 #include <attnbench/output.cuh>
@@ -28,18 +24,9 @@ namespace attnbench {
 namespace {
 
 template <Dtype Type, int HeadDim, bool Causal>
-struct Config {
+struct Config : SingleTileConfig<Type, HeadDim, Causal> {
   static constexpr const char* schedule = "no_ws";
-  static constexpr Dtype dtype = Type;
-  static constexpr int head_dim = HeadDim;
-  static constexpr bool causal = Causal;
-  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
-  static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
-  static constexpr int tile_n = HeadDim == 256 ? 80 : HeadDim == 128 && !Causal ? 176 : 128;
-  static constexpr int q_rows = tile_m;
-  static constexpr int out_rows = tile_m;  // not used: the output leaves straight from registers
-  static constexpr int stages = 2;
-  static constexpr int threads = consumer_warpgroups * WARPGROUP_THREADS;
+  static constexpr int threads = Config::consumer_warpgroups * WARPGROUP_THREADS;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_OVERLAP;
 };
 
@@ -209,19 +196,6 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 }  // namespace
 }  // namespace attnbench
 
-#define NO_WS(dtype, head_dim, causal) attnbench::Config<attnbench::Dtype::dtype, head_dim, causal>
-#define VARIANTS(V)                               \
-  V(fwd_no_ws_fp16_d64, NO_WS(fp16, 64, false))         \
-  V(fwd_no_ws_fp16_d64_causal, NO_WS(fp16, 64, true))   \
-  V(fwd_no_ws_fp16_d128, NO_WS(fp16, 128, false))       \
-  V(fwd_no_ws_fp16_d128_causal, NO_WS(fp16, 128, true)) \
-  V(fwd_no_ws_fp16_d256, NO_WS(fp16, 256, false))       \
-  V(fwd_no_ws_fp16_d256_causal, NO_WS(fp16, 256, true)) \
-  V(fwd_no_ws_bf16_d64, NO_WS(bf16, 64, false))         \
-  V(fwd_no_ws_bf16_d64_causal, NO_WS(bf16, 64, true))   \
-  V(fwd_no_ws_bf16_d128, NO_WS(bf16, 128, false))       \
-  V(fwd_no_ws_bf16_d128_causal, NO_WS(bf16, 128, true)) \
-  V(fwd_no_ws_bf16_d256, NO_WS(bf16, 256, false))       \
-  V(fwd_no_ws_bf16_d256_causal, NO_WS(bf16, 256, true))
+#define VARIANTS(V) ATTNBENCH_VARIANTS_16_BIT(V, fwd_no_ws, attnbench::Config)
 
 ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

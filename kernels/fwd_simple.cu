@@ -122,19 +122,6 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 }  // namespace
 }  // namespace attnbench
 
-#define SIMPLE(dtype, head_dim, causal) attnbench::Config<attnbench::Dtype::dtype, head_dim, causal>
-#define VARIANTS(V)                                       \
-  V(fwd_simple_fp16_d64, SIMPLE(fp16, 64, false))         \
-  V(fwd_simple_fp16_d64_causal, SIMPLE(fp16, 64, true))   \
-  V(fwd_simple_fp16_d128, SIMPLE(fp16, 128, false))       \
-  V(fwd_simple_fp16_d128_causal, SIMPLE(fp16, 128, true)) \
-  V(fwd_simple_fp16_d256, SIMPLE(fp16, 256, false))       \
-  V(fwd_simple_fp16_d256_causal, SIMPLE(fp16, 256, true)) \
-  V(fwd_simple_bf16_d64, SIMPLE(bf16, 64, false))         \
-  V(fwd_simple_bf16_d64_causal, SIMPLE(bf16, 64, true))   \
-  V(fwd_simple_bf16_d128, SIMPLE(bf16, 128, false))       \
-  V(fwd_simple_bf16_d128_causal, SIMPLE(bf16, 128, true)) \
-  V(fwd_simple_bf16_d256, SIMPLE(bf16, 256, false))       \
-  V(fwd_simple_bf16_d256_causal, SIMPLE(bf16, 256, true))
+#define VARIANTS(V) ATTNBENCH_VARIANTS_16_BIT(V, fwd_simple, attnbench::Config)
 
 ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

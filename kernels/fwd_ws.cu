@@ -8,11 +8,7 @@
 //
 // Algorithm: FlashAttention-3 (Shah et al. 2024, section 3.1, Algorithm 1), without its ping-pong and pipelining.
 //
-//   head_dim  causal  tile (queries x keys)  stages  shared memory  registers (producer / consumer)
-//         64     any       192 x 128            2        88 KiB         32 / 160
-//        128      no       128 x 176            2       208 KiB         24 / 240
-//        128     yes       128 x 128            2       160 KiB         24 / 240
-//        256     any       128 x  80            2       224 KiB         24 / 240
+// Tiles and shared memory: single_tile.cuh.
 #include <attnbench/forward.h>
 #include <attnbench/mask.cuh>
 #include <attnbench/output.cuh>
@@ -29,22 +25,9 @@ namespace attnbench {
 namespace {
 
 template <Dtype Type, int HeadDim, bool Causal>
-struct Config {
+struct Config : SingleTileConfig<Type, HeadDim, Causal> {
   static constexpr const char* schedule = "ws";
-  static constexpr Dtype dtype = Type;
-  static constexpr int head_dim = HeadDim;
-  static constexpr bool causal = Causal;
-  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
-  static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
-  static constexpr int tile_n = HeadDim == 256 ? 80 : HeadDim == 128 && !Causal ? 176 : 128;
-  static constexpr int q_rows = tile_m;
-  static constexpr int out_rows = tile_m;  // not used: the output leaves straight from registers
-  static constexpr int stages = 2;
-  static constexpr int threads = (1 + consumer_warpgroups) * WARPGROUP_THREADS;
-  // The sum over warpgroups must stay within the registers that the CTA starts with: 65536 / threads per thread,
-  // rounded down to a multiple of 8.
-  static constexpr int producer_registers = consumer_warpgroups == 3 ? 32 : 24;
-  static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
+  static constexpr int threads = (1 + Config::consumer_warpgroups) * WARPGROUP_THREADS;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED;
 };
 
@@ -129,19 +112,6 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 }  // namespace
 }  // namespace attnbench
 
-#define WS(dtype, head_dim, causal) attnbench::Config<attnbench::Dtype::dtype, head_dim, causal>
-#define VARIANTS(V)                               \
-  V(fwd_ws_fp16_d64, WS(fp16, 64, false))         \
-  V(fwd_ws_fp16_d64_causal, WS(fp16, 64, true))   \
-  V(fwd_ws_fp16_d128, WS(fp16, 128, false))       \
-  V(fwd_ws_fp16_d128_causal, WS(fp16, 128, true)) \
-  V(fwd_ws_fp16_d256, WS(fp16, 256, false))       \
-  V(fwd_ws_fp16_d256_causal, WS(fp16, 256, true)) \
-  V(fwd_ws_bf16_d64, WS(bf16, 64, false))         \
-  V(fwd_ws_bf16_d64_causal, WS(bf16, 64, true))   \
-  V(fwd_ws_bf16_d128, WS(bf16, 128, false))       \
-  V(fwd_ws_bf16_d128_causal, WS(bf16, 128, true)) \
-  V(fwd_ws_bf16_d256, WS(bf16, 256, false))       \
-  V(fwd_ws_bf16_d256_causal, WS(bf16, 256, true))
+#define VARIANTS(V) ATTNBENCH_VARIANTS_16_BIT(V, fwd_ws, attnbench::Config)
 
 ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

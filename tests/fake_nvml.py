@@ -174,8 +174,10 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetFieldValues(self, handle, fields):
         answers = {self.NVML_FI_DEV_MEMORY_TEMP: handle.memory_temperature_c,
                    self.NVML_FI_DEV_POWER_INSTANT: handle.instant_power_mw}  # fmt: skip
-        values = [answers[field] for field in fields]
-        return [SimpleNamespace(nvmlReturn=3 if value is None else 0, value=SimpleNamespace(uiVal=value)) for value in values]
+        return [
+            SimpleNamespace(nvmlReturn=3 if answers[field] is None else 0, value=SimpleNamespace(uiVal=answers[field]))
+            for field in fields
+        ]
 
     def nvmlDeviceGetMaxClockInfo(self, handle, kind):
         return {self.NVML_CLOCK_SM: 1980, self.NVML_CLOCK_MEM: 2619}[kind]

@@ -341,36 +341,20 @@ def test_cases_for_the_null_are_spread_over_the_suite(count):
 
 
 KERNELS = """
-import torch
-from attnbench import Outputs
+from attnbench.plugins import FunctionBackend
 
 
-class Kernel:
-    deterministic = True
-
-    def __init__(self, name, factor=1.0):
-        self.name, self.factor = name, factor
-
-    def version(self):
-        return "1"
-
-    def unavailable(self):
-        return None
-
-    def unsupported(self, case):
-        return None
-
-    def prepare(self, case, inputs):
-        q, k, v = (x.float().transpose(1, 2) for x in (inputs.q, inputs.k, inputs.v))
-
-        def call():
-            out = (q @ k.transpose(2, 3) * case.scale).softmax(dim=-1) @ v * self.factor
-            return Outputs(out.transpose(1, 2).to(inputs.q.dtype).contiguous())
-
-        return call
+def steady(q, k, v, *, causal, softmax_scale):
+    q, k, v = (x.float().transpose(1, 2) for x in (q, k, v))
+    out = (q @ k.transpose(2, 3) * softmax_scale).softmax(dim=-1) @ v
+    return out.transpose(1, 2).half().contiguous()
 
 
-BACKENDS = (Kernel("steady"), Kernel("spoilt", {factor}))
+def spoilt(q, k, v, **options):
+    return {factor} * steady(q, k, v, **options)
+
+
+BACKENDS = tuple(FunctionBackend(kernel.__name__, kernel, "a test") for kernel in (steady, spoilt))
 """
 
 

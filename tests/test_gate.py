@@ -323,10 +323,10 @@ def interleaved(folder, head_s, **options):
 
 def test_sides_that_took_turns_replicate_processes(tmp_path):
     done = call("gate", *interleaved(tmp_path / "slow", 1.03e-3))
-    assert done.returncode == 1 and "1 slower, of 1 cases" in done.stdout
+    assert done.returncode == 1 and "1 slower, of 1 case" in done.stdout
     assert "replicated: processes, in which both sides took turns; the baseline was not measured" in done.stdout
     done = call("gate", *interleaved(tmp_path / "same", 1.001e-3))
-    assert done.returncode == 0 and "1 same, of 1 cases" in done.stdout
+    assert done.returncode == 0 and "1 same, of 1 case" in done.stdout
     done = call("gate", *interleaved(tmp_path / "two", 1.03e-3, processes=2), "--strict")
     assert done.returncode == 4 and "measured in 2 processes; it takes 3" in done.stdout
 
@@ -345,7 +345,7 @@ def test_stored_measurements_made_otherwise_are_left_out_and_told(tmp_path):
     (folder / "4" / "records.jsonl").write_text("".join(one.to_json() + "\n" for one in records))
     done = call("gate", folder, new_run(tmp_path / "new"))
     assert done.returncode == 0 and "10 same" in done.stdout
-    assert "left out of the baseline: regime: burst before, sustained now (1 measurements)" in done.stdout
+    assert "left out of the baseline: regime: burst before, sustained now (1 measurement)" in done.stdout
     forced = call("gate", folder, tmp_path / "new", "--force")
     assert forced.stdout.startswith("FORCED: not comparable, and compared nevertheless: regime: burst")
 
@@ -354,8 +354,8 @@ def test_what_differs_in_how_a_case_was_timed_is_told(base, tmp_path):
     timing = {"together": ("1", "2"), "order_seed": 3, "flags": ("power_capped",)}
     records = changed(r3=record("naive", 0.01678, timing, seqlen=4096))
     done = call("gate", base, new_run(tmp_path / "new", records=records))
-    assert "note: timed alone before, timed in turns with 1 others now (1 cases)" in done.stdout
-    assert "note: not held by a power cap before, held by a power cap now (1 cases)" in done.stdout
+    assert "note: timed alone before, timed in turns with 1 other now (1 case)" in done.stdout
+    assert "note: not held by a power cap before, held by a power cap now (1 case)" in done.stdout
 
 
 def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
@@ -417,7 +417,7 @@ def test_what_grew_fails_the_gate(name, weighed_base, tmp_path):
     of, said = GROWTH[name]
     done = call("gate", weighed_base, write_run(tmp_path / "new", [grown(of)], MACHINE))
     assert done.returncode == 1 and said in done.stdout, done.stdout
-    assert "1 same (1 grew in error, memory or static figures), of 1 cases" in done.stdout  # it is not its time
+    assert "1 same (1 grew in error, memory or static figures), of 1 case" in done.stdout  # it is not its time
 
 
 @pytest.mark.parametrize("name", WITHIN)

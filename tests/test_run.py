@@ -58,6 +58,7 @@ EXPECTED = {
     "prints_a_lot": ("ok", None, r"^$"),
     "prints_what_looks_like_an_event": ("ok", None, r"^$"),
     "fails_while_timed": ("error", "exception", r"^while being timed: ArithmeticError: tired"),
+    "dies_while_timed": ("error", "crash", r"^in phase (time|recheck): the worker process exited with status 9"),
     "unsupported_is_true": ("error", "contract", r"^unsupported\(\) returned True; return a reason as text, or None"),
     "unsupported_raises": ("error", "exception", r"^ArithmeticError: no idea"),
     "facts_are_not_plain": ("error", "contract", r"^kernel_facts\(\) returned what JSON cannot hold"),
@@ -99,6 +100,31 @@ def test_a_right_record_is_complete(misbehaved):
     measured = record.measurement
     assert (measured.timer, measured.regime, measured.cache, measured.input_sets) == ("cpu", "sustained", "warm", 1)
     assert measured.blocks[0].sample_count >= 1 and measured.warmup_s > 0 and measured.peak_bytes is None
+
+
+def test_a_run_is_watched_and_bracketed_by_sentinels(misbehaved):
+    """Through the worker and its telemetry process, however many workers were lost in between."""
+    _, records, run = misbehaved
+    roles = [sentinel["role"] for sentinel in run.sentinels]
+    assert (roles[0], roles[-1]) == ("start", "end") and set(roles[1:-1]) <= {"periodic"}
+    for sentinel in run.sentinels:
+        assert sentinel["gemm_flops_per_s"] > 0 and sentinel["copy_bytes_per_s"] > 0 and "error" not in sentinel
+    assert run.environment["worker"]["telemetry"]["sensor"] == "proc"
+    blocks = [block for record in records.values() if record.measurement for block in record.measurement.blocks]
+    assert blocks and all(block.conditions is not None and block.duration_s > 0 for block in blocks)
+    assert any(block.conditions.load is not None for block in blocks)
+
+
+def test_a_run_that_times_nothing_takes_no_sentinel(interrupted):
+    assert read(interrupted[0]).sentinels == ()
+
+
+def test_who_took_turns_with_whom_is_on_record(misbehaved):
+    behaves, naive = (misbehaved[1][name].measurement for name in ("behaves", "naive"))
+    assert behaves.together == naive.together and {"naive", "behaves"} <= set(behaves.together)
+    assert not {"dies_while_timed", "fails_while_timed"} & set(behaves.together), "timed again without the culprits"
+    assert [block.round for block in behaves.blocks] == [block.round for block in naive.blocks]
+    assert {block.arm for block in naive.blocks} == {"1"}
 
 
 def test_an_error_after_the_check_keeps_the_accuracy(misbehaved):
@@ -199,15 +225,16 @@ def interrupted(module_command):
     process = module_command.start("run", suite, *SLOW, "--out", out)
     wait_until(lambda: len(lines(out / "records.jsonl")) >= 2)
     (worker,) = children(process.pid)
+    (telemetry,) = children(worker)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)
-    return out, process.returncode, printed, worker
+    return out, process.returncode, printed, (worker, telemetry)
 
 
 def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
-    out, status, (printed, errors), worker = interrupted
+    out, status, (printed, errors), helpers = interrupted
     assert status == 130
-    assert not is_alive(worker)
+    assert not any(map(is_alive, helpers))
     assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out}" in printed
     assert "Traceback" not in errors
     run = read(out)

@@ -98,7 +98,7 @@ def test_one_block_where_nothing_was_spoilt():
     found, clock = timed(watch)
     (block,) = found.blocks
     assert block.sample_count == 20 and block.duration_s == pytest.approx(0.2)
-    assert watch.asked[-1] == (block.start_s, pytest.approx(block.start_s + 0.2))  # the conditions are the whole block's
+    assert watch.asked[-1] == (block.start_s, pytest.approx(block.start_s + 0.2))  # of the whole block
     assert found.discarded == {} and found.flags == () and clock.slept == []
 
 
@@ -132,9 +132,8 @@ def test_each_burst_is_a_block():
 
 
 def test_conditions_survive_the_record():
-    full = Conditions(
-        telemetry_samples=9, sm_clock_mhz=1755.0, power_w=640.5, reasons=("power cap",), problems=("power: Not Supported",)
-    )
+    texts = {"reasons": ("power cap",), "problems": ("power: Not Supported",)}
+    full = Conditions(telemetry_samples=9, sm_clock_mhz=1755.0, power_w=640.5, **texts)
     block = Block((0.01,), 1, start_s=5.0, duration_s=0.5, conditions=full)
     row = {
         "samples_s": [0.01],
@@ -150,4 +149,5 @@ def test_conditions_survive_the_record():
         },
     }
     assert _block(row) == block
-    assert _block({"samples_s": [0.01], "sample_count": 1}) == replace(block, start_s=0.0, duration_s=0.0, conditions=None)
+    bare = replace(block, start_s=0.0, duration_s=0.0, conditions=None)
+    assert _block({"samples_s": [0.01], "sample_count": 1}) == bare

@@ -10,12 +10,11 @@ from test_timing import FakeClock
 from attnbench import gauge as gauge_module
 from attnbench import timers
 from attnbench.bracket import Bracket
-from attnbench.comparable import suspicion
 from attnbench.crew import RunError
 from attnbench.gauge import Work, gauge
 from attnbench.peaks import Machine
 from attnbench.sampling import Unwatched
-from attnbench.sentinel import PERIOD_S, drifts, gemm_flops_per_s, suspicions
+from attnbench.sentinel import PERIOD_S, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.store import SENTINELS, StoreError, Writer, read
 from attnbench.suite_model import Timing
 
@@ -42,7 +41,8 @@ def test_a_drift_over_two_per_cent_is_told_with_its_numbers():
 
 
 def test_sentinels_that_failed_and_a_clock_that_was_set_are_told():
-    rows = [row(role="start"), {"role": "end", "error": "OutOfMemoryError: CUDA out of memory", "clock_step_s": -3600.0}]
+    failed = {"role": "end", "error": "OutOfMemoryError: CUDA out of memory", "clock_step_s": -3600.0}
+    rows = [row(role="start"), failed]
     assert suspicions(rows) == (
         "1 of 2 sentinels could not be measured, the first at its end: OutOfMemoryError: CUDA out of memory",
         "the system's clock was set back by 3600 s while it ran",
@@ -216,15 +216,10 @@ def test_a_full_disk_loses_no_sentinel_of_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        (H200 | {"device": "cuda:0"}, "marked suspect: its own GEMM rate moved by 13.3% over 2 sentinels"),
-        (LAPTOP | {"device": "cpu"}, ""),
-        (LAPTOP | {"device": "cpu", "suspect": "a fire"}, "marked suspect: a fire"),
-    ],
+    ("given", "words"),
+    [({}, ()), ({"suspect": "a fire"}, ("a fire",)), ({"suspect": True}, ("marked so in its environment",))],
 )
-def test_a_gpu_that_drifted_is_compared_with_nothing(tmp_path, environment, expected):
-    path = write_run(tmp_path / "run", [ok("naive", 1e-3)], environment)
-    (path / SENTINELS).write_text("".join(json.dumps(row(gemm)) + "\n" for gemm in (700e12, 800e12)))
-    found = suspicion(read(path))
-    assert found.startswith(expected) and bool(found) == bool(expected)
+def test_what_somebody_wrote_and_what_sentinels_say_stand_together(given, words):
+    drifted = [row(700e12), row(800e12)]
+    assert why_suspect(given, [row()]) == words
+    assert why_suspect(given, drifted) == (*words, *suspicions(drifted)) and len(suspicions(drifted)) == 1

@@ -163,7 +163,9 @@ def test_a_card_that_disappears_ends_nothing(gpu):
     assert device.telemetry.verdict(gone) == Verdict(flags=("telemetry_incomplete",))
 
 
-@pytest.mark.parametrize(("driver", "index", "text"), [(False, 0, "NVML: no driver answers"), (True, 3, "NVML: no such GPU")])
+@pytest.mark.parametrize(
+    ("driver", "index", "text"), [(False, 0, "NVML: no driver answers"), (True, 3, "NVML: no such GPU")]
+)
 def test_a_gpu_that_nobody_can_watch_is_said_to_be_so(monkeypatch, driver, index, text):
     FakeNvml([Card()], driver=driver).install(monkeypatch)
     telemetry = Telemetry(NvmlSensor(index), clock := FakeClock())
@@ -444,7 +446,8 @@ def test_a_watched_measurement_of_a_real_process(process):
     """Everything real: readings joined by time to a block of busy calls, within the second that it took."""
     watch = process()
     watch.facts()
-    found = measure(COUNTED, Timing(min_samples=10, min_time_s=0.001, max_time_s=0.2, warmup_s=0.0), CpuTimer(), watch=watch)
+    options = Timing(min_samples=10, min_time_s=0.001, max_time_s=0.2, warmup_s=0.0)
+    found = measure(COUNTED, options, CpuTimer(), watch=watch)
     (block,) = found.blocks
     assert block.conditions.load is not None and block.duration_s > 0
     assert abs(block.start_s - time.time()) < 60

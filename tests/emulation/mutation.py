@@ -104,25 +104,65 @@ class Result:
     trials: int
 
 
-# Tuning alternatives, and FP8 with one level, share every line that can be mutated with these.
+# The schedules whose call sites are all broken; others share most of them (`plans`).
 SCHEDULES = {"fwd_overlap": ("overlap", "no_overlap"), "fwd_fp8": ("fp8_two_level",)}
 # Two levels at head_dim 256 have a main loop of their own.
 MORE_SUBJECTS = {"fwd_fp8": (("fp8_two_level", "e4m3", 256, True),)}
+# Enough to pass every call site of a variant: several tiles and laps, tails, rows that see no key.
+PASSES = (0, 2)
+CallSite = tuple[str, str]  # primitive, file:line
 
 
-def subjects(source: Path) -> list[Subject]:
-    """One variant of each schedule of a kernel file: causal and head_dim 128 where there is such a one; then
-    MORE_SUBJECTS."""
-    chosen: dict[str, tuple] = {}
+@dataclass(frozen=True)
+class Plan:
+    """A subject, and at which of its call sites it is to be broken."""
+
+    subject: Subject
+    sites: frozenset[CallSite]
+
+
+def candidates(source: Path) -> list[Subject]:
+    """Every variant but for the dtype, which changes no call site. The first one of each schedule is the one whose
+    sites are all broken: causal and head_dim 128 where there is such a one."""
+    found = {}
     for row in load(source).library.variants:
-        if row.schedule not in SCHEDULES.get(source.stem, (row.schedule,)):
-            continue
-        causal = row.causal is not False
-        rank = (row.head_dim == 128, causal, row.dtype == "fp16")
-        if row.schedule not in chosen or rank > chosen[row.schedule][0]:
-            chosen[row.schedule] = (rank, Subject(source, row.schedule, row.dtype, row.head_dim, causal))
-    more = (Subject(source, *one) for one in MORE_SUBJECTS.get(source.stem, ()))
-    return [*(subject for _, subject in chosen.values()), *more]
+        for causal in (True, False) if row.causal is None else (row.causal,):
+            key = (row.schedule, row.head_dim, causal)
+            if key not in found or row.dtype == "fp16":
+                found[key] = Subject(source, row.schedule, row.dtype, row.head_dim, causal)
+    return sorted(found.values(), key=lambda one: (one.head_dim != 128, not one.causal))
+
+
+def passed_sites(subject: Subject) -> frozenset[CallSite]:
+    """The call sites of `subject` that can be broken."""
+    kernel = load(subject.source)
+    before = {key: site.calls for key, site in _sites(kernel).items()}
+    for problem, schedule in (TRIALS[i] for i in PASSES):
+        outcome = _run(subject, problem, schedule)
+        assert outcome.clean, f"{subject} fails unbroken, {problem} [{schedule}]: {outcome}"
+    passed = {key: site for key, site in _sites(kernel).items() if site.calls != before.get(key, 0)}
+    return frozenset(key for key, site in passed.items() if site.primitive not in UNTOUCHED)
+
+
+def plans(passed: dict[Subject, frozenset[CallSite]]) -> list[Plan]:
+    """Of one file: every site of one variant of each of its SCHEDULES and of MORE_SUBJECTS, then further variants for
+    the sites that those do not pass, until none is left. Of these the one with the fewest sites comes first: what
+    synchronizes less hides less."""
+    chosen: dict[object, Plan] = {}
+    for subject, sites in passed.items():
+        stem, own = subject.source.stem, (subject.schedule, subject.dtype, subject.head_dim, subject.causal)
+        if own in MORE_SUBJECTS.get(stem, ()):
+            chosen[own] = Plan(subject, sites)
+        elif subject.schedule in SCHEDULES.get(stem, (subject.schedule,)):
+            chosen.setdefault(subject.schedule, Plan(subject, sites))
+    found = list(chosen.values())
+    left = frozenset().union(*passed.values()) - frozenset().union(*(plan.sites for plan in found))
+    while left:
+        fitting = [subject for subject, sites in passed.items() if sites & left]
+        best = min(fitting, key=lambda subject: len(passed[subject]))
+        found.append(Plan(best, passed[best] & left))
+        left -= passed[best]
+    return found
 
 
 def _run(subject: Subject, problem: Problem, schedule: Schedule) -> Outcome:
@@ -145,20 +185,18 @@ def _window(site: Site) -> tuple[str, str, str]:
     return lines[site.line - 1], lines[site.line], lines[site.line + 1]
 
 
-def mutations(subject: Subject) -> list[Mutation]:
-    """Every way to break the subject; asserts that it is sound as it stands."""
-    kernel = load(subject.source)
-    before = {key: site.calls for key, site in _sites(kernel).items()}
+def mutations(plan: Plan) -> list[Mutation]:
+    """Every way to break the subject at its sites; asserts that it is sound as it stands."""
+    kernel, subject = load(plan.subject.source), plan.subject
     for problem, schedule in TRIALS:
         outcome = _run(subject, problem, schedule)
         assert outcome.clean, f"{subject} fails unbroken, {problem} [{schedule}]: {outcome}"
-    found = []
-    for key, site in _sites(kernel).items():
-        if site.calls == before.get(key, 0) or site.primitive in UNTOUCHED:
-            continue
-        window = _window(site)
-        found += [Mutation(subject, site.primitive, site.place, window, kind) for kind in APPLICABLE[site.primitive]]
-    return found
+    sites = [site for key, site in _sites(kernel).items() if key in plan.sites]
+    return [
+        Mutation(subject, site.primitive, site.place, _window(site), kind)
+        for site in sites
+        for kind in APPLICABLE[site.primitive]
+    ]
 
 
 def judge(mutation: Mutation) -> Result:
@@ -167,7 +205,7 @@ def judge(mutation: Mutation) -> Result:
     kernel = load(subject.source)
     key = (mutation.primitive, mutation.place)
     if key not in _sites(kernel):
-        _run(subject, *TRIALS[0]), _run(subject, *TRIALS[2])  # a fresh process numbers its call sites
+        passed_sites(subject)  # a fresh process numbers its call sites
     applied = False
     for count, (problem, schedule) in enumerate(TRIALS, start=1):
         if mutation.kind == "early":

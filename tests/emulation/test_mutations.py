@@ -1,4 +1,4 @@
-"""Every wait, fence, arrive, parity, count and descriptor of one variant of each kernel is needed, and missed.
+"""Every wait, fence, arrive, parity, count and descriptor of every kernel file is needed, and missed.
 
 Prints the kill rate. Fails for a survivor that benign_mutations.yaml does not explain, and for an entry there that no
 longer survives.
@@ -11,16 +11,35 @@ import pytest
 from tabulate import tabulate
 
 from attnbench.kernel_recipe import KERNELS
-from mutation import Benign, Result, judge, load_benign, mutations, subjects
+from mutation import (
+    Benign,
+    CallSite,
+    Result,
+    Subject,
+    candidates,
+    judge,
+    load_benign,
+    mutations,
+    passed_sites,
+    plans,
+)
 from parallel import run_parallel
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 
 
 @pytest.fixture(scope="module")
-def results() -> list[Result]:
-    per_subject = run_parallel(mutations, [subject for source in SOURCES for subject in subjects(source)])
-    return run_parallel(judge, [mutation for found in per_subject for mutation in found])
+def passed() -> dict[Subject, frozenset[CallSite]]:
+    """The call sites of every variant."""
+    subjects = [subject for source in SOURCES for subject in candidates(source)]
+    return dict(zip(subjects, run_parallel(passed_sites, subjects)))
+
+
+@pytest.fixture(scope="module")
+def results(passed: dict[Subject, frozenset[CallSite]]) -> list[Result]:
+    per_source = [{one: sites for one, sites in passed.items() if one.source == source} for source in SOURCES]
+    per_plan = run_parallel(mutations, [plan for own in per_source for plan in plans(own)], chunk=1)
+    return run_parallel(judge, [mutation for found in per_plan for mutation in found])
 
 
 def verdicts(results: list[Result], benign: list[Benign]) -> dict[str, list[Result]]:
@@ -68,7 +87,12 @@ def test_no_benign_entry_is_stale(results: list[Result]) -> None:
     assert not unused, f"cover nothing: {unused}"
 
 
-def test_every_kernel_is_mutated(results: list[Result]) -> None:
-    assert {result.mutation.subject.source for result in results} == set(SOURCES)
+def test_every_call_site_of_every_variant_is_broken(
+    passed: dict[Subject, frozenset[CallSite]], results: list[Result]
+) -> None:
+    there = {(subject.source, *site) for subject, sites in passed.items() for site in sites}
+    broken = {(r.mutation.subject.source, r.mutation.primitive, r.mutation.place) for r in results if r.applied}
+    assert len(there) > 200
+    assert broken == there
     kinds = {result.mutation.kind for result in results if result.applied}
     assert {"drop", "flip_parity", "less", "more", "laxer", "early", "twice", "b_step", "a_start"} <= kinds

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from attnbench import kernel_build, kernel_schedules
+from attnbench import kernel_backend, kernel_build, kernel_schedules
 from attnbench.backend import Backend
 from attnbench.backends import hopper
 from attnbench.backends.hopper import BACKENDS, Hopper
@@ -16,7 +16,7 @@ from attnbench.case import Case
 from attnbench.kernel_inspect import KernelFacts, PtxasFacts
 from attnbench.kernel_build import Build
 from attnbench.kernel_library import KernelLibrary
-from attnbench.kernel_schedules import DEFAULT_SCHEDULE, SCHEDULES, BuiltKernel
+from attnbench.kernel_schedules import DEFAULT_SCHEDULE, FILES, SCHEDULES, BuiltKernel
 from attnbench.nvml import Gpu
 
 
@@ -34,7 +34,8 @@ def scalar_kernel(library: KernelLibrary) -> BuiltKernel:
 def backend(scalar_library, monkeypatch) -> Hopper:
     """The default schedule on scalar attention instead of a Hopper library."""
     kernel = scalar_kernel(scalar_library)
-    monkeypatch.setattr(hopper, "built_kernel", lambda schedule: kernel)
+    for module in (hopper, kernel_backend):
+        monkeypatch.setattr(module, "built_kernel", lambda schedule: kernel)
     return Hopper(DEFAULT_SCHEDULE)
 
 
@@ -148,7 +149,7 @@ def test_schedules_match_the_built_libraries(nvcc):
 
     forward = [build for build in build_all() if build.name.startswith("fwd_")]
     built = {(row["schedule"], build.name) for build in forward for row in build.variants}
-    assert built == set(SCHEDULES.items())
+    assert built == set(FILES.items())
     assert kernel_schedules.DEFAULT_SCHEDULE in SCHEDULES
 
 

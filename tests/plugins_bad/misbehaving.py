@@ -212,6 +212,12 @@ def fails_while_timed(backend, case, inputs):
     return answer(case, inputs)
 
 
+def dies_while_timed(backend, case, inputs):
+    if count(backend) > 10:
+        os._exit(9)
+    return answer(case, inputs)
+
+
 class UnsupportedIsTrue(Kernel):
     def unsupported(self, case):
         return True
@@ -253,7 +259,7 @@ HABITS = (
     returns_a_wrong_lse, returns_another_shape_the_second_time, is_on_no_device, writes_q, swaps_two_rows_of_k,
     writes_v_later, empties_q, never_writes_its_output, skips_a_row, is_wrong_from_the_second_call,
     is_wrong_after_ten_calls, answers_from_its_first_answer, answers_by_address, is_random, prints_a_lot,
-    prints_what_looks_like_an_event, fails_while_timed,
+    prints_what_looks_like_an_event, fails_while_timed, dies_while_timed,
 )  # fmt: skip
 
 BACKENDS = (

@@ -1,5 +1,11 @@
-// Shared memory, barriers and producer of a kernel whose CTA works on one output tile (levels 2 and 3). Config members
-// read here: head_dim, tile_m, tile_n, stages, consumer_warpgroups.
+// Tile shapes, shared memory, barriers and producer of the kernels whose CTA works on one output tile: levels 2 and 3,
+// and the ablation without warp specialization.
+//
+//   head_dim  causal  tile (queries x keys)  stages  shared memory  registers (producer / consumer)
+//         64     any       192 x 128            2        88 KiB         32 / 160
+//        128      no       128 x 176            2       208 KiB         24 / 240
+//        128     yes       128 x 128            2       160 KiB         24 / 240
+//        256     any       128 x  80            2       224 KiB         24 / 240
 #pragma once
 
 #include <attnbench/device.cuh>
@@ -9,6 +15,24 @@
 #include <attnbench/scheduler.cuh>
 
 namespace attnbench {
+
+// What these kernels' configurations share. A kernel adds schedule, threads and flags.
+template <Dtype Type, int HeadDim, bool Causal>
+struct SingleTileConfig {
+  static constexpr Dtype dtype = Type;
+  static constexpr int head_dim = HeadDim;
+  static constexpr bool causal = Causal;
+  static constexpr int consumer_warpgroups = HeadDim == 64 ? 3 : 2;
+  static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
+  static constexpr int tile_n = HeadDim == 256 ? 80 : HeadDim == 128 && !Causal ? 176 : 128;
+  static constexpr int q_rows = tile_m;
+  static constexpr int out_rows = tile_m;  // not used: the output leaves straight from registers
+  static constexpr int stages = 2;
+  // For kernels with a producer. The sum over warpgroups must stay within the registers that the CTA starts with:
+  // 65536 / threads per thread, rounded down to a multiple of 8.
+  static constexpr int producer_registers = consumer_warpgroups == 3 ? 32 : 24;
+  static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
+};
 
 template <class C>
 struct SharedStorage {

@@ -70,6 +70,18 @@ int32_t launch_config(ForwardKernel* kernel, int shared_bytes, const AttnbenchFo
 
 }  // namespace attnbench
 
+// The list of a kernel that has every 16-bit variant: V(PREFIX_<dtype>_d<head_dim>[_causal], CONFIG(dtype, ...)).
+#define ATTNBENCH_VARIANTS_OF_DTYPE(V, PREFIX, CONFIG, dtype)                                    \
+  V(PREFIX##_##dtype##_d64, CONFIG<attnbench::Dtype::dtype, 64, false>)                          \
+  V(PREFIX##_##dtype##_d64_causal, CONFIG<attnbench::Dtype::dtype, 64, true>)                    \
+  V(PREFIX##_##dtype##_d128, CONFIG<attnbench::Dtype::dtype, 128, false>)                        \
+  V(PREFIX##_##dtype##_d128_causal, CONFIG<attnbench::Dtype::dtype, 128, true>)                  \
+  V(PREFIX##_##dtype##_d256, CONFIG<attnbench::Dtype::dtype, 256, false>)                        \
+  V(PREFIX##_##dtype##_d256_causal, CONFIG<attnbench::Dtype::dtype, 256, true>)
+#define ATTNBENCH_VARIANTS_16_BIT(V, PREFIX, CONFIG)        \
+  ATTNBENCH_VARIANTS_OF_DTYPE(V, PREFIX, CONFIG, fp16)      \
+  ATTNBENCH_VARIANTS_OF_DTYPE(V, PREFIX, CONFIG, bf16)
+
 #define ATTNBENCH_VARIANT_KERNEL(symbol, ...)                                    \
   using symbol##_config = __VA_ARGS__;                                           \
   extern "C" ATTNBENCH_KERNEL(symbol##_config::threads)                          \
