@@ -6,6 +6,7 @@ A plugin function needs torch and its own file only; a built-in backend, and an 
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import re
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ AGAIN = {
 }
 V_DESCALE_RULE = "outputs that are not 0 with v_descale 0"
 IN_PROBE = re.compile(r"in probe (\w+):")
+# Keys of a run that are listed where none is near the one that was asked for.
+KEYS_LISTED = 20
 # Names that the script defines for itself.
 OWN = ("Inputs", "Outputs", "Changed", "Quantized", "replace")
 
@@ -42,7 +45,8 @@ def repro_script(run_directory: Path, case_key: str, backend: str) -> str:
     if record is None:
         keys = {r.case_key for r in run.records}
         if case_key not in keys:
-            raise StoreError(f'{run_directory}: no case "{case_key}"{suggest(case_key, sorted(keys)[:20])}')
+            named = difflib.get_close_matches(case_key, keys, n=1) or sorted(keys)[:KEYS_LISTED]
+            raise StoreError(f'{run_directory}: no case "{case_key}"{suggest(case_key, named)}')
         names = [r.backend for r in run.records if r.case_key == case_key]
         raise StoreError(f'{run_directory}: no record of backend "{backend}" for that case{suggest(backend, names)}')
     device = run.environment.get("device", "cpu")

@@ -193,7 +193,7 @@ def test_the_first_mistake_in_the_file_is_told():
 def test_missing_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SuiteError, match='^none.yaml: no such suite file, and no shipped suite of that '
-                                         'name; there are ablation, edges, '):
+                                         'name; there are ablation, contact, edges, '):
         load_suite("none.yaml")
     with pytest.raises(SuiteError, match=r'^quik: no such suite file, and .* \(did you mean "quick"\?\)$'):
         load_suite("quik")

@@ -14,6 +14,7 @@ from attnbench.phases import Phases
 from attnbench.inputs import make_inputs
 from attnbench.plugins import load
 from attnbench.relations import RELATIONS
+from attnbench.store import StoreError
 from attnbench.repro import repro_script
 from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
@@ -136,6 +137,15 @@ def test_whatever_a_probe_finds_the_script_shows_with_torch_alone(tmp_path, monk
     assert status == 1, printed
     shown = record.accuracy.failures[0].rule.removeprefix(f"{probe}: ")
     assert any(line.startswith(f"{shown}: ") and "computed" not in line for line in printed.splitlines()), printed
+
+
+def test_a_key_that_is_not_there_brings_the_nearest_of_all(tmp_path):
+    bench = Bench(Case.make(**SHAPE), "cpu", Checks(), Timing(), 0, Phases())
+    record = run_trial(bench, builtin()["naive"], False)
+    others = [replace(record, case=replace(record.case, batch=batch)) for batch in range(3, 40)]
+    run = write_run(tmp_path / "run", [*others, replace(record, case=replace(record.case, dtype="fp16", seed=7))], {})
+    with pytest.raises(StoreError, match=r'did you mean "fp16-.*-normal.7"'):
+        repro_script(run, record.case_key.replace("bf16", "fp16").replace("normal.0", "normal.8"), "naive")
 
 
 @pytest.mark.parametrize("probe", ["permuted", "far_apart", "fresh_inputs", "other_stream", "v_ones"])
