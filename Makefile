@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(T
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.installed: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
@@ -182,9 +182,16 @@ reports: $(VENV)/.installed ## rebuild reports/ from the committed runs
 	@for records in $$(git ls-files 'results/*/records.jsonl'); do run=$$(dirname $$records); \
 	$(BIN)/attnbench report $$run -o reports/$$(basename $$run).md; done
 
+# Half an hour together; the others take minutes.
+LONG_BENCHMARKS := benchmarks/false_alarms.py benchmarks/ab_null.py
 .PHONY: bench
 bench: $(VENV)/.installed ## measure the harness itself: start-up, dry run, report, overhead
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+	@for benchmark in $(filter-out $(LONG_BENCHMARKS),$(wildcard benchmarks/*.py)); do \
+	echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+.PHONY: bench-verdicts
+bench-verdicts: $(VENV)/.installed ## how often verdicts are wrong: simulated suites, real A/A; half an hour
+	@for benchmark in $(LONG_BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
 
 .PHONY: clean
 clean: ## remove .venv and build/

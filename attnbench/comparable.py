@@ -86,6 +86,16 @@ def suspicion(run: Run) -> str:
     return "; ".join(why_suspect(run.environment, run.sentinels))
 
 
+def disqualified(run: Run) -> str:
+    """Why no verdict may rest on the run; "" where nothing speaks against it.
+
+    NOTE: on a CPU a drift of its sentinels disqualifies nothing, or shared CPUs would never get a verdict: other programs
+    move a sentinel by tens of percent for a moment, and what they do to whole runs is in the spread of the stored ones.
+    """
+    sentinels = run.sentinels if gpu_of(run.environment) else ()
+    return "; ".join(why_suspect(run.environment, sentinels))
+
+
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     gpu = gpu_of(environment)
     facts = {"device": _kind_of_device(environment), "machine": environment.get("machine")}

@@ -18,13 +18,14 @@ from attnbench.comparable import (
     cautions_of_measurements,
     differences_of_machines,
     differences_of_measurements,
+    disqualified,
     suspicion,
 )
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
 from attnbench.record import Measurement
 from attnbench.sides import Side
-from attnbench.store import StoreError
+from attnbench.store import Run, StoreError
 from attnbench.units import count
 from attnbench.usable_runs import Usable, usable
 from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
@@ -87,13 +88,19 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     unlike_told = [f"{reason} ({count(times, 'measurement')})" for reason, times in unlike.items()]
     stored = replace(stored, left_out=(*stored.left_out, *([] if force else unlike_told)))
     forced = unlike_told if force else []
-    drifted = [f"{run.name} is marked suspect: {suspicion(run)}" for run in new.runs if suspicion(run)]
+    drifted = _drifted(new.runs)
     if drifted and any(map(_is_stored, pairs.values())):
         forced += drifted
         if not force:
             refused = Pair(refused=INCONCLUSIVE, reason="; ".join(drifted))
             pairs = {name: refused if _is_stored(pair) else pair for name, pair in pairs.items()}
     return _comparison(base, new, stored, cases, pairs, margin, (*stored.forced, *forced) if force else ())
+
+
+def _drifted(runs: Sequence[Run], told_only: bool = False) -> list[str]:
+    """The suspect runs on which no verdict may rest, or those of which that is only told."""
+    chosen = [run for run in runs if suspicion(run) and bool(disqualified(run)) != told_only]
+    return [f"{run.name} is marked suspect: {suspicion(run)}" for run in chosen]
 
 
 def _is_stored(pair: Pair | None) -> bool:
@@ -170,6 +177,7 @@ def _comparison(
         left_out=stored.left_out if stored.runs else (),
         cautions=(
             *stored.doubts,
+            *_drifted(new.runs, told_only=True),
             *dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines)),
             *cautions_of_measurements(cases[name].timed for name in judged),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence
 
-from attnbench.comparable import differences_of_machines, suspicion
+from attnbench.comparable import differences_of_machines, disqualified, suspicion
 from attnbench.sides import Side
 from attnbench.store import Run
 from attnbench.stored_baseline import FEWEST_RUNS
@@ -23,17 +23,21 @@ class Usable:
 
 
 def usable(base: Side, new: Side, force: bool) -> Usable:
-    """A run that is suspect is left out where enough others are there; else it is used, and its drift widens what the
-    runs are apart."""
+    """A run that is disqualified is left out where enough others are there; else it is used, and its drift widens what
+    the runs are apart."""
     refusals = {run.name: differences_of_machines(run, new.runs[0]) for run in base.runs}
     alike = [run for run in base.runs if force or not refusals[run.name]]
     told = _told(refusals, len(base.runs))
-    suspects = {run.name: suspicion(run) for run in alike}
-    still = [run for run in alike if not suspects[run.name]]
-    doubts = _told({name: (f"marked suspect: {why}",) for name, why in suspects.items() if why}, len(base.runs))
+    still = [run for run in alike if not disqualified(run)]
     if len(still) >= FEWEST_RUNS and not force:
-        return Usable(tuple(still), left_out=told + doubts)
-    return Usable(tuple(alike), () if force else told, told if force else (), doubts)
+        drifted = [run for run in alike if disqualified(run)]
+        return Usable(tuple(still), told + _suspicions(drifted, base), doubts=_suspicions(still, base))
+    return Usable(tuple(alike), () if force else told, told if force else (), _suspicions(alike, base))
+
+
+def _suspicions(runs: Sequence[Run], base: Side) -> tuple[str, ...]:
+    words = {run.name: (f"marked suspect: {suspicion(run)}",) for run in runs if suspicion(run)}
+    return _told(words, len(base.runs))
 
 
 def _told(reasons: dict[str, Sequence[str]], count: int) -> tuple[str, ...]:

@@ -190,6 +190,20 @@ def test_a_run_whose_own_sentinels_drifted_is_suspect(base, tmp_path):
     assert "its own GEMM rate moved by 4.4%" in done.stdout
 
 
+def test_a_cpu_whose_sentinels_drift_still_gets_verdicts(tmp_path):
+    """On a shared CPU they always do; what a whole run is off by is in the spread of the stored ones."""
+    laptop = {**LAPTOP, "device": "cpu", "machine": "fedcba9876543210"}
+    folder = baseline(tmp_path / "base", environment=laptop)
+    new = new_run(tmp_path / "new", laptop, change=slower(1.5))
+    rows = [{"when": "start", "gemm_flops_per_s": 1e11}, {"when": "end", "gemm_flops_per_s": 7e10}]
+    for run in (folder / "2", new):
+        (run / "sentinels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("gate", folder, new)
+    assert done.returncode == 1 and "slower" in done.stdout
+    assert done.stdout.count("marked suspect: its own GEMM rate moved by 35.3%") == 2
+    assert "left out" not in done.stdout and "base (3 runs)" in done.stdout
+
+
 @pytest.mark.parametrize("runs", [1, 2])
 def test_fewer_than_three_stored_runs_are_inconclusive(runs, tmp_path):
     folder = baseline(tmp_path / "base", runs=runs)
