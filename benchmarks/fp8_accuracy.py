@@ -1,8 +1,8 @@
-"""Accuracy figures of the FP8 kernels that need no GPU. `python -m benchmarks.fp8_accuracy [LONGEST]`, minutes on two cores.
+"""Accuracy figures of the FP8 kernels that need no GPU. `python benchmarks/fp8_accuracy.py [LONGEST]`, a few minutes.
 
 1. E1 of the emulated kernels over the emulated pipeline's, by accumulator: 1.3 is the judge's limit.
-2. E3 on the FlashAttention-3 paper's outlier inputs: two per-tensor baselines over block scaling with Hadamard, and what
-   is left where q and k, v, or P alone is in e4m3. A ratio of RMSEs: whether absolute or relative makes no difference.
+2. E3 on the FlashAttention-3 paper's outlier inputs: two per-tensor baselines over block scaling with Hadamard, and
+   what is left where q and k, v, or P alone is in e4m3. Ratios of RMSEs are alike for absolute and relative ones.
 3. Relative error against seqlen with values of one sign, one and two levels: the pipeline to LONGEST (128k), the
    emulated kernels to KERNEL_LONGEST. The emulation's truncated sums are a model from publications, not hardware.
 """
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "emulation")]
 
 from attnbench import reference  # noqa: E402
+from attnbench.accumulate import ACCUMULATORS  # noqa: E402
 from attnbench.backend import Inputs  # noqa: E402
 from attnbench.backends.paper_rows import Fp8Baseline  # noqa: E402
 from attnbench.case import Case  # noqa: E402
@@ -71,7 +72,7 @@ def e1_ratios(kernel: EmulatedKernel) -> list[tuple]:
 class OutlierErrors:
     """Relative RMSEs against fp64 on the originals, e4m3 with head_dim `head_dim`. paper_baseline: one scale a tensor,
     softmax and P in fp16 (the paper's row). tensor_baseline: one scale a tensor, P in e4m3 without P scale. pipeline:
-    block scales and Hadamard, fp32 sums; p_scale_1: the same without P scale. qk, v, p: one source of the pipeline alone.
+    block scales and Hadamard, fp32 sums; p_scale_1: the same without P scale. qk, v, p: one source of it alone.
     kernels: by schedule, each over the pipeline's error in one block of rows."""
 
     seed: int
@@ -86,13 +87,14 @@ class OutlierErrors:
     kernels: tuple[float, ...]
 
     def row(self) -> tuple:
-        ratios = (self.paper_baseline / self.pipeline, self.tensor_baseline / self.pipeline, self.paper_baseline / self.v)
+        paper = self.paper_baseline
+        ratios = (paper / self.pipeline, self.tensor_baseline / self.pipeline, paper / self.v)
         errors = (self.paper_baseline, self.tensor_baseline, self.pipeline, self.p_scale_1, self.qk, self.v, self.p)
         return (self.seed, self.head_dim, *errors, *ratios, *self.kernels)
 
 
 def some_queries(case: Case, inputs: Inputs, blocks: torch.Tensor) -> tuple[Case, Inputs]:
-    """The case with the queries of some blocks only, quantized as among all: without mask rows do not know of others."""
+    """The case with the queries of some blocks only, quantized as among all. Without a mask rows are independent."""
     rows = (blocks[:, None] * case.block_size + torch.arange(case.block_size)).flatten()
     stored = inputs.quantized
     descale = stored.q_descale[:, blocks] if stored.q_descale.dim() == 3 else stored.q_descale
@@ -143,7 +145,8 @@ def e3_summary(rows: list[OutlierErrors]) -> list[tuple]:
             of_seed = [getattr(row, baseline) / row.pipeline for row in some]
             squares = [sum(getattr(row, name) ** 2 for row in some) for name in (baseline, "pipeline")]
             ratio = (squares[0] / squares[1]) ** 0.5
-            lines.append((head_dim, baseline, len(some), ratio, min(of_seed), max(of_seed), "yes" if ratio >= TARGET else "no"))
+            reached = "yes" if ratio >= TARGET else "no"
+            lines.append((head_dim, baseline, len(some), ratio, min(of_seed), max(of_seed), reached))
     return lines
 
 
@@ -151,11 +154,11 @@ def against_seqlen(kernel: EmulatedKernel, longest: int) -> list[tuple]:
     """E1 with values of one sign (the probe same_sign_v), ROWS queries of one head."""
     rows, seqlen = [], SHORTEST
     while seqlen <= longest:
-        case = Case.make(batch=1, seqlen_q=ROWS, seqlen_k=seqlen, num_heads=1, head_dim=128, dtype="e4m3", scaling="block",
-                         inputs="same_sign_v")  # fmt: skip
+        case = Case.make(batch=1, seqlen_q=ROWS, seqlen_k=seqlen, num_heads=1, head_dim=128, dtype="e4m3",
+                         scaling="block", inputs="same_sign_v")  # fmt: skip
         inputs, every = make_inputs(case), reference.choose_rows(case, "full", "cpu")
         exact = reference.oracle(case, inputs, every).out
-        pipeline = [rmse(reference.eager(case, inputs, every, one).out, exact) for one in ("fp32", "hopper", "two_level")]
+        pipeline = [rmse(reference.eager(case, inputs, every, one).out, exact) for one in ACCUMULATORS]
         kernels = [None] * len(FP8_SCHEDULES)
         if seqlen <= KERNEL_LONGEST:
             kernels = [rmse(kernel_out(kernel, schedule, case, inputs), exact) for schedule in FP8_SCHEDULES]
@@ -167,7 +170,8 @@ def against_seqlen(kernel: EmulatedKernel, longest: int) -> list[tuple]:
 def main() -> None:
     longest = int(sys.argv[1]) if len(sys.argv) > 1 else LONGEST
     kernel = EmulatedKernel.build(KERNELS / "fwd_fp8.cu")
-    print(tabulate(e1_ratios(kernel), ("schedule", "head_dim", "scaling", "E1", "pipeline", "ratio"), floatfmt=".4g"), flush=True)
+    headers = ("schedule", "head_dim", "scaling", "E1", "pipeline", "ratio")
+    print(tabulate(e1_ratios(kernel), headers, floatfmt=".4g"), flush=True)
     rows = [outlier_errors(kernel, head_dim, seed) for head_dim, seeds in SEEDS.items() for seed in seeds]
     headers = ("seed", "head_dim", "paper baseline", "tensor baseline", "pipeline", "P scale 1", "only qk", "only v",
                "only P", "paper / pipeline", "tensor / pipeline", "paper / only v",
@@ -175,7 +179,7 @@ def main() -> None:
     print("\n" + tabulate([row.row() for row in rows], headers, floatfmt=".4g"))
     headers = ("head_dim", "baseline", "seeds", "ratio", "least", "most", f"at least {TARGET}")
     print("\n" + tabulate(e3_summary(rows), headers, floatfmt=".3g"), flush=True)
-    headers = ("seqlen_k", "pipeline fp32", "hopper", "two_level", *(f"kernel {name}" for name in FP8_SCHEDULES))
+    headers = ("seqlen_k", *(f"pipeline {name}" for name in ACCUMULATORS), *(f"kernel {name}" for name in FP8_SCHEDULES))
     print("\n" + tabulate(against_seqlen(kernel, longest), headers, floatfmt=".4g", missingval="-"))
 
 

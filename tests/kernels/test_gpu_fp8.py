@@ -69,7 +69,9 @@ def in_longer_rows(v_t: torch.Tensor) -> torch.Tensor:
     return memory[..., : v_t.shape[3]]
 
 
-def bound_forward(library: KernelLibrary, variant: Variant, operands: Fp8Operands, causal: bool, out_dtype) -> BoundForward:
+def bound_forward(
+    library: KernelLibrary, variant: Variant, operands: Fp8Operands, causal: bool, out_dtype: torch.dtype
+) -> BoundForward:
     bound = bind(library, variant, operands, causal, SCALE, 256, out_dtype)
     bound.out.fill_(float("nan"))
     bound.lse.fill_(float("nan"))
