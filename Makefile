@@ -79,7 +79,8 @@ LEAST_SECONDS := 60
 ENDING_SECONDS := 30
 H100_GROUPS := fp16_d64 fp16_d128 fp16_d256 bf16_d64 bf16_d128 bf16_d256 e4m3_d64 e4m3_d128 e4m3_d256 \
                models models_e4m3 unequal_lengths long_context
-GPU_STEPS := build inspect golden contact tests edges large sanitizer smoke quantize $(H100_GROUPS:%=h100-%) ablation sweep
+GPU_STEPS := build inspect golden contact tests edges large sanitizer smoke quantize $(H100_GROUPS:%=h100-%) \
+             fp8-error error-table ablation sweep
 EXTRA_STEPS := paper sweep-long
 LIBRARIES := build/kernels/sm_90a
 # With PYTHON on the command line: that interpreter, and beside it what it lacks, unpacked from WHEELS.
@@ -92,6 +93,8 @@ HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -c \
 	"from attnbench.backends import builtin; print(*(f'--backend \"{one}\"' for one in builtin() if one.startswith('hopper')))")
 SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" --backend "hopper[softmax_turns]" --backend "hopper[no_turns]" \
          --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
+FP8_ERROR := suites/fp8_error_long.yaml suites/fp8_error.yaml --only dtype=e4m3 --backend hopper_fp8 \
+             --backend "hopper_fp8[two_level]"
 PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256 --only seqlen_q=1024,4096,16384 \
          --backend hopper --backend fa3 --backend cudnn
 LONG := suites/h100.yaml --only group=bf16_d64,bf16_d128 --only seqlen_q=16384
@@ -152,6 +155,8 @@ step_quantize = status=0; timeout $(STEP_SECONDS) $(GPU_PYTHON) -m benchmarks.qu
 	    | tee $(GPU_RUNS)/quantize.txt || status=$$?; \
 	if grep -q 'not run:' $(GPU_RUNS)/quantize.txt; then exit 3; fi; [[ " 0 1 " == *" $$status "* ]]
 step_paper = $(call measure,paper,$(PAPER),0 1 3)
+step_fp8-error = $(call measure,fp8-error,$(FP8_ERROR),0 1 3)
+step_error-table = $(call measure,error-table,suites/fa3_error_table.yaml,0 1 3)
 step_ablation = $(call measure,ablation,suites/ablation.yaml,0 1 3)
 step_sweep = $(call measure,sweep,suites/h100.yaml --only dtype=bf16 $(SWEEP),0 1 3)
 step_sweep-long = $(call measure,sweep-long,$(LONG) $(SWEEP),0 1 3)

@@ -107,4 +107,6 @@ def test_all_steps_keep_their_order(machine):
     assert status == 0, output
     assert_in_order(asked[:7], ORDER[:7])
     assert sum("h100.yaml --only group=" in line for line in asked) == 13
+    assert sum("suites/fp8_error_long.yaml" in line and "hopper_fp8[two_level]" in line for line in asked) == 1
+    assert sum("suites/fa3_error_table.yaml" in line for line in asked) == 1
     assert "--only dtype=bf16" in asked[-1]

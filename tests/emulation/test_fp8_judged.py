@@ -22,6 +22,7 @@ SOURCE = KERNELS / "fwd_fp8.cu"
 # Groups of suites/edges.yaml, and what to keep of each.
 EDGES = (
     {"group": "lengths_e4m3", "seqlen": [1, 129]},
+    {"group": "blocks_e4m3", "seqlen_q": 300, "head_dim": [64, 128]},
     {"group": "gqa", "num_heads_kv": 3},
     {"group": "p_scale"},
     {"group": "sink_tail"},
