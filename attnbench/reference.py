@@ -30,7 +30,7 @@ SAMPLE_TILE = 64
 SAMPLE_RANDOM_ROWS = 64
 SPOT_ROWS = 6
 # fp64 scores held at once; three such arrays stay below 200 MiB of extra memory.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 # Key tile of the emulated 8-bit pipeline.
 FP8_TILE_N = 128
 
@@ -174,7 +174,8 @@ def _softmax_in_place(scores: Tensor, part: Part) -> tuple[Tensor, Tensor]:
 
     if part.limit == 0:
         return scores.new_full((scores.shape[0],), -torch.inf), scores.new_ones((scores.shape[0], 1))
-    scores.masked_fill_(part.hidden(0, part.limit), -torch.inf)
+    if part.masked:
+        scores.masked_fill_(part.hidden(0, part.limit), -torch.inf)
     maximum = scores.amax(dim=1, keepdim=True)
     scores.sub_(maximum.masked_fill(maximum == -torch.inf, 0.0)).exp_()
     total = scores.sum(dim=1, keepdim=True)
@@ -205,6 +206,11 @@ class Part:
     def keys(self, x: Tensor) -> Tensor:
         """(limit, dim) of k or v: only the keys that some row of the chunk sees."""
         return x[self.batch, : self.limit, self.kv_head]
+
+    @property
+    def masked(self) -> bool:
+        """Whether some row does not see all of the keys."""
+        return int(self.visible.min()) < self.limit
 
     def hidden(self, start: int, stop: int) -> Tensor:
         """True where a row must not see key start <= j < stop; (heads * rows, stop - start)"""
