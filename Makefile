@@ -95,8 +95,8 @@ SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" --ba
          --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
 FP8_ERROR := suites/fp8_error_long.yaml suites/fp8_error.yaml --only dtype=e4m3 --backend hopper_fp8 \
              --backend "hopper_fp8[two_level]"
-PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256 --only seqlen_q=1024,4096,16384 \
-         --backend hopper --backend fa3 --backend cudnn
+PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256,e4m3_d128 --only seqlen_q=1024,4096,16384 \
+         --backend hopper --backend hopper_fp8 --backend "hopper_fp8[two_level]" --backend fa3 --backend cudnn
 LONG := suites/h100.yaml --only group=bf16_d64,bf16_d128 --only seqlen_q=16384
 # $(1): step, $(2): suite and options, $(3): exit statuses that finish the step. An earlier run is continued. Where the
 # budget ended it early the step is not finished (exit status 3): the same command goes on with it. Incorrect records
