@@ -11,7 +11,7 @@ rounded to the same dtype, and the accumulator that the kernel declares.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Iterator
 
 from attnbench.accumulate import matmul_into
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FULL_SEQLEN = 4096
-# Every tile height in use (64, 80, 96, 128, 192, 256) starts and ends near one of these rows or is hit by the random ones.
+# Every tile height in use (64, 80, 96, 128, 192, 256) begins and ends near one of these rows, or random ones hit it.
 SAMPLE_TILE = 64
 SAMPLE_RANDOM_ROWS = 64
 SPOT_ROWS = 6
@@ -39,7 +39,8 @@ FP8_TILE_N = 128
 class Rows:
     """Which query rows are compared: index (batch, num_heads, rows), ascending; coverage is "full" or "sampled".
 
-    visible: how many keys each row sees, where that is not what the case says (`hypotheses` asks what a wrong mask gives).
+    visible: how many keys each row sees, where that is not what the case says (`hypotheses` asks what a wrong mask
+    gives).
     """
 
     index: Tensor
@@ -49,17 +50,21 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention at the chosen rows: out (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows)."""
+    """Attention at the chosen rows: out (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows).
+
+    top: the largest weight of each row, 0 where it sees no key; of the oracle only.
+    """
 
     out: Tensor
     lse: Tensor
+    top: Tensor | None = None
 
 
 def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
     """coverage "auto", "full", "sampled" or "spot"; auto is full up to FULL_SEQLEN queries.
 
-    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head; a spot
-    check holds the first row, the last, and SPOT_ROWS random ones.
+    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head; a
+    spot check holds the first row, the last, and SPOT_ROWS random ones.
     """
     import torch
 
@@ -85,21 +90,41 @@ def visible_keys(case: Case, index: Tensor) -> Tensor:
 
 
 def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> Attention:
-    """fp64 attention on the case's inputs: for 8-bit dtypes on the dequantized tensors, or on the originals when asked."""
+    """fp64 attention on the case's inputs; for 8 bits on the dequantized tensors, or on the originals when asked."""
     import torch
 
     q, k, v = _operands(case, inputs, originals)
     result = _empty(case, rows, torch.float64)
+    result = replace(result, top=torch.zeros_like(result.lse))
     for part in _parts(case, rows):
         scores = (part.queries(q).double() * case.scale) @ part.keys(k).double().T
         lse, total = _softmax_in_place(scores, part)
         out = (scores @ part.keys(v).double()).div_(total)
-        part.store(result, out, lse)
+        part.store(result, out, lse, total.reciprocal().masked_fill(lse[:, None] == -torch.inf, 0.0))
     return result
 
 
+def scatter(case: Case, plain: Inputs, rows: Rows) -> Tensor:
+    """sqrt(sum of squared weights x squared values), each row's largest weight left out; (batch, num_heads, rows,
+    head_dim_v), fp64: what independent relative errors of 1 in the other weights add up to.
+
+    plain: q, k, v as plain tensors, none quantized.
+    """
+    import torch
+
+    result = _empty(case, rows, torch.float64)
+    for part in _parts(case, rows):
+        scores = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
+        lse, total = _softmax_in_place(scores, part)
+        if part.limit:
+            scores.scatter_(1, scores.argmax(dim=1, keepdim=True), 0.0)
+        squares = scores.div_(total).square_() @ part.keys(plain.v).double().square()
+        part.store(result, squares.sqrt_(), lse)
+    return result.out
+
+
 def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
-    """The same-precision reference on the same inputs, its output rounded to the case's output dtype (held in fp64)."""
+    """The same-precision reference on the same inputs, its output rounded to the output dtype (held in fp64)."""
     import torch
 
     result = _empty(case, rows, torch.float64)
@@ -112,7 +137,7 @@ def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> 
 
 
 def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: bool) -> Attention:
-    """The emulated 8-bit pipeline on plain tensors, its output not rounded: what P and the accumulator do by themselves."""
+    """The emulated 8-bit pipeline on plain tensors, its output not rounded: what P and the accumulator do alone."""
     import torch
 
     result = _empty(case, rows, torch.float64)
@@ -218,8 +243,10 @@ class Part:
 
         return torch.arange(start, stop, device=self.visible.device) >= self.visible
 
-    def store(self, result: Attention, out: Tensor, lse: Tensor) -> None:
+    def store(self, result: Attention, out: Tensor, lse: Tensor, top: Tensor | None = None) -> None:
         shape = self.index.shape
+        if top is not None:
+            result.top[self.batch, self.heads, self.chunk] = top.reshape(shape)
         result.out[self.batch, self.heads, self.chunk] = out.reshape(*shape, -1).to(result.out.dtype)
         result.lse[self.batch, self.heads, self.chunk] = lse.reshape(shape).to(result.lse.dtype)
 
