@@ -21,7 +21,7 @@ from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
 from attnbench.probe_rules import Known, own_checks, row_place
 from attnbench.record import Accuracy, Check
 from attnbench.reference import Attention, Rows, visible_keys
-from attnbench.rounding import rounding_bound
+from attnbench.rounding import rounding_bound, row_sum_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,14 +76,15 @@ def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors =
         largest, *others = error_checks(case, rows, errors, eager, factors, trait(backend, "partials_16bit"))
 
         def bound() -> Tensor:
-            rounding = rounding_bound(case, _plain(ref, backend), rows, exact, _unit(case, backend))
-            return without_heads(rounding, tainted) * (factors.max_error / Factors().max_error)
+            explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, _unit(case, backend))
+            return without_heads(explained, tainted) * (factors.max_error / Factors().max_error)
 
         checks += [beyond_rounding(largest, rows, out - exact_out, exact_out, bound), *others]
-        checks += own_checks(_known(ref, backend, out, exact_out, budget_out))
+        checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
         values = _values(ref, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
-        checks.append(lse_check(case, rows, outputs.lse, exact, budget))
+        lse = outputs.lse.gather(2, rows.index).double()
+        checks.append(lse_check(case, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
@@ -100,6 +101,10 @@ def diagnosed(ref: Reference, backend: Backend, outputs: Outputs, factors: Facto
 def _plain(ref: Reference, backend: Backend) -> Inputs:
     """What the kernel was given, not quantized: 8 bits dequantized, or the originals."""
     return ref.inputs if trait(backend, "own_quantizer") else plain_inputs(ref.case, ref.inputs)
+
+
+def _row_sums(ref: Reference, backend: Backend) -> Tensor:
+    return row_sum_bound(ref.case, _plain(ref, backend), ref.rows)
 
 
 def _unit(case: Case, backend: Backend) -> float:

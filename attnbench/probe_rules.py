@@ -24,6 +24,8 @@ RETRIEVED = 1e-9
 FP32_SUM = 2.0**-14
 # A right kernel's mean signed error is what is left of rounding noise after averaging: a small part of u.
 BIAS_PART = 1 / 16
+# Of a mean, what is left to chance.
+CHANCE_SIGMAS = 4.0
 
 
 class Known(NamedTuple):
@@ -46,10 +48,10 @@ class Known(NamedTuple):
     exact_partials: bool
 
 
-def own_checks(known: Known) -> list[Check]:
-    """The checks of the rule that the case's inputs have; none for inputs without one."""
-    rule = _RULES.get(known.case.inputs)
-    return [] if rule is None else rule(known)
+def own_checks(inputs: str, known: Callable[[], Known]) -> list[Check]:
+    """The checks of the rule that the case's inputs have; none for inputs without one, which then needs no v."""
+    rule = _RULES.get(inputs)
+    return [] if rule is None else rule(known())
 
 
 def _retrieval(known: Known) -> list[Check]:
@@ -104,14 +106,19 @@ def _elements(rule: str, known: Known, scale: Tensor, limit: float) -> Check:
 
 
 def _bias(known: Known) -> list[Check]:
-    """Rounding to nearest errs both ways, and the mean of many errors is near 0; truncation errs one way only."""
+    """Rounding to nearest errs both ways, and the mean of many errors is near 0; truncation errs one way only.
+
+    A row's elements share its weights, and so what rounding these does to it: of that, rows are the sample.
+    """
     seen = visible_keys(known.case, known.rows.index) > 0
     if not known.exact_accumulator or not bool(seen.any()):
         return []
     bias = abs(float(((known.out - known.exact) / known.exact)[seen].mean()))
-    eager = abs(float(((known.eager - known.exact) / known.exact)[seen].mean()))
-    noise = 4 * known.u * float(known.exact[seen].numel()) ** -0.5
-    limit = BIAS_PART * known.u + noise + 2 * eager
+    row_bias = ((known.eager - known.exact) / known.exact)[seen].mean(dim=-1)
+    eager = abs(float(row_bias.mean()))
+    chance = known.u * float(known.exact[seen].numel()) ** -0.5
+    chance += float(row_bias.square().mean().sqrt()) * float(row_bias.numel()) ** -0.5
+    limit = BIAS_PART * known.u + CHANCE_SIGMAS * chance + 2 * eager
     return [Check("mean signed error with v of one sign", bias, limit, bias <= limit)]
 
 

@@ -11,7 +11,7 @@ rounded to the same dtype, and the accumulator that the kernel declares.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterator
 
 from attnbench.accumulate import matmul_into
@@ -50,14 +50,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention at the chosen rows: out (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows).
-
-    top: the largest weight of each row, 0 where it sees no key; of the oracle only.
-    """
+    """Attention at the chosen rows: out (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows)."""
 
     out: Tensor
     lse: Tensor
-    top: Tensor | None = None
 
 
 def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
@@ -95,30 +91,30 @@ def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> A
 
     q, k, v = _operands(case, inputs, originals)
     result = _empty(case, rows, torch.float64)
-    result = replace(result, top=torch.zeros_like(result.lse))
     for part in _parts(case, rows):
         scores = (part.queries(q).double() * case.scale) @ part.keys(k).double().T
         lse, total = _softmax_in_place(scores, part)
         out = (scores @ part.keys(v).double()).div_(total)
-        part.store(result, out, lse, total.reciprocal().masked_fill(lse[:, None] == -torch.inf, 0.0))
+        part.store(result, out, lse)
     return result
 
 
-def scatter(case: Case, plain: Inputs, rows: Rows) -> Tensor:
-    """sqrt(sum of squared weights x squared values), each row's largest weight left out; (batch, num_heads, rows,
-    head_dim_v), fp64: what independent relative errors of 1 in the other weights add up to.
+def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, absolute: float) -> Tensor:
+    """Root sum of squares of what rounding each weight does to the output; (batch, num_heads, rows, head_dim_v), fp64.
 
-    plain: q, k, v as plain tensors, none quantized.
+    A weight, before it is divided by the row's sum, moves by relative x itself + absolute, and by itself at most; each
+    row's largest is 1 and stays. plain: q, k, v as plain tensors, none quantized.
     """
     import torch
 
     result = _empty(case, rows, torch.float64)
     for part in _parts(case, rows):
-        scores = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
-        lse, total = _softmax_in_place(scores, part)
+        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
+        lse, total = _softmax_in_place(weights, part)
+        errors = torch.minimum(weights * relative + absolute, weights)
         if part.limit:
-            scores.scatter_(1, scores.argmax(dim=1, keepdim=True), 0.0)
-        squares = scores.div_(total).square_() @ part.keys(plain.v).double().square()
+            errors.scatter_(1, weights.argmax(dim=1, keepdim=True), 0.0)
+        squares = errors.div_(total).square_() @ part.keys(plain.v).double().square()
         part.store(result, squares.sqrt_(), lse)
     return result.out
 
@@ -243,10 +239,8 @@ class Part:
 
         return torch.arange(start, stop, device=self.visible.device) >= self.visible
 
-    def store(self, result: Attention, out: Tensor, lse: Tensor, top: Tensor | None = None) -> None:
+    def store(self, result: Attention, out: Tensor, lse: Tensor) -> None:
         shape = self.index.shape
-        if top is not None:
-            result.top[self.batch, self.heads, self.chunk] = top.reshape(shape)
         result.out[self.batch, self.heads, self.chunk] = out.reshape(*shape, -1).to(result.out.dtype)
         result.lse[self.batch, self.heads, self.chunk] = lse.reshape(shape).to(result.lse.dtype)
 

@@ -159,7 +159,10 @@ class Changed(NamedTuple):
 
 
 def replace(thing, **changes):
-    return type(thing)(**{**vars(thing), **changes})
+    changed = type(thing)(**{**vars(thing), **changes})
+    if "softmax_scale" in changes:
+        changed.scale = changes["softmax_scale"]
+    return changed
 
 
 $source

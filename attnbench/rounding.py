@@ -8,12 +8,13 @@ Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comp
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
 from attnbench.fp8 import FORMATS
-from attnbench.reference import Attention, Rows, scatter
+from attnbench.reference import Rows, rounding_scatter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,14 +30,21 @@ WEIGHTS = {
 }
 
 
-def rounding_bound(case: Case, plain: Inputs, rows: Rows, exact: Attention, unit: float) -> Tensor:
-    """(batch, num_heads, rows, head_dim_v) fp64: unit x abs(out), the output's rounding, and ROUNDINGS x what P's adds.
+def rounding_bound(case: Case, plain: Inputs, rows: Rows, exact: Tensor, unit: float) -> Tensor:
+    """(batch, num_heads, rows, head_dim_v) fp64: unit x abs(exact), the output's rounding, and what P's adds.
 
-    plain: q, k, v as the oracle took them; exact: what it made of them; unit: half the output's machine epsilon. The
-    largest weight of a row is 1 before it is divided by the row's sum, and is not rounded.
+    plain: q, k, v as the oracle took them; exact: what it made of them; unit: half the output's machine epsilon.
     """
+    return unit * exact.abs() + ROUNDINGS * rounding_scatter(case, plain, rows, *_weight_rounding(case))
+
+
+def row_sum_bound(case: Case, plain: Inputs, rows: Rows) -> Tensor:
+    """(batch, num_heads, rows) fp64: how far off the sum of a row's rounded weights may be, relative to it."""
+    ones = replace(plain, v=plain.v.new_ones((*plain.v.shape[:-1], 1)))
+    scatter = rounding_scatter(replace(case, head_dim_v=1), ones, rows, *_weight_rounding(case))
+    return ROUNDINGS * scatter.squeeze(-1)
+
+
+def _weight_rounding(case: Case) -> tuple[float, float]:
     relative, absolute = WEIGHTS[case.dtype]
-    ratio = case.num_heads // case.num_heads_kv
-    values = plain.v.double().square().sum(dim=1).sqrt().repeat_interleave(ratio, dim=1)[:, :, None]
-    subnormal = absolute / (case.p_scale if case.is_fp8 else 1.0) * exact.top[..., None] * values
-    return unit * exact.out.abs() + ROUNDINGS * (relative * scatter(case, plain, rows) + subnormal)
+    return relative, absolute / case.p_scale if case.is_fp8 else absolute
