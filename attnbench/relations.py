@@ -33,7 +33,7 @@ class Changed(NamedTuple):
 
 
 def scaled_v(case: Case, inputs: Inputs, factor: float) -> Changed:
-    """out(s V) = s out(V); s is a power of two, so that nothing rounds. 8 bits: s goes into the descales, as it must."""
+    """out(s V) = s out(V); s is a power of two, so that nothing rounds. 8 bits: s goes into the descales."""
     quantized = inputs.quantized
     if quantized is not None:
         quantized = replace(quantized, v_descale=quantized.v_descale * factor)

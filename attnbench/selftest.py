@@ -122,7 +122,7 @@ def units(short: bool) -> Iterator[BugUnit | RightUnit]:
 
 
 def right_cases() -> Iterator[dict[str, Any]]:
-    """Shapes x masks x dtypes x seeds; every case takes the next inputs and head_dim of a list, so that pairs come up."""
+    """Shapes x masks x dtypes x seeds; every case takes the next inputs and head_dim, so that pairs come up."""
     names, dims = itertools.cycle(RIGHT_INPUTS), itertools.cycle(HEAD_DIMS)
     for seed, dtype, causal, (seqlen_q, seqlen_k) in itertools.product(
         range(RIGHT_SEEDS), DTYPES, (False, True), SHAPES
