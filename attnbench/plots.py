@@ -30,8 +30,8 @@ CARD, PANEL, GRID, INK, QUIET = "#f4f4f1", "#ffffff", "#dddddd", "#222222", "#6b
 COLUMNS = 2
 # So many figures of so many panels each; the tables hold the rest.
 ALLOWED = {"tflops": (4, 6), "error": (3, 6)}
-# A report of more results than this has hundreds of panels, of which any choice is a sample, and a panel takes as long as
-# reading two hundred records.
+# A report of more results than this has hundreds of panels, of which any choice is a sample, and a panel takes as long
+# as reading two hundred records.
 LARGE = 2000
 ALLOWED_LARGE = {"tflops": (3, 4), "error": (3, 2)}
 MAX_TICKS = 8
@@ -57,7 +57,7 @@ def error_plots(data: ReportData, folder: Path) -> list[str]:
 
 
 def prediction_plot(panels: Sequence[Panel], folder: Path) -> list[str]:
-    """Draws the first panels of E1 against seqlen with the predictions; the markdown that shows them, none without any."""
+    """Draws the first panels of E1 against seqlen with the predictions; the markdown that shows them."""
     if not panels:
         return []
     shown, path = panels[: ALLOWED["error"][1]], folder / "predictions.svg"

@@ -22,6 +22,8 @@ KEPT_SAMPLES = 512
 STATUSES = ("ok", "incorrect", "unsupported", "error")
 # What stands in a reason between the rules that failed and what most likely made them fail.
 LIKELY_CAUSE = "; likely cause: "
+# `PrepTiming.about` where the backend has no quantizer of its own.
+REFERENCE_PREP = "attnbench's reference quantizer"
 KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
 
 

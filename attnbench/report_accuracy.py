@@ -24,7 +24,7 @@ MAX_GROUPS = 16
 
 
 class PaperRow(NamedTuple):
-    """A row of table 3 (arXiv 2407.08608v1, section 4.3): the paper's RMSE, and which of our records stand beside it."""
+    """A row of table 3 (arXiv 2407.08608v1, section 4.3): the paper's RMSE, and which of our records stand by it."""
 
     words: str
     rmse: float
@@ -84,8 +84,8 @@ def _paper_table(entries: Sequence[Entry]) -> list[str]:
     ours = "; ".join(f"seqlen {lengths(q)}, batch {batch}, {count(heads, 'head')}" for q, batch, heads in shapes)
     lines = [
         f"Ours: emulated, {ours}, full attention, head_dim 128, softmax scale head_dim**-0.5, P scale as in each case.",
-        f"The paper states the distribution, N(0, 1) + N(0, 100) * Bernoulli(0.001), and head_dim 128. It does not state "
-        f"{NOT_STATED}.",
+        "The paper states the distribution, N(0, 1) + N(0, 100) * Bernoulli(0.001), and head_dim 128. It does not "
+        f"state {NOT_STATED}.",
         *_ratio(found),
     ]
     headers = ["row", "our record", "paper", "mean", "lowest", "highest", "seeds"]
@@ -108,9 +108,11 @@ def _ratio(found: Mapping[PaperRow, Sequence[Entry]]) -> Iterator[str]:
     ratios = [baseline[key] / full[key] for key in baseline if key in full]
     if ratios:
         mean, low, high, seeds = _spread(ratios, "{:.2f}".format)
-        yield (f"FP8 baseline over FlashAttention-3: {mean} ({low} to {high} over {seeds} seeds); the paper: {PAPER_RATIO}. "
-               "The order of the rows with and without block quantization changes with seqlen, here and in any "
-               "emulation: no conclusion rests on it.")  # fmt: skip
+        yield (
+            f"FP8 baseline over FlashAttention-3: {mean} ({low} to {high} over {seeds} seeds); the paper: "
+            f"{PAPER_RATIO}. The order of the rows with and without block quantization changes with seqlen, here and "
+            "in any emulation: no conclusion rests on it."
+        )
 
 
 def _shape(case: Case) -> tuple:
@@ -205,8 +207,10 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
     shown = [place for place in groups if place in largest]
     plots_accuracy.source_bars(path, "Where the FP8 error comes from, one source at a time", shown,
                                list(FIGURES.values()), values)  # fmt: skip
-    about = ("Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
-             "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware).")  # fmt: skip
+    about = (
+        "Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
+        "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware)."
+    )
     parts = ["### Where the error comes from", about, f"![sources of the FP8 error]({folder.name}/{path.name})"]
     every = table(["case", *FIGURES.values()], rows)
     if len(shown) == len(groups):

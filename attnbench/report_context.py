@@ -18,7 +18,7 @@ NOT_RECORDED = "not recorded"
 MAX_SUITE_LINES = 400
 PEAK = (
     "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
-    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3 and e5m2)."
+    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3, e5m2)."
 )
 # Facts without which timings cannot be judged: their absence is shown too.
 EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
@@ -124,11 +124,12 @@ def conventions_section(data: ReportData) -> list[str]:
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
-        f"Too close to call: medians within {100 * TIE:g} % of each other, or with intervals that overlap.",
-        "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 instead "
-        "what use repeats for every call, quantization, timed like a call: by the backend's own quantizer where it has "
-        "one, else by the reference quantizer, which is not written for speed. Records of before that was timed hold the "
-        "former only, and say so. compile: how much longer the first call took than a later one.",
+        f"Too close to call (level): medians within {100 * TIE:g} % of each other, or with intervals that overlap "
+        "(from the 10th to the 90th percentile where there are too few samples for an interval).",
+        "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 and "
+        "e5m2 instead what use repeats for every call, quantization, timed like a call: by the backend's own quantizer "
+        "where it has one, else by the reference quantizer, which is not written for speed. Records from before that "
+        "was timed hold the former only, and say so. compile: how much longer the first call took than a later one.",
         "Limits: a factor times the error of an eager reference in the same precision, at least half the output "
         "dtype's machine epsilon. Nothing is timed that did not pass.",
     ]

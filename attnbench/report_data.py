@@ -75,11 +75,7 @@ class Family:
     @cached_property
     def baseline(self) -> str | None:
         """The series that speedups are over; None where fewer than two were timed."""
-        counts = Counter(series for _, series in self.timed)
-        if len(counts) < 2:
-            return None
-        enough = [series for series, number in counts.items() if 2 * number > len(self.best_s)]
-        return min(enough or counts, key=_preference)
+        return preferred(self.timed)
 
     @cached_property
     def title(self) -> str:
@@ -132,7 +128,9 @@ class ReportData:
 
 def gather(runs: Sequence[Run]) -> ReportData:
     """Lays out the runs. Where they measured different things on one machine, they read as one run."""
-    labelled = tuple(LabelledRun(_letter(index), run, Machine.of(run.environment, run.sentinels)) for index, run in enumerate(runs))
+    labelled = tuple(
+        LabelledRun(_letter(index), run, Machine.of(run.environment, run.sentinels)) for index, run in enumerate(runs)
+    )
     everything = [results(run) for run in runs]
     kept = [latest(each) for each in everything]
     pairs = [(result.case, result.backend) for each in kept for result in each]
@@ -164,6 +162,16 @@ def _family_order(case: Case) -> tuple:
 
 def _row_order(case: Case) -> tuple:
     return tuple(getattr(case, name) or 0 for name in ROW_FIELDS)
+
+
+def preferred(timed: Cells) -> str | None:
+    """What speedups are over: the first of BASELINES that was timed in most cases; None where fewer than two were."""
+    counts = Counter(series for _, series in timed)
+    if len(counts) < 2:
+        return None
+    cases = len({case for case, _ in timed})
+    enough = [series for series, number in counts.items() if 2 * number > cases]
+    return min(enough or counts, key=_preference)
 
 
 def _preference(series: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench import report_errors, report_incorrect, report_speed
-from attnbench.record import Block, PrepTiming
+from attnbench.record import REFERENCE_PREP, Block, PrepTiming
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
 from attnbench.report_markdown import anonymous, fence, plain, table
-from attnbench.report_summary import anchor
+from attnbench.report_glance import anchor
+from attnbench.stats import median_interval
 from attnbench.store import StoreError
 
 GOLDEN = Path(__file__).parent / "golden_report" / "report.md"
@@ -91,6 +93,11 @@ def cells(text: str, *words: str) -> list[str]:
     return [cell.strip() for cell in rows[0].strip("|").split(" | ")]
 
 
+def standing(text: str, dtype: str, series: str) -> list[str]:
+    """The row of a series in the summary's table of a dtype."""
+    return cells(re.search(rf"^\*\*{dtype}\*\*.*?\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)[1], f"| {series} ")
+
+
 def test_golden(made):
     """ATTNBENCH_WRITE_GOLDEN=1 writes the file anew; read the difference before committing it."""
     text = made.read_text()
@@ -116,13 +123,21 @@ def test_same_records_same_bytes(tmp_path):
 def test_summary_counts_and_words(made):
     summary = section(made.read_text(), "## Summary")
     assert "23 records: 7 cases on 5 backends. 15 passed every check (13 timed), 1 incorrect, 3 errors" in summary
-    assert "**bf16**, 4 cases with two or more measurements." in summary
-    assert "`fa3` in 2, 1.50x ahead of the next" in summary and "2 too close to call" in summary
-    assert "**bf16** against `fa2` (geometric mean): `fa3` 1.50x (4 cases), `naive` 1.49x (2 cases)." in summary
+    headers, fa3 = standing(summary, "bf16", "backend"), standing(summary, "bf16", "`fa3`")
+    assert headers == ["backend", "passed", "timed", "fastest in", "level in", "speedup over `fa2`", "highest TFLOPS",
+                       "% of peak", "% of own GEMM", "error / limit", "failed", "unsupported"]  # fmt: skip
+    # 134.2 TFLOPS at 1k and 4k, full: of 989.4, and of the GEMM's 750; 1.5e-3 of 3e-3
+    assert fa3[:6] == ["`fa3`", "4 of 4", "4", "2, by 1.50x", "2", "1.50x"]
+    assert fa3[6].startswith("134 ±") and fa3[7:] == ["14 %", "18 %", "0.50", "—", "—"]
+    assert standing(summary, "bf16", "`naive`")[3:6] == ["0", "2", "1.49x"]
+    assert standing(summary, "bf16", "`triton`")[-3:] == ["**13**", "**1 incorrect, 2 crash, 1 timeout**", "—"]
+    assert "e4m3 is unsupported here in every case by `fa2`." in summary
+    assert cells(summary, "bf16, head_dim 128, full")[2:5] == ["`fa3` 1 of 2, 1 level", "1.50x", "1.50x over `fa2`"]
     assert "`triton` incorrect in 1 case, `triton` crash in 2 cases and `triton` timeout in 1 case" in summary
     assert "closest to a limit: `naive` at 0.97 of relative RMSE's" in summary
     # kernel: 1 / 0.6; with prep: 1024 / (614.4 + 200) and 4096 / (2457.6 + 200), their geometric mean
-    assert "`fa3` is 1.67x as fast as the fastest 16-bit backend" in summary and "1.39x with prep + kernel" in summary
+    assert "`fa3` is 1.67x as fast as the fastest 16-bit backend" in summary
+    assert "With prep + kernel it is 1.39x; its prep is its own quantize kernel." in summary
 
 
 def test_speed_cells(made):
@@ -231,16 +246,47 @@ def test_warnings_that_differ_in_numbers_only_are_one_line(tmp_path):
 def test_medians_whose_intervals_overlap_are_level(tmp_path):
     """6 % apart, samples spread over 20 %: nobody is said to be faster. The same medians measured well: somebody is."""
     wide, narrow = ([1 + spread * (index % 11 - 5) for index in range(60)] for spread in (0.02, 1e-4))
-    for samples, said in ((wide, "1 too close to call"), (narrow, "`fa2` in 1, 1.06x ahead")):
+    for samples, said in ((wide, ["0", "1"]), (narrow, ["1, by 1.06x", "0"])):
         blocks = [(Block(tuple(factor * sample for sample in samples), 60),) for factor in (1.0, 1.06)]
         records = [ok(name, 1.0, timing={"blocks": timed}) for name, timed in zip(("fa2", "fa3"), blocks)]
-        assert said in section(report_of(tmp_path / said[:3], records), "## Summary")
+        text = section(report_of(tmp_path / said[1], records), "## Summary")
+        assert standing(text, "bf16", "`fa2`")[3:5] == said
+
+
+def test_too_few_samples_for_an_interval_make_nobody_the_fastest_by_their_median(tmp_path):
+    """Twenty samples in one block give no interval of the median; then percentiles that overlap are level."""
+    spread, close = [1 + 0.02 * (index % 11 - 5) for index in range(20)], [1 + 1e-4 * index for index in range(20)]
+    for samples, said in ((spread, ["0", "1"]), (close, ["1, by 1.06x", "0"])):
+        blocks = [(Block(tuple(factor * sample for sample in samples), 20),) for factor in (1.0, 1.06)]
+        records = [ok(name, 1.0, timing={"blocks": timed}) for name, timed in zip(("fa2", "fa3"), blocks)]
+        text = report_of(tmp_path / said[1], records)
+        assert standing(section(text, "## Summary"), "bf16", "`fa2`")[3:5] == said
+        assert " ±? · " in cells(section(text, "### bf16"), "| 4k ", "·")[1] and "unknown" not in text
+
+
+def test_intervals_over_one_percent_stand_beside_the_rate(tmp_path):
+    samples = tuple(1 + 0.02 * (index % 11 - 5) for index in range(60))
+    wide = ok("fa2", 1.0, timing={"blocks": (Block(samples, 60),)})
+    half = median_interval(wide.measurement).half_width(statistics.median(samples))
+    cell = cells(section(report_of(tmp_path, [wide]), "### bf16"), "| 4k ", "·")[1]
+    assert half > 0.01 and f" ±{100 * half:.1f} %" in cell
+
+
+def test_eight_bits_are_held_against_16_bits_of_the_same_machine_only(tmp_path):
+    """The bf16 result of another card says nothing about this one's e4m3; a slow reference prep is named as such."""
+    prep = {"prep_call": PrepTiming(REFERENCE_PREP, (3e-3,), 1, "cold")}
+    here = write_run(tmp_path / "here", [ok("fa3", 1e-3, accuracy(0.03, 0.05), prep, dtype="e4m3")])
+    for name, environment, found in (("same", H200, True), ("other", LAPTOP, False)):
+        other = write_run(tmp_path / name, [ok("fa2", 2e-3)], environment)
+        text = section(write_report([here, other], tmp_path / "report.md").read_text(), "## Summary")
+        assert ("is 2.00x as fast as the fastest 16-bit" in text) == found
+        assert ("it is 0.500x; its prep is attnbench's reference quantizer, which is not written" in text) == found
 
 
 def test_the_later_record_of_a_case_counts(tmp_path):
     text = report_of(tmp_path, [failed("fa2", "oom", "full"), ok("fa2", 1e-3), ok("fa3", 2e-3)])
     assert "None: every case on every backend was checked and passed." in text
-    assert "`fa2` in 1, 2.00x ahead" in text
+    assert standing(text, "bf16", "`fa2`")[:4] == ["`fa2`", "1 of 1", "1", "1, by 2.00x"]
 
 
 def test_cpu_runs_have_no_peak(tmp_path):
@@ -304,7 +350,7 @@ def test_an_environment_that_says_nothing_says_so(tmp_path):
 def test_text_from_records_cannot_break_the_page(tmp_path):
     hostile = "a | b <script> `c` *d* [e](f)\n```\n</details>"
     text = report_of(tmp_path, [failed("fa2", "exception", hostile, seqlen=64 * n) for n in (1, 2, 3)])
-    assert cells(text, "exception")[2] == r"a \| b &lt;script&gt; \`c\` \*d\* \[e\](f)"
+    assert cells(text, "| exception |")[2] == r"a \| b &lt;script&gt; \`c\` \*d\* \[e\](f)"
     assert "<script>" not in text.replace(fence(hostile), "")
     assert text.count("<details>") == len(re.findall(r"^</details>$", text.replace(fence(hostile), ""), re.MULTILINE))
 
