@@ -155,8 +155,11 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
             continue
         values = _means(members, lambda e: (scheme_title(e.case), e.case.inputs), "e3")
         path = folder / f"schemes-{number}.svg"
-        where = f"{key[0]}, {key[1]}, head_dim {key[2]}, seqlen {lengths(key[3])} x {lengths(key[4])}"
-        plots_accuracy.heat_map(path, f"E3: {where}", schemes, names, values)
+        series, dtype, head_dim, seqlen_q, seqlen_k, causal = key
+        mask = "causal" if causal else "full"
+        shape = f"head_dim {head_dim}, {mask}, seqlen {lengths(seqlen_q)} x {lengths(seqlen_k)}"
+        where = f"{series}, {dtype}, {shape}"
+        plots_accuracy.heat_map(path, f"E3: {series}, {dtype}\n{shape}", schemes, names, values)
         rows = [[scheme, *(_shown(values.get((scheme, inputs))) for inputs in names)] for scheme in schemes]
         parts += [f"![E3 by scheme and inputs: {where}]({folder.name}/{path.name})", table(["scheme", *names], rows),
                   _range_of_schemes(values, schemes, names)]  # fmt: skip

@@ -9,7 +9,9 @@ from report_runs import H200, accuracy, failed, incorrect, ok, unsupported, writ
 from attnbench import plots, store
 from attnbench.metrics import forward_flops
 from attnbench.panels import error_panels, rate_panels
+from attnbench.record import Block
 from attnbench.report_data import gather
+from attnbench.stats import median_interval
 
 LENGTHS = (512, 1024, 2048)
 
@@ -96,6 +98,30 @@ def test_every_dtype_gets_a_figure_before_any_gets_its_second(tmp_path, monkeypa
     assert [path.name for path in sorted((tmp_path / "plots").iterdir())] == ["tflops-bf16-1.svg", "tflops-e4m3-1.svg"]
     assert shown[-1] == "Drawn: 2 of 3 plots of TFLOPS; the tables hold the rest."
     assert shown[0] == "![TFLOPS against seqlen, bf16: fa3](plots/tflops-bf16-1.svg)"
+
+
+def test_panels_with_the_most_lengths_are_drawn_first(tmp_path, monkeypatch):
+    """A sweep says more than two points of a model's shape, whatever its family sorts by."""
+    monkeypatch.setitem(plots.ALLOWED, "tflops", (1, 1))
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda panels, *rest: drawn.extend(panel.title for panel in panels))
+    records = [*sweep("fa3", LENGTHS[:2], head_dim=64), *sweep("fa3"), *sweep("fa3", LENGTHS[:2], head_dim=256)]
+    plots.rate_plots(data_of(tmp_path, records), tmp_path / "plots")
+    assert drawn == ["head_dim 128, full, 16 heads"]
+
+
+def test_intervals_are_drawn_where_they_can_be_seen(tmp_path):
+    """Of medians known to within 1 % none; of others both ends, as rates."""
+    samples = tuple(1e-3 * (1 + 0.02 * (index % 11 - 5)) for index in range(60))
+    wide = ok("fa3", 1e-3, timing={"blocks": (Block(samples, 60),)}, seqlen=512)
+    data = data_of(tmp_path, [wide, *sweep("fa3", LENGTHS[1:]), *sweep("fa2")])
+    (panel,) = rate_panels(data)
+    interval = median_interval(wide.measurement)
+    ends = [forward_flops(wide.case) / end / 1e12 for end in (interval.high_s, interval.low_s)]
+    assert panel.spans == {"fa3": ((512, *ends),)} and ends[0] < panel.lines["fa3"][0][1] < ends[1]
+    assert [line.get_label() for line in plots._legend([panel], data.series)][-1] == "interval of the median"
+    (other,) = rate_panels(data_of(tmp_path / "narrow", sweep("fa2")))
+    assert other.spans == {} and len(plots._legend([other], ("fa2",))) == 1
 
 
 def test_a_large_report_draws_fewer(tmp_path, monkeypatch):
