@@ -17,7 +17,7 @@ from attnbench.case import DTYPES, Case
 from attnbench.peaks import Machine
 from attnbench.result import Result, latest, results
 from attnbench.store import Run
-from attnbench.units import lengths
+from attnbench.units import count, lengths
 
 # What a table varies over, in the order of its columns and of its rows.
 ROW_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale", "seqlen_k", "seqlen_q",
@@ -186,9 +186,9 @@ def _letter(index: int) -> str:
 
 def family_title(case: Case) -> str:
     head_dim = f"{case.head_dim}/{case.head_dim_v}" if case.head_dim_v != case.head_dim else f"{case.head_dim}"
-    heads = f"{case.num_heads} heads"
+    heads = count(case.num_heads, "head")
     if case.num_heads_kv != case.num_heads:
-        heads = f"{case.num_heads} heads over {case.num_heads_kv} of k and v"
+        heads = f"{heads} over {case.num_heads_kv} of k and v"
     return f"{case.dtype}, head_dim {head_dim}, {'causal' if case.causal else 'full'}, {heads}"
 
 

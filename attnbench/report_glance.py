@@ -16,11 +16,12 @@ from attnbench.result import Result
 from attnbench.units import count, significant
 
 NONE = "—"
-STANDINGS = (
+TIMED = (
     "Fastest in: cases won clearly, and the median lead over the next; level in: cases too close to call with it in "
     "front. Speedup: geometric mean over the cases that both were timed on (lowest – highest). TFLOPS: the highest, "
-    "with half the width of its median's interval. Error / limit: the worst over all rules and cases; over 1 fails."
+    "with half the width of its median's interval. "
 )
+ERRORS = "Error / limit: the worst over all rules and cases; over 1 fails."
 FAMILIES = (
     "Families at a glance. Ahead of the next: over the cases won clearly; speedup: over all; geometric means (lowest – "
     "highest). TFLOPS and shares: the highest of the fastest backend. Intervals: the widest of the family, over all of "
@@ -32,7 +33,7 @@ def glance_section(data: ReportData) -> list[str]:
     """A table for every dtype, then one row for every family where there are several."""
     parts = [part for dtype in DTYPES for part in _standings(dtype, data)]
     if parts:
-        parts.append(STANDINGS)
+        parts.append(f"{TIMED if data.timed else ''}{ERRORS}")
     families = [family for family in data.families if family.timed]
     if len(families) > 1:
         headers = ["family", "cases", "fastest", "ahead of the next", "speedup", "highest TFLOPS", "% of peak",

@@ -11,6 +11,7 @@ from attnbench.record import REFERENCE_PREP
 from attnbench.report_data import ReportData
 from attnbench.report_glance import glance_section
 from attnbench.report_markdown import anonymous, code, count, listing, plain
+from attnbench.report_paper import paper_headline
 from attnbench.report_speed import percent, speedup
 from attnbench.result import Result
 from attnbench.sentinel import why_suspect
@@ -22,7 +23,7 @@ EMULATION = "fp8_emulated"
 
 def summary_section(data: ReportData) -> list[str]:
     lines = [_counts(data), *_failures(data), *_stamps(data)]
-    lines += [*_highest_rate(data), *_fp8_against_16_bit(data), *_closest_to_limit(data)]
+    lines += [*_highest_rate(data), *_fp8_against_16_bit(data), *paper_headline(data), *_closest_to_limit(data)]
     return ["## Summary", "\n".join(lines), *glance_section(data)]
 
 

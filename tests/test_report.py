@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import report_errors, report_incorrect, report_speed
+from attnbench import report_errors, report_incorrect, report_speed, store
 from attnbench.record import REFERENCE_PREP, Block, PrepTiming
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
@@ -330,6 +331,8 @@ def test_shapes_that_are_not_square(tmp_path):
 def test_grouped_heads_and_unequal_dims_in_the_title(tmp_path):
     text = report_of(tmp_path, [ok("fa2", 1e-3, num_heads_kv=4, head_dim=192, head_dim_v=128)])
     assert "### bf16, head_dim 192/128, full, 16 heads over 4 of k and v" in text
+    one = report_of(tmp_path, [ok("fa2", 1e-3, num_heads=1)], name="one")
+    assert "### bf16, head_dim 128, full, 1 head\n" in one
 
 
 @pytest.mark.parametrize("records, words", [
@@ -404,3 +407,20 @@ def test_markdown_pieces():
     assert table(["a", "b"], [["x|y", "1\n2"]]).splitlines()[2] == r"| x\|y | 1 2 |"
     assert plain("a_b") == r"a\_b"
     assert fence("```\nx\n```").startswith("````\n")
+
+
+REPORTS = {"fa3-error-table-cpu": "*-fa3-*", "2026-11-21-quick-cpu": "2026-11-21-quick-cpu",
+           "2026-11-25-quick-cpu": "2026-11-25-quick-cpu"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_committed_reports_are_what_the_committed_runs_say(name, tmp_path):
+    """Also those of runs from before later fields were recorded; `make reports` writes them anew."""
+    runs = sorted((ROOT / "results").glob(REPORTS[name]))
+    assert runs and [store.read(run).problems for run in runs] == [()] * len(runs)
+    text = write_report(runs, tmp_path / f"{name}.md").read_text()
+    assert text == (ROOT / "reports" / f"{name}.md").read_text()
+
+
+def test_every_committed_report_is_tested():
+    assert {path.stem for path in (ROOT / "reports").glob("*.md")} == set(REPORTS)
