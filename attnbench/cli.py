@@ -52,7 +52,7 @@ def main() -> None:
     """Benchmarking and correctness harness for attention kernels.
 
     \b
-    attnbench run suites/quick.yaml           check every backend, then time it
+    attnbench run quick                       check every backend, then time it
     attnbench report results/RUN -o report.md
     attnbench gate results/baselines results/RUN
     Shell completion: eval "$(_ATTNBENCH_COMPLETE=bash_source attnbench)"   (or zsh_source, fish_source)
@@ -127,7 +127,7 @@ _DEVICE = click.option(
 
 @main.command(
     short_help="Check every case, then time it; write a run directory.",
-    epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try",
+    epilog="Example: attnbench run quick --backend naive --only dtype=bf16 --out results/try",
 )
 @click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
 @_BACKENDS

@@ -85,7 +85,7 @@ def run_command(
 def _load(suites: tuple[str, ...], out: Path | None, resume: Path | None) -> list[Suite]:
     if resume is None:
         if not suites:
-            raise RunError("name a suite, such as suites/quick.yaml; `attnbench list suites` shows those that ship")
+            raise RunError("name a suite, such as quick, or a file; `attnbench list suites` shows those that ship")
         return [load_suite(suite) for suite in suites]
     if out is not None and out.resolve() != resume.resolve():
         raise RunError(f"--resume {resume} continues in that directory; leave out --out {out}")

@@ -146,7 +146,7 @@ def test_a_device_that_is_not_here_is_one_line(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "name a suite, such as suites/quick.yaml"),
+        (["run"], "name a suite, such as quick"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such suite file"),
         (["run", "."], "is a folder; name a suite file in it"),
         (["list", "things"], "'things' is not one of 'backends', 'suites', "),
