@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Any, Iterator, Mapping
 
@@ -9,7 +10,7 @@ import yaml
 
 from attnbench import units
 from attnbench.peaks import gpu_of, section
-from attnbench.report_data import ReportData
+from attnbench.report_data import LabelledRun, ReportData
 from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
 from attnbench.report_speed import TIE
 from attnbench.stats import CONFIDENCE, OUTLIER_Z
@@ -26,7 +27,7 @@ EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 
 def environment_section(data: ReportData) -> list[str]:
     """One column a run; a fact that no run recorded has no row, except for those that every run should have."""
-    columns = [dict(_facts(entry.run.environment)) for entry in data.runs]
+    columns = [dict(_facts(entry)) for entry in data.runs]
     names = dict.fromkeys(name for column in columns for name, value in column.items()
                           if name in EXPECTED or value != NOT_RECORDED)  # fmt: skip
     headers = [
@@ -44,8 +45,9 @@ def environment_section(data: ReportData) -> list[str]:
     ]
 
 
-def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(entry: LabelledRun) -> Iterator[tuple[str, str]]:
     """(name, value as text) of what a reader of timings asks for; `not recorded` where the environment is silent."""
+    environment = entry.run.environment
     cpu, versions, own = (section(environment, name) for name in ("cpu", "versions", "attnbench"))
     worker = section(environment, "worker")
     yield "date (UTC)", _text(environment.get("collected_utc"))
@@ -59,6 +61,8 @@ def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "virtual machine", _text(cpu.get("virtual_machine"), _yes)
     yield "memory", _text(environment.get("memory_bytes"), units.show_bytes)
     yield from _gpu_facts(environment)
+    gemm = entry.machine.gemm_flops_per_s
+    yield "own bf16 GEMM", _text(gemm, lambda rate: f"{units.significant(rate / 1e12, 4)} TFLOPS")
     yield "operating system", _text(section(environment, "os").get("distribution"))
     yield "Python", _text(section(environment, "python").get("version"))
     yield "torch", _text(section(worker, "torch").get("version") or versions.get("torch"))
@@ -88,8 +92,6 @@ def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "other processes on the GPU", _text(gpu.get("other_processes"))
     yield "driver", _text(gpu.get("driver"))
     yield "CUDA of the driver", _text(gpu.get("cuda_driver"))
-    gemm = section(environment, "sentinels").get("gemm_flops_per_s")
-    yield "own bf16 GEMM", _text(gemm, lambda rate: f"{units.significant(rate / 1e12, 4)} TFLOPS")
 
 
 def _text(value: Any, show=str) -> str:
@@ -155,9 +157,8 @@ def _timing(measurement) -> str:
 
 def reproduce_section(data: ReportData) -> list[str]:
     """The commands, with run directories under `results/` as `run` makes them, and each resolved suite, folded."""
-    suites = {entry.run.name: _suite_name(entry.run.suite_text) for entry in data.runs}
-    commands = [f"attnbench run results/{name}/suite.yaml    # suite {suite}" for name, suite in suites.items()]
-    commands.append(f"attnbench report {' '.join(f'results/{name}' for name in suites)}")
+    commands = [f"{_run_command(entry)}    # suite {_suite_name(entry.run.suite_text)}" for entry in data.runs]
+    commands.append(f"attnbench report {' '.join(f'results/{entry.run.name}' for entry in data.runs)}")
     text = "Each run directory holds the suite as it ran:"
     parts = ["## How to reproduce", f"{text}\n\n{fence(chr(10).join(commands), 'sh')}"]
     for entry in data.runs:
@@ -165,6 +166,13 @@ def reproduce_section(data: ReportData) -> list[str]:
         if lines and len(lines) <= MAX_SUITE_LINES:
             parts.append(details(f"Suite of {entry.run.name}", fence(entry.run.suite_text, "yaml")))
     return parts
+
+
+def _run_command(entry: LabelledRun) -> str:
+    """With the plugins that the run was given; of their paths only the last part, as everywhere in a report."""
+    plugins = entry.run.environment.get("plugins") or ()
+    asked = [f"--plugin {shlex.quote(anonymous(str(spec)))}" for spec in plugins]
+    return " ".join(["attnbench run", f"results/{entry.run.name}/suite.yaml", *asked])
 
 
 def _suite_name(suite_text: str) -> str:

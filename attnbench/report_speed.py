@@ -7,7 +7,7 @@ from typing import Sequence
 from attnbench import units
 from attnbench.metrics import compulsory_bytes
 from attnbench.report_data import Family, ReportData, row_label
-from attnbench.report_markdown import code, details, filled_table, listing, table
+from attnbench.report_markdown import anonymous, code, details, filled_table, listing, plain, table
 from attnbench.result import Result
 from attnbench.units import significant
 
@@ -112,7 +112,7 @@ def _prep_caption(family: Family) -> str:
     """What the prep of each series is: "Prep of `fa3`, `fp8_emulated`: attnbench's reference quantizer"."""
     series_of: dict[str, list[str]] = {}
     for (_, series), result in family.timed.items():
-        named = series_of.setdefault(result.prep_about, [])
+        named = series_of.setdefault(plain(anonymous(result.prep_about)), [])
         if series not in named:
             named.append(series)
     return "; ".join(f"Prep of {', '.join(map(code, named))}: {about}" for about, named in series_of.items())

@@ -60,7 +60,7 @@ def _fp8_against_16_bit(data: ReportData) -> Iterator[str]:
         yield (
             f"- **{dtype} against 16 bit**: {code(series)} is {kernel} as fast as the fastest 16-bit backend on the "
             f"same shape by its kernel alone (geometric mean, {count(len(pairs), 'case')}). With prep + kernel it is "
-            f"{whole}; its prep is {about}{slow}."
+            f"{whole}; its prep is {plain(anonymous(about))}{slow}."
         )
 
 

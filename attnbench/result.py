@@ -64,7 +64,7 @@ class Result:
     def prep_about(self) -> str:
         """What `prep_s` is the time of."""
         timed = self.record.measurement.prep_call if self.record.measurement else None
-        return "`prepare` once, wall time, without the reference quantizer" if timed is None else timed.about
+        return "prepare once, wall time, without the reference quantizer" if timed is None else timed.about
 
     @property
     def flops_per_s(self) -> float | None:

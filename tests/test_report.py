@@ -1,5 +1,6 @@
 """The report: a golden file, equal bytes, and what each kind of record must make it say."""
 
+import json
 import os
 import re
 import statistics
@@ -169,7 +170,7 @@ def test_records_from_before_quantization_was_timed_say_what_their_prep_is(tmp_p
     timed = ok("fp8_emulated", 1e-3, accuracy(0.03, 0.05), FP8_PREP, dtype="e4m3")
     old = ok("fa3", 1e-3, accuracy(0.03, 0.05), {"prep_s": 2e-4}, dtype="e4m3")
     text = report_of(tmp_path, [timed, old])
-    assert "Prep of `fp8_emulated`: its own quantize kernel; Prep of `fa3`: `prepare` once, wall time, without" in text
+    assert "Prep of `fp8_emulated`: its own quantize kernel; Prep of `fa3`: prepare once, wall time, without" in text
     row = cells(section(text, "### e4m3, head_dim 128, full, 16 heads").split("<details>")[0], "| 4k ", "ms")
     assert sorted(row[-2:]) == ["1.000 ms / 1.200 ms"] * 2
 
@@ -356,6 +357,22 @@ def test_text_from_records_cannot_break_the_page(tmp_path):
     assert cells(text, "| exception |")[2] == r"a \| b &lt;script&gt; \`c\` \*d\* \[e\](f)"
     assert "<script>" not in text.replace(fence(hostile), "")
     assert text.count("<details>") == len(re.findall(r"^</details>$", text.replace(fence(hostile), ""), re.MULTILINE))
+
+
+def test_text_of_a_prep_cannot_break_the_page_either(tmp_path):
+    prep = {"prep_call": PrepTiming("<b> of /home/me/own.py", (1e-4,), 1, "cold")}
+    text = report_of(tmp_path, [ok("fa3", 1e-3, accuracy(0.03, 0.05), prep, dtype="e4m3"), ok("fa2", 1e-3)])
+    assert "Prep of `fa3`: &lt;b&gt; of own.py:" in text and "its prep is &lt;b&gt; of own.py." in text
+
+
+def test_the_gemm_of_the_sentinels_stands_with_the_machine_and_the_plugins_with_the_command(tmp_path):
+    silent = {**{name: fact for name, fact in H200.items() if name != "sentinels"}, "plugins": ["/home/me/mine.py:mine"]}
+    run = write_run(tmp_path / "run", [ok("fa2", 1e-3)], silent)
+    lines = [{"gemm_dtype": "bf16", "gemm_flops_per_s": rate} for rate in (700e12, 702e12, 708e12)]
+    (run / store.SENTINELS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_report([run], tmp_path / "report.md").read_text()
+    assert cells(section(text, "## Machine"), "own bf16 GEMM")[1] == "702.0 TFLOPS"
+    assert "attnbench run results/run/suite.yaml --plugin mine.py:mine    # suite made" in text
 
 
 def test_every_link_has_its_place(made):
