@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from attnbench.panels import Panel, Points, error_panels, finite, rate_panels
 from attnbench.report_data import ReportData
+from attnbench.report_markdown import image
 from attnbench.units import lengths
 
 # Okabe and Ito's set without yellow, which vanishes on a light card; black late, since axes and text are dark too; then
@@ -64,7 +65,7 @@ def prediction_plot(panels: Sequence[Panel], folder: Path) -> list[str]:
     shown, path = panels[: ALLOWED["error"][1]], folder / "predictions.svg"
     order = sorted({series for panel in panels for series in panel.lines})
     _save(shown, order, path, "E1 against seqlen, and what each accumulator predicts", _error_axes)
-    parts = [f"![E1 against seqlen with the predictions of each accumulator]({folder.name}/{path.name})"]
+    parts = [image("E1 against seqlen with the predictions of each accumulator", path)]
     return parts + ([f"Drawn: {len(shown)} of {len(panels)} plots."] if len(shown) < len(panels) else [])
 
 
@@ -86,7 +87,7 @@ def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, la
         path = folder / f"{name}-{dtype}-{number}.svg"
         _save(part, data.series, path, f"{dtype}: {label} against seqlen", finish)
         about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, data.series))}"
-        shown.append(f"![{about}]({folder.name}/{path.name})")
+        shown.append(image(about, path))
     drawn = sum(len(part) for _, _, part in kept)
     if drawn < len(panels):
         shown.append(f"Drawn: {drawn} of {len(panels)} plots of {label}; the tables hold the rest.")

@@ -13,7 +13,7 @@ from attnbench import plots, plots_accuracy
 from attnbench.case import DEFAULTS, Case
 from attnbench.panels import Panel
 from attnbench.report_data import ReportData, show_field
-from attnbench.report_markdown import code, details, table
+from attnbench.report_markdown import code, details, image, table
 from attnbench.report_paper import Entry, judged_entries, paper_table
 from attnbench.units import error, lengths, significant
 
@@ -71,7 +71,7 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
         where = f"{series}, {dtype}, {shape}"
         plots_accuracy.heat_map(path, f"E3: {series}, {dtype}\n{shape}", schemes, names, values)
         rows = [[scheme, *(_shown(values.get((scheme, inputs))) for inputs in names)] for scheme in schemes]
-        parts += [f"![E3 by scheme and inputs: {where}]({folder.name}/{path.name})", table(["scheme", *names], rows),
+        parts += [image(f"E3 by scheme and inputs: {where}", path), table(["scheme", *names], rows),
                   _range_of_schemes(values, schemes, names)]  # fmt: skip
     if not parts:
         return []
@@ -124,7 +124,7 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
         "Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
         "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware)."
     )
-    parts = ["### Where the error comes from", about, f"![sources of the FP8 error]({folder.name}/{path.name})"]
+    parts = ["### Where the error comes from", about, image("sources of the FP8 error", path)]
     every = table(["case", *FIGURES.values()], rows)
     if len(shown) == len(groups):
         return [*parts, every]

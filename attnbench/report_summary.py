@@ -105,7 +105,8 @@ def _closest_to_limit(data: ReportData) -> Iterator[str]:
                     closest = (check.value / check.limit, check.rule, series, case)
     if closest is not None:
         ratio, rule, series, case = closest
-        yield f"- Of what passed, closest to a limit: {code(series)} at {ratio:.2f} of {rule}'s, {code(case.key)}."
+        where = f"{code(series)} at {ratio:.2f} of it, {code(case.key)}"
+        yield f"- Of what passed, closest to its limit: {rule} of {where}."
 
 
 def _stamps(data: ReportData) -> Iterator[str]:

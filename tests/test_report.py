@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from paths import ROOT
@@ -136,7 +137,7 @@ def test_summary_counts_and_words(made):
     assert "e4m3 is unsupported here in every case by `fa2`." in summary
     assert cells(summary, "bf16, head_dim 128, full")[2:5] == ["`fa3` 1 of 2, 1 level", "1.50x", "1.50x over `fa2`"]
     assert "`triton` incorrect in 1 case, `triton` crash in 2 cases and `triton` timeout in 1 case" in summary
-    assert "closest to a limit: `naive` at 0.97 of relative RMSE's" in summary
+    assert "closest to its limit: relative RMSE of `naive` at 0.97 of it" in summary
     # kernel: 1 / 0.6; with prep: 1024 / (614.4 + 200) and 4096 / (2457.6 + 200), their geometric mean
     assert "`fa3` is 1.67x as fast as the fastest 16-bit backend" in summary
     assert "With prep + kernel it is 1.39x; its prep is its own quantize kernel." in summary
@@ -366,8 +367,8 @@ def test_text_of_a_prep_cannot_break_the_page_either(tmp_path):
 
 
 def test_the_gemm_of_the_sentinels_stands_with_the_machine_and_the_plugins_with_the_command(tmp_path):
-    silent = {**{name: fact for name, fact in H200.items() if name != "sentinels"}, "plugins": ["/home/me/mine.py:mine"]}
-    run = write_run(tmp_path / "run", [ok("fa2", 1e-3)], silent)
+    silent = {name: fact for name, fact in H200.items() if name != "sentinels"}
+    run = write_run(tmp_path / "run", [ok("fa2", 1e-3)], {**silent, "plugins": ["/home/me/mine.py:mine"]})
     lines = [{"gemm_dtype": "bf16", "gemm_flops_per_s": rate} for rate in (700e12, 702e12, 708e12)]
     (run / store.SENTINELS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = write_report([run], tmp_path / "report.md").read_text()
@@ -391,6 +392,14 @@ def test_large_reports_leave_the_full_figures_out(tmp_path, monkeypatch):
     assert "All figures" not in text and "Errors: bf16" not in text
     assert "13 measurements: all their figures are in `attnbench.load(run)`" in text
     assert "16 results were checked" in text
+
+
+def test_figures_are_found_from_a_page_whose_name_has_blanks(tmp_path):
+    run = write_run(tmp_path / "run", made_records())
+    page = write_report([run], tmp_path / "my report (2).md")
+    links = re.findall(r"^!\[.*\]\((.*)\)$", page.read_text(), re.MULTILINE)
+    assert len(links) >= 4 and not any(set(link) & set(" ()") for link in links)
+    assert all((tmp_path / unquote(link)).is_file() for link in links)
 
 
 def test_plots_of_an_earlier_report_go(tmp_path):
