@@ -36,7 +36,7 @@ def environment_section(data: ReportData) -> list[str]:
     ]
     rows = [["records", *(f"{len(entry.run.records):,}" for entry in data.runs)]]
     rows += [[name, *(plain(anonymous(column.get(name, NOT_RECORDED))) for column in columns)] for name in names]
-    versions = {(result.backend, result.record.backend_version) for result in data.cells.values()}
+    versions = {(series, result.record.backend_version) for (_, series), result in data.cells.items()}
     rows_by_backend = [[code(name), plain(anonymous(version)) or NOT_RECORDED] for name, version in sorted(versions)]
     return [
         "## Machine",

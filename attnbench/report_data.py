@@ -134,7 +134,9 @@ def gather(runs: Sequence[Run]) -> ReportData:
     everything = [results(run) for run in runs]
     kept = [latest(each) for each in everything]
     pairs = [(result.case, result.backend) for each in kept for result in each]
-    machines = {(entry.machine.name, entry.machine.sm_count) for entry in labelled}
+    machines = {
+        (entry.machine.name, entry.machine.sm_count, entry.run.environment.get("machine")) for entry in labelled
+    }
     side_by_side = len(runs) > 1 and (len(set(pairs)) < len(pairs) or len(machines) > 1)
     cells = {}
     cases: dict[Case, Case] = {}

@@ -313,7 +313,12 @@ def test_runs_of_one_machine_that_measured_different_things_read_as_one(tmp_path
     assert "`fa2` |" in text and "(A)" not in text and "A: one" in text and "B: two" in text
 
 
-@pytest.mark.parametrize("environment, records", [(H200, [ok("fa2", 2e-3)]), (LAPTOP, [ok("fa2", 2e-3, seqlen=64)])])
+OTHER_HOST = {**H200, "machine": "fingerprint of one with another CPU"}
+
+
+@pytest.mark.parametrize("environment, records", [
+    (H200, [ok("fa2", 2e-3)]), (LAPTOP, [ok("fa2", 2e-3, seqlen=64)]), (OTHER_HOST, [ok("fa2", 2e-3, seqlen=64)]),
+])  # fmt: skip
 def test_other_runs_stand_side_by_side(tmp_path, environment, records):
     """The same case measured twice, and another machine: each run keeps its own column."""
     first = write_run(tmp_path / "a" / "run", [ok("fa2", 1e-3)])
@@ -321,6 +326,7 @@ def test_other_runs_stand_side_by_side(tmp_path, environment, records):
     text = write_report([first, second], tmp_path / "report.md").read_text()
     assert "`fa2 (A)`" in text and "`fa2 (B)`" in text
     assert "2 records: " in text
+    assert [cells(section(text, "## Machine"), f"`fa2 ({letter})`")[1] for letter in "AB"] == ["1.0", "1.0"]
 
 
 def test_shapes_that_are_not_square(tmp_path):
