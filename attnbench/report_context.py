@@ -21,6 +21,10 @@ PEAK = (
     "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
     "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3, e5m2)."
 )
+OWN_GEMM = (
+    "Own GEMM: the median rate of a large bf16 GEMM that the run itself measured at its start, every few minutes and at "
+    "its end. There is no share of it for e4m3 and e5m2, which run at another rate."
+)
 # Facts without which timings cannot be judged: their absence is shown too.
 EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 
@@ -122,6 +126,7 @@ def conventions_section(data: ReportData) -> list[str]:
         "no credit for masked or recomputed work.",
         "GB/s: compulsory traffic (q, k, v, out, lse, descales, once each) over the median time.",
         *([PEAK] if any(result.peak_flops_per_s for result in data.timed.values()) else []),
+        *([OWN_GEMM] if any(result.gemm_flops_per_s for result in data.timed.values()) else []),
         *_measured(data),
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "

@@ -101,13 +101,15 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 
 # What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "completion", "__main__"}
+COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "completion",
+                "__main__"}  # fmt: skip
 COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
 MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry", "telemetry_process", "gauge",
              "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared",
              "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
+REPORT_PARTS = {name for name in FILES if name.startswith("report_")}
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -134,6 +136,11 @@ ABOVE = {
     "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
+    "report_data": COMMAND_LINE | MEASURING | RUNNING | (READERS - {"result"}) | (REPORT_PARTS - {"report_data"}),
+    "report_markdown": set(FILES) - {"report_markdown", "units"},
+    "report_races": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_glance", "report_summary"},
+    "report_paper": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_accuracy", "report_summary"},
+    "report_glance": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_summary"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
     "holding": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "run": COMMAND_LINE | READERS | {"ab", "side", "worktree"},
