@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from pathlib import Path
 from typing import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -60,16 +63,23 @@ def source_bars(path: Path, title: str, groups: Sequence[str], sources: Sequence
             lengths = [values.get((group, source), 0.0) for group in groups]
             axes.barh(places, lengths, height=0.85, color=COLOURS[number % len(COLOURS)], label=source)
         axes.set_xscale("log")
-        low, high = axes.get_xlim()
-        ticks = logarithmic_ticks(low, high)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
+        _error_ticks(axes, [values[place] for place in product(groups, sources) if place in values])
         axes.set_yticks([index * (len(sources) + 1) + (len(sources) - 1) / 2 for index in range(len(groups))], groups)
         axes.set_ylim(len(groups) * (len(sources) + 1) - 0.5, -1.5)  # from top to bottom, a bar's width around them
         axes.set_xlabel("relative RMSE")
         figure.legend(loc="lower center", ncols=len(sources), frameon=False)
         figure.text(0.5, 1 - 0.22 / size[1], title, ha="center", va="center", fontsize=10, fontweight="bold")
         _write(figure, path)
+
+
+def _error_ticks(axes: Axes, errors: Sequence[float]) -> None:
+    """A logarithmic horizontal axis around the errors that have a place on one; its ticks never collide."""
+    held = [value for value in errors if 0 < value < math.inf]
+    low, high = 0.7 * min(held, default=1.0), 1.5 * max(held, default=1.0)
+    ticks = logarithmic_ticks(low, high)
+    axes.set_xlim(low, high)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _inside(size: tuple[float, float], left: float, right: float, top: float, bottom: float) -> list[float]:

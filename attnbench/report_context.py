@@ -22,8 +22,8 @@ PEAK = (
     "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3, e5m2)."
 )
 OWN_GEMM = (
-    "Own GEMM: the median rate of a large bf16 GEMM that the run itself measured at its start, every few minutes and at "
-    "its end. There is no share of it for e4m3 and e5m2, which run at another rate."
+    "Own GEMM: the median rate of a large bf16 GEMM that the run itself measured at its start, every few minutes and "
+    "at its end. There is no share of it for e4m3 and e5m2, which run at another rate."
 )
 # Facts without which timings cannot be judged: their absence is shown too.
 EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")

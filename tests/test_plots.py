@@ -159,6 +159,15 @@ def test_text_and_lines_stand_out(tmp_path):
     assert all(contrast(colour, plots.PANEL) >= 2 for colour in plots.COLOURS)
 
 
+@pytest.mark.parametrize("low, high", [(0.001, 0.03), (0.7e-3, 1.5e-3), (0.77e-2, 1.65e-2), (1e-5, 0.3), (3e-4, 0.9)])
+def test_logarithmic_ticks_are_few_round_and_never_none(low, high):
+    ticks = plots.logarithmic_ticks(low, high)
+    assert 1 <= len(ticks) <= 7 and ticks == sorted(ticks)
+    assert all(low <= tick <= high and len(f"{tick:.1e}") == len("1.5e-03") for tick in ticks)
+    widths = [math.log(two / one) / math.log(high / low) for one, two in zip(ticks, ticks[1:])]
+    assert all(width > 0.06 for width in widths)  # no two labels run into each other
+
+
 def test_no_two_series_look_alike():
     styles = [plots._style(index) for index in range(60)]
     looks = {(style["color"], style["marker"], style["dashes"]) for style in styles}
