@@ -30,6 +30,7 @@ from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.gpu_requirements import GET_TORCH
 from attnbench.phases import Phases
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
@@ -91,8 +92,10 @@ class Worker:
         ]
 
     def _open_device(self) -> dict[str, Any]:
-        import torch
-
+        try:
+            import torch
+        except ImportError as error:
+            raise DeviceError(f"torch does not import ({error}); {GET_TORCH}") from None
         from attnbench.environment import worker_facts
 
         torch.set_num_threads(self._threads)
@@ -220,7 +223,7 @@ def _unavailable(backend: Backend) -> str | None:
 
 
 class DeviceError(Exception):
-    """The device asked for is not there."""
+    """The device asked for is not there, or nothing that drives it."""
 
 
 if __name__ == "__main__":

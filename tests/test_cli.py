@@ -213,6 +213,15 @@ def test_list_names_plugins_without_importing_them(in_process, tmp_path):
         assert "not here: " in rows["fa2"]
 
 
+def test_backends_are_listed_where_torch_is_missing(in_process, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = in_process("list", "backends")
+    assert done.returncode == 0
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    for name in ("naive", "cpu_flash", "fp8_emulated", "fp8_baseline"):
+        assert 'not here: torch is not installed; get it with: pip install "torch' in rows[name]
+
+
 @pytest.mark.parametrize(("what", "names"), [("suites", "quick"), ("inputs", "needle"), ("metrics", "tflops")])
 def test_lists(in_process, what, names):
     done = in_process("list", what)

@@ -50,6 +50,11 @@ def test_what_a_plugin_does_not_import_for_is_refused(worker_that):
         worker_that("1 / 0").start()
 
 
+def test_without_torch_it_says_how_to_get_it(worker_that):
+    with pytest.raises(WorkerRefused, match='^torch does not import .*; get it with: pip install "torch>=2.9"$'):
+        worker_that("import sys; sys.modules['torch'] = None\ndef f(q, k, v, *, causal, softmax_scale): ...").start()
+
+
 def test_an_exit_tells_its_status_and_last_words(worker_that):
     death = died(worker_that("import os; print('first'); print('last words'); os._exit(5)"))
     assert str(death) == "the worker process exited with status 5; its last output: first\nlast words"
