@@ -133,7 +133,7 @@ def test_a_directory_that_holds_anything_is_refused(run_directory):
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StoreError, match="exists and is not empty"):
+    with pytest.raises(StoreError, match="exists and is not a folder"):
         Writer.create(tmp_path / "file", {}, "")
     with pytest.raises(StoreError, match="cannot write the run directory .*: Not a directory"):
         Writer.create(tmp_path / "file" / "run", {}, "")
