@@ -345,6 +345,13 @@ def test_the_backends_of_a_run(backends, add_plugins, chosen):
     assert choose_backends(request(backends, add_plugins), ready) == chosen
 
 
+def test_what_is_left_of_a_run():
+    jobs = parse_suite(SUITE, "made.yaml").jobs()
+    taken = [passed("a"), passed("b"), passed("a", jobs[1].case), passed("gone", jobs[1].case)]
+    assert run._todo(jobs, ["a", "b"], taken) == [(jobs[1], ["b"])]
+    assert run._todo(jobs, ["a"], taken) == []
+
+
 def test_an_unknown_backend_gets_a_suggestion():
     with pytest.raises(RunError, match='unknown backend "naiv" .did you mean "naive"..; `attnbench list'):
         choose_backends(request("naiv"), {"backends": {"naive": None}, "unasked": [], "given": []})
