@@ -101,13 +101,14 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 
 # What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "completion", "__main__"}
+COMMAND_LINE = {"cli", "command_group", "options", "run_command", "listing", "progress", "gate", "ab_command",
+                "ab_verdict", "completion", "__main__"}  # fmt: skip
 COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry", "telemetry_process", "gauge",
-             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared",
-             "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
+             "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
+             "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
