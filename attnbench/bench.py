@@ -12,8 +12,8 @@ from attnbench.environment import available_memory_bytes
 from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.inputs import input_bytes, make_inputs
 from attnbench.judge import Reference, make_reference
+from attnbench.measurement import PrepTiming
 from attnbench.phases import Phases
-from attnbench.record import PrepTiming
 from attnbench.sampling import Unwatched, Watch
 from attnbench.suite_model import Checks, Timing
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Callable, Sequence
 
 from attnbench import clock_events
-from attnbench.record import Conditions
+from attnbench.measurement import Conditions
 from attnbench.sampling import BACKWARDS, Usability
 
 # Flags, as they stand in a measurement.

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Sequence
 
-from attnbench.record import Accuracy, Measurement, Record
+from attnbench.measurement import Measurement
+from attnbench.record import Accuracy, Record
 
 
 def merge_processes(records: Sequence[Record]) -> Record:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call, Outputs
-from attnbench.record import KEPT_SAMPLES, Block, Conditions
+from attnbench.measurement import KEPT_SAMPLES, Block, Conditions
 
 # A spoilt block is taken again so many times, each after a pause in which a hot chip cools down; and a measurement that
 # loses so many in all is given up, well before its time-out ends it.

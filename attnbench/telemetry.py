@@ -11,7 +11,7 @@ from typing import Any, Mapping, Protocol
 
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.host import cpus_allowed
-from attnbench.record import Conditions
+from attnbench.measurement import Conditions
 from attnbench.sampling import BACKWARDS, Clock, SystemClock, Usability
 
 # Clocks and power are known every 10 ms: the driver renews its own figures no faster than that.

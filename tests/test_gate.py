@@ -13,7 +13,7 @@ from compared_runs import MACHINE, SEQLENS, baseline, new_run, record, suite, tu
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
-from attnbench.record import Block, Conditions
+from attnbench.measurement import Block, Conditions
 
 
 def call(*arguments, env=None):

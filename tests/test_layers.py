@@ -112,8 +112,9 @@ MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampl
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
-    "record": set(FILES) - {"case", "record"},
-    "store": set(FILES) - {"case", "record", "store"},
+    "measurement": set(FILES) - {"measurement"},
+    "record": set(FILES) - {"case", "record", "measurement"},
+    "store": set(FILES) - {"case", "record", "measurement", "store"},
     "backend": set(FILES) - {"backend", "case"},
     "metrics": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
     "stats": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},

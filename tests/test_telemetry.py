@@ -14,8 +14,8 @@ from attnbench import clock_events, conditions, host, telemetry_process
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
 from attnbench.gauge import gauge
+from attnbench.measurement import Conditions
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
-from attnbench.record import Conditions
 from attnbench.sampling import Unstable, Usability
 from attnbench.suite_model import Timing
 from attnbench.telemetry import PERIOD_S, Telemetry
