@@ -58,7 +58,7 @@ class Bench:
         return self._checksums
 
     def inputs_written(self) -> bool:
-        """Whether a backend changed the checked inputs. They are then drawn again, so that the next one gets them whole."""
+        """Whether a backend changed the checked inputs; they are then drawn again, so that the next gets them whole."""
         if self._reference is None or checksums(self._reference.inputs) == self._checksums:
             return False
         with self.phases("inputs"):

@@ -1,4 +1,4 @@
-"""How the command line ends: a mistake is one line and exit status 2, an interruption is 130, nothing is a traceback."""
+"""How the command line ends: a mistake is one line and exit status 2, an interruption 130, nothing a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class UserError(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group whose every mistake is one line on stderr, and whose interruption is exit status 130, as a shell has it."""
+    """A group whose every mistake is one line on stderr, and whose interruption is exit status 130, as in a shell."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         try:

@@ -49,11 +49,8 @@ class PlainProgress:
         left = ""
         if self._done < self._total:
             left = f"  [{show_left((self._total - self._done) * self._pace())} left]"
-        width = len(str(self._total))
-        print(
-            f"[{self._done:{width}}/{self._total}] {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}",
-            flush=True,
-        )
+        place = f"[{self._done:{len(str(self._total))}}/{self._total}]"
+        print(f"{place} {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}", flush=True)
 
     def end(self) -> None:
         pass

@@ -240,8 +240,9 @@ def refuse_occupied(path: Path) -> None:
             return
     except OSError as error:
         raise StoreError(f"cannot look into {path}: {error.strerror}; choose another --out") from None
+    what = "is not empty" if path.is_dir() else "is not a folder"
     way_on = f", or continue it with --resume {path}" if is_run(path) else ""
-    raise StoreError(f"{path} exists and is not {'empty' if path.is_dir() else 'a folder'}; choose another --out{way_on}")
+    raise StoreError(f"{path} exists and {what}; choose another --out{way_on}")
 
 
 def _lock(path: Path) -> int:

@@ -215,10 +215,10 @@ def test_resume_runs_the_backends_that_were_begun_and_no_others(in_process, requ
     assert in_process("run", "--resume", run, "--plugin", tmp_path / "mine.py").returncode == 3
     (request,) = requested
     assert request.suite.backends == ("second",) and request.resume and not request.add_plugins
-    line = one_line(in_process("run", "--resume", run, "--plugin", tmp_path / "mine.py", "--plugin", f"{FUNCTIONS}:slow"))
+    more = ("--plugin", tmp_path / "mine.py", "--plugin", f"{FUNCTIONS}:slow")
+    line = one_line(in_process("run", "--resume", run, *more))
     assert f"this run did not use --plugin {FUNCTIONS}:slow; leave it out, or name a backend of it too with --b" in line
-    more = ("--plugin", tmp_path / "mine.py", "--plugin", f"{FUNCTIONS}:slow", "--backend", "slow")
-    assert in_process("run", "--resume", run, *more).returncode == 3
+    assert in_process("run", "--resume", run, *more, "--backend", "slow").returncode == 3
     assert requested[1].suite.backends == ("slow",) and requested[1].plugins[1] == f"{FUNCTIONS}:slow"
 
 
@@ -236,10 +236,11 @@ def test_resume_stays_on_its_machine(in_process, tmp_path, monkeypatch):
     run = write_run(tmp_path / "cpu", [ok("naive", 1e-3)], {"device": "cpu", "cpu": {"model": "i486"}})
     (run / "suite.yaml").write_text(GROUP)
     assert "this run was begun on i486, and here is " in one_line(in_process("run", "--resume", run))
-    monkeypatch.setattr("attnbench.run_command.gpus", lambda: [SimpleNamespace(name="K80"), SimpleNamespace(name="H100")])
+    found = [SimpleNamespace(name=name) for name in ("K80", "H100")]
+    monkeypatch.setattr("attnbench.run_command.gpus", lambda: found)
     run = write_run(tmp_path / "cuda", [ok("naive", 1e-3)], {"device": "cuda:1", "gpu": {"name": "H200"}})
     (run / "suite.yaml").write_text(GROUP)
-    assert "this run was begun on H200, and here is H100; begin a run of its" in one_line(in_process("run", "--resume", run))
+    assert "was begun on H200, and here is H100; begin a run of its own" in one_line(in_process("run", "--resume", run))
 
 
 def test_resume_goes_on_where_it_began(in_process, tmp_path):

@@ -92,7 +92,8 @@ def work(monkeypatch):
     ],
 )
 def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, hired):
-    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=([event, DONE], [DONE]), hired=0, submitted=[], allowed_s=[]))
+    scripts = ([event, DONE], [DONE])
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
     scripted.submit = lambda self, job: self.submitted.append(job)
     monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     crew = Crew("cpu", ())

@@ -10,8 +10,8 @@ PACKAGE = ROOT / "attnbench"
 HEAVY = {"torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
 # Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
 ABOUT = {
-    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"}, "cudnn_graph": {"cudnn"},
-    "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
+    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"},
+    "cudnn_graph": {"cudnn"}, "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
     "report_accuracy": {"matplotlib"},
 }  # fmt: skip
 
@@ -109,6 +109,7 @@ READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING,
 MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
              "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
              "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
+JUDGING = {"judge", "reference"}
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -124,12 +125,12 @@ ABOVE = {
     "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
-    "sampling": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
+    "sampling": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
-    "telemetry": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
+    "telemetry": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
     "clock_events": set(FILES) - {"clock_events"},
     "rounds": set(FILES) - {"rounds"},
-    "interleave": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "bench", "store", "suite"},
+    "interleave": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "bench", "store", "suite"},
     "prep_timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "prepared", "store", "suite"},
     "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},

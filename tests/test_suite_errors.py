@@ -88,7 +88,8 @@ MISTAKES = {
                                 'whole ratio (group "a")',
     group("head_dim_v: [1k]"): 'x.yaml:3: head_dim_v 1024 is above 576, the largest that any backend takes (group "a")',
     group("hadamard: [true]"): 'x.yaml:3: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
-    "defaults: {hadamard: true}\n" + group(): 'x.yaml:1: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
+    "defaults: {hadamard: true}\n" + group(): "x.yaml:1: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 "
+                                              '(group "a")',
     # axes
     group("seqlen_q: [4]"): 'x.yaml:3: "axes" has "seqlen_q" and "seqlen": both set seqlen_q; keep one',
     group('"seed, seed": [[1, 2]]'): 'x.yaml:3: "axes" has "seed" twice: both set seed; keep one',
