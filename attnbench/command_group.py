@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -32,10 +33,18 @@ class Commands(click.Group):
             line = " ".join(error.format_message().split())
             click.echo(f"attnbench: {line}{_help_hint(error)}", err=True)
             sys.exit(error.exit_code)
-        except click.Abort:
-            click.echo("attnbench: interrupted", err=True)
+        except click.Abort as abort:
+            click.echo(f"attnbench: {abort or 'interrupted'}", err=True)
             sys.exit(INTERRUPTED)
         sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            # click would exit with 1, which means an incorrect result here; and Python would flush once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.Abort("interrupted: nobody reads the output any more") from None
 
 
 def _help_hint(error: click.ClickException) -> str:

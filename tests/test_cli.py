@@ -1,5 +1,6 @@
 """The command line: every mistake is one line and exit status 2, nothing is written, the reading half has no torch."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -289,6 +290,16 @@ def test_backends_are_listed_where_torch_is_missing(in_process, monkeypatch):
 def test_lists(in_process, what, names):
     done = in_process("list", what)
     assert done.returncode == 0 and names in done.stdout.lower()
+
+
+def test_an_output_that_nobody_reads_is_an_interruption():
+    """`attnbench ... | head`: exit status 1 would mean an incorrect result."""
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [sys.executable, "-m", "attnbench", "list", "backends"]
+    done = subprocess.run(arguments, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (130, "attnbench: interrupted: nobody reads the output any more\n")
 
 
 IMPORTED = """
