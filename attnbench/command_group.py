@@ -34,7 +34,7 @@ class Commands(click.Group):
             click.echo(f"attnbench: {line}{_help_hint(error)}", err=True)
             sys.exit(error.exit_code)
         except click.Abort as abort:
-            click.echo(f"attnbench: {abort or 'interrupted'}", err=True)
+            click.echo(f"attnbench: {str(abort) or 'interrupted'}", err=True)
             sys.exit(INTERRUPTED)
         sys.exit(status if isinstance(status, int) else 0)
 

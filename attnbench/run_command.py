@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections import Counter
@@ -78,7 +79,7 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
     for request in requests:
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
         outcome = run_suite(replace(request, budget_s=left))
-        print_outcome(outcome)
+        print_outcome(outcome, request.plugins)
         statuses.append(outcome.exit_status)
         if outcome.interrupted:
             break
@@ -191,8 +192,11 @@ def _print_plan(suite: Suite, joining: tuple[str, ...]) -> None:
         click.echo(f"excluded  {case.key}  {reason}")
 
 
-def print_outcome(outcome: Outcome) -> None:
-    """Summary table, where the time went, what is missing, where the records are, and what the exit status means."""
+def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
+    """Summary table, where the time went, what is missing, where the records are, and what the exit status means.
+
+    plugins: as they were given, without which the run cannot go on.
+    """
     from rich.console import Console
 
     from attnbench.summary import summary_table
@@ -211,7 +215,8 @@ def print_outcome(outcome: Outcome) -> None:
     )
     click.echo(f"records: {outcome.path} ({counted or 'none'})")
     if outcome.interrupted or outcome.incomplete:
-        click.echo(f"go on with: attnbench run --resume {outcome.path}")
+        further = [word for spec in plugins for word in ("--plugin", spec)]
+        click.echo(f"go on with: {shlex.join(['attnbench', 'run', '--resume', str(outcome.path), *further])}")
     status = outcome.exit_status
     click.echo(f"exit status {status}: {STATUS_MEANS[status]}")
 
