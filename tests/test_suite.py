@@ -319,6 +319,12 @@ def test_blanks_around_the_name_of_an_axis_mean_nothing():
     assert [(job.case.batch, job.case.seqlen_q) for job in parse_suite(text, "x.yaml").jobs()] == [(1, 1024), (2, 1024)]
 
 
+def test_a_leading_zero_makes_no_octal_number():
+    text = "groups: [{name: a, axes: {batch: 010, num_heads: 1, head_dim: 8, seqlen: 016k}}]"
+    (job,) = parse_suite(text, "x.yaml").jobs()
+    assert (job.case.batch, job.case.seqlen_q) == (10, 16 * 1024)
+
+
 def test_errors_are_value_errors():
     assert issubclass(SuiteError, ValueError)
 

@@ -90,6 +90,11 @@ MISTAKES = {
     group("hadamard: [true]"): 'x.yaml:3: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
     "defaults: {hadamard: true}\n" + group(): "x.yaml:1: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 "
                                               '(group "a")',
+    # whole numbers are decimal, whatever YAML 1.1 makes of these
+    group(sizes=SIZES.replace("[1]", "[0x10]")): "x.yaml:3: batch must be a whole number (1k is 1024), not '0x10'",
+    group(sizes=SIZES.replace("[1]", "[1:30]")): "x.yaml:3: batch must be a whole number (1k is 1024), not '1:30'",
+    group(sizes=SIZES.replace("[1]", "[1_000]")): "x.yaml:3: batch must be a whole number (1k is 1024), not '1_000'",
+    group(rest="timing: {min_samples: 010}"): 'x.yaml:4: "min_samples" must be a whole number, not "010"',
     # axes
     group("seqlen_q: [4]"): 'x.yaml:3: "axes" has "seqlen_q" and "seqlen": both set seqlen_q; keep one',
     group('"seed, seed": [[1, 2]]'): 'x.yaml:3: "axes" has "seed" twice: both set seed; keep one',
