@@ -18,6 +18,8 @@ HARNESS_TIMEOUT_S = 900.0
 # A sentinel takes seconds; after so long the device hangs.
 GAUGE_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
+# What the wall time of a job is told as that a worker did not live to the end of: it took its phases' times with it.
+LOST = "crashes and time-outs"
 
 
 class RunError(Exception):
@@ -95,20 +97,21 @@ class Crew:
             if self._worker is None:
                 self.hire()
             alone = next((name for name in left if name in suspects), None)
-            notes = (note, suspects.get(alone, ""))
-            listener = Listener(job, left if alone is None else [alone], _noted(keep, notes), watch, spent_s)
-            self._used = True
+            keep_noted = _noted(keep, (note, suspects.get(alone, "")))
+            listener = Listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
+            self._used, asked = True, time.monotonic()
             self._worker.submit(listener.message() | further)
             try:
                 listener.listen(self._worker)
             except (WorkerDied, WorkerSilent) as error:
                 self.dismiss()
-                if isinstance(error, WorkerDied) and listener.together and alone is None:
-                    suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
-                elif isinstance(error, WorkerDied):
-                    listener.fail(error.kind, str(error))
-                else:
+                spent_s[LOST] += time.monotonic() - asked
+                if isinstance(error, WorkerSilent):
                     listener.fail("timeout", listener.overdue())
+                elif listener.together and alone is None:
+                    suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
+                else:
+                    listener.fail(error.kind, str(error))
             if alone is not None and alone not in listener.left:
                 left.remove(alone)
 

@@ -147,10 +147,11 @@ def test_workers_that_die_at_once_end_in_a_record_each(work):
 
 
 def test_silence_is_a_timeout(work):
-    records, _, hired, _, _ = work(
+    records, _, hired, _, spent_s = work(
         [phase("a", "start"), phase("a", "time"), WorkerSilent()], [phase("b", "start"), told(passed("b")), DONE],
         backends=("a", "b"),
     )  # fmt: skip
+    assert set(spent_s) == {"check", "crashes and time-outs"}, "what a hung worker took is no overhead of the harness"
     assert outcomes(records) == [("a", "error", "timeout"), ("b", "ok", None)] and hired == 2
     assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
 
