@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 from attnbench.backends import builtin
 from attnbench.record import Record, RecordError
 from attnbench.suite import Job
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("inputs", "oracle")
@@ -48,9 +48,13 @@ class Crew:
             raise RunError(f"no worker could start, {error.brief}") from None
 
     def dismiss(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """Ends the worker. Raises RunError where it does not end."""
+        worker, self._worker = self._worker, None
+        try:
+            if worker is not None:
+                worker.kill()
+        except WorkerStuck as error:
+            raise RunError(str(error)) from None
 
     def renew(self) -> None:
         """Sees to it that the next job gets a process that has not measured anything."""
@@ -104,7 +108,6 @@ class Crew:
             try:
                 listener.listen(self._worker)
             except (WorkerDied, WorkerSilent) as error:
-                self.dismiss()
                 spent_s[LOST] += time.monotonic() - asked
                 if isinstance(error, WorkerSilent):
                     listener.fail("timeout", listener.overdue())
@@ -112,6 +115,7 @@ class Crew:
                     suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
                 else:
                     listener.fail(error.kind, str(error))
+                self.dismiss()  # once its record is safe
             if alone is not None and alone not in listener.left:
                 left.remove(alone)
 

@@ -113,8 +113,11 @@ def run_suite(request: Request) -> Outcome:
         outcome.incomplete.append(str(error))
     finally:
         request.progress.end()
-        crew.dismiss()
         writer.close()
+        try:
+            crew.dismiss()
+        except RunError as error:
+            outcome.incomplete.append(str(error))
     outcome.suspicions = suspicions(writer.sentinels)
     outcome.wall_s = time.monotonic() - started
     return outcome

@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 from attnbench.crew import Listener, RunError
 from attnbench.record import Record
 from attnbench.suite import Job
-from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 from attnbench.worktree import Repository, Revision
 
 
@@ -61,9 +61,13 @@ class Side:
         return self._worker
 
     def dismiss(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """Ends the worker. Raises RunError where it does not end."""
+        worker, self._worker = self._worker, None
+        try:
+            if worker is not None:
+                worker.kill()
+        except WorkerStuck as error:
+            raise RunError(str(error)) from None
 
     def _moved(self, spec: str, top: Path) -> str:
         """A plugin spec with its file in this revision's folder, where it lies in the repository. Raises RunError."""

@@ -14,7 +14,7 @@ from attnbench.record import Check, Record
 from attnbench.replication import merge_processes
 from attnbench.run import choose_backends, plain_spec
 from attnbench.suite import parse_suite
-from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent
+from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 
 SUITE = """
 groups: [{name: all, axes: {batch: 1, num_heads: 1, head_dim: 16, seqlen: [16, 32], dtype: fp16}}]
@@ -154,6 +154,21 @@ def test_silence_is_a_timeout(work):
     assert set(spent_s) == {"check", "crashes and time-outs"}, "what a hung worker took is no overhead of the harness"
     assert outcomes(records) == [("a", "error", "timeout"), ("b", "ok", None)] and hired == 2
     assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
+
+
+def test_a_worker_that_cannot_be_ended_ends_the_run_once_its_record_is_kept(monkeypatch):
+    def kill(self):
+        raise WorkerStuck("it waits in a driver")
+
+    script = [phase("a", "start"), phase("a", "time"), WorkerSilent()]
+    parts = dict(scripts=[script], hired=0, submitted=[], allowed_s=[], kill=kill)
+    scripted = type("Scripted", (ScriptedWorker,), parts)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    records, crew = [], Crew("cpu", ())
+    with pytest.raises(RunError, match="it waits in a driver"):
+        crew.work(JOB, ["a", "b"], records.append, lambda backend, phase: None, Counter())
+    assert outcomes(records) == [("a", "error", "timeout")] and scripted.hired == 1
+    crew.dismiss()  # there is nobody left to end
 
 
 def checked_and_taking_turns(*names):

@@ -6,12 +6,13 @@ Plugins act while they are imported, before torch is: so these processes live fo
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
 
 import attnbench
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 READY_BY_HAND = """
 import json, os, sys
@@ -190,6 +191,19 @@ def test_killing_takes_everything_that_it_started(worker_that):
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(child)
+
+
+def test_one_that_does_not_even_end_when_killed_is_said_to(worker_that, monkeypatch):
+    """As a process that waits inside a driver."""
+    worker = worker_that(READY_BY_HAND + "import time; time.sleep(100)")
+    worker.start()
+
+    def wait(timeout_s):
+        raise subprocess.TimeoutExpired("worker", timeout_s)
+
+    monkeypatch.setattr(worker._process, "wait", wait)
+    with pytest.raises(WorkerStuck, match="was killed and did not end within 60 s; it waits in a driver, and nothing"):
+        worker.kill()
 
 
 def is_running(pid):
