@@ -194,11 +194,16 @@ class Writer:
 
     def append_sentinel(self, row: dict[str, Any]) -> None:
         """As `append`, to the sentinels."""
-        with (self.path / SENTINELS).open("ab", buffering=0) as sentinels:
-            self._append(sentinels, json.dumps(row, separators=(",", ":")), "a sentinel")
+        try:
+            with (self.path / SENTINELS).open("ab", buffering=0) as sentinels:
+                self._append(sentinels, json.dumps(row, separators=(",", ":")), "a sentinel")
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot write a sentinel ({error.strerror})") from None
         self.sentinels.append(row)
 
     def _append(self, file: IO[bytes], text: str, what: str) -> None:
+        if os.fstat(file.fileno()).st_nlink == 0:
+            raise StoreError(f"{self.path}: {what} has no place any more: somebody removed the file meanwhile")
         line = text.encode() + b"\n"
         start = file.seek(0, os.SEEK_END)
         try:
