@@ -26,6 +26,15 @@ class RunError(Exception):
     """A run that cannot begin or go on; the message names the thing and the way out."""
 
 
+def end_worker(worker: WorkerProcess | None) -> None:
+    """Ends it, where there is one. Raises RunError where it does not end."""
+    try:
+        if worker is not None:
+            worker.kill()
+    except WorkerStuck as error:
+        raise RunError(str(error)) from None
+
+
 class Crew:
     """At most one worker at a time, hired when needed and replaced when it is lost."""
 
@@ -50,11 +59,7 @@ class Crew:
     def dismiss(self) -> None:
         """Ends the worker. Raises RunError where it does not end."""
         worker, self._worker = self._worker, None
-        try:
-            if worker is not None:
-                worker.kill()
-        except WorkerStuck as error:
-            raise RunError(str(error)) from None
+        end_worker(worker)
 
     def renew(self) -> None:
         """Sees to it that the next job gets a process that has not measured anything."""

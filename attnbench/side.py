@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from attnbench.crew import Listener, RunError
+from attnbench.crew import Listener, RunError, end_worker
 from attnbench.record import Record
 from attnbench.suite import Job
-from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
 from attnbench.worktree import Repository, Revision
 
 
@@ -63,11 +63,7 @@ class Side:
     def dismiss(self) -> None:
         """Ends the worker. Raises RunError where it does not end."""
         worker, self._worker = self._worker, None
-        try:
-            if worker is not None:
-                worker.kill()
-        except WorkerStuck as error:
-            raise RunError(str(error)) from None
+        end_worker(worker)
 
     def _moved(self, spec: str, top: Path) -> str:
         """A plugin spec with its file in this revision's folder, where it lies in the repository. Raises RunError."""

@@ -110,8 +110,8 @@ MISTAKES = {
     group(rest="derive: {head_dim_v: 100 / head_dim}"):
         'x.yaml:4: derived "head_dim_v" of group "a": "100 / head_dim" is 1.5625 where head_dim is 64; it '
         'must come out whole',
-    group(rest="derive: {head_dim_v: 1e308 * 1e308 / 3}"): 'x.yaml:4: derived "head_dim_v" of group "a": "1e308 * 1e308 '
-                                                           '/ 3" is beyond every size; it must come out whole',
+    group(rest="derive: {head_dim_v: 1e308 * 1e308 / 3}"):
+        'x.yaml:4: derived "head_dim_v" of group "a": "1e308 * 1e308 / 3" is beyond every size; it must come out whole',
     group(rest="derive: {head_dim_v: head_dim / (batch - 1)}"):
         'x.yaml:4: derived "head_dim_v" of group "a": "head_dim / (batch - 1)" divides by zero where batch '
         'is 1 and head_dim is 64',
