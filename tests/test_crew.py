@@ -338,6 +338,15 @@ def test_merging_keeps_everything_that_processes_said():
     assert merged.measurement.samples_s == first.measurement.samples_s + second.measurement.samples_s
 
 
+def test_blocks_pair_only_where_every_process_took_turns():
+    """Where one process had no memory for both at once, its rounds are no rounds of the other's."""
+    turns = timed("a", 1e-3, together=("a", "b"), order_seed=7)
+    merged = merge_processes([turns, turns]).measurement
+    assert (merged.together, merged.order_seed) == (("a", "b"), 7)
+    merged = merge_processes([turns, timed("a", 1e-3)]).measurement
+    assert (merged.together, merged.order_seed) == ((), None)
+
+
 def request(backends, add_plugins=True):
     head = "" if backends is None else f"backends: [{backends}]\n"
     return run.Request(parse_suite(head + SUITE, "made.yaml"), "cpu", None, None, add_plugins=add_plugins)
