@@ -38,7 +38,8 @@ class Machine:
     def make(self, *arguments, **environment):
         """Exit status and output of one call, and what was asked for in it."""
         self.asked.write_text("")
-        places = {"PYTHON": self.python, "GPU_RUNS": self.folder / "runs", "WHEELS": "/nothing", "LIBRARIES": "/nothing"}
+        places = {"PYTHON": self.python, "GPU_RUNS": self.folder / "runs"}
+        places |= {"WHEELS": "/nothing", "LIBRARIES": "/nothing"}
         variables = [f"{name}={place}" for name, place in places.items()]
         environment = {**os.environ, "ASKED": str(self.asked), **environment}
         environment.pop("MAKEFLAGS", None)
@@ -90,6 +91,15 @@ def test_an_unfinished_step_goes_on(machine):
     assert len(asked) == 1 and "ablation.yaml" in asked[0] and "--resume" in asked[0]
 
 
+@pytest.mark.parametrize("step", ["fp8-error-long", "fp8-error"])
+def test_each_half_of_the_fp8_errors_goes_on(machine, step):
+    status, output, asked = machine.make("gpu", f"STEP={step}", UNFINISHED="fp8_error")
+    assert status != 0 and "not finished" in output and "--out" in asked[0]
+    status, output, asked = machine.make("gpu", f"STEP={step}")
+    assert status == 0, output
+    assert len(asked) == 1 and f"--resume {machine.folder}/runs/{step}" in asked[0]
+
+
 def test_without_libraries_it_stops(machine):
     status, _, asked = machine.make("gpu-short", STOPS="kernels build")
     assert status != 0
@@ -108,5 +118,7 @@ def test_all_steps_keep_their_order(machine):
     assert_in_order(asked[:7], ORDER[:7])
     assert sum("h100.yaml --only group=" in line for line in asked) == 13
     assert sum("suites/fp8_error_long.yaml" in line and "hopper_fp8[two_level]" in line for line in asked) == 1
+    runs = [line for line in asked if " run " in line]
+    assert len(runs) > 20 and all(line.count(".yaml") == 1 for line in runs), "--resume continues one suite"
     assert sum("suites/fa3_error_table.yaml" in line for line in asked) == 1
     assert "--only dtype=bf16" in asked[-1]
