@@ -43,12 +43,21 @@ inline int32_t device_attribute(int* out, cudaDeviceAttr attribute) {
 // Streaming multiprocessors of the current device.
 inline int32_t multiprocessor_count(int* out) { return device_attribute(out, cudaDevAttrMultiProcessorCount); }
 
+// Makes sure that the calling thread has a context; one that is current stays.
+// NOTE: a host thread that has done nothing with CUDA yet has none. Device queries need none either, and a driver call
+// may then return CUDA_ERROR_INVALID_CONTEXT, which cuTensorMapEncodeTiled lists (seen with cuDNN: pull request 626 of
+// NVIDIA/cudnn-frontend). The limit itself is of no interest: to ask for it needs a context, and may be captured.
+inline int32_t ensure_context() {
+  size_t limit = 0;
+  return status_of(cudaDeviceGetLimit(&limit, cudaLimitStackSize));
+}
+
 // sm_90a code runs on compute capability 9.0 alone (CUDA C++ Programming Guide, architecture-specific features).
 inline int32_t check_device() {
   int major = 0, minor = 0;
   if (int32_t status = device_attribute(&major, cudaDevAttrComputeCapabilityMajor)) return status;
   if (int32_t status = device_attribute(&minor, cudaDevAttrComputeCapabilityMinor)) return status;
-  return major == 9 && minor == 0 ? ATTNBENCH_OK : ATTNBENCH_WRONG_ARCHITECTURE;
+  return major == 9 && minor == 0 ? ensure_context() : ATTNBENCH_WRONG_ARCHITECTURE;
 }
 
 using EncodeTiledFunction = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
