@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Iterator
 
 from attnbench.case import Case
-from attnbench.record import REFERENCE_PREP
+from attnbench.measurement import REFERENCE_PREP
 from attnbench.report_data import ReportData
 from attnbench.report_glance import glance_section
 from attnbench.report_markdown import anonymous, code, count, listing, plain

@@ -14,7 +14,8 @@ from attnbench import side as side_module
 from attnbench.ab import NULL_CASES, Task, null_tasks
 from attnbench.case import Case
 from attnbench.errors import user_errors
-from attnbench.record import Accuracy, Block, Check, Measurement, Record
+from attnbench.measurement import Block, Measurement
+from attnbench.record import Accuracy, Check, Record
 from attnbench.store import read
 from attnbench.suite import parse_suite
 from attnbench.verdict import Margin
