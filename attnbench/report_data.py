@@ -125,6 +125,15 @@ class ReportData:
     def timed(self) -> Cells:
         return {key: result for key, result in self.cells.items() if result.statistics}
 
+    @cached_property
+    def by_dtype(self) -> Mapping[str, Cells]:
+        """`bf16`, or `bf16 (A)` for each run where they stand side by side: its results, in the order of dtypes."""
+        found: dict[tuple[int, str], dict[tuple[Case, str], Result]] = {}
+        for (case, series), result in self.cells.items():
+            part = DTYPES.index(case.dtype), series.removeprefix(result.backend)
+            found.setdefault(part, {})[case, series] = result
+        return {DTYPES[part[0]] + part[1]: found[part] for part in sorted(found)}
+
 
 def gather(runs: Sequence[Run]) -> ReportData:
     """Lays out the runs. Where they measured different things on one machine, they read as one run."""

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from typing import Iterator, Mapping, Sequence
 
-from attnbench.case import DTYPES, Case
+from attnbench.case import Case
 from attnbench.report_data import Cells, Family, ReportData, preferred
 from attnbench.report_errors import ratio
 from attnbench.report_markdown import code, filled_table, listing
@@ -21,6 +21,7 @@ TIMED = (
     "front. Speedup: geometric mean over the cases that both were timed on (lowest – highest). TFLOPS: the highest, "
     "with half the width of its median's interval. "
 )
+ACROSS_RUNS = " Runs were not measured in turns: a difference across them may be the machine's of that hour."
 ERRORS = "Error / limit: the worst over all rules and cases; over 1 fails."
 FAMILIES = (
     "Families at a glance. Ahead of the next: over the cases won clearly; speedup: over all; geometric means (lowest – "
@@ -30,21 +31,21 @@ FAMILIES = (
 
 
 def glance_section(data: ReportData) -> list[str]:
-    """A table for every dtype, then one row for every family where there are several."""
-    parts = [part for dtype in DTYPES for part in _standings(dtype, data)]
+    """A table for every dtype, of each run where several stand side by side; then a row for every family."""
+    parts = [part for dtype, cells in data.by_dtype.items() for part in _standings(dtype, cells)]
     if parts:
         parts.append(f"{TIMED if data.timed else ''}{ERRORS}")
     families = [family for family in data.families if family.timed]
     if len(families) > 1:
         headers = ["family", "cases", "fastest", "ahead of the next", "speedup", "highest TFLOPS", "% of peak",
                    "% of own GEMM", "intervals"]  # fmt: skip
-        parts += [FAMILIES, filled_table(headers, [_family_row(family) for family in families], left=3)]
+        about = FAMILIES + (ACROSS_RUNS if data.side_by_side else "")
+        parts += [about, filled_table(headers, [_family_row(family) for family in families], left=3)]
     return parts
 
 
-def _standings(dtype: str, data: ReportData) -> Iterator[str]:
+def _standings(dtype: str, cells: Cells) -> Iterator[str]:
     """Every series that took at least one case of the dtype; the others by name."""
-    cells = {key: result for key, result in data.cells.items() if key[0].dtype == dtype}
     by_series: dict[str, dict[Case, Result]] = {}
     for (case, series), result in cells.items():
         by_series.setdefault(series, {})[case] = result

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Iterator, Sequence
 
 from attnbench import units
-from attnbench.case import DTYPES
 from attnbench.observed import Observed
 from attnbench.report_data import Family, LabelledRun, ReportData
 from attnbench.report_markdown import code, details, filled_table, plain, table
@@ -49,13 +48,10 @@ def telemetry_section(data: ReportData) -> list[str]:
 
 
 def _dtypes(data: ReportData) -> Iterator[tuple[str, list[Result]]]:
-    """By dtype, and by run where they stand side by side: `bf16`, or `bf16 (A)`."""
-    found: dict[tuple[int, str], list[Result]] = {}
-    for (case, series), result in data.timed.items():
-        letter = series.removeprefix(result.backend)
-        found.setdefault((DTYPES.index(case.dtype), letter), []).append(result)
-    for (place, letter), members in sorted(found.items(), key=lambda item: item[0]):
-        yield DTYPES[place] + letter, members
+    for dtype, cells in data.by_dtype.items():
+        timed = [result for result in cells.values() if result.statistics]
+        if timed:
+            yield dtype, timed
 
 
 def _series(family: Family) -> Iterator[tuple[str, list[Result]]]:

@@ -329,6 +329,18 @@ def test_other_runs_stand_side_by_side(tmp_path, environment, records):
     assert [cells(section(text, "## Machine"), f"`fa2 ({letter})`")[1] for letter in "AB"] == ["1.0", "1.0"]
 
 
+def test_races_and_speedups_of_the_summary_stay_within_a_run(tmp_path):
+    """Runs were not interleaved with each other: each has a table, a winner and a baseline of its own."""
+    first = write_run(tmp_path / "a", [ok("fa2", 2e-3), ok("fa3", 1e-3), ok("fa2", 1e-3, causal=True)])
+    second = write_run(tmp_path / "b", [ok("fa2", 4e-3), ok("fa3", 1e-3)])
+    text = section(write_report([first, second], tmp_path / "report.md").read_text(), "## Summary")
+    for letter, factor in (("A", "2.00x"), ("B", "4.00x")):
+        part = rf"bf16 \({letter}\)"
+        assert standing(text, part, "backend")[5] == f"speedup over `fa2 ({letter})`"
+        assert standing(text, part, f"`fa3 ({letter})`")[3:6] == [f"1, by {factor}", "0", factor]
+    assert "Runs were not measured in turns: a difference across them may be the machine's" in text
+
+
 def test_shapes_that_are_not_square(tmp_path):
     records = [ok("fa2", 1e-3, seqlen_q=1, seqlen_k=seqlen, seqlen=None) for seqlen in (1024, 2048)]
     text = report_of(tmp_path, records)
