@@ -71,14 +71,14 @@ def prediction_plot(panels: Sequence[Panel], folder: Path) -> list[str]:
 
 def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, label: str,
           finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
-    """Saves the figures, each of one dtype, those panels first that have the most lengths; the markdown of each.
+    """Saves the figures, each of one dtype, those panels first that show a failure, then those with the most lengths.
 
-    Where there are too many, every dtype gets its first figure before any gets its second.
+    Returns the markdown of each. Where there are too many, every dtype gets its first before any gets its second.
     """
     most, together = (ALLOWED if len(data.cells) <= LARGE else ALLOWED_LARGE)[name]
     figures = []
     for dtype, group in groupby(panels, key=lambda panel: panel.dtype):
-        of_dtype = sorted(group, key=lambda panel: -len(panel.lengths))
+        of_dtype = sorted(group, key=lambda panel: (not panel.failed, -len(panel.lengths)))
         starts = range(0, len(of_dtype), together)
         figures += [(number, dtype, of_dtype[start : start + together]) for number, start in enumerate(starts, 1)]
     kept = sorted(figures, key=lambda figure: figure[0])[:most]

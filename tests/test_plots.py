@@ -108,6 +108,10 @@ def test_panels_with_the_most_lengths_are_drawn_first(tmp_path, monkeypatch):
     records = [*sweep("fa3", LENGTHS[:2], head_dim=64), *sweep("fa3"), *sweep("fa3", LENGTHS[:2], head_dim=256)]
     plots.rate_plots(data_of(tmp_path, records), tmp_path / "plots")
     assert drawn == ["head_dim 128, full, 16 heads"]
+    monkeypatch.setitem(plots.ALLOWED, "error", (1, 1))
+    wrong = [incorrect("fa2", seqlen=seqlen, head_dim=256) for seqlen in LENGTHS[:2]]
+    plots.error_plots(data_of(tmp_path / "wrong", [*records, *wrong]), tmp_path / "plots")
+    assert drawn[1:] == ["head_dim 256, full, 16 heads"]  # what failed is never left out for what did not
 
 
 def test_intervals_are_drawn_where_they_can_be_seen(tmp_path):
