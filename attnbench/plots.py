@@ -202,7 +202,7 @@ def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: 
 
 def _rate_axes(axes: Axes, panel: Panel) -> None:
     highest = [high for spans in panel.spans.values() for _, _, high in spans]
-    top = 1.08 * max(*finite(panel.lines.values()), *highest)
+    top = 1.08 * max([*finite(panel.lines.values()), *highest])
     axes.set_ylim(0, top)
     ticks = [
         float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top

@@ -17,8 +17,9 @@ from attnbench.stats import Statistics
 class Race:
     """One case that at least two series were timed on. lead: the runner-up's median time over the winner's.
 
-    level: the two are too close to call: within TIE, or within the intervals of their medians (where a measurement has
-    too few samples for one, from its 10th to its 90th percentile).
+    level: too close to call: another, not only the runner-up, is within TIE, or the intervals of the medians overlap
+    (where a measurement has too few samples for one, from its 10th to its 90th percentile). follower: the other that is
+    as close as any, the runner-up but where only a third's interval reaches the winner's.
     """
 
     case: Case
@@ -37,11 +38,12 @@ def races(cells: Cells) -> list[Race]:
     found = []
     for case, entries in times.items():
         if len(entries) > 1:
-            (best_s, winner), (next_s, follower) = sorted(entries)[:2]
+            (best_s, winner), *others = sorted(entries)
             _, high_s = _bounds(cells[case, winner].statistics)
-            low_s, _ = _bounds(cells[case, follower].statistics)
-            level = low_s <= high_s or next_s <= best_s * (1 + TIE)
-            found.append(Race(case, winner, follower, next_s / best_s, level))
+            lows = {series: _bounds(cells[case, series].statistics)[0] for _, series in others}
+            near = [name for time_s, name in others if time_s <= best_s * (1 + TIE) or lows[name] <= high_s]
+            next_s, follower = others[0]
+            found.append(Race(case, winner, near[0] if near else follower, next_s / best_s, bool(near)))
     return found
 
 

@@ -256,6 +256,16 @@ def test_medians_whose_intervals_overlap_are_level(tmp_path):
         assert standing(text, "bf16", "`fa2`")[3:5] == said
 
 
+def test_a_third_that_may_be_the_fastest_makes_a_race_level(tmp_path):
+    """The runner-up is clearly slower; the third is too by its median, which is not known well."""
+    spread = tuple(1.06 * (1 + 0.05 * (index % 11 - 5)) for index in range(60))
+    third = ok("fa3", 1.0, timing={"blocks": (Block(spread, 60),)})
+    text = section(report_of(tmp_path, [ok("fa2", 1.0), ok("naive", 1.03), third]), "## Summary")
+    assert [standing(text, "bf16", f"`{name}`")[3:5] for name in ("fa2", "naive", "fa3")] == [
+        ["0", "1"], ["0", "0"], ["0", "1"],
+    ]  # fmt: skip
+
+
 def test_too_few_samples_for_an_interval_make_nobody_the_fastest_by_their_median(tmp_path):
     """Twenty samples in one block give no interval of the median; then percentiles that overlap are level."""
     spread, close = [1 + 0.02 * (index % 11 - 5) for index in range(20)], [1 + 1e-4 * index for index in range(20)]
