@@ -125,6 +125,12 @@ def test_a_run_that_times_nothing_takes_no_sentinel(interrupted):
     assert read(interrupted[0]).sentinels == ()
 
 
+def test_the_users_number_of_threads_stays(misbehaved):
+    """One, by conftest; without it every core that is allowed."""
+    threads = misbehaved[2].environment["worker"]["threads"]
+    assert (threads["variables"]["OMP_NUM_THREADS"], threads["intra_op"]) == ("1", 1)
+
+
 def test_who_took_turns_with_whom_is_on_record(misbehaved):
     behaves, naive = (misbehaved[1][name].measurement for name in ("behaves", "naive"))
     assert behaves.together == naive.together and {"naive", "behaves"} <= set(behaves.together)
