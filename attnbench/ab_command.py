@@ -19,9 +19,10 @@ from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
+from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, rule
-from attnbench.run import RunError, plain_spec, unknown_backend
+from attnbench.run import RunError, unknown_backend
 from attnbench.run_command import RESULTS, choose_device
 from attnbench.side import Side
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides

@@ -20,7 +20,7 @@ from attnbench.host import cpu_facts
 from attnbench.peaks import section
 from attnbench.progress import make_progress
 from attnbench.record import Record
-from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, plain_spec, run_suite, unknown_backend
+from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, run_suite, unknown_backend
 from attnbench.store import SUITE, Run, read, refuse_occupied
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
 
@@ -82,6 +82,8 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
         print_outcome(outcome, request.plugins)
         statuses.append(outcome.exit_status)
         if outcome.interrupted:
+            for later in requests[len(statuses) :]:
+                click.echo(f"not begun: {later.suite.name}")
             break
     return next(status for status in GRAVITY if status in statuses)
 
@@ -107,7 +109,7 @@ def _to_resume(path: Path, out: Path | None, specs: tuple[str, ...], backends: t
     if out is not None and out.resolve() != path.resolve():
         raise RunError(f"--resume {path} continues in that directory; leave out --out {out}")
     run = read(path)
-    used, given = run.environment.get("plugins", ()), {plain_spec(spec): spec for spec in specs}
+    used, given = run.environment.get("plugins", ()), {plugins.plain_spec(spec): spec for spec in specs}
     for spec in used:
         if spec not in given:
             raise RunError(f"--resume {path}: this run used --plugin {spec}; name it again")
