@@ -15,6 +15,7 @@ import click
 
 from attnbench import plugins
 from attnbench.backends import builtin
+from attnbench.command_group import terminated_like_interrupted
 from attnbench.environment import gpus
 from attnbench.host import cpu_facts
 from attnbench.peaks import section
@@ -78,7 +79,8 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
     started, statuses = time.monotonic(), []
     for request in requests:
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
-        outcome = run_suite(replace(request, budget_s=left))
+        with terminated_like_interrupted():
+            outcome = run_suite(replace(request, budget_s=left))
         print_outcome(outcome, request.plugins)
         statuses.append(outcome.exit_status)
         if outcome.interrupted:

@@ -254,6 +254,16 @@ def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
     assert all(record.status == "ok" for record in run.records)
 
 
+def test_sigterm_ends_a_run_like_ctrl_c(command):
+    """As a CI job gets it at its time-out."""
+    process = command.start("run", command.suite(SLOW_CASES, rest="backends: [naive]\n"), *SLOW, "--out", "out")
+    wait_until(lambda: lines(command.folder / "out" / "records.jsonl"))
+    process.terminate()
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "go on with: attnbench run --resume out --plugin " in printed and "exit status 130: interrupted" in printed
+
+
 def test_an_interruption_before_the_first_worker_is_ready_is_130_too(command):
     suite = command.suite(SLOW_CASES)
     process = command.start("run", suite, "--device", "cpu", "--out", "early")
