@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 import zlib
 from dataclasses import dataclass
@@ -163,11 +164,14 @@ def _imported(spec: str, do_import: Callable[[], Any]) -> Any:
 
 
 def _where(error: BaseException) -> str:
-    """` (file:line)` of what raised; "" where only the import system did, which looked for the plugin in vain."""
+    """` (file:line)` of the plugin's own line that raised, else of the library's; "" where only the import system did,
+    which looked for the plugin in vain."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({Path(error.filename).name}:{error.lineno})"
     importing = (__file__, importlib.__file__, *IMPORT_SYSTEM)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in importing]
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    frames = [frame for frame in frames if not frame.filename.startswith(libraries)] or frames
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 

@@ -96,6 +96,7 @@ def test_a_file_is_imported_once(module):
         ("x = 1\nimport nonexistent_thing\n", "f", r"does not import: ModuleNotFoundError: .* \(mine.py:2\)"),
         ("\n\nraise SystemExit(4)\n", "f", r"does not import: SystemExit: 4 \(mine.py:3\)"),
         ("raise ValueError('one\\ntwo')\n", "f", r"does not import: ValueError: one \(mine.py:1\)"),
+        ("import json\njson.loads('{')\n", "f", r"does not import: json.decoder.JSONDecodeError: .* \(mine.py:2\)"),
         ("raise KeyboardInterrupt\n", "f", r"does not import: KeyboardInterrupt \(mine.py:1\)"),
         ("", "f", 'it has no "f"'),
         ("f = 3\n", "f", '"f" is no function but int'),
