@@ -36,7 +36,7 @@ class Diagnosis:
 
 
 def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row_limit: float) -> Diagnosis:
-    """out and eager (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows) or None, fp64, at the rows of the
+    """out, eager (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows) or None, fp64, at the rows of the
     reference; row_limit: the limit of a row's relative RMSE."""
     exact, rows = ref.oracle.out, ref.rows
     finite = bool(out.isfinite().all())

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
-from attnbench.record import Block, Conditions, Measurement
+from attnbench.measurement import Block, Conditions, Measurement
 
 # The driver renews its energy counter every 20 to 100 ms: over less than this its difference is not a mean power.
 LEAST_ENERGY_SPAN_S = 0.5

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from attnbench.crew import Listener, RunError
+from attnbench.crew import Listener, RunError, end_worker
+from attnbench.plugins import split_spec
 from attnbench.record import Record
 from attnbench.suite import Job
 from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
@@ -61,13 +62,13 @@ class Side:
         return self._worker
 
     def dismiss(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """Ends the worker. Raises RunError where it does not end."""
+        worker, self._worker = self._worker, None
+        end_worker(worker)
 
     def _moved(self, spec: str, top: Path) -> str:
         """A plugin spec with its file in this revision's folder, where it lies in the repository. Raises RunError."""
-        place, separator, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+        place, function = split_spec(spec)
         if not place.endswith(".py"):
             return spec
         path = Path(place).resolve()
@@ -76,7 +77,7 @@ class Side:
         if not path.is_file():
             where = f"{self.revision} has" if path.is_relative_to(top) else "there is"
             raise RunError(f'plugin "{spec}": {where} no file {place}')
-        return f"{path}{separator}{function}"
+        return f"{path}:{function}" if function else str(path)
 
 
 def import_path(repository: Repository, top: Path) -> tuple[str, ...]:

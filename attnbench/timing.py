@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call
-from attnbench.record import KEPT_SAMPLES, Block, Measurement
+from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.stats import outliers, relative_stdev
 from attnbench.suite_model import Timing

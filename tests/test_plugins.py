@@ -9,7 +9,9 @@ from paths import ROOT
 
 from attnbench import Inputs
 from attnbench.case import Case
-from attnbench.plugins import ContractError, PluginError, announced_names, check_spec, load, names_unknown
+from attnbench.plugins import (
+    ContractError, PluginError, announced_names, check_spec, installed_names, load, names_unknown, split_spec,
+)  # fmt: skip
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 CASE = Case.make(batch=1, num_heads=2, head_dim=8, seqlen=4, dtype="fp16")
@@ -94,6 +96,7 @@ def test_a_file_is_imported_once(module):
         ("x = 1\nimport nonexistent_thing\n", "f", r"does not import: ModuleNotFoundError: .* \(mine.py:2\)"),
         ("\n\nraise SystemExit(4)\n", "f", r"does not import: SystemExit: 4 \(mine.py:3\)"),
         ("raise ValueError('one\\ntwo')\n", "f", r"does not import: ValueError: one \(mine.py:1\)"),
+        ("import json\njson.loads('{')\n", "f", r"does not import: json.decoder.JSONDecodeError: .* \(mine.py:2\)"),
         ("raise KeyboardInterrupt\n", "f", r"does not import: KeyboardInterrupt \(mine.py:1\)"),
         ("", "f", 'it has no "f"'),
         ("f = 3\n", "f", '"f" is no function but int'),
@@ -117,6 +120,14 @@ def test_what_is_no_plugin_says_so_in_one_line(module, text, function, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_is_not_there_has_no_place_to_name(module):
+    with pytest.raises(PluginError, match="ModuleNotFoundError: No module named 'no_such_module'$"):
+        load(["no_such_module:f"])
+    path = module("import importlib\nimportlib.import_module('no_such_module')\n")
+    with pytest.raises(PluginError, match=r"No module named 'no_such_module' \(mine.py:2\)$"):
+        load([f"{path}:f"])
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -137,6 +148,20 @@ def test_names_are_announced_without_an_import(monkeypatch):
     assert not names_unknown(["a/b.py:f", "m.n:g"]) and names_unknown(["a/b.py:f", "c.py"])
 
 
+@pytest.mark.parametrize(
+    ("spec", "place", "function"),
+    [
+        ("a/b.py:f", "a/b.py", "f"),
+        ("b.py", "b.py", ""),
+        ("m.n:f", "m.n", "f"),
+        ("/a:b/c.py", "/a:b/c.py", ""),
+        ("/a:b/c.py:f", "/a:b/c.py", "f"),
+    ],
+)
+def test_a_spec_has_two_parts(spec, place, function):
+    assert split_spec(spec) == (place, function)
+
+
 @pytest.fixture
 def entry_point(module, monkeypatch):
     """An installed package whose entry point is the module `installed_kernels`."""
@@ -153,7 +178,7 @@ def entry_point(module, monkeypatch):
 def test_installed_backends_are_known(entry_point):
     entry_point(BACKEND + "BACKENDS = (Mine(),)\n")
     assert list(load([])) == ["mine"]
-    assert announced_names([]) == ["their_kernels"] and names_unknown([])
+    assert (announced_names([]), installed_names()) == ([], ["their_kernels"]) and names_unknown([])
 
 
 def test_an_installed_plugin_that_does_not_import_is_named(entry_point):

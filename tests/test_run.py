@@ -13,7 +13,9 @@ from attnbench.run import STATUS_MEANS, Outcome
 from attnbench.store import read
 
 BAD = ROOT / "tests" / "plugins_bad"
-ONE_CASE = "seqlen_q: 20, seqlen_k: 24, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, causal: true, dtype: fp16"
+ONE_CASE = (
+    "seqlen_q: 20, seqlen_k: 24, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, causal: true, dtype: fp16"
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,8 @@ EXPECTED = {
     "naive": ("ok", None, r"^$"),
     "raises": ("error", "exception", r"^ArithmeticError: the sum of all fears \(misbehaving.py:\d+ raises < "),
     "exits_politely": ("error", "exception", r"^SystemExit: 3 \("),
+    "raises_what_ctrl_c_would": ("error", "exception", r"^KeyboardInterrupt \(misbehaving.py:\d+ raises_what_"),
+    "raises_what_a_dead_parent_would": ("error", "exception", r"^BrokenPipeError: of a pipe of my own \("),
     "exits_at_once": ("error", "crash", r"^in phase check: .*exited with status 7; its last output: about to leave$"),
     "segfaults": ("error", "crash", r"killed by SIGSEGV; its last output: Fatal Python error: Segmentation fault"),
     "hangs": ("error", "timeout", r"^in phase check: no result within 8 s; it was ended \(timeout_s, --timeout\)$"),
@@ -63,9 +67,11 @@ EXPECTED = {
     "unsupported_raises": ("error", "exception", r"^ArithmeticError: no idea"),
     "facts_are_not_plain": ("error", "contract", r"^kernel_facts\(\) returned what JSON cannot hold"),
     "version_raises": ("ok", None, r"^$"),
+    "version_exits": ("ok", None, r"^$"),
     "prepare_returns_no_call": ("error", "exception", r"^TypeError: 'Outputs' object is not callable"),
     "unavailable": ("unsupported", None, r"^it needs a machine from the future$"),
     "unavailable_raises": ("error", "exception", r"^ArithmeticError: cannot tell"),
+    "unavailable_exits": ("error", "exception", r"^SystemExit: not here"),
     "random_and_says_so": ("ok", None, r"^$"),
     "behaves": ("ok", None, r"^$"),
 }
@@ -117,6 +123,12 @@ def test_a_run_is_watched_and_bracketed_by_sentinels(misbehaved):
 
 def test_a_run_that_times_nothing_takes_no_sentinel(interrupted):
     assert read(interrupted[0]).sentinels == ()
+
+
+def test_the_users_number_of_threads_stays(misbehaved):
+    """One, by conftest; without it every core that is allowed."""
+    threads = misbehaved[2].environment["worker"]["threads"]
+    assert (threads["variables"]["OMP_NUM_THREADS"], threads["intra_op"]) == ("1", 1)
 
 
 def test_who_took_turns_with_whom_is_on_record(misbehaved):
@@ -235,11 +247,21 @@ def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
     out, status, (printed, errors), helpers = interrupted
     assert status == 130
     assert not any(map(is_alive, helpers))
-    assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out}" in printed
+    assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out} --plugin {SLOW[1]}\n" in printed
     assert "Traceback" not in errors
     run = read(out)
     assert 2 <= len(run.records) < 12 and run.problems == ()
     assert all(record.status == "ok" for record in run.records)
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(command):
+    """As a CI job gets it at its time-out."""
+    process = command.start("run", command.suite(SLOW_CASES, rest="backends: [naive]\n"), *SLOW, "--out", "out")
+    wait_until(lambda: lines(command.folder / "out" / "records.jsonl"))
+    process.terminate()
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "go on with: attnbench run --resume out --plugin " in printed and "exit status 130: interrupted" in printed
 
 
 def test_an_interruption_before_the_first_worker_is_ready_is_130_too(command):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from attnbench.backend import Outputs
-from attnbench.record import KEPT_SAMPLES, Conditions
+from attnbench.measurement import KEPT_SAMPLES, Conditions
 from attnbench.sampling import SystemClock, Unwatched, thin
 from attnbench.suite_model import Timing
 from attnbench.timing import (
