@@ -12,7 +12,7 @@ from attnbench.case import Case
 from attnbench.inputs import make_inputs
 from attnbench.judge import judge, make_reference
 from attnbench.phases import Phases
-from attnbench.planted import DecodingGroupReversed, ThirdElementReadsSecond
+from attnbench.planted import DecodingGroupReversed, ScaleSquaredWhereGiven, ThirdElementReadsSecond
 from attnbench.planted_forward import TiledForward
 from attnbench.probe_inputs import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.probes import PROBES, kept
@@ -167,6 +167,24 @@ def test_a_refusal_of_a_layout_is_clean_and_recorded():
     record = run_trial(bench, _Raises(), timed=False)
     assert record.status == "ok"
     assert "strided: refused: q must be contiguous" in {check.rule for check in record.accuracy.checks}
+
+
+class _OneScale(TiledForward):
+    def prepare(self, case, inputs):
+        if case.scale != case.head_dim**-0.5:
+            raise NotImplementedError("only the default softmax_scale")
+        return super().prepare(case, inputs)
+
+
+@pytest.mark.parametrize(("backend", "rule"), [
+    (_OneScale(), "half_scale: refused: only the default softmax_scale"),
+    (ScaleSquaredWhereGiven(), "half_scale: max error"),
+], ids=["refuses", "squares"])  # fmt: skip
+def test_another_softmax_scale_is_taken_or_refused(backend, rule):
+    bench = Bench(make(), "cpu", Checks(probes=("half_scale",)), Timing(), 0, Phases())
+    record = run_trial(bench, backend, timed=False)
+    assert rule in {check.rule for check in record.accuracy.checks}
+    assert record.status == ("ok" if "refused" in rule else "incorrect")
 
 
 class _ReadsPast(TiledForward):
