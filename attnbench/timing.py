@@ -208,12 +208,12 @@ def _sample(
     before: Callable[[], None] | None,
     progress: Callable[[], None],
 ) -> list[Taken]:
-    """Batches of samples until the rule is done or max_time_s has passed."""
+    """Batches of samples, one at least, until the rule is done or max_time_s has passed."""
     burst, clock = options.regime == "burst", sampler.clock
     per_sample = sampler.timer.region(estimate_s)
     parts: list[Taken] = []
     start_s, count = clock.now(), 0
-    while not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s:
+    while not parts or (not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s):
         if burst:
             clock.sleep(BURST_IDLE_S)
         taken = sampler.take_block(turns, _batch(estimate_s * per_sample, count, options, burst), per_sample, before)

@@ -222,6 +222,20 @@ def test_a_call_longer_than_all_the_time_there_is_gives_one_sample():
     assert found.samples_s == (60.0,) and not found.converged
 
 
+def test_a_process_that_stood_still_for_all_the_time_there_is_takes_one_batch():
+    class LateClock(FakeClock):
+        """Every look at it comes later than the whole time."""
+
+        def now(self):
+            self.time_s += 2 * OPTIONS.max_time_s
+            return self.time_s
+
+    clock = LateClock()
+    timer, rule = FakeTimer(clock, itertools.repeat(0.01)), FakeRule(10**9)
+    found = measure(COUNTED, OPTIONS, timer, clock, rule)
+    assert found.blocks[0].sample_count == len(rule.seen) == timer.takes[-1][0] and not found.converged
+
+
 def test_progress_is_told_between_batches():
     told = []
     _, timer, _, _ = run(itertools.repeat(0.01), progress=lambda: told.append(None))
