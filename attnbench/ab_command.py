@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-import signal
 import time
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -17,18 +16,19 @@ import click
 from attnbench import environment, store
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
+from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
+from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, rule
-from attnbench.run import RunError, plain_spec, unknown_backend
+from attnbench.run import RunError, unknown_backend
 from attnbench.run_command import RESULTS, choose_device
 from attnbench.side import Side
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
 from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
-INTERRUPTED = 130
 LEAST_PROCESSES = 2
 
 
@@ -70,7 +70,7 @@ def ab_command(
     if processes < FEWEST_PROCESSES:
         click.echo(f"note: verdicts are inconclusive with fewer than {FEWEST_PROCESSES} processes")
     try:
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             return _compared(request, repository, revisions)
     except BuildFailed as error:
         click.echo(f"attnbench: {error}", err=True)
@@ -216,17 +216,3 @@ def _ruled(request: Request, comparison: Comparison) -> int:
     click.echo(f"records: {request.out / 'base'} and {request.out / 'head'}")
     click.echo(f"exit status {ruling.status}: {ruling.words}")
     return ruling.status
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, as a CI job gets it at its time-out, tidies up like Ctrl-C."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
