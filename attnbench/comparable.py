@@ -61,7 +61,7 @@ def cautions_of_measurements(cases: Iterable[tuple[Sequence[Measurement | None],
     found: Counter[str] = Counter()
     for sides in cases:
         base, new = ([one for one in side if one is not None] for side in sides)
-        for told in (_together, _power_capped):
+        for told in (_together, _power_capped, _clocked):
             before, now = ({told(one) for one in side} for side in (base, new))
             if before != now:
                 found[f"{_listed(before)} before, {_listed(now)} now"] += 1
@@ -75,6 +75,12 @@ def _together(measurement: Measurement) -> str:
 
 def _power_capped(measurement: Measurement) -> str:
     return "held by a power cap" if _POWER_CAPPED in measurement.flags else "not held by a power cap"
+
+
+def _clocked(measurement: Measurement) -> str:
+    """NOTE: without clocks on one side nothing tells a card at a lower clock from slower code."""
+    known = any(block.conditions is not None and block.conditions.sm_clock_mhz for block in measurement.blocks)
+    return "SM clocks recorded" if known else "no SM clocks recorded"
 
 
 def _listed(words: Iterable[str]) -> str:

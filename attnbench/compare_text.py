@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 from attnbench.compare import Cell, Comparison
+from attnbench.differences import PROCESS
 from attnbench.quality import BROKEN, ERROR, KERNEL, MEMORY, WRONG
 from attnbench.units import count, show_time
 from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
@@ -84,7 +85,7 @@ def _suite(suite: Verdict | None) -> str:
 
 
 def _replication(comparison: Comparison) -> str:
-    if comparison.unit == "process":
+    if comparison.unit == PROCESS:
         null = "; the baseline was not measured against itself" if comparison.margin.noise_floor is None else ""
         return f"processes, in which both sides took turns{null}"
     if comparison.allowance is None:

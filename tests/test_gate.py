@@ -375,8 +375,10 @@ def test_what_differs_in_how_a_case_was_timed_is_told(base, tmp_path):
 def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
     """Stored runs at 1755 MHz, the new one 3 % slower at a clock 3 % lower: the same cycles."""
 
-    def at(mhz, time_s):
-        blocks = [Block((time_s,) * 3, 3, conditions=Conditions(3, sm_clock_mhz=mhz))]
+    def at(mhz, time_s, unread=0):
+        """Four blocks, the first few of which have no reading of the clock."""
+        seen = Conditions(3, sm_clock_mhz=mhz)
+        blocks = [Block((time_s,) * 3, 3, round=place, conditions=None if place < unread else seen) for place in range(4)]
         return [record("mine", time_s, blocks=blocks)]
 
     for place, factor in enumerate((0.9995, 1.0, 1.0005)):
@@ -389,6 +391,12 @@ def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
     ).read_text()
     done = call("gate", tmp_path / "base", write_run(tmp_path / "code", at(1755, 1.03e-3), MACHINE))
     assert done.returncode == 1 and "slower (code)" in done.stdout
+    once = write_run(tmp_path / "once", at(1755 / 1.03, 1.03e-3, unread=1), MACHINE)  # the others tell as well
+    done = call("gate", tmp_path / "base", once)
+    assert done.returncode == 0 and "inconclusive (clock or power)" in done.stdout
+    blind = write_run(tmp_path / "blind", at(1755 / 1.03, 1.03e-3, unread=4), MACHINE)
+    done = call("gate", tmp_path / "base", blind)
+    assert done.returncode == 1 and "note: SM clocks recorded before, no SM clocks recorded now (1 case)" in done.stdout
 
 
 GROWTH = {
