@@ -19,6 +19,8 @@ from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
+from attnbench.gate import end, write_outputs
+from attnbench.junit import make_room
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, rule
 from attnbench.run import RunError, plain_spec, unknown_backend
@@ -47,12 +49,14 @@ class Request:
     device: str
     out: Path
     strict: bool
+    junit: Path | None
+    github: bool
 
 
 def ab_command(
     suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
     build: str | None, processes: int, margin: Margin, device: str, out: Path | None, timeout: float | None,
-    strict: bool,
+    strict: bool, junit: Path | None, github: bool,
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
@@ -62,8 +66,10 @@ def ab_command(
     )
     out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{loaded.name}")
     store.refuse_occupied(out)
+    if junit is not None:
+        make_room(junit)
     request = Request(
-        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out, strict
+        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out, strict, junit, github
     )
     repository = Repository(Path.cwd())
     revisions = [repository.revision("base", base), repository.revision("head", head)]
@@ -211,11 +217,8 @@ def _outcome(base: Record, head: Record) -> str:
 def _ruled(request: Request, comparison: Comparison) -> int:
     ruling = rule(comparison, request.strict)
     print_comparison(comparison)
-    for reason in ruling.reasons:
-        click.echo(reason)
-    click.echo(f"records: {request.out / 'base'} and {request.out / 'head'}")
-    click.echo(f"exit status {ruling.status}: {ruling.words}")
-    return ruling.status
+    write_outputs("ab", comparison, ruling, request.junit, request.github)
+    return end(ruling, [f"records: {request.out / 'base'} and {request.out / 'head'}"])
 
 
 @contextmanager

@@ -201,6 +201,10 @@ _PATH = click.Path(path_type=Path)
 _MARGIN = click.option("--margin", type=MarginType(), default="1%", show_default=True, metavar="PERCENT",
                        help="How large a difference must be to matter.")  # fmt: skip
 _FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
+_JUNIT = click.option("--junit", type=_PATH, metavar="FILE", help="Write the result as JUnit XML too.")
+_GITHUB = click.option("--github", is_flag=True, help="Print annotations for GitHub Actions, write the step's summary.")
+_STRICT = click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive, 3 where one fails as "
+                       "before.")  # fmt: skip
 _ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")
 
 
@@ -229,9 +233,9 @@ def compare(base: Path, new: Path, **options: Any) -> None:
 @click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
 @click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
 @_MARGIN
-@click.option("--junit", type=_PATH, metavar="FILE", help="Write the result as JUnit XML too.")
-@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions and write the step's summary.")
-@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+@_JUNIT
+@_GITHUB
+@_STRICT
 @_FORCE
 @_ALL
 def gate(base: Path, new: Path, **options: Any) -> None:
@@ -247,7 +251,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     \b
     Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
     failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
-    Where several apply: 1 over 3 over 4.
+    Where several apply: 1 over 3 over 4. What failed in the same way in all of BASE (out of memory, say) is told and passes.
     """
     from attnbench.gate import gate_command
 
@@ -267,7 +271,9 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 @_DEVICE
 @click.option("--out", type=_PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
-@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+@_JUNIT
+@_GITHUB
+@_STRICT
 def ab(suite: str, **options: Any) -> None:
     """Compare two revisions of the git repository that you are in: is HEAD slower than BASE, or wrong?
 

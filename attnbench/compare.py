@@ -70,6 +70,11 @@ class Comparison:
     cautions: tuple[str, ...]
     problems: tuple[str, ...]
 
+    @classmethod
+    def of_nothing(cls, base: str, new: str, margin: Margin) -> Comparison:
+        """Where there is no baseline to compare with."""
+        return cls(base, new, (), margin, RUN, None, None, (), (), (), ())
+
 
 def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Comparison:
     """Every case of both sides, judged. `force` compares what is not comparable, and the result says so.

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import signal
+from xml.etree import ElementTree
 
 import pytest
 from test_run import children, is_alive
@@ -137,7 +138,7 @@ def compared(tmp_path, monkeypatch, capsys):
         fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
         monkeypatch.setattr(side_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
-                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", timeout=None, strict=False)  # fmt: skip
+                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", timeout=None, strict=False, junit=None, github=False)  # fmt: skip
         try:
             status = ab_command.ab_command("suite.yaml", **(given | options))
         finally:
@@ -202,6 +203,32 @@ def test_a_slower_head_is_confirmed_in_fresh_processes_and_then_is_a_regression(
     again = records(compared.out / "confirm", "head")
     assert set(again) == {(16, "mine"), (32, "mine")}
     assert {block.process for block in again[16, "mine"].measurement.blocks} == set(range(5))
+
+
+def test_a_ci_system_reads_what_was_confirmed(compared, tmp_path, monkeypatch):
+    summary, junit = tmp_path / "summary.md", tmp_path / "deep" / "ab.xml"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert compared(slower_by(0.05), junit=junit, github=True) == 1
+    root = ElementTree.parse(junit).getroot()
+    assert root.get("name") == "attnbench ab" and root.get("failures") == "3"  # two cases, and the suite as a whole
+    said = [one.get("message") for one in root.iter("failure")]
+    assert all("confirmed in fresh processes" in one for one in said)
+    lines = [line for line in compared.printed.splitlines() if line.startswith("::error")]
+    assert len(lines) == 3 and lines[0].startswith("::error title=attnbench ab::the suite as a whole is slower")
+    assert summary.read_text().startswith("## attnbench ab: a regression")
+
+
+def test_what_neither_side_can_do_is_told_and_passes(compared):
+    dead = {(arm, "bad", 0, "hold"): WorkerDied("gone") for arm in ("base", "head")}
+    assert compared(habits=dead, backends_of=lambda side: ["naive", "mine", "bad"], only=("seqlen=16",)) == 0
+    assert "1 fails as before, 1 same, of 2 cases" in compared.printed
+    assert "no regression found, and 1 case fails as before" in compared.printed
+
+
+def test_a_junit_file_that_cannot_be_written_is_told_before_anything_is_measured(compared, tmp_path):
+    with pytest.raises(user_errors(), match="cannot write the JUnit file .*: it is a folder"):
+        compared(junit=tmp_path)
+    assert compared.log == [] and not compared.out.exists()
 
 
 def test_what_is_slower_once_and_not_again_does_not_count(compared, tmp_path):

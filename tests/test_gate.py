@@ -70,6 +70,10 @@ def test_many_small_losses_are_seen_in_the_mean(tmp_path):
     done = call("gate", base, new_run(tmp_path / "new", records=records))
     assert done.returncode == 1 and "slower" not in done.stdout.splitlines()[1]
     assert "the suite as a whole is slower: geometric mean at least +1." in done.stdout
+    path = tmp_path / "gate.xml"
+    assert call("gate", base, tmp_path / "new", "--junit", path).returncode == 1
+    (case,) = ElementTree.parse(path).getroot().find("testsuite[@name='comparison']")
+    assert case.get("name") == "the geometric mean over the suite" and case.find("failure").get("type") == "slower"
 
 
 # name: (NEW's records, exit status, what is printed)
@@ -245,6 +249,33 @@ def test_incorrect_before_and_now_is_no_pass(tmp_path):
     assert done.returncode == 4 and "incorrect in the baseline, so it was not timed there" in done.stdout
 
 
+def test_what_always_failed_is_told_and_passes(tmp_path):
+    """A case that never fits into memory would keep a gate red for ever; one that fails in another way is new."""
+    too_large = changed(r3=failed("naive", "oom", "CUDA out of memory\ntail", seqlen=4096))
+    for name in "123":
+        write_run(tmp_path / "base" / name, too_large, MACHINE)
+    new, junit = new_run(tmp_path / "new", records=too_large), tmp_path / "gate.xml"
+    done = call("gate", tmp_path / "base", new, "--junit", junit)
+    assert done.returncode == 0 and "1 fails as before, 9 same, of 10 cases" in done.stdout
+    assert "fails as before   oom in every run of the baseline and now: CUDA out of memory" in done.stdout
+    assert "exit status 0: no regression found, and 1 case fails as before\n" in done.stdout
+    assert ElementTree.parse(junit).getroot().get("skipped") == "1"
+    assert call("gate", tmp_path / "base", new, "--strict").returncode == 3
+    crashed = changed(r3=failed("naive", "crash", "killed by SIGSEGV", seqlen=4096))
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "crashed", records=crashed))
+    assert done.returncode == 3 and "crash as before: killed by SIGSEGV" in done.stdout
+    write_run(tmp_path / "base" / "4", changed(), MACHINE)  # it went well once
+    assert call("gate", tmp_path / "base", new).returncode == 3
+
+
+def test_a_suite_of_which_all_fails_as_before_is_no_pass(tmp_path):
+    records = [failed("naive", "oom", "CUDA out of memory", seqlen=seqlen) for seqlen in SEQLENS]
+    for name in "123":
+        write_run(tmp_path / "base" / name, records, MACHINE)
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "new", records=records))
+    assert done.returncode == 3 and "nothing was compared" in done.stdout
+
+
 def test_nothing_in_common_is_no_pass(base, tmp_path):
     new = new_run(tmp_path / "new", records=[record("naive", 1.0, seqlen=128)])
     for verb, status in (("gate", 3), ("compare", 3)):
@@ -315,7 +346,15 @@ def test_baselines_by_machine(tmp_path):
     assert call("gate", folder, new).stdout == call("gate", folder / MACHINE["machine"], new).stdout
     other = new_run(tmp_path / "other", {**MACHINE, "machine": "abcd"})
     done = call("gate", folder, other)
-    assert done.returncode == 3 and "has no runs of this machine (abcd), only of 0123456789abcdef, ffff" in done.stdout
+    said = "has no runs of this machine (abcd), only of 0123456789abcdef, ffff"
+    assert done.returncode == 3 and said in done.stdout
+    path = tmp_path / "gate.xml"
+    done = call("gate", folder, other, "--junit", path, "--github", env={"GITHUB_STEP_SUMMARY": ""})
+    assert done.returncode == 3 and "::error title=attnbench gate::not comparable: " in done.stdout
+    root = ElementTree.parse(path).getroot()
+    assert root.get("errors") == "1" and said in path.read_text()
+    done = call("compare", folder, other)
+    assert done.returncode == 3 and said in done.stdout
     done = call("gate", folder, new_run(tmp_path / "nameless", H200))
     assert done.returncode == 2 and "give BASE as a folder of runs" in done.stderr
 
