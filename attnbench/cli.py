@@ -246,7 +246,8 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 
     \b
     A baseline: attnbench run SUITE --out results/baselines/MACHINE/1, then the same into /2 and /3
-    (MACHINE: "machine" in the run's environment.json).
+    (MACHINE: "machine" in the run's environment.json). Of several equal runners with fewer runs than three each, one run
+    of each counts, from three runners on.
 
     \b
     Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,

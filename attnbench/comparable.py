@@ -24,6 +24,8 @@ _GPU_SETTINGS = {
 }  # fmt: skip
 _CPU_SETTINGS = {"model": "CPU", "cores": "CPUs allowed", "quota_cores": "CPU quota", "governor": "clock policy",
                  "boost": "boost"}  # fmt: skip
+# Which card and which machine it was: all that may differ between two of one kind.
+_IDENTITY = {"machine", "card"}
 # The flag of a measurement under a power cap, as `conditions` sets it (which belongs to the measuring half).
 _POWER_CAPPED = "power_capped"
 # How a measurement was made: two that differ in one of these answer different questions.
@@ -36,6 +38,21 @@ def differences_of_machines(base: Run, new: Run) -> tuple[str, ...]:
     A fact that one of them did not record forbids nothing; `cautions` names it.
     """
     return tuple(_differences(_machine(base.environment), _machine(new.environment), both=True))
+
+
+def of_one_kind(base: Run, new: Run) -> bool:
+    """Whether two runs are of GPUs of one kind under one policy in hosts with the same CPU; the same card or not."""
+    before, now = (_machine(run.environment) for run in (base, new))
+    if not gpu_of(base.environment) or not gpu_of(new.environment) or None in (card_of(base), card_of(new)):
+        return False
+    hosts = [{"CPU": section(run.environment, "cpu").get("model")} for run in (base, new)]
+    alike = [{name: value for name, value in facts.items() if name not in _IDENTITY} for facts in (before, now)]
+    return not any((*_differences(*alike, both=True), *_differences(*hosts, both=True)))
+
+
+def card_of(run: Run) -> str | None:
+    """The fingerprint of the GPU that a run was measured on; None without one, or where it was not recorded."""
+    return gpu_of(run.environment).get("fingerprint")
 
 
 def differences_of_measurements(base: Measurement, new: Measurement) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -9,7 +10,7 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 from click.testing import CliRunner
-from compared_runs import MACHINE, SEQLENS, baseline, new_run, record, suite, turns
+from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, suite, turns
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
@@ -357,6 +358,61 @@ def test_baselines_by_machine(tmp_path):
     assert done.returncode == 3 and said in done.stdout
     done = call("gate", folder, new_run(tmp_path / "nameless", H200))
     assert done.returncode == 2 and "give BASE as a folder of runs" in done.stderr
+
+
+def of_cards(folder, names, runs=1, shift=0.001):
+    """Baselines by machine: each card has `runs` runs, nearly alike, and the cards lie `shift` apart."""
+    for place, name in enumerate(names):
+        for run in range(runs):
+            dice = numpy.random.default_rng(10 * place + run)
+            write_run(folder / f"machine-{name}" / str(run + 1), suite(dice, shift * (place - 1), 0.0005), card(name))
+    return folder
+
+
+def test_cards_of_one_kind_stand_for_each_other_from_three_on(tmp_path):
+    """A pool of equal runners: no run of NEW's own card, and how far the cards lie apart is what decides."""
+    new = new_run(tmp_path / "new", card("d"))
+    slow = new_run(tmp_path / "slow", card("d"), change=slower(1.05))
+    told = "note: 0 stored runs of NEW's own card, so it is held against 3 cards of its kind, one run each"
+    done = call("gate", of_cards(tmp_path / "three", "abc"), new)
+    assert done.returncode == 0 and "10 same, of 10 cases" in done.stdout and told in done.stdout
+    done = call("gate", tmp_path / "three", slow)
+    assert done.returncode == 1 and "1 slower, 9 same" in done.stdout
+    done = call("gate", of_cards(tmp_path / "apart", "abc", shift=0.03), slow)  # cards that lie 3 % apart tell no 5 %
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout
+
+
+def test_several_runs_of_a_card_count_as_one(tmp_path):
+    new = new_run(tmp_path / "new", card("d"), change=slower(1.05))
+    done = call("gate", of_cards(tmp_path / "apart", "abc", runs=3, shift=0.03), new)
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout
+    assert "left out of the baseline: 6 further runs of the same cards" in done.stdout
+    done = call("gate", of_cards(tmp_path / "two", "ab", runs=3) / "machine-a", new)
+    assert done.returncode == 3 and "10 not comparable" in done.stdout
+    assert "cards of the same kind stand for each other from 3 of them on; stored runs are of 1" in done.stdout
+
+
+def test_a_card_with_runs_of_its_own_is_held_against_these(tmp_path):
+    folder, new = of_cards(tmp_path / "base", "abc", runs=3, shift=0.03), new_run(tmp_path / "new", card("b"))
+    done = call("gate", folder, new)
+    assert done.returncode == 0 and "10 same" in done.stdout and "machine-b (3 runs)" in done.stdout
+    flat = tmp_path / "flat"
+    for name in "abc":
+        for run in "123":
+            shutil.copytree(folder / f"machine-{name}" / run, flat / f"{name}{run}")
+    done = call("gate", flat, new)
+    assert done.returncode == 0 and "10 same" in done.stdout
+    assert "left out of the baseline: card: card-a before, card-b now (runs a1, a2, a3)" in done.stdout
+
+
+@pytest.mark.parametrize("settings", [{"power_limit_w": 500}, {"name": "NVIDIA H100"}, {"ecc": False}])
+def test_cards_of_another_kind_or_policy_stand_for_none(settings, tmp_path):
+    for name in "abc":
+        write_run(tmp_path / "base" / name, suite(numpy.random.default_rng(1)), card(name, ecc=True))
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "new", card("d", **{"ecc": True, **settings})))
+    assert done.returncode == 3 and "10 not comparable" in done.stdout
+    host = {**card("d", ecc=True), "cpu": {"model": "another CPU"}}
+    assert call("gate", tmp_path / "base", new_run(tmp_path / "host", host)).returncode == 3
 
 
 def test_several_runs_on_the_new_side(base, tmp_path):
