@@ -7,7 +7,7 @@ import secrets
 import signal
 import time
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -16,6 +16,8 @@ import click
 
 from attnbench import environment, store
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
+from attnbench.ab_journal import Journal
+from attnbench.ab_runs import continued, refuse_nothing, write_runs
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
@@ -48,6 +50,7 @@ class Request:
     margin: Margin
     device: str
     out: Path
+    resume: bool
     strict: bool
     junit: Path | None
     github: bool
@@ -55,8 +58,8 @@ class Request:
 
 def ab_command(
     suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
-    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, timeout: float | None,
-    strict: bool, junit: Path | None, github: bool,
+    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, resume: Path | None,
+    timeout: float | None, strict: bool, junit: Path | None, github: bool,
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
@@ -64,13 +67,13 @@ def ab_command(
     loaded = with_overrides(
         load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}
     )
-    out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{loaded.name}")
-    store.refuse_occupied(out)
+    out = _folder(loaded, out, resume)
     if junit is not None:
         make_room(junit)
     request = Request(
-        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out, strict, junit, github
-    )
+        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out,
+        resume is not None, strict, junit, github,
+    )  # fmt: skip
     repository = Repository(Path.cwd())
     revisions = [repository.revision("base", base), repository.revision("head", head)]
     if processes < FEWEST_PROCESSES:
@@ -82,9 +85,22 @@ def ab_command(
         click.echo(f"attnbench: {error}", err=True)
         return INCOMPLETE
     except KeyboardInterrupt:
-        kept = f"the records so far: {out}" if out.exists() else "nothing was measured yet"
+        so_far = f"the records so far: {out}; the same command with --resume {out} goes on"
+        kept = so_far if out.exists() else "nothing was measured yet"
         click.echo(f"exit status {INTERRUPTED}: interrupted; {kept}")
         return INTERRUPTED
+
+
+def _folder(suite: Suite, out: Path | None, resume: Path | None) -> Path:
+    """Where the comparison is, or is to be. Raises a user error where it cannot be."""
+    if resume is None:
+        out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{suite.name}")
+        store.refuse_occupied(out)
+        return out
+    if out is not None and out.resolve() != resume.resolve():
+        raise RunError(f"--resume {resume} continues in that directory; leave out --out {out}")
+    refuse_nothing(resume)
+    return resume
 
 
 def _compared(request: Request, repository: Repository, revisions: Sequence[Revision]) -> int:
@@ -103,6 +119,8 @@ def _compared(request: Request, repository: Repository, revisions: Sequence[Revi
         for line in _what(request, repository, revisions, tasks, ready):
             click.echo(line)
         facts = _facts(request, revisions, ready)
+        if request.resume:
+            facts = continued(request.out, facts, _suite_text(request, tasks))
         seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
         bout = Bout(base, head, again, seed, _tell(request.processes))
         first = _measured(request, request.out, bout, facts, tasks, True)
@@ -170,6 +188,7 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
             **environment.with_worker(collected, event["facts"]),
             "device": request.device,
             "plugins": [plain_spec(spec) for spec in request.plugins],
+            "processes": request.processes,
             "interleaved": {"session": session, "arm": revision.name},
             "revision": {"ref": revision.ref, "commit": revision.commit, "build": request.build},
         }
@@ -180,21 +199,19 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
 def _measured(
     request: Request, out: Path, bout: Bout, facts: Sequence[dict[str, Any]], tasks: Sequence[Task], null: bool
 ) -> Measured:
-    """Measures, and writes one run directory per side: also what an interruption leaves."""
-    names = tuple(dict.fromkeys(task.backend for task in tasks))
-    text = replace(request.suite, backends=names).to_yaml()
-    with ExitStack() as stack:
-        writers = []
-        for side, environment_of_side in zip((bout.base, bout.head), facts):
-            writer = store.Writer.create(out / side.name, environment_of_side, text)
-            stack.callback(writer.close)
-            writers.append(writer)
+    """Measures what the journal lacks, and writes one run directory per side: also what an interruption leaves."""
+    text = _suite_text(request, tasks)
+    with closing(Journal(out)) as journal:
+        bout.measured = Measured.of(journal.pairs(), journal.append)
+        write_runs(out, facts, text, bout.measured)
         try:
             return bout.run(tasks, request.processes, null_tasks(tasks) if null else ())
         finally:
-            for place, writer in enumerate(writers):
-                for record in bout.measured.merged(place):
-                    writer.append(record)
+            write_runs(out, facts, text, bout.measured)
+
+
+def _suite_text(request: Request, tasks: Sequence[Task]) -> str:
+    return replace(request.suite, backends=tuple(dict.fromkeys(task.backend for task in tasks))).to_yaml()
 
 
 def _tell(processes: int) -> Any:

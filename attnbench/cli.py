@@ -271,6 +271,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 @_MARGIN
 @_DEVICE
 @click.option("--out", type=_PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
+@click.option("--resume", type=_PATH, metavar="DIR", help="Go on with the comparison that was begun there.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
 @_JUNIT
 @_GITHUB

@@ -141,7 +141,7 @@ class Writer:
         try:
             refuse_occupied(path)
             path.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            lock = lock_folder(path)
             refuse_occupied(path)  # again, now that nobody else can write
             write_file(path / SUITE, suite_text)
             write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
@@ -164,15 +164,15 @@ class Writer:
         unreadable = [problem for problem in of_records if not problem.endswith(CUT_SHORT)]
         if unreadable:
             raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
-        lock = _lock(path)
+        lock = lock_folder(path)
         try:
             run = read(path)  # again, now that nobody else can append
             merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
             records = (path / RECORDS).open("r+b", buffering=0)
-            records.truncate(_complete_length(records))
+            records.truncate(complete_length(records))
             if (path / SENTINELS).is_file():
                 with (path / SENTINELS).open("r+b", buffering=0) as sentinels:
-                    sentinels.truncate(_complete_length(sentinels))
+                    sentinels.truncate(complete_length(sentinels))
             write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
         except OSError as error:
             os.close(lock)
@@ -190,16 +190,9 @@ class Writer:
         self.sentinels.append(row)
 
     def _append(self, file: IO[bytes], text: str, what: str) -> None:
-        line = text.encode() + b"\n"
-        start = file.seek(0, os.SEEK_END)
         try:
-            written = 0
-            while written < len(line):
-                written += file.write(line[written:])
-            os.fsync(file.fileno())
+            append_line(file, text)
         except OSError as error:
-            with contextlib.suppress(OSError):  # a line left cut short is dropped by --resume
-                file.truncate(start)
             raise StoreError(
                 f"{self.path}: cannot write {what} ({error.strerror}); every earlier record is safe. "
                 f"Make room, then continue with --resume {self.path}"
@@ -208,6 +201,21 @@ class Writer:
     def close(self) -> None:
         self._records.close()
         os.close(self._lock)
+
+
+def append_line(file: IO[bytes], text: str) -> None:
+    """Appends a line to an unbuffered file and fsyncs. Raises OSError; what was appended before stays whole."""
+    line = text.encode() + b"\n"
+    start = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(line):
+            written += file.write(line[written:])
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # a line left cut short is dropped by --resume
+            file.truncate(start)
+        raise
 
 
 def write_file(path: Path, text: str) -> None:
@@ -230,7 +238,7 @@ def refuse_occupied(path: Path) -> None:
         raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
 
 
-def _lock(path: Path) -> int:
+def lock_folder(path: Path) -> int:
     """A file descriptor of the directory that holds its exclusive lock; closing it gives the lock back."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -243,7 +251,7 @@ def _lock(path: Path) -> int:
     return directory
 
 
-def _complete_length(records: IO[bytes]) -> int:
+def complete_length(records: IO[bytes]) -> int:
     """Bytes up to and including the last line break."""
     records.seek(0)
     return records.read().rfind(b"\n") + 1

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import shutil
 import signal
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from test_worktree import git
 from attnbench import ab_command
 from attnbench import side as side_module
 from attnbench.ab import NULL_CASES, Task, null_tasks
+from attnbench.ab_journal import JOURNAL
 from attnbench.case import Case
 from attnbench.errors import user_errors
 from attnbench.record import Accuracy, Block, Check, Measurement, Record
@@ -138,7 +140,7 @@ def compared(tmp_path, monkeypatch, capsys):
         fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
         monkeypatch.setattr(side_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
-                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", timeout=None, strict=False, junit=None, github=False)  # fmt: skip
+                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", resume=None, timeout=None, strict=False, junit=None, github=False)  # fmt: skip
         try:
             status = ab_command.ab_command("suite.yaml", **(given | options))
         finally:
@@ -286,6 +288,52 @@ def test_an_interruption_loses_no_record_and_leaves_nothing_behind(compared):
         for record in read(compared.out / side).records:
             assert {block.process for block in record.measurement.blocks} == {0, 1}
     assert "interrupted; the records so far: " in compared.printed
+
+
+def test_an_interrupted_comparison_goes_on_where_it_stopped(compared, tmp_path):
+    out = tmp_path / "out"
+    assert compared(habits={("head", "mine", 2, "block"): KeyboardInterrupt()}) == 130
+    assert f"the same command with --resume {out} goes on" in compared.printed
+    assert compared(out=None, resume=out) == 0
+    assert {process for _, process, *_ in compared.log} == {2, 3, 4}, "nothing is measured twice"
+    for side in ("base", "head"):
+        for record in read(out / side).records:
+            assert {block.process for block in record.measurement.blocks} == set(range(5))
+    assert len(read(out / "base").environment["resumed"]) == 1
+    assert "A/A noise floor" in compared.printed
+
+
+def test_a_comparison_that_was_killed_loses_the_pair_that_was_being_written(compared, tmp_path):
+    journal = tmp_path / "out" / JOURNAL
+    assert compared(slower_by(0.05)) == 1
+    whole = journal.read_bytes()
+    assert len(whole.splitlines()) == 5 * 2 * 2, "processes x cases x (against head, against itself)"
+    journal.write_bytes(whole[:-40])
+    shutil.rmtree(tmp_path / "out" / "confirm")
+    assert compared(slower_by(0.05), out=None, resume=tmp_path / "out") == 1
+    first = [entry for entry in compared.log if entry[0] == "base"][: 2 * BLOCKS]
+    assert {process for _, process, *_ in first} == {4} and len(journal.read_bytes().splitlines()) == 20
+    assert compared(slower_by(0.05), out=None, resume=tmp_path / "out") == 1
+    assert compared.log == [], "all that was measured, the confirmation too, is there"
+
+
+def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(user_errors(), match="no `attnbench ab` was begun there"):
+        compared(out=None, resume=out)
+    assert compared(processes=3) == 0
+    for options, message in (
+        ({"processes": 3, "head": "one"}, r"head was begun with revision two \(\w{10}\), not one \(\w{10}\); use another --out"),
+        ({"processes": 4}, "base was begun with --processes 3, not 4"),
+        ({"processes": 3, "only": ("seqlen=16",)}, "it was begun with other cases or backends"),
+        ({"processes": 3, "out": tmp_path / "else"}, "continues in that directory; leave out --out"),
+    ):
+        with pytest.raises(user_errors(), match=message):
+            compared(**{"out": None, "resume": out, **options})
+        assert compared.log == []
+    (out / JOURNAL).write_text('{"against":"head"}\n')
+    with pytest.raises(user_errors(), match=r"processes.jsonl:1: .*cannot be continued"):
+        compared(processes=3, out=None, resume=out)
 
 
 def test_checks_alone_are_compared_where_a_suite_times_nothing(compared, tmp_path):
