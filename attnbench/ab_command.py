@@ -71,8 +71,8 @@ def ab_command(
     if junit is not None:
         make_room(junit)
     request = Request(
-        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out,
-        resume is not None, strict, junit, github,
+        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device),
+        out, resume is not None, strict, junit, github,
     )  # fmt: skip
     repository = Repository(Path.cwd())
     revisions = [repository.revision("base", base), repository.revision("head", head)]

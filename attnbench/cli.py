@@ -203,8 +203,9 @@ _MARGIN = click.option("--margin", type=MarginType(), default="1%", show_default
 _FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
 _JUNIT = click.option("--junit", type=_PATH, metavar="FILE", help="Write the result as JUnit XML too.")
 _GITHUB = click.option("--github", is_flag=True, help="Print annotations for GitHub Actions, write the step's summary.")
-_STRICT = click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive, 3 where one fails as "
-                       "before.")  # fmt: skip
+_STRICT = click.option(
+    "--strict", is_flag=True, help="Exit status 4 where a case is inconclusive, 3 where one fails as before."
+)
 _ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")
 
 
@@ -246,13 +247,14 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 
     \b
     A baseline: attnbench run SUITE --out results/baselines/MACHINE/1, then the same into /2 and /3
-    (MACHINE: "machine" in the run's environment.json). Of several equal runners with fewer runs than three each, one run
-    of each counts, from three runners on.
+    (MACHINE: "machine" in the run's environment.json). Of several equal runners with fewer runs than three each, one
+    run of each counts, from three runners on.
 
     \b
     Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
     failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
-    Where several apply: 1 over 3 over 4. What failed in the same way in all of BASE (out of memory, say) is told and passes.
+    Where several apply: 1 over 3 over 4. What failed in the same way in all of BASE (out of memory, say) is told and
+    passes.
     """
     from attnbench.gate import gate_command
 

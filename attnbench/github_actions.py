@@ -1,4 +1,4 @@
-"""What `gate` or `ab` found, for GitHub Actions: annotations by workflow commands on stdout, and the step's summary page.
+"""What `gate` or `ab` found, for GitHub Actions: annotations by workflow commands on stdout, the step's summary page.
 
 Formats: docs.github.com, "Workflow commands for GitHub Actions", error messages and job summaries.
 """

@@ -34,7 +34,8 @@ def make_room(path: Path) -> None:
     except OSError as error:
         raise _unwritable(path, error) from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise StoreError(f"cannot write the JUnit file {path}: {'it is a folder' if path.is_dir() else 'no permission'}")
+        why = "it is a folder" if path.is_dir() else "no permission"
+        raise StoreError(f"cannot write the JUnit file {path}: {why}")
 
 
 def write_junit(path: Path, verb: str, comparison: Comparison, ruling: Ruling) -> None:

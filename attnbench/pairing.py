@@ -24,8 +24,8 @@ from attnbench.verdict import FEWEST_PROCESSES, INCONCLUSIVE, Pair
 Key = TypeVar("Key", bound=Hashable)
 # A case's measurements of one side, by run; None for a run that has none.
 ByRun = Sequence[Measurement | None]
-# A side's clock is known where at least this share of each process's blocks has a reading: a query that failed once must
-# not hide that a card ran at another clock, and few readings would stand for blocks that nobody watched.
+# A side's clock is known where at least this share of each process's blocks has a reading: a query that failed once
+# must not hide that a card ran at another clock, and few readings would stand for blocks that nobody watched.
 CLOCKED_SHARE = 0.5
 
 

@@ -25,15 +25,15 @@ _KERNEL_WORDS = {"registers": "registers", "shared_bytes": "bytes of shared memo
                  "spill_store_bytes": "bytes of spill stores", "spill_load_bytes": "bytes of spill loads"}  # fmt: skip
 
 WRONG, BROKEN, ERROR, MEMORY, KERNEL, NOTE = "incorrect", "error", "error growth", "memory", "kernel", "note"
-# What failed in every run of the baseline and fails in the same way now (a case that is too large for the card, say): no
-# regression, and nothing that was compared. A wrong result is none of these: it never passes.
+# What failed in every run of the baseline and fails in the same way now (a case that is too large for the card, say):
+# no regression, and nothing that was compared. A wrong result is none of these: it never passes.
 FAILS_AS_BEFORE = "fails as before"
 REGRESSIONS = (WRONG, ERROR, MEMORY, KERNEL)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about one case that is worse than it was, or (NOTE, FAILS_AS_BEFORE) worth knowing and no regression."""
+    """Something about one case that is worse than it was; or NOTE, FAILS_AS_BEFORE: worth knowing and no regression."""
 
     kind: str
     text: str

@@ -23,11 +23,11 @@ _MEANS = {
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole, with the status
-    that each leads to.
+    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole, with the
+    status that each leads to.
 
-    undecided: how many of `timed` cases are inconclusive, failing: how many of all fail as before, so that passing is not
-    mistaken for knowing.
+    undecided: how many of `timed` cases are inconclusive, failing: how many of all fail as before, so that passing is
+    not mistaken for knowing.
     """
 
     status: int
@@ -40,12 +40,14 @@ class Ruling:
     @property
     def words(self) -> str:
         """What the exit status means here."""
+        if self.status != PASSED or not (self.undecided or self.failing):
+            return _MEANS[self.status]
         but = []
         if self.undecided:
             but.append(f"{self.undecided:,} of {self.timed:,} timed cases are inconclusive")
         if self.failing:
             but.append(f"{count(self.failing, 'case fails', 'cases fail')} as before")
-        return " and ".join((f"{_MEANS[PASSED]} found,", *but)) if but and self.status == PASSED else _MEANS[self.status]
+        return " and ".join((f"{_MEANS[PASSED]} found,", *but))
 
 
 def rule(comparison: Comparison, strict: bool) -> Ruling:

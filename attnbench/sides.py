@@ -34,8 +34,8 @@ class NoBaseline(StoreError):
 
 
 def read_sides(base: Path, new: Path) -> tuple[Side, Side]:
-    """(BASE, NEW). Where BASE is a folder of folders named by machine, the one of NEW's machine is taken; where that has
-    too few runs, those of all machines, if there are enough of these to stand for one another.
+    """(BASE, NEW). Where BASE is a folder of folders named by machine, the one of NEW's machine is taken; where that
+    has too few runs, those of all machines, if there are enough of these to stand for one another.
 
     Raises StoreError for a path that holds no run and for a NEW that is among the runs of BASE, NoBaseline where BASE
     has neither.

@@ -189,8 +189,8 @@ def batches(samples: Sliced) -> list[Sliced]:
 
 
 def interval(values: Iterable[float], unit: str) -> Interval:
-    """Of independent values (medians of some unit): the narrowest symmetric pair of order statistics with at least CONFIDENCE
-    coverage of their median.
+    """Of independent values (medians of some unit): the narrowest symmetric pair of order statistics with at least
+    CONFIDENCE coverage of their median.
 
     Distribution-free: P(x_(r) <= median <= x_(n+1-r)) = 1 - 2 P(Binomial(n, 1/2) < r); H. David and H. Nagaraja, "Order
     Statistics" (3rd ed.), section 7.1. With fewer values than that takes, their range, with the coverage it has.

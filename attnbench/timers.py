@@ -73,10 +73,10 @@ class CpuTimer:
 class EventTimer:
     """CUDA events around the calls, on the current stream, behind a spinning kernel that hides the launch cost.
 
-    The spin is as long as launching the batch before it took, and some more; it counts SM cycles, whose rate is that of the
-    batch before it, since a card that was idle begins at a fraction of its clock. An operation that synchronises inside is
-    found out at its first call; it runs without a spin, which it would only wait for, and is flagged: its time holds
-    launch gaps.
+    The spin is as long as launching the batch before it took, and some more; it counts SM cycles, whose rate is that of
+    the batch before it, since a card that was idle begins at a fraction of its clock. An operation that synchronises
+    inside is found out at its first call; it runs without a spin, which it would only wait for, and is flagged: its
+    time holds launch gaps.
     """
 
     name = "events"

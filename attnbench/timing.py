@@ -32,8 +32,8 @@ REGION_RESOLUTIONS = 100
 # Burst regime: this long idle, then at most this much work.
 BURST_IDLE_S = 1.0
 BURST_WORK_S = 0.05
-# Stopping rule: nvbench's relative standard deviation, or the interval of the median. On a CPU, whose calls are disturbed by
-# whatever else runs, a second of samples came within 1 % for 16 of 54 records and within 0.25 % for none
+# Stopping rule: nvbench's relative standard deviation, or the interval of the median. On a CPU, whose calls whatever
+# else runs disturbs, a second of samples came within 1 % for 16 of 54 records and within 0.25 % for none
 # (results/2026-11-25-quick-cpu): a rule that none can meet does not tell good numbers from bad ones.
 ENOUGH_STDEV = 0.005
 ENOUGH_HALF_WIDTH, ENOUGH_HALF_WIDTH_CPU = 0.0025, 0.01

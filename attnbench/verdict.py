@@ -196,7 +196,7 @@ def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:
     if not _holds_in_cycles(SAME, pair.cycles, margin):
         return verdict
     if pair.time.unit == RUN:
-        # The clock was the session's. Sides that took turns had it in common: there, what lowers it is the code's power.
+        # The clock was the session's. Sides that took turns had it in common: there, what lowers it is the code.
         reason = f"{verdict.kind} in time, the same in cycles: {_in_cycles(pair.cycles)}"
         return replace(verdict, kind=INCONCLUSIVE, reason=reason, cause=CLOCK_OR_POWER)
     return replace(verdict, cause=CLOCK_OR_POWER, reason=f"{verdict.reason}; in cycles {_in_cycles(pair.cycles)}")

@@ -140,7 +140,8 @@ def compared(tmp_path, monkeypatch, capsys):
         fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
         monkeypatch.setattr(side_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
-                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", resume=None, timeout=None, strict=False, junit=None, github=False)  # fmt: skip
+                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", resume=None, timeout=None, strict=False,
+                     junit=None, github=False)  # fmt: skip
         try:
             status = ab_command.ab_command("suite.yaml", **(given | options))
         finally:
@@ -323,7 +324,7 @@ def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path):
         compared(out=None, resume=out)
     assert compared(processes=3) == 0
     for options, message in (
-        ({"processes": 3, "head": "one"}, r"head was begun with revision two \(\w{10}\), not one \(\w{10}\); use another --out"),
+        ({"processes": 3, "head": "one"}, r"head was begun with revision two \(\w{10}\), not one \(\w{10}\); use"),
         ({"processes": 4}, "base was begun with --processes 3, not 4"),
         ({"processes": 3, "only": ("seqlen=16",)}, "it was begun with other cases or backends"),
         ({"processes": 3, "out": tmp_path / "else"}, "continues in that directory; leave out --out"),

@@ -473,7 +473,8 @@ def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
     def at(mhz, time_s, unread=0):
         """Four blocks, the first few of which have no reading of the clock."""
         seen = Conditions(3, sm_clock_mhz=mhz)
-        blocks = [Block((time_s,) * 3, 3, round=place, conditions=None if place < unread else seen) for place in range(4)]
+        conditions = [None] * unread + [seen] * (4 - unread)
+        blocks = [Block((time_s,) * 3, 3, round=place, conditions=one) for place, one in enumerate(conditions)]
         return [record("mine", time_s, blocks=blocks)]
 
     for place, factor in enumerate((0.9995, 1.0, 1.0005)):

@@ -101,7 +101,8 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 
 # What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "ab_runs", "completion", "__main__"}
+COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "ab_runs",
+                "completion", "__main__"}  # fmt: skip
 COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
