@@ -14,6 +14,7 @@ from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, sui
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
+from attnbench.pairing import pair_of_turns
 from attnbench.record import Block, Conditions
 
 
@@ -438,6 +439,20 @@ def test_sides_that_took_turns_replicate_processes(tmp_path):
     assert done.returncode == 0 and "1 same, of 1 case" in done.stdout
     done = call("gate", *interleaved(tmp_path / "two", 1.03e-3, processes=2), "--strict")
     assert done.returncode == 4 and "measured in 2 processes; it takes 3" in done.stdout
+
+
+def test_turns_are_held_in_cycles_though_a_reading_is_missing():
+    base, head = (record("mine", 1e-3, **turns(side, 1e-3, clock_mhz=1755)).measurement for side in ("base", "head"))
+
+    def unread(process, rounds):
+        """HEAD without readings in some rounds of a process."""
+        return replace(head, blocks=tuple(
+            replace(block, conditions=None) if block.process == process and block.round in rounds else block
+            for block in head.blocks))  # fmt: skip
+
+    whole, once = pair_of_turns(base, head), pair_of_turns(base, unread(2, {1}))
+    assert once.time == whole.time and len(once.cycles.units) == 5 and once.clock_shift == whole.clock_shift == 0
+    assert pair_of_turns(base, unread(2, {0, 1, 2})).cycles is None, "too few readings in one process"
 
 
 def test_the_same_schedule_at_another_time_is_no_pair(tmp_path):
