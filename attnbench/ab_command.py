@@ -17,7 +17,7 @@ import click
 from attnbench import environment, store
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_journal import Journal
-from attnbench.ab_runs import continued, refuse_nothing, write_runs
+from attnbench.ab_runs import begin, begun, continued, write_runs
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
@@ -99,7 +99,7 @@ def _folder(suite: Suite, out: Path | None, resume: Path | None) -> Path:
         return out
     if out is not None and out.resolve() != resume.resolve():
         raise RunError(f"--resume {resume} continues in that directory; leave out --out {out}")
-    refuse_nothing(resume)
+    begun(resume)
     return resume
 
 
@@ -121,6 +121,7 @@ def _compared(request: Request, repository: Repository, revisions: Sequence[Revi
         facts = _facts(request, revisions, ready)
         if request.resume:
             facts = continued(request.out, facts, _suite_text(request, tasks))
+        begin(request.out, facts, _suite_text(request, tasks))
         seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
         bout = Bout(base, head, again, seed, _tell(request.processes))
         first = _measured(request, request.out, bout, facts, tasks, True)
@@ -203,7 +204,6 @@ def _measured(
     text = _suite_text(request, tasks)
     with closing(Journal(out)) as journal:
         bout.measured = Measured.of(journal.pairs(), journal.append)
-        write_runs(out, facts, text, bout.measured)
         try:
             return bout.run(tasks, request.processes, null_tasks(tasks) if null else ())
         finally:

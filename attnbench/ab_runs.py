@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from attnbench.ab import ARMS, Measured
-from attnbench.ab_journal import JOURNAL
-from attnbench.store import StoreError, Writer, is_run, read
+from attnbench.store import StoreError, Writer, write_file
 
+# What is compared with what: the suite, and the environment of either side.
+COMPARISON = "comparison.json"
 # Facts of the environment by which pairs of another moment are of the same comparison, and what to call them.
 _SAME = {"revision": "revision", "device": "device", "plugins": "--plugin", "machine": "machine",
          "processes": "--processes"}  # fmt: skip
@@ -27,10 +29,25 @@ def write_runs(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str, m
             writer.close()
 
 
-def refuse_nothing(out: Path) -> None:
-    """Raises StoreError where there is no A/B to go on with."""
-    if not (out / JOURNAL).is_file() or not all(is_run(out / name) for name in ARMS):
-        raise StoreError(f"--resume {out}: no `attnbench ab` was begun there (it has no {JOURNAL}); use --out {out}")
+def begin(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str) -> None:
+    """Writes down what is compared, before anything is measured. Raises StoreError where it cannot be written."""
+    text = json.dumps({"suite": suite_text, **dict(zip(ARMS, facts))}, indent=2, sort_keys=True) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(out / COMPARISON, text)
+    except OSError as error:
+        raise StoreError(f"cannot write {out / COMPARISON}: {error.strerror}") from None
+
+
+def begun(out: Path) -> dict[str, Any]:
+    """What `begin` wrote. Raises StoreError where there is no A/B to go on with."""
+    try:
+        return json.loads((out / COMPARISON).read_text())
+    except FileNotFoundError:
+        message = f"no `attnbench ab` was begun there (it has no {COMPARISON}); use --out {out}"
+    except (OSError, ValueError) as error:
+        message = f"cannot read {COMPARISON} ({error}); use another --out"
+    raise StoreError(f"--resume {out}: {message}")
 
 
 def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> list[dict[str, Any]]:
@@ -38,16 +55,16 @@ def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> li
 
     Raises StoreError where something differs that makes it another comparison.
     """
-    merged = []
+    before, merged = begun(out), []
     for name, now in zip(ARMS, facts):
-        run = read(out / name)
+        was = before[name]
         for key, title in _SAME.items():
-            if run.environment.get(key) != now.get(key):
-                begun = f"{name} was begun with {title} {_shown(run.environment.get(key))}, not {_shown(now.get(key))}"
-                raise StoreError(f"--resume {out}: {begun}; use another --out")
-        if run.suite_text != suite_text:
-            raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")
-        merged.append({**run.environment, "resumed": [*run.environment.get("resumed", []), now]})
+            if was.get(key) != now.get(key):
+                differs = f"{name} was begun with {title} {_shown(was.get(key))}, not {_shown(now.get(key))}"
+                raise StoreError(f"--resume {out}: {differs}; use another --out")
+        merged.append({**was, "resumed": [*was.get("resumed", []), now]})
+    if before["suite"] != suite_text:
+        raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")
     return merged
 
 

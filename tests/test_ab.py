@@ -310,7 +310,8 @@ def test_a_comparison_that_was_killed_loses_the_pair_that_was_being_written(comp
     whole = journal.read_bytes()
     assert len(whole.splitlines()) == 5 * 2 * 2, "processes x cases x (against head, against itself)"
     journal.write_bytes(whole[:-40])
-    shutil.rmtree(tmp_path / "out" / "confirm")
+    for made in ("base", "head", "confirm"):
+        shutil.rmtree(tmp_path / "out" / made)
     assert compared(slower_by(0.05), out=None, resume=tmp_path / "out") == 1
     first = [entry for entry in compared.log if entry[0] == "base"][: 2 * BLOCKS]
     assert {process for _, process, *_ in first} == {4} and len(journal.read_bytes().splitlines()) == 20
