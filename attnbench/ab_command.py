@@ -191,7 +191,9 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
             "plugins": [plain_spec(spec) for spec in request.plugins],
             "processes": request.processes,
             "interleaved": {"session": session, "arm": revision.name},
-            "revision": {"ref": revision.ref, "commit": revision.commit, "build": request.build},
+            "revision": {
+                "ref": revision.ref, "commit": revision.commit, "tree": revision.tree, "build": request.build,
+            },
         }
         for revision, event in zip(revisions, ready)
     ]

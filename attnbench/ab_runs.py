@@ -59,13 +59,18 @@ def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> li
     for name, now in zip(ARMS, facts):
         was = before[name]
         for key, title in _SAME.items():
-            if was.get(key) != now.get(key):
+            if _identity(was.get(key)) != _identity(now.get(key)):
                 differs = f"{name} was begun with {title} {_shown(was.get(key))}, not {_shown(now.get(key))}"
                 raise StoreError(f"--resume {out}: {differs}; use another --out")
         merged.append({**was, "resumed": [*was.get("resumed", []), now]})
     if before["suite"] != suite_text:
         raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")
     return merged
+
+
+def _identity(value: Any) -> Any:
+    """NOTE: `--head .` is a new commit each time, of the same files."""
+    return {name: each for name, each in value.items() if name != "commit"} if isinstance(value, Mapping) else value
 
 
 def _shown(value: Any) -> str:

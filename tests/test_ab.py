@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import signal
+import time
 from xml.etree import ElementTree
 
 import pytest
@@ -317,6 +318,19 @@ def test_a_comparison_that_was_killed_loses_the_pair_that_was_being_written(comp
     assert {process for _, process, *_ in first} == {4} and len(journal.read_bytes().splitlines()) == 20
     assert compared(slower_by(0.05), out=None, resume=tmp_path / "out") == 1
     assert compared.log == [], "all that was measured, the confirmation too, is there"
+
+
+def test_the_checkout_as_it_is_goes_on_while_its_files_are_the_same(compared, tmp_path):
+    kernel = tmp_path / "repository" / "kernel.py"
+    kernel.write_text("three")
+    options = {"processes": 3, "head": "."}
+    assert compared(habits={("head", "mine", 1, "block"): KeyboardInterrupt()}, **options) == 130
+    time.sleep(1.1)  # a commit's time is in whole seconds
+    assert compared(out=None, resume=tmp_path / "out", **options) == 0
+    assert {process for _, process, *_ in compared.log} == {1, 2}
+    kernel.write_text("four")
+    with pytest.raises(user_errors(), match=r"head was begun with revision . \(\w{10}\), not . \("):
+        compared(out=None, resume=tmp_path / "out", **options)
 
 
 def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path):
