@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from attnbench.ab import ARMS, Measured
+from attnbench.comparable import differences_of_environments
 from attnbench.store import StoreError, Writer, write_file
 
 # What is compared with what: the suite, and the environment of either side.
 COMPARISON = "comparison.json"
 # Facts of the environment by which pairs of another moment are of the same comparison, and what to call them.
-_SAME = {"revision": "revision", "device": "device", "plugins": "--plugin", "machine": "machine",
-         "processes": "--processes"}  # fmt: skip
+_SAME = {"revision": "revision", "device": "device", "plugins": "--plugin", "processes": "--processes"}
 
 
 def write_runs(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str, measured: Measured) -> None:
@@ -62,6 +62,8 @@ def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> li
             if _identity(was.get(key)) != _identity(now.get(key)):
                 differs = f"{name} was begun with {title} {_shown(was.get(key))}, not {_shown(now.get(key))}"
                 raise StoreError(f"--resume {out}: {differs}; use another --out")
+        for differs in differences_of_environments(was, now):
+            raise StoreError(f"--resume {out}: the machine is not as it was; {differs}; use another --out")
         merged.append({**was, "resumed": [*was.get("resumed", []), now]})
     if before["suite"] != suite_text:
         raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")

@@ -5,6 +5,7 @@ Rates need no rule of their own: records hold seconds, and one formula counts th
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
@@ -35,15 +36,29 @@ _MEASURED_BY = ("timer", "regime", "cache")
 def differences_of_machines(base: Run, new: Run) -> tuple[str, ...]:
     """Why timings of two runs are not comparable: `power limit (W): 700 before, 500 now`. () where they are.
 
-    A fact that one of them did not record forbids nothing; `cautions` names it.
+    A fact that one of them did not record forbids nothing; `cautions` names it. A run that was resumed on another
+    machine or under another power limit is comparable with neither.
     """
-    return tuple(_differences(_machine(base.environment), _machine(new.environment), both=True))
+    sessions = itertools.product(_sessions(base), _sessions(new))
+    found = itertools.chain.from_iterable(itertools.starmap(differences_of_environments, sessions))
+    return tuple(dict.fromkeys(found))
+
+
+def differences_of_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """The same of two environments."""
+    return tuple(_differences(_machine(before), _machine(now), both=True))
+
+
+def _sessions(run: Run) -> list[Mapping[str, Any]]:
+    """The environment of a run's beginning, and of each time that it was resumed."""
+    resumed = run.environment.get("resumed")
+    return [run.environment, *(one for one in resumed if isinstance(one, Mapping))] if resumed else [run.environment]
 
 
 def of_one_kind(base: Run, new: Run) -> bool:
     """Whether two runs are of GPUs of one kind under one policy in hosts with the same CPU; the same card or not."""
     before, now = (_machine(run.environment) for run in (base, new))
-    if not gpu_of(base.environment) or not gpu_of(new.environment) or None in (card_of(base), card_of(new)):
+    if None in (card_of(base), card_of(new)) or any(differences_of_machines(run, run) for run in (base, new)):
         return False
     hosts = [{"CPU": section(run.environment, "cpu").get("model")} for run in (base, new)]
     alike = [{name: value for name, value in facts.items() if name not in _IDENTITY} for facts in (before, now)]

@@ -333,7 +333,7 @@ def test_the_checkout_as_it_is_goes_on_while_its_files_are_the_same(compared, tm
         compared(out=None, resume=tmp_path / "out", **options)
 
 
-def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path):
+def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(user_errors(), match="no `attnbench ab` was begun there"):
         compared(out=None, resume=out)
@@ -347,6 +347,10 @@ def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path):
         with pytest.raises(user_errors(), match=message):
             compared(**{"out": None, "resume": out, **options})
         assert compared.log == []
+    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "another", "cpu": {"model": "x"}})
+    with pytest.raises(user_errors(), match="the machine is not as it was; machine: made before, another now; use"):
+        compared(processes=3, out=None, resume=out)
+    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
     (out / JOURNAL).write_text('{"against":"head"}\n')
     with pytest.raises(user_errors(), match=r"processes.jsonl:1: .*cannot be continued"):
         compared(processes=3, out=None, resume=out)

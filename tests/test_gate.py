@@ -142,6 +142,14 @@ def test_runs_that_are_not_comparable(name, base, tmp_path):
         assert "FORCED" in text and reason.split(":")[0].split(" (")[0] in text
 
 
+def test_a_run_that_was_resumed_elsewhere_is_comparable_with_neither(base, tmp_path):
+    """Half of its records are of another power limit, and nothing says which."""
+    limited = {**MACHINE, "gpu": {**H200["gpu"], "power_limit_w": 500}}
+    done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "resumed": [MACHINE, limited]}))
+    assert done.returncode == 3 and "power limit (W): 700 before, 500 now" in done.stdout
+    assert call("gate", base, new_run(tmp_path / "again", {**MACHINE, "resumed": [MACHINE]})).returncode == 0
+
+
 def test_a_clock_policy_of_a_cpu_is_compared(tmp_path):
     laptop = {**LAPTOP, "device": "cpu", "machine": "aa"}
     base = baseline(tmp_path / "base", environment={**laptop, "cpu": {**LAPTOP["cpu"], "governor": "performance"}})
