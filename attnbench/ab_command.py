@@ -29,6 +29,7 @@ from attnbench.run import RunError, plain_spec, unknown_backend
 from attnbench.run_command import RESULTS, choose_device
 from attnbench.side import Side
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
+from attnbench.units import count
 from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
@@ -178,7 +179,7 @@ def _what(
         yield "note: nothing here comes from the repository; --plugin names a kernel that does"
     changed = repository.changed()
     if changed and "." not in (request.base, request.head):
-        yield f"note: {changed} files of {repository.top} have changes that are not committed; they are in neither side"
+        yield f"note: what is not committed in {repository.top} ({count(changed, 'file')}) is in neither side"
 
 
 def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -367,8 +367,10 @@ def test_strict_and_inconclusive_is_4(compared):
     assert compared(lambda *arguments: next(noise), strict=True) == 4
 
 
-def test_what_is_compared_is_said(compared):
+def test_what_is_compared_is_said(compared, tmp_path):
+    (tmp_path / "repository" / "kernel.py").write_text("changed")
     compared(plugins=(), backends_of=lambda side: ["naive"], head="one", processes=3)
+    assert "note: what is not committed in " in compared.printed and "(1 file) is in neither side" in compared.printed
     assert "note: both are the same commit, so whatever differs is noise" in compared.printed
     assert "note: naive: not from a plugin, the same code on both sides" in compared.printed
     assert "note: nothing here comes from the repository; --plugin names a kernel that does" in compared.printed
