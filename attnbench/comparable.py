@@ -25,8 +25,8 @@ _GPU_SETTINGS = {
 }  # fmt: skip
 _CPU_SETTINGS = {"model": "CPU", "cores": "CPUs allowed", "quota_cores": "CPU quota", "governor": "clock policy",
                  "boost": "boost"}  # fmt: skip
-# Which card and which machine it was: all that may differ between two of one kind.
-_IDENTITY = {"machine", "card"}
+# Which card, machine or installation it was: all that may differ between two of one kind.
+_IDENTITY = {"machine", "card", "host"}
 # The flag of a measurement under a power cap, as `conditions` sets it (which belongs to the measuring half).
 _POWER_CAPPED = "power_capped"
 # How a measurement was made: two that differ in one of these answer different questions.
@@ -56,18 +56,20 @@ def _sessions(run: Run) -> list[Mapping[str, Any]]:
 
 
 def of_one_kind(base: Run, new: Run) -> bool:
-    """Whether two runs are of GPUs of one kind under one policy in hosts with the same CPU; the same card or not."""
+    """Whether two runs are of GPUs of one kind under one policy in hosts with the same CPU, or of such hosts without a
+    GPU; the same one or not."""
     before, now = (_machine(run.environment) for run in (base, new))
-    if None in (card_of(base), card_of(new)) or any(differences_of_machines(run, run) for run in (base, new)):
+    if None in (one_of_its_kind(base), one_of_its_kind(new)) or any(differences_of_machines(run, run) for run in (base, new)):
         return False
     hosts = [{"CPU": section(run.environment, "cpu").get("model")} for run in (base, new)]
     alike = [{name: value for name, value in facts.items() if name not in _IDENTITY} for facts in (before, now)]
     return not any((*_differences(*alike, both=True), *_differences(*hosts, both=True)))
 
 
-def card_of(run: Run) -> str | None:
-    """The fingerprint of the GPU that a run was measured on; None without one, or where it was not recorded."""
-    return gpu_of(run.environment).get("fingerprint")
+def one_of_its_kind(run: Run) -> str | None:
+    """Which card a run was measured on, or which host without a GPU, by fingerprint; None where it was not recorded."""
+    gpu = gpu_of(run.environment)
+    return gpu.get("fingerprint") if gpu else run.environment.get("host")
 
 
 def differences_of_measurements(base: Measurement, new: Measurement) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
         cpu = section(environment, "cpu")
         facts |= {title: cpu.get(name) for name, title in _CPU_SETTINGS.items()}
         threads = section(section(environment, "worker"), "threads")
-        facts["threads"] = threads.get("intra_op")
+        facts |= {"threads": threads.get("intra_op"), "host": environment.get("host")}
     return facts
 
 

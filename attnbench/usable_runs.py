@@ -1,7 +1,8 @@
 """Which stored runs a new one is compared with: those of its own card and settings, rather those that held still.
 
 Where its card has too few, one run each of several other cards of its kind: what cards of one kind are apart is then in
-the spread of the stored runs, as what sessions are apart is. Several runs of one card would pass for as many cards.
+the spread of the stored runs, as what sessions are apart is. Several runs of one card would pass for as many cards. What
+is said of cards goes for hosts without a GPU.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterable, Sequence
 
-from attnbench.comparable import card_of, differences_of_machines, disqualified, of_one_kind, suspicion
+from attnbench.comparable import differences_of_machines, disqualified, of_one_kind, one_of_its_kind, suspicion
+from attnbench.peaks import gpu_of
 from attnbench.sides import Side
 from attnbench.store import Run
 from attnbench.stored_baseline import FEWEST_RUNS
@@ -39,29 +41,33 @@ def usable(base: Side, new: Side, force: bool) -> Usable:
         return Usable(tuple(still), told + _suspicions(drifted, base), doubts=_suspicions(still, base))
     if len(alike) < FEWEST_RUNS and not force:
         kin = [run for run in base.runs if of_one_kind(run, new.runs[0])]
-        cards = _one_a_card(kin)
+        cards = _one_each(kin)
         if len(cards) >= FEWEST_RUNS:
-            return _of_cards(cards, kin, base, new)
+            return _of_its_kind(cards, kin, base, new)
         if len(kin) > len(alike):
-            told += (f"cards of the same kind stand for each other from {FEWEST_RUNS} of them on; stored runs are of "
-                     f"{len({card_of(run) for run in kin})}",)  # fmt: skip
+            told += (f"{_noun(new)}s of the same kind stand for each other from {FEWEST_RUNS} of them on; stored runs are "
+                     f"of {len({one_of_its_kind(run) for run in kin})}",)  # fmt: skip
     return Usable(tuple(alike), () if force else told, told if force else (), _suspicions(alike, base))
 
 
-def _of_cards(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side) -> Usable:
+def _of_its_kind(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side) -> Usable:
     """One run each of several cards of NEW's kind."""
     rest = [(run, () if run in kin else differences_of_machines(run, new.runs[0])) for run in base.runs]
     told = _told(rest, base)
     if len(kin) > len(cards):
-        told += (f"{count(len(kin) - len(cards), 'further run')} of the same cards",)
-    own = count(sum(card_of(run) == card_of(new.runs[0]) for run in kin), "stored run")
-    words = f"{own} of NEW's own card, so it is held against {len(cards)} cards of its kind, one run each"
+        told += (f"{count(len(kin) - len(cards), 'further run')} of the same {_noun(new)}s",)
+    own = count(sum(one_of_its_kind(run) == one_of_its_kind(new.runs[0]) for run in kin), "stored run")
+    words = f"{own} of NEW's own {_noun(new)}, so it is held against {len(cards)} {_noun(new)}s of its kind, one run each"
     return Usable(tuple(cards), told, doubts=(words, *_suspicions(cards, base)))
 
 
-def _one_a_card(runs: Iterable[Run]) -> list[Run]:
+def _one_each(runs: Iterable[Run]) -> list[Run]:
     """The last run of each card that held still, by name."""
-    return list({card_of(run): run for run in runs if not disqualified(run)}.values())
+    return list({one_of_its_kind(run): run for run in runs if not disqualified(run)}.values())
+
+
+def _noun(side: Side) -> str:
+    return "card" if gpu_of(side.runs[0].environment) else "host"
 
 
 def _suspicions(runs: Sequence[Run], base: Side) -> tuple[str, ...]:

@@ -391,6 +391,24 @@ def test_cards_of_one_kind_stand_for_each_other_from_three_on(tmp_path):
     assert done.returncode == 0 and "10 inconclusive" in done.stdout
 
 
+def test_hosts_without_a_gpu_are_told_apart_too(tmp_path):
+    """Three runs of one virtual machine say nothing of how another of the same type runs."""
+
+    def on(name):
+        return {**LAPTOP, "device": "cpu", "machine": "aa", "host": name}
+
+    new = new_run(tmp_path / "new", on("d"))
+    done = call("gate", baseline(tmp_path / "one", environment=on("a")), new)
+    assert done.returncode == 3 and "host: a before, d now" in done.stdout
+    assert "hosts of the same kind stand for each other from 3 of them on; stored runs are of 1" in done.stdout
+    for place, name in enumerate("abc"):
+        dice = numpy.random.default_rng(place)
+        write_run(tmp_path / "three" / name, suite(dice, 0.001 * (place - 1), 0.0005), on(name))
+    done = call("gate", tmp_path / "three", new)
+    assert done.returncode == 0 and "10 same" in done.stdout
+    assert "0 stored runs of NEW's own host, so it is held against 3 hosts of its kind, one run each" in done.stdout
+
+
 def test_several_runs_of_a_card_count_as_one(tmp_path):
     new = new_run(tmp_path / "new", card("d"), change=slower(1.05))
     done = call("gate", of_cards(tmp_path / "apart", "abc", runs=3, shift=0.03), new)
