@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 import signal
-import time
 import zlib
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -14,19 +13,19 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import click
 
-from attnbench import environment, store
+from attnbench import environment
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_journal import Journal
-from attnbench.ab_runs import begin, begun, continued, write_runs
+from attnbench.ab_runs import begin, choose_folder, continued, write_runs
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
 from attnbench.gate import end, write_outputs
 from attnbench.junit import make_room
 from attnbench.record import Record
-from attnbench.ruling import INCOMPLETE, rule
+from attnbench.ruling import INCOMPLETE, Ruling, rule
 from attnbench.run import RunError, plain_spec, unknown_backend
-from attnbench.run_command import RESULTS, choose_device
+from attnbench.run_command import choose_device
 from attnbench.side import Side
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
 from attnbench.units import count
@@ -68,7 +67,7 @@ def ab_command(
     loaded = with_overrides(
         load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}
     )
-    out = _folder(loaded, out, resume)
+    out = choose_folder(loaded.name, out, resume)
     if junit is not None:
         make_room(junit)
     request = Request(
@@ -84,24 +83,14 @@ def ab_command(
             return _compared(request, repository, revisions)
     except BuildFailed as error:
         click.echo(f"attnbench: {error}", err=True)
+        ruling = Ruling(INCOMPLETE, reasons={str(error): INCOMPLETE})
+        write_outputs("ab", Comparison.of_nothing(base, head, margin), ruling, junit, github)
         return INCOMPLETE
     except KeyboardInterrupt:
         so_far = f"the records so far: {out}; the same command with --resume {out} goes on"
         kept = so_far if out.exists() else "nothing was measured yet"
         click.echo(f"exit status {INTERRUPTED}: interrupted; {kept}")
         return INTERRUPTED
-
-
-def _folder(suite: Suite, out: Path | None, resume: Path | None) -> Path:
-    """Where the comparison is, or is to be. Raises a user error where it cannot be."""
-    if resume is None:
-        out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{suite.name}")
-        store.refuse_occupied(out)
-        return out
-    if out is not None and out.resolve() != resume.resolve():
-        raise RunError(f"--resume {resume} continues in that directory; leave out --out {out}")
-    begun(resume)
-    return resume
 
 
 def _compared(request: Request, repository: Repository, revisions: Sequence[Revision]) -> int:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from attnbench.ab import ARMS, Measured
 from attnbench.comparable import differences_of_environments
-from attnbench.store import StoreError, Writer, write_file
+from attnbench.run_command import RESULTS
+from attnbench.store import StoreError, Writer, refuse_occupied, write_file
 
 # What is compared with what: the suite, and the environment of either side.
 COMPARISON = "comparison.json"
 # Facts of the environment by which pairs of another moment are of the same comparison, and what to call them.
 _SAME = {"revision": "revision", "device": "device", "plugins": "--plugin", "processes": "--processes"}
+
+
+def choose_folder(suite: str, out: Path | None, resume: Path | None) -> Path:
+    """Where a comparison is, or is to be. Raises StoreError where it cannot be."""
+    if resume is None:
+        out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{suite}")
+        refuse_occupied(out)
+        return out
+    if out is not None and out.resolve() != resume.resolve():
+        raise StoreError(f"--resume {resume} continues in that directory; leave out --out {out}")
+    begun(resume)
+    return resume
 
 
 def write_runs(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str, measured: Measured) -> None:
@@ -42,8 +56,11 @@ def begin(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str) -> Non
 def begun(out: Path) -> dict[str, Any]:
     """What `begin` wrote. Raises StoreError where there is no A/B to go on with."""
     try:
-        return json.loads((out / COMPARISON).read_text())
-    except FileNotFoundError:
+        found = json.loads((out / COMPARISON).read_text())
+        if isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in ARMS):
+            return found
+        message = f"{COMPARISON} does not say what was compared; use another --out"
+    except (FileNotFoundError, NotADirectoryError):
         message = f"no `attnbench ab` was begun there (it has no {COMPARISON}); use --out {out}"
     except (OSError, ValueError) as error:
         message = f"cannot read {COMPARISON} ({error}); use another --out"
@@ -65,7 +82,7 @@ def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> li
         for differs in differences_of_environments(was, now):
             raise StoreError(f"--resume {out}: the machine is not as it was; {differs}; use another --out")
         merged.append({**was, "resumed": [*was.get("resumed", []), now]})
-    if before["suite"] != suite_text:
+    if before.get("suite") != suite_text:
         raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")
     return merged
 

@@ -16,6 +16,7 @@ from attnbench import ab_command
 from attnbench import side as side_module
 from attnbench.ab import NULL_CASES, Task, null_tasks
 from attnbench.ab_journal import JOURNAL
+from attnbench.ab_runs import COMPARISON
 from attnbench.case import Case
 from attnbench.errors import user_errors
 from attnbench.record import Accuracy, Block, Check, Measurement, Record
@@ -351,6 +352,11 @@ def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path, mon
     with pytest.raises(user_errors(), match="the machine is not as it was; machine: made before, another now; use"):
         compared(processes=3, out=None, resume=out)
     monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
+    (out / COMPARISON).write_text("[]")
+    with pytest.raises(user_errors(), match="comparison.json does not say what was compared"):
+        compared(processes=3, out=None, resume=out)
+    shutil.rmtree(out)
+    assert compared(processes=3) == 0
     (out / JOURNAL).write_text('{"against":"head"}\n')
     with pytest.raises(user_errors(), match=r"processes.jsonl:1: .*cannot be continued"):
         compared(processes=3, out=None, resume=out)
@@ -415,8 +421,10 @@ def test_a_mistake_is_one_line(compared, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_build_that_fails_is_incomplete_and_shows_why(compared):
-    assert compared(build="echo no rule; exit 7") == 3
+def test_a_build_that_fails_is_incomplete_and_shows_why(compared, tmp_path):
+    assert compared(build="echo no rule; exit 7", junit=tmp_path / "ab.xml", github=True) == 3
+    assert ElementTree.parse(tmp_path / "ab.xml").getroot().get("errors") == "1"
+    assert "::error title=attnbench ab::--build failed in base (one, " in compared.printed
     assert "building base (one, " in compared.printed and not compared.log
     assert "attnbench: --build failed in base (one, " in compared.errors and "no rule" in compared.errors
 
