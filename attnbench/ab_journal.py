@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import IO, Iterator
 
-from attnbench.record import Record, RecordError
+from attnbench.measurement import RecordError
+from attnbench.record import Record
 from attnbench.store import StoreError, append_line, complete_length, lock_folder
 
 JOURNAL = "processes.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Callable, Mapping
@@ -40,7 +41,8 @@ class Expression:
         except ZeroDivisionError:
             raise ArithmeticMistake(f'"{self.text}" divides by zero{where}') from None
         if result.denominator != 1:
-            raise ArithmeticMistake(f'"{self.text}" is {float(result):g}{where}; it must come out whole')
+            shown = f"{float(result):g}" if abs(result) <= sys.float_info.max else "beyond every size"
+            raise ArithmeticMistake(f'"{self.text}" is {shown}{where}; it must come out whole')
         return result.numerator
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What the reference quantizer made of q, k, v: e4m3 or e5m2 tensors in the layout of the originals, and fp32 descales.
+    """What the reference quantizer made of q, k, v: e4m3 or e5m2 tensors in the originals' layout, and fp32 descales.
 
     Descales by scaling: tensor (1,), head (batch, heads), token (batch, seqlen, heads),
     block (batch, ceil(seqlen / block_size), heads); none: ones of shape (1,). With Hadamard, q and k are rotated.
@@ -58,7 +58,10 @@ Call = Callable[[], Outputs]
 
 @dataclass(frozen=True, slots=True)
 class PrepCall:
-    """Preparation that use repeats for every call (quantization), as a call of its own to be timed. about: whose it is."""
+    """Preparation that use repeats for every call (quantization), as a call of its own to be timed.
+
+    about: whose it is.
+    """
 
     about: str
     call: Callable[[], object]

@@ -12,8 +12,8 @@ from attnbench.environment import available_memory_bytes
 from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.inputs import input_bytes, make_inputs
 from attnbench.judge import Reference, make_reference
+from attnbench.measurement import PrepTiming
 from attnbench.phases import Phases
-from attnbench.record import PrepTiming
 from attnbench.sampling import Unwatched, Watch
 from attnbench.suite_model import Checks, Timing
 
@@ -58,7 +58,7 @@ class Bench:
         return self._checksums
 
     def inputs_written(self) -> bool:
-        """Whether a backend changed the checked inputs. They are then drawn again, so that the next one gets them whole."""
+        """Whether a backend changed the checked inputs; they are then drawn again, so that the next gets them whole."""
         if self._reference is None or checksums(self._reference.inputs) == self._checksums:
             return False
         with self.phases("inputs"):

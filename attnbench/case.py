@@ -8,10 +8,12 @@
 | layout | (batch, seqlen, heads, head_dim), last dimension contiguous |
 | causal | bottom-right aligned: query i sees key j when j <= i + seqlen_k - seqlen_q |
 | softmax_scale | multiplies q k^T; None means head_dim**-0.5 |
-| lse | natural log of the row sum of exp(scaled scores), fp32, (batch, num_heads, seqlen_q); -inf for a row that sees no key, whose output is 0 |
+| lse | natural log of the row sum of exp(scaled scores), fp32, (batch, num_heads, seqlen_q) |
+| a row that sees no key | lse -inf, output 0 |
 | descale | real value = stored value x descale, fp32 |
 | dtype | fp16, bf16, e4m3, e5m2 (an 8-bit case returns bf16) |
-| scaling, block_size, hadamard, p_scale | how the reference quantizer makes the 8-bit tensors, and the scale of P before it is rounded |
+| scaling, block_size, hadamard | how the reference quantizer makes the 8-bit tensors |
+| p_scale | the scale of P before it is rounded to 8 bits |
 """
 
 from __future__ import annotations

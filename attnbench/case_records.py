@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from attnbench.case import Case
+from attnbench.measurement import Measurement
 from attnbench.pairing import ByRun
-from attnbench.record import Measurement, Record
+from attnbench.record import Record
 from attnbench.store import Run
 from attnbench.verdict import INCONCLUSIVE, MISSING, NEW, NOT_COMPARABLE, Pair
 

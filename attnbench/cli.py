@@ -9,41 +9,23 @@ from typing import Any
 import click
 
 from attnbench import __version__
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
-# click 8.2 raises this where a group is called bare; before that it printed the help itself.
-NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
-
-
-class UserError(click.ClickException):
-    """A mistake of the user's: one line, exit status 2."""
-
-    exit_code = USAGE_ERROR
-
-
-class Commands(click.Group):
-    """A group whose every mistake is one line on stderr, and whose interruption is exit status 130, as a shell has it."""
-
-    def main(self, *arguments: Any, **options: Any) -> Any:
-        try:
-            status = super().main(*arguments, **{**options, "standalone_mode": False})
-        except NO_ARGUMENTS as error:
-            error.show()
-            sys.exit(error.exit_code)
-        except click.ClickException as error:
-            line = " ".join(error.format_message().split())
-            click.echo(f"attnbench: {line}{_help_hint(error)}", err=True)
-            sys.exit(error.exit_code)
-        except click.Abort:
-            click.echo("attnbench: interrupted", err=True)
-            sys.exit(INTERRUPTED)
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-def _help_hint(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    return f" (see {context.command_path} --help)" if context is not None else ""
+from attnbench.command_group import Commands, told
+from attnbench.completion import run_directories, suite_names
+from attnbench.options import (
+    ALL,
+    BACKENDS,
+    DEVICE,
+    FORCE,
+    GITHUB,
+    JUNIT,
+    MARGIN,
+    ONLY,
+    PATH,
+    PLUGINS,
+    STRICT,
+    TIMEOUT,
+    Duration,
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -59,90 +41,21 @@ def main() -> None:
     """
 
 
-def _suite_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    from click.shell_completion import CompletionItem
-
-    files = [CompletionItem(incomplete, type="file")]
-    from attnbench.suite import shipped_suites
-
-    return files + [
-        CompletionItem(name, help=about) for name, about, _ in shipped_suites() if name.startswith(incomplete)
-    ]
-
-
-def _backend_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from attnbench.backends import builtin
-
-    return [name for name in builtin() if name.startswith(incomplete)]
-
-
-def _run_directories(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    from attnbench.completion import run_directories
-
-    return run_directories(incomplete)
-
-
-class Budget(click.ParamType):
-    """`90s`, `15m`, `2h`, or plain seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> float:
-        if isinstance(value, float):
-            return value
-        number, factor = (
-            (value[:-1], {"s": 1, "m": 60, "h": 3600}[value[-1]]) if value[-1:] in ("s", "m", "h") else (value, 1)
-        )
-        try:
-            seconds = float(number) * factor
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            self.fail(f'"{value}" is no duration; write 90s, 15m or 2h', parameter, context)
-        return seconds
-
-
-_BACKENDS = click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=_backend_names,
-    help="Run this backend instead of the suite's list; repeatable.",
-)
-_ONLY = click.option(
-    "--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable."
-)
-_PLUGINS = click.option(
-    "--plugin",
-    "plugins",
-    multiple=True,
-    metavar="SPEC",
-    help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.",
-)
-_DEVICE = click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
-)
-
-
 @main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
-@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=_suite_names)
-@_BACKENDS
-@_ONLY
-@_PLUGINS
-@_DEVICE
+@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=suite_names)
+@BACKENDS
+@ONLY
+@PLUGINS
+@DEVICE
+@click.option("--out", type=PATH, help="The run directory, new or empty. With several suites, their parent.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The run directory, new or empty. With several suites, their parent."
+    "--resume", type=PATH, metavar="RUN", shell_complete=run_directories, help="Finish this run; repeats nothing."
 )
-@click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="RUN", shell_complete=_run_directories,
-    help="Finish this run; repeats nothing.",
-)  # fmt: skip
 @click.option("--no-time", is_flag=True, help="Check only.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
-@click.option("--budget", type=Budget(), help="Begin no case after so long, such as 15m.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
-@click.option("--processes", type=int, metavar="N", help="Measure every case in N fresh processes.")
+@click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
+@TIMEOUT
+@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
 def run(suites: tuple[str, ...], **options: Any) -> None:
     """Check every case of SUITE on every backend against the fp64 oracle, then time it.
 
@@ -154,21 +67,15 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     """
     from attnbench.run_command import run_command
 
-    sys.exit(_told(run_command, suites, **options))
+    sys.exit(told(run_command, suites, **options))
 
 
 @main.command(epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md")
-@click.argument(
-    "runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path), shell_complete=_run_directories
-)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH, shell_complete=run_directories)
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("report.md"),
-    show_default=True,
+    "-o", "--output", type=PATH, default=Path("report.md"), show_default=True,
     help="The markdown file; plots go beside it.",
-)
+)  # fmt: skip
 def report(runs: tuple[Path, ...], output: Path) -> None:
     """Write a markdown report with plots from one or more run directories.
 
@@ -176,45 +83,15 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     """
     from attnbench.report import write_report
 
-    click.echo(f"report: {_told(write_report, list(runs), output)}")
-
-
-class MarginType(click.ParamType):
-    """`1%`, `0.5%`: a fraction of the base time. The sign is required: 1 alone could mean either."""
-
-    name = "percentage"
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        from attnbench.verdict import Margin
-
-        if isinstance(value, Margin):
-            return value
-        try:
-            if not value.endswith("%"):
-                raise ValueError
-            return Margin(float(value[:-1]) / 100)
-        except ValueError:
-            self.fail(f'"{value}" is no margin; write a percentage between 0% and 100%, such as 1%', parameter, context)
-
-
-_PATH = click.Path(path_type=Path)
-_MARGIN = click.option("--margin", type=MarginType(), default="1%", show_default=True, metavar="PERCENT",
-                       help="How large a difference must be to matter.")  # fmt: skip
-_FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
-_JUNIT = click.option("--junit", type=_PATH, metavar="FILE", help="Write the result as JUnit XML too.")
-_GITHUB = click.option("--github", is_flag=True, help="Print annotations for GitHub Actions, write the step's summary.")
-_STRICT = click.option(
-    "--strict", is_flag=True, help="Exit status 4 where a case is inconclusive, 3 where one fails as before."
-)
-_ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")
+    click.echo(f"report: {told(write_report, list(runs), output)}")
 
 
 @main.command(epilog="Example: attnbench compare results/baselines results/20260101T120000Z-quick")
-@click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
-@click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
-@_MARGIN
-@_FORCE
-@_ALL
+@click.argument("base", metavar="BASE", type=PATH, shell_complete=run_directories)
+@click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
+@MARGIN
+@FORCE
+@ALL
 def compare(base: Path, new: Path, **options: Any) -> None:
     """A verdict for every case: slower, faster, same, inconclusive, not comparable, missing.
 
@@ -227,18 +104,18 @@ def compare(base: Path, new: Path, **options: Any) -> None:
     """
     from attnbench.gate import compare_command
 
-    sys.exit(_told(compare_command, base, new, **options))
+    sys.exit(told(compare_command, base, new, **options))
 
 
 @main.command(epilog="Example: attnbench gate results/baselines results/ci --margin 1% --junit gate.xml --github")
-@click.argument("base", metavar="BASE", type=_PATH, shell_complete=_run_directories)
-@click.argument("new", metavar="NEW", type=_PATH, shell_complete=_run_directories)
-@_MARGIN
-@_JUNIT
-@_GITHUB
-@_STRICT
-@_FORCE
-@_ALL
+@click.argument("base", metavar="BASE", type=PATH, shell_complete=run_directories)
+@click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
+@MARGIN
+@JUNIT
+@GITHUB
+@STRICT
+@FORCE
+@ALL
 def gate(base: Path, new: Path, **options: Any) -> None:
     """Compare, then say by the exit status whether NEW may pass. BASE and NEW as in `attnbench compare`.
 
@@ -258,26 +135,26 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     """
     from attnbench.gate import gate_command
 
-    sys.exit(_told(gate_command, base, new, **options))
+    sys.exit(told(gate_command, base, new, **options))
 
 
 @main.command(epilog="Example: attnbench ab --base main --head HEAD quick --plugin kernel.py:mine --build 'make -j'")
-@click.argument("suite", metavar="SUITE", shell_complete=_suite_names)
+@click.argument("suite", metavar="SUITE", shell_complete=suite_names)
 @click.option("--base", required=True, metavar="REF", help="The revision to hold against: a commit, branch or tag.")
 @click.option("--head", required=True, metavar="REF", help="The revision to judge; . is the checkout as it is.")
-@_BACKENDS
-@_ONLY
-@_PLUGINS
+@BACKENDS
+@ONLY
+@PLUGINS
 @click.option("--build", metavar="COMMAND", help="Run this in each revision's folder first.")
 @click.option("--processes", type=int, default=5, show_default=True, metavar="N", help="Fresh pairs of processes.")
-@_MARGIN
-@_DEVICE
-@click.option("--out", type=_PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
-@click.option("--resume", type=_PATH, metavar="DIR", help="Go on with the comparison that was begun there.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="End a record that takes longer (default 120).")
-@_JUNIT
-@_GITHUB
-@_STRICT
+@MARGIN
+@DEVICE
+@click.option("--out", type=PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
+@click.option("--resume", type=PATH, metavar="DIR", help="Go on with the comparison that was begun there.")
+@TIMEOUT
+@JUNIT
+@GITHUB
+@STRICT
 def ab(suite: str, **options: Any) -> None:
     """Compare two revisions of the git repository that you are in: is HEAD slower than BASE, or wrong?
 
@@ -292,7 +169,7 @@ def ab(suite: str, **options: Any) -> None:
     """
     from attnbench.ab_command import ab_command
 
-    sys.exit(_told(ab_command, suite, **options))
+    sys.exit(told(ab_command, suite, **options))
 
 
 @main.command("list", epilog="Example: attnbench list backends")
@@ -302,19 +179,19 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
     """What there is: backends (and why one cannot run here), suites, inputs, probes, metrics."""
     from attnbench.listing import LISTINGS
 
-    for line in _told(LISTINGS[what], plugins):
+    for line in told(LISTINGS[what], plugins):
         click.echo(line)
 
 
 @main.command(epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py")
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_run_directories)
+@click.argument("run_directory", metavar="RUN", type=PATH, shell_complete=run_directories)
 @click.argument("case_key")
 @click.argument("backend")
 def repro(run_directory: Path, case_key: str, backend: str) -> None:
     """Print a standalone Python script that reproduces one record."""
     from attnbench.repro import repro_script
 
-    click.echo(_told(repro_script, run_directory, case_key, backend))
+    click.echo(told(repro_script, run_directory, case_key, backend))
 
 
 @main.command(epilog="Example: attnbench schema > attnbench.schema.json")
@@ -340,7 +217,8 @@ def doctor() -> None:
 def selftest(short: bool) -> None:
     """Plant known bugs into a right kernel and show that the checks catch each one, and accuse no right kernel.
 
-    Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. Two to four minutes on two cores.
+    Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. Two to four minutes on two
+    cores.
     """
     from attnbench.selftest import run_selftest
 
@@ -363,7 +241,7 @@ def build(names: tuple[str, ...], force: bool) -> None:
     from attnbench.kernel_build import build_all
     from attnbench.kernel_table import build_line
 
-    _told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
+    told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
 
 
 @kernels.command(epilog="Example: attnbench kernels inspect fwd_overlap --json")
@@ -379,23 +257,13 @@ def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
     from attnbench.kernel_static import update_recorded
     from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
-    facts = _told(inspect_all, names)
+    facts = told(inspect_all, names)
     if update:
-        _told(update_recorded, facts)
+        told(update_recorded, facts)
     if as_json:
         click.echo(inspection_json(facts))
         return
     sys.exit(1 if print_inspection(facts) + print_changes(facts) else 0)
-
-
-def _told(function: Any, *arguments: Any, **options: Any) -> Any:
-    """Calls; a mistake of the user's becomes one line and exit status 2."""
-    from attnbench.errors import user_errors
-
-    try:
-        return function(*arguments, **options)
-    except user_errors() as error:
-        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import itertools
 from collections import Counter
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
+from attnbench.measurement import Measurement
 from attnbench.peaks import Machine, gpu_of, section
-from attnbench.record import Measurement
 from attnbench.sentinel import why_suspect
 from attnbench.store import Run
 from attnbench.units import count

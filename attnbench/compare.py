@@ -22,9 +22,9 @@ from attnbench.comparable import (
     suspicion,
 )
 from attnbench.differences import PROCESS, RUN
+from attnbench.measurement import Measurement
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
-from attnbench.record import Measurement
 from attnbench.sides import Side
 from attnbench.store import Run, StoreError
 from attnbench.units import count

@@ -1,19 +1,34 @@
-"""Shell completion of run directories: runs and the folders that lead to them, one level at a time."""
+"""Shell completion of suites, backends, and run directories with the folders that lead to them, one level at a time."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from attnbench.store import is_run
+import click
 
-if TYPE_CHECKING:
+
+def suite_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Files, and the suites that ship."""
     from click.shell_completion import CompletionItem
 
+    from attnbench.suite import shipped_suites
 
-def run_directories(incomplete: str) -> list[CompletionItem]:
+    names = [(name, about) for name, about, _ in shipped_suites() if name.startswith(incomplete)]
+    return [CompletionItem(incomplete, type="file"), *(CompletionItem(name, help=about) for name, about in names)]
+
+
+def backend_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from attnbench.backends import builtin
+
+    return [name for name in builtin() if name.startswith(incomplete)]
+
+
+def run_directories(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
     """What `incomplete` may become; a folder that is no run ends in a slash, so that one can go on."""
     from click.shell_completion import CompletionItem
+
+    from attnbench.store import is_run
 
     head, _, start = incomplete.rpartition("/")
     folder = Path(f"{head}/") if "/" in incomplete else Path()

@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Callable, Sequence
 
 from attnbench import clock_events
-from attnbench.record import Conditions
-from attnbench.sampling import BACKWARDS, Verdict
+from attnbench.measurement import Conditions
+from attnbench.sampling import BACKWARDS, Usability
 
 # Flags, as they stand in a measurement.
 POWER_CAPPED = "power_capped"  # the software power cap was active: usual for attention on H100, and part of the result
@@ -81,14 +81,14 @@ def summarize(readings: Sequence[Reading], start_s: float, end_s: float) -> Cond
     )
 
 
-def make_judge(cpus: int) -> Callable[[Conditions | None], Verdict]:
+def make_judge(cpus: int) -> Callable[[Conditions | None], Usability]:
     """The rules, for a machine with so many CPUs: whether a block is kept, and what is said of it."""
 
-    def judge(conditions: Conditions | None) -> Verdict:
+    def judge(conditions: Conditions | None) -> Usability:
         if conditions is None:
-            return Verdict()
+            return Usability()
         spoilt = [name for name in conditions.reasons if name in _SPOILING]
-        return Verdict(discard=" + ".join(spoilt) or None, flags=tuple(_flags(conditions, cpus)))
+        return Usability(discard=" + ".join(spoilt) or None, flags=tuple(_flags(conditions, cpus)))
 
     return judge
 

@@ -19,7 +19,8 @@ def guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs,
     """One call whose outputs have the right type, shape, dtype and device; and how long preparing and calling took,
     compilation and autotuning included. Raises ContractError.
 
-    On CUDA the outputs are copied on the current stream at once: a kernel on another stream that nobody waits for shows.
+    On CUDA the outputs are copied on the current stream at once: a kernel on another stream that nobody waits for
+    shows.
     """
     import torch
 
@@ -33,7 +34,7 @@ def guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs,
 
 
 def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
-    """Raises ContractError unless `outputs` are Outputs of the types, shapes, dtypes and device that the case asks for."""
+    """Raises ContractError unless `outputs` are Outputs of the types, shapes, dtypes and device that the case wants."""
     import torch
 
     if not isinstance(outputs, Outputs):

@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 from attnbench.backends import builtin
 from attnbench.record import Record, RecordError
 from attnbench.suite import Job
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("inputs", "oracle")
@@ -18,10 +18,21 @@ HARNESS_TIMEOUT_S = 900.0
 # A sentinel takes seconds; after so long the device hangs.
 GAUGE_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
+# What the wall time of a job is told as that a worker did not live to the end of: it took its phases' times with it.
+LOST = "crashes and time-outs"
 
 
 class RunError(Exception):
     """A run that cannot begin or go on; the message names the thing and the way out."""
+
+
+def end_worker(worker: WorkerProcess | None) -> None:
+    """Ends it, where there is one. Raises RunError where it does not end."""
+    try:
+        if worker is not None:
+            worker.kill()
+    except WorkerStuck as error:
+        raise RunError(str(error)) from None
 
 
 class Crew:
@@ -46,9 +57,9 @@ class Crew:
             raise RunError(f"no worker could start, {error.brief}") from None
 
     def dismiss(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """Ends the worker. Raises RunError where it does not end."""
+        worker, self._worker = self._worker, None
+        end_worker(worker)
 
     def renew(self) -> None:
         """Sees to it that the next job gets a process that has not measured anything."""
@@ -95,20 +106,21 @@ class Crew:
             if self._worker is None:
                 self.hire()
             alone = next((name for name in left if name in suspects), None)
-            notes = (note, suspects.get(alone, ""))
-            listener = Listener(job, left if alone is None else [alone], _noted(keep, notes), watch, spent_s)
-            self._used = True
+            keep_noted = _noted(keep, (note, suspects.get(alone, "")))
+            listener = Listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
+            self._used, asked = True, time.monotonic()
             self._worker.submit(listener.message() | further)
             try:
                 listener.listen(self._worker)
             except (WorkerDied, WorkerSilent) as error:
-                self.dismiss()
-                if isinstance(error, WorkerDied) and listener.together and alone is None:
-                    suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
-                elif isinstance(error, WorkerDied):
-                    listener.fail(error.kind, str(error))
-                else:
+                spent_s[LOST] += time.monotonic() - asked
+                if isinstance(error, WorkerSilent):
                     listener.fail("timeout", listener.overdue())
+                elif listener.together and alone is None:
+                    suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
+                else:
+                    listener.fail(error.kind, str(error))
+                self.dismiss()  # once its record is safe
             if alone is not None and alone not in listener.left:
                 left.remove(alone)
 

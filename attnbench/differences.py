@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Callable, Iterable, Mapping, Sequence
 
-from attnbench.record import Block
+from attnbench.measurement import Block
 from attnbench.units import count
 
 # What a block counts as: its median in seconds, or in cycles.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from attnbench.backend import Outputs
-from attnbench.record import known_facts
+from attnbench.measurement import known_facts
 from attnbench.sampling import Watch
 from attnbench.suite_model import Timing
 from attnbench.timers import make_timer

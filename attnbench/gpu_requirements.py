@@ -1,4 +1,4 @@
-"""What GPU backends need of a machine and its libraries, found out without importing torch or touching the GPU."""
+"""What backends need of a machine and its libraries, found out without importing torch or touching the GPU."""
 from __future__ import annotations
 
 import importlib.util
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from attnbench.environment import gpus, installed_version, module_installed
 from attnbench.host import read_text
+
+GET_TORCH = 'get it with: pip install "torch>=2.9"'
 
 
 def lacks_gpu(oldest: tuple[int, int] = (0, 0)) -> str | None:
@@ -20,10 +22,14 @@ def lacks_gpu(oldest: tuple[int, int] = (0, 0)) -> str | None:
     return None
 
 
+def lacks_torch() -> str | None:
+    return None if module_installed("torch") else f"torch is not installed; {GET_TORCH}"
+
+
 def lacks_cuda_torch() -> str | None:
     """Why the installed torch cannot drive a GPU; None when it is a CUDA build."""
-    if not module_installed("torch"):
-        return 'torch is not installed; get it with: pip install "torch>=2.9"'
+    if lacks_torch():
+        return lacks_torch()
     if torch_cuda_version() is None:
         return 'the installed torch is a CPU build; get a CUDA one: pip install --force-reinstall "torch>=2.9"'
     return None

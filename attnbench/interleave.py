@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Callable, Sequence
 
 from attnbench.backend import Call
-from attnbench.record import KEPT_SAMPLES, Measurement
+from attnbench.measurement import KEPT_SAMPLES, Measurement
 from attnbench.rounds import BLOCKS_A_ROUND
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.stats import units_needed

@@ -14,50 +14,25 @@ from attnbench import reference
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.diagnose import Diagnosis, diagnose
-from attnbench.fp8 import FORMATS
+from attnbench.error_rules import HALF_EPSILON, Factors, Errors, beyond_rounding, bounded, error_checks
+from attnbench.error_rules import lse_check, relative_errors
+from attnbench.hypotheses import plain_inputs
 from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
 from attnbench.probe_rules import Known, own_checks, row_place
-from attnbench.quantize import dequantize
 from attnbench.record import Accuracy, Check
 from attnbench.reference import Attention, Rows, visible_keys
+from attnbench.rounding import rounding_bound, row_sum_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Half the machine epsilon of the output dtype: fp16 has 10 fraction bits, bf16 (and so the output of 8-bit cases) 7.
-HALF_EPSILON = {"fp16": 2.0**-11, "bf16": 2.0**-8, "e4m3": 2.0**-8, "e5m2": 2.0**-8}
-# Each weight is rounded to the dtype's fraction bits (e4m3: by up to 2^-4 of itself), either way depending on the order
-# of tiles. Where a few keys hold all the weight, one lucky rounding of the emulation would accuse right kernels: this
-# part of a weight's rounding is left to them.
-LUCKY_ROUNDING = 0.25
-# The RMS of N errors of independent rows scatters by 1 / sqrt(2 N) of itself, the quotient of two such by 1 / sqrt(N).
-# E1 is held to a small factor, so that below about 100 rows three times that has to be left to chance.
-CHANCE_SIGMAS = 3.0
-LSE_ABSOLUTE = 1e-3
-LSE_RELATIVE = 4 * 2.0**-23
-RMS_RATIO = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """What multiplies the eager error to make a limit; the defaults held for 302,400 right results in simulation.
-
-    max_error is partials_16bit where the kernel declares 16-bit partial results; fp8 bounds E1 by the emulation's.
-    """
-
-    max_error: float = 2.0
-    partials_16bit: float = 3.0
-    rmse: float = 1.5
-    worst_row: float = 4.0
-    fp8: float = 1.3
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
     """What the outputs of one case are held against; made once a case, used for every backend.
 
-    originals: the oracle on the unquantized inputs, for 8-bit dtypes. budgets: the eager reference by accumulator, made when
-    first asked for.
+    originals: the oracle on the unquantized inputs, for 8-bit dtypes. budgets: the eager reference by accumulator, made
+    when first asked for.
     """
 
     case: Case
@@ -81,42 +56,6 @@ def make_reference(case: Case, inputs: Inputs, coverage: str = "auto") -> Refere
     return Reference(case, inputs, rows, exact, originals)
 
 
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Relative errors of one tensor against the oracle; places are flat indices into (batch, num_heads, rows)."""
-
-    max_error: float
-    max_place: int
-    rmse: float
-    worst_row: float
-    worst_place: int
-    rms_ratio: float
-
-
-def relative_errors(out: Tensor, exact: Tensor) -> Errors:
-    """max abs error and RMSE relative to the RMS of `exact`; the worst row's RMSE relative to that row's own RMS.
-
-    Both are (batch, num_heads, rows, head_dim_v), fp64. Rows that are exactly zero in the oracle have no relative error.
-    """
-    import torch
-
-    error = out - exact
-    rms = exact.square().mean().sqrt()
-    scale = rms if rms > 0 else torch.ones_like(rms)
-    row_rms = exact.square().mean(dim=-1).sqrt()
-    row_error = torch.where(row_rms > 0, error.square().mean(dim=-1).sqrt() / row_rms, torch.zeros_like(row_rms))
-    largest = error.abs().amax(dim=-1)
-    place, worst = int(largest.argmax()), int(row_error.argmax())
-    return Errors(
-        max_error=float(largest.flatten()[place] / scale),
-        max_place=place,
-        rmse=float(error.square().mean().sqrt() / scale),
-        worst_row=float(row_error.flatten()[worst]),
-        worst_place=worst,
-        rms_ratio=float(out.square().mean().sqrt() / scale) if rms > 0 else 1.0,
-    )
-
-
 def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Accuracy:
     """Applies every rule to outputs whose types and shapes are already known to be right."""
     case, rows = ref.case, ref.rows
@@ -134,11 +73,18 @@ def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors =
         out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
         checks += _blind_row_checks(case, rows, out)
         errors, eager = relative_errors(out, exact_out), relative_errors(budget_out, exact_out)
-        checks += _error_checks(case, rows, errors, eager, factors, trait(backend, "partials_16bit"))
-        checks += own_checks(_known(ref, backend, out, exact_out, budget_out))
+        largest, *others = error_checks(case, rows, errors, eager, factors, trait(backend, "partials_16bit"))
+
+        def bound() -> Tensor:
+            explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, _unit(case, backend))
+            return without_heads(explained, tainted) * (factors.max_error / Factors().max_error)
+
+        checks += [beyond_rounding(largest, rows, out - exact_out, exact_out, bound), *others]
+        checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
         values = _values(ref, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
-        checks.append(_lse_check(ref, outputs.lse, exact.lse, budget.lse))
+        lse = outputs.lse.gather(2, rows.index).double()
+        checks.append(lse_check(case, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
@@ -152,12 +98,26 @@ def diagnosed(ref: Reference, backend: Backend, outputs: Outputs, factors: Facto
     return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
 
 
+def _plain(ref: Reference, backend: Backend) -> Inputs:
+    """What the kernel was given, not quantized: 8 bits dequantized, or the originals."""
+    return ref.inputs if trait(backend, "own_quantizer") else plain_inputs(ref.case, ref.inputs)
+
+
+def _row_sums(ref: Reference, backend: Backend) -> Tensor:
+    return row_sum_bound(ref.case, _plain(ref, backend), ref.rows)
+
+
+def _unit(case: Case, backend: Backend) -> float:
+    return HALF_EPSILON[case.dtype] * (2 if trait(backend, "partials_16bit") else 1)
+
+
 def _known(ref: Reference, backend: Backend, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
-    quantized = None if trait(backend, "own_quantizer") else ref.inputs.quantized
-    v = ref.inputs.v if quantized is None else dequantize(quantized.v, quantized.v_descale, ref.case)
-    floor = HALF_EPSILON[ref.case.dtype] * (2 if trait(backend, "partials_16bit") else 1)
-    exact_sums = trait(backend, "accumulator") == "fp32"
-    return Known(ref.case, ref.inputs, ref.rows, v, out, exact, eager, floor, exact_sums)
+    return Known(
+        ref.case, ref.rows, _plain(ref, backend).v, out, exact, eager, _unit(ref.case, backend),
+        exact_accumulator=trait(backend, "accumulator") == "fp32",
+        exact_v=not trait(backend, "own_quantizer"),
+        exact_partials=not trait(backend, "partials_16bit"),
+    )  # fmt: skip
 
 
 def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:
@@ -185,55 +145,7 @@ def _blind_row_checks(case: Case, rows: Rows, out: Tensor) -> list[Check]:
     largest = torch.where(blind, out.abs().amax(dim=-1), torch.zeros((), dtype=out.dtype, device=out.device))
     place = int(largest.argmax())
     value = float(largest.flatten()[place])
-    return [_check("output of rows that see no key", value, 0.0, row_place(rows, place))]
-
-
-def _error_checks(
-    case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, partials_16bit: bool
-) -> list[Check]:
-    floor = HALF_EPSILON[case.dtype]
-    max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding) if case.is_fp8 else floor
-    max_factor = factors.partials_16bit if partials_16bit else factors.max_error
-    rmse_factor = factors.rmse
-    if case.is_fp8:
-        rmse_factor = max(factors.fp8, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
-    checks = [
-        _check(
-            "max error",
-            errors.max_error,
-            max_factor * max(eager.max_error, max_floor),
-            row_place(rows, errors.max_place),
-        ),
-        _check("relative RMSE", errors.rmse, rmse_factor * max(eager.rmse, floor)),
-        _check(
-            "worst row's relative RMSE",
-            errors.worst_row,
-            factors.worst_row * max(eager.worst_row, floor),
-            row_place(rows, errors.worst_place),
-        ),
-    ]
-    checks.append(_check("RMS(out) / RMS(ref) - 1", abs(errors.rms_ratio - 1.0), max(RMS_RATIO, eager.rmse)))
-    return checks
-
-
-def _lse_check(ref: Reference, lse: Tensor, exact: Tensor, budget: Tensor) -> Check:
-    """|lse - exact| relative to its own limit; places of -inf must agree. 8 bits: no less than 4 x the emulation's error."""
-    import torch
-
-    rows = ref.rows
-    lse = lse.gather(2, rows.index).double()
-    blind = exact == -math.inf
-    error = (lse - exact).abs()
-    allowed = LSE_ABSOLUTE + LSE_RELATIVE * exact.abs()
-    if ref.case.is_fp8:
-        allowed = allowed + 4 * (budget - exact).abs().masked_fill(blind, 0.0).amax()
-    ratio = torch.where(blind, torch.where(lse == -math.inf, 0.0, math.inf), error / allowed)
-    ratio = ratio.nan_to_num(nan=math.inf, posinf=math.inf)
-    place = int(ratio.argmax())
-    worst = ratio.flatten()[place]
-    limit = LSE_ABSOLUTE if blind.flatten()[place] else float(allowed.flatten()[place])
-    value = math.inf if not bool(worst.isfinite()) else float(worst) * limit
-    return _check("LSE error", value, limit, row_place(rows, place))
+    return [bounded("output of rows that see no key", value, 0.0, row_place(rows, place))]
 
 
 def _values(
@@ -271,8 +183,3 @@ def _fp8_values(ref: Reference, out: Tensor, tainted: Tensor | None) -> Mapping[
         "e2": relative_errors(exact, originals).rmse,
         "e3": relative_errors(out, originals).rmse,
     }
-
-
-def _check(rule: str, value: float, limit: float, where: str = "") -> Check:
-    passed = value <= limit  # False for NaN
-    return Check(rule, value, limit, passed, "" if passed else where)

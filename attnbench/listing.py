@@ -9,8 +9,10 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     """One line a backend: its name, what it runs on, its version, or why it cannot run here."""
     from attnbench.backend import trait
     from attnbench.backends import builtin
-    from attnbench.plugins import announced_names
+    from attnbench.plugins import announced_names, check_spec, installed_names
 
+    for spec in plugins:
+        check_spec(spec)
     rows = []
     for name, backend in builtin().items():
         reason = backend.unavailable()
@@ -19,7 +21,7 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
         if named and not reason:
             state += f"; on {' and '.join(named)} only where it is named"
         rows.append((name, ", ".join(trait(backend, "devices")), state))
-    rows += [(name, "", "plugin, not imported") for name in announced_names(plugins)]
+    rows += [(name, "", "plugin, not imported") for name in (*announced_names(plugins), *installed_names())]
     return _columns(rows)
 
 

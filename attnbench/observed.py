@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
-from attnbench.record import Block, Conditions, Measurement
+from attnbench.measurement import Block, Conditions, Measurement
 
 # The driver renews its energy counter every 20 to 100 ms, and H100 looks at its power for 25 ms of every 100 (Z. Yang,
 # K. Adamek, W. Armour, "Part-time power measurements: nvidia-smi's lack of attention", arXiv:2312.02741, 2023): what

@@ -17,7 +17,7 @@ from attnbench.differences import (
     process_differences,
     suite_mean,
 )
-from attnbench.record import Block, Measurement
+from attnbench.measurement import Block, Measurement
 from attnbench.stored_baseline import Levels, against_runs, suite_against_runs
 from attnbench.verdict import FEWEST_PROCESSES, INCONCLUSIVE, Pair
 

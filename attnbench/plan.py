@@ -111,7 +111,7 @@ def _axis(key: str, value: Any, source: Source, location: Location) -> Axis:
     for name in names:
         _check(check_name, name, ' under "axes"', source, location)
     if len(names) == 1:
-        rows = [(item,) for item in _values(key, value, source, location)]
+        rows = [(item,) for item in _values(names[0], value, source, location)]
     else:
         rows = list(_bound_rows(names, value, source, location))
     if not rows:

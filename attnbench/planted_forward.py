@@ -9,7 +9,7 @@ All heads and query rows of a tile column are computed at once, in fp32; only th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from attnbench.accumulate import matmul_into
@@ -19,7 +19,13 @@ from attnbench.fp8 import to_fp8
 from attnbench.quantize import dequantize
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+# Of fp32's normal numbers.
+SMALLEST_EXPONENT = -126
+# FlashAttention-4's polynomial for 2**x on [0, 1) (flash_attn/cute/utils.py), found by minimax.
+CUBIC = (1.0, 0.695146143436431884765625, 0.227564394474029541015625, 0.077119089663028717041015625)
 
 
 @dataclass
@@ -34,23 +40,38 @@ class Running:
 @dataclass(frozen=True)
 class Choices:
     """What right kernels choose differently. tile_n: keys a tile; backwards: last tile first; splits: parts of the keys
-    that are combined by their lse; p_fp32: P is not rounded; lazy_rescale: a maximum that rises by less (natural log)
-    leaves the running one; normalize_first: P is divided by its row's sum before it is rounded, in two passes; top_left:
-    the causal mask hangs at the other corner, which is the same on square shapes."""
+    that are combined by their lse; partials_16bit: each part is rounded to the output's dtype before; p_fp32: P is not
+    rounded; sum_rounded: the row sum is that of the rounded P; cubic_exp2: exp2 by a polynomial (FlashAttention-4);
+    lazy_rescale: a maximum that rises by less (natural log) leaves the running one; normalize_first: P is divided by
+    its row's sum before it is rounded, in two passes; top_left: the causal mask hangs at the other corner, which is the
+    same on square shapes."""
 
     tile_n: int = 64
     backwards: bool = False
     splits: int = 1
+    partials_16bit: bool = False
     p_fp32: bool = False
+    sum_rounded: bool = False
+    cubic_exp2: bool = False
     lazy_rescale: float = 0.0
     normalize_first: bool = False
     top_left: bool = False
 
     def __str__(self) -> str:
         words = [f"tile_n {self.tile_n}", f"splits {self.splits}" if self.splits > 1 else ""]
-        words += [name for name in ("backwards", "p_fp32", "normalize_first", "top_left") if getattr(self, name)]
+        words += [field.name for field in fields(self) if getattr(self, field.name) is True]
         words += [f"lazy_rescale {self.lazy_rescale:g}"] if self.lazy_rescale else []
         return ", ".join(filter(None, words))
+
+
+def cubic_exp2(x: Tensor) -> Tensor:
+    """2**x of x <= 0 by its whole part and a cubic of the rest, 8.8e-5 off at most."""
+    import torch
+
+    whole = x.floor().clamp(min=SMALLEST_EXPONENT)
+    rest = (x - whole).clamp(min=0.0)
+    cubic = CUBIC[0] + rest * (CUBIC[1] + rest * (CUBIC[2] + rest * CUBIC[3]))
+    return torch.where(x < SMALLEST_EXPONENT, torch.zeros_like(x), torch.ldexp(cubic, whole.int()))
 
 
 class TiledForward:
@@ -63,6 +84,10 @@ class TiledForward:
 
     def __init__(self, choices: Choices = Choices()):
         self.choices = choices
+
+    @property
+    def partials_16bit(self) -> bool:
+        return self.choices.partials_16bit
 
     def version(self) -> str:
         return str(self.choices)
@@ -83,7 +108,10 @@ class TiledForward:
         k, v = (tensor[:, self.kv_heads(case, tensor)] for tensor in (k, v))
         tiles = self.tiles(case)
         parts = [tiles[start :: self.choices.splits] for start in range(min(self.choices.splits, len(tiles)))]
-        out, lse = self.combine([self.sweep(case, part, q, k, v) for part in parts])
+        swept = [self.sweep(case, part, q, k, v) for part in parts]
+        if self.choices.partials_16bit:
+            swept = [self.stored(part, inputs.q.dtype) for part in swept]
+        out, lse = self.combine(swept)
         return self.finish(case, inputs, out, lse)
 
     def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +166,8 @@ class TiledForward:
     def sweep(self, case: Case, tiles: list[tuple[int, int]], q: Tensor, k: Tensor, v: Tensor) -> Running:
         """Online softmax over the tiles of one part."""
         heads = q.shape[:-1]
-        state = Running(q.new_full((*heads, 1), -math.inf), q.new_zeros((*heads, 1)), q.new_zeros((*heads, v.shape[-1])))
+        zeros = (q.new_zeros((*heads, width)) for width in (1, v.shape[-1]))
+        state = Running(q.new_full((*heads, 1), -math.inf), *zeros)
         if self.choices.normalize_first:
             self.first_pass(case, tiles, q, k, state)
         for number, (start, stop) in enumerate(tiles):
@@ -158,8 +187,9 @@ class TiledForward:
         safe = maximum.masked_fill(maximum == -math.inf, 0.0)
         rescale = self.rescale(state, safe)
         p = self.weights(state, number, scores, safe)
-        state.total = state.total * rescale + p.sum(dim=-1, keepdim=True)
-        state.out = self.add_values(state.out * rescale, self.rounded(case, p), v)
+        rounded = self.rounded(case, p)
+        state.total = state.total * rescale + (rounded if self.choices.sum_rounded else p).sum(dim=-1, keepdim=True)
+        state.out = self.add_values(state.out * rescale, rounded, v)
         state.maximum = maximum
 
     def new_maximum(self, state: Running, number: int, scores: Tensor) -> Tensor:
@@ -174,7 +204,7 @@ class TiledForward:
         return largest
 
     def weights(self, state: Running, number: int, scores: Tensor, maximum: Tensor) -> Tensor:
-        return (scores - maximum).exp()
+        return cubic_exp2((scores - maximum) / math.log(2.0)) if self.choices.cubic_exp2 else (scores - maximum).exp()
 
     def rescale(self, state: Running, maximum: Tensor) -> Tensor:
         """What brings sums made with the old maximum to the new one."""
@@ -195,6 +225,15 @@ class TiledForward:
 
     def add_values(self, out: Tensor, p: Tensor, v: Tensor) -> Tensor:
         return self.product(p, v, out)
+
+    def stored(self, part: Running, dtype: torch.dtype) -> Running:
+        """A part as its kernel leaves it for another one to combine: normalized, in 16 bits, and the lse."""
+        import torch
+
+        total = part.total.masked_fill(part.total == 0, 1.0)
+        lse = part.maximum + part.total.log()
+        weight = torch.where(lse == -math.inf, torch.zeros_like(lse), torch.ones_like(lse))
+        return Running(lse, weight, (part.out / total).to(dtype).float())
 
     def combine(self, parts: list[Running]) -> tuple[Tensor, Tensor]:
         """out (batch, heads, seqlen_q, d_v) and lse (batch, heads, seqlen_q) of the parts together."""

@@ -20,6 +20,8 @@ from attnbench.backend import Backend, Call, Inputs, Outputs
 from attnbench.case import Case
 
 ENTRY_POINTS = "attnbench.backends"
+# What tracebacks call the frames of Python's own import system.
+IMPORT_SYSTEM = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
 
 class PluginError(Exception):
@@ -65,8 +67,13 @@ class FunctionBackend:
 
 
 def announced_names(specs: Sequence[str]) -> list[str]:
-    """What `list` and `--dry-run` call the plugins without importing them: the function, the entry point, or the file."""
-    return [_split(spec)[1] or spec for spec in specs] + [point.name for point in entry_points(group=ENTRY_POINTS)]
+    """What `list` and `--dry-run` call plugins without importing them: the function, or the file."""
+    return [_split(spec)[1] or spec for spec in specs]
+
+
+def installed_names() -> list[str]:
+    """The same of installed entry points, whose backends have names of their own."""
+    return [point.name for point in entry_points(group=ENTRY_POINTS)]
 
 
 def check_spec(spec: str) -> None:
@@ -143,11 +150,16 @@ def _imported(spec: str, do_import: Callable[[], Any]) -> Any:
         return do_import()
     except BaseException as error:  # whatever a module does at import, SystemExit included, is reported as one line
         last = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = frame.filename, frame.lineno
-        if isinstance(error, SyntaxError) and error.filename:
-            file, line = error.filename, error.lineno
-        raise PluginError(f'plugin "{spec}" does not import: {last} ({Path(file).name}:{line})') from None
+        raise PluginError(f'plugin "{spec}" does not import: {last}{_where(error)}') from None
+
+
+def _where(error: BaseException) -> str:
+    """` (file:line)` of what raised; "" where only the import system did, which looked for the plugin in vain."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name}:{error.lineno})"
+    importing = (__file__, importlib.__file__, *IMPORT_SYSTEM)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in importing]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def _function(module: Any, name: str, spec: str) -> Backend:

@@ -11,9 +11,10 @@ from attnbench.backend import Backend, Call, Inputs, Outputs
 from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.inputs import in_place_of, input_bytes
 from attnbench.judge import Factors, judge
+from attnbench.measurement import Measurement
 from attnbench.plugins import ContractError
 from attnbench.prep_timing import time_prep_call
-from attnbench.record import Accuracy, Measurement, Record
+from attnbench.record import Accuracy, Record
 from attnbench.rotation import rotation, rotation_warning
 from attnbench.timers import make_flush, make_timer
 

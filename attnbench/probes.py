@@ -179,6 +179,7 @@ PROBES: Mapping[str, Probe] = {
         *(_of_inputs(name, inputs.about) for name, inputs in PROBE_INPUTS.items()),
         _of_relation("v_small", "v about 1e-4 times as large: so must the output be"),
         _of_relation("v_large", "v about 1e4 times as large: so must the output be"),
+        _of_relation("half_scale", "softmax_scale halved and q doubled: the same logits"),
         _of_relation("permuted", "batch elements and heads in reverse order"),
         _of_relation("gqa_dense", "key/value heads written out, one a query head", _no_groups),
         _of_relation("strided", "heads before rows in memory", may_refuse=True),

@@ -38,7 +38,8 @@ class PlainProgress:
     def begin(self, records: int, taken: int) -> None:
         self._total, self._done, self._taken, self._started = records, taken, taken, time.monotonic()
         if taken:
-            print(f"{taken} of {records} records were taken before; going on with the rest")
+            rest = "nothing is left" if taken == records else "going on with the rest"
+            print(f"{taken} of {records} records were taken before; {rest}")
 
     def phase(self, job: Job, backend: str, phase: str) -> None:
         pass
@@ -49,11 +50,8 @@ class PlainProgress:
         left = ""
         if self._done < self._total:
             left = f"  [{show_left((self._total - self._done) * self._pace())} left]"
-        width = len(str(self._total))
-        print(
-            f"[{self._done:{width}}/{self._total}] {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}",
-            flush=True,
-        )
+        place = f"[{self._done:{len(str(self._total))}}/{self._total}]"
+        print(f"{place} {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}", flush=True)
 
     def end(self) -> None:
         pass
@@ -80,15 +78,17 @@ class BarProgress:
         self._failures: Counter[str] = Counter()
 
     def phase(self, job: Job, backend: str, phase: str) -> None:
+        self._tell(f"{backend}  {job.case.key}  {phase}")
+
+    def _tell(self, text: str) -> None:
         failed = ", ".join(f"{count} {status}" for status, count in sorted(self._failures.items()))
-        self._bar.update(
-            self._task, description=f"{backend}  {job.case.key}  {phase}" + (f"  [{failed}]" if failed else "")
-        )
+        self._bar.update(self._task, description=text + (f"  [{failed}]" if failed else ""))
 
     def record(self, record: Record) -> None:
         self._bar.advance(self._task)
         if record.status in ("incorrect", "error"):
             self._failures[record.status] += 1
+            self._tell(f"{record.backend}  {record.case_key}")
             self._bar.console.print(
                 f"{record.backend}  {record.case_key}  {outcome_text(record)}", markup=False, highlight=False
             )

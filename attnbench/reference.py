@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FULL_SEQLEN = 4096
-# Every tile height in use (64, 80, 96, 128, 192, 256) starts and ends near one of these rows or is hit by the random ones.
+# Every tile height in use (64, 80, 96, 128, 192, 256) begins and ends near one of these rows, or random ones hit it.
 SAMPLE_TILE = 64
 SAMPLE_RANDOM_ROWS = 64
 SPOT_ROWS = 6
@@ -39,7 +39,8 @@ FP8_TILE_N = 128
 class Rows:
     """Which query rows are compared: index (batch, num_heads, rows), ascending; coverage is "full" or "sampled".
 
-    visible: how many keys each row sees, where that is not what the case says (`hypotheses` asks what a wrong mask gives).
+    visible: how many keys each row sees, where that is not what the case says (`hypotheses` asks what a wrong mask
+    gives).
     """
 
     index: Tensor
@@ -58,8 +59,8 @@ class Attention:
 def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
     """coverage "auto", "full", "sampled" or "spot"; auto is full up to FULL_SEQLEN queries.
 
-    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head; a spot
-    check holds the first row, the last, and SPOT_ROWS random ones.
+    A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head; a
+    spot check holds the first row, the last, and SPOT_ROWS random ones.
     """
     import torch
 
@@ -85,7 +86,7 @@ def visible_keys(case: Case, index: Tensor) -> Tensor:
 
 
 def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> Attention:
-    """fp64 attention on the case's inputs: for 8-bit dtypes on the dequantized tensors, or on the originals when asked."""
+    """fp64 attention on the case's inputs; for 8 bits on the dequantized tensors, or on the originals when asked."""
     import torch
 
     q, k, v = _operands(case, inputs, originals)
@@ -98,8 +99,28 @@ def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> A
     return result
 
 
+def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, absolute: float) -> Tensor:
+    """Root sum of squares of what rounding each weight does to the output; (batch, num_heads, rows, head_dim_v), fp64.
+
+    A weight, before it is divided by the row's sum, moves by relative x itself + absolute, and by itself at most; each
+    row's largest is 1 and stays. plain: q, k, v as plain tensors, none quantized.
+    """
+    import torch
+
+    result = _empty(case, rows, torch.float64)
+    for part in _parts(case, rows):
+        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
+        lse, total = _softmax_in_place(weights, part)
+        errors = torch.minimum(weights * relative + absolute, weights)
+        if part.limit:
+            errors.scatter_(1, weights.argmax(dim=1, keepdim=True), 0.0)
+        squares = errors.div_(total).square_() @ part.keys(plain.v).double().square()
+        part.store(result, squares.sqrt_(), lse)
+    return result.out
+
+
 def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
-    """The same-precision reference on the same inputs, its output rounded to the case's output dtype (held in fp64)."""
+    """The same-precision reference on the same inputs, its output rounded to the output dtype (held in fp64)."""
     import torch
 
     result = _empty(case, rows, torch.float64)
@@ -112,7 +133,7 @@ def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> 
 
 
 def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: bool) -> Attention:
-    """The emulated 8-bit pipeline on plain tensors, its output not rounded: what P and the accumulator do by themselves."""
+    """The emulated 8-bit pipeline on plain tensors, its output not rounded: what P and the accumulator do alone."""
     import torch
 
     result = _empty(case, rows, torch.float64)

@@ -25,7 +25,7 @@ PADDING_ROWS = 256
 
 
 class Changed(NamedTuple):
-    """Another problem with the same answer: `undo` makes of its outputs those of the original one."""
+    """Another problem whose answer is known: `undo` makes of its outputs those of the original one."""
 
     case: Case
     inputs: Inputs
@@ -33,7 +33,7 @@ class Changed(NamedTuple):
 
 
 def scaled_v(case: Case, inputs: Inputs, factor: float) -> Changed:
-    """out(s V) = s out(V); s is a power of two, so that nothing rounds. 8 bits: s goes into the descales, as it must."""
+    """out(s V) = s out(V); s is a power of two, so that nothing rounds. 8 bits: s goes into the descales."""
     quantized = inputs.quantized
     if quantized is not None:
         quantized = replace(quantized, v_descale=quantized.v_descale * factor)
@@ -50,6 +50,15 @@ def v_small(case: Case, inputs: Inputs) -> Changed:
 
 def v_large(case: Case, inputs: Inputs) -> Changed:
     return scaled_v(case, inputs, V_FACTORS[case.dtype][1])
+
+
+def half_scale(case: Case, inputs: Inputs) -> Changed:
+    """q doubled, softmax_scale halved: the same logits, bit for bit. 8 bits: q_descale is doubled."""
+    quantized = inputs.quantized
+    if quantized is not None:
+        quantized = replace(quantized, q_descale=quantized.q_descale * 2)
+    changed = replace(case, softmax_scale=case.scale / 2)
+    return Changed(changed, replace(inputs, q=inputs.q * 2, quantized=quantized), lambda outputs: outputs)
 
 
 def permuted(case: Case, inputs: Inputs) -> Changed:
@@ -174,6 +183,7 @@ def _nan(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 RELATIONS: Mapping[str, Callable[[Case, Inputs], Changed]] = {
     "v_small": v_small,
     "v_large": v_large,
+    "half_scale": half_scale,
     "permuted": permuted,
     "gqa_dense": expanded_heads,
     "strided": in_heads,

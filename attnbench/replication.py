@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Sequence
 
-from attnbench.record import Accuracy, Measurement, Record
+from attnbench.measurement import Measurement
+from attnbench.record import Accuracy, Record
 
 
 def merge_processes(records: Sequence[Record]) -> Record:
@@ -22,8 +23,11 @@ def merge_processes(records: Sequence[Record]) -> Record:
     for process, measurement in enumerate(measurements):
         outliers += [(len(blocks) + block, sample) for block, sample in measurement.outliers]
         blocks += [replace(block, process=process) for block in measurement.blocks]
+    took_turns = all(measurement.together for measurement in measurements)  # or its rounds pair with nobody's
     merged: Measurement = replace(
         measurements[0],
+        together=measurements[0].together if took_turns else (),
+        order_seed=measurements[0].order_seed if took_turns else None,
         blocks=tuple(blocks),
         outliers=tuple(outliers),
         converged=all(measurement.converged for measurement in measurements),

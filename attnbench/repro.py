@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 from attnbench import inputs as drawing
+from attnbench import repro_judge
 from attnbench import repro_templates as text
 from attnbench.case import Case
 from attnbench.input_file import is_file
@@ -39,7 +40,7 @@ OWN = ("Inputs", "Outputs", "Changed", "Quantized", "replace")
 
 
 def repro_script(run_directory: Path, case_key: str, backend: str) -> str:
-    """The script's text. Raises StoreError when the run has no such record."""
+    """The script's text. Raises StoreError when the run has no such record, or one of a case that was not taken."""
     run = read(run_directory)
     record = next((r for r in run.records if r.case_key == case_key and r.backend == backend), None)
     if record is None:
@@ -49,6 +50,8 @@ def repro_script(run_directory: Path, case_key: str, backend: str) -> str:
             raise StoreError(f'{run_directory}: no case "{case_key}"{suggest(case_key, named)}')
         names = [r.backend for r in run.records if r.case_key == case_key]
         raise StoreError(f'{run_directory}: no record of backend "{backend}" for that case{suggest(backend, names)}')
+    if record.status == "unsupported":
+        raise StoreError(f"{run_directory}: {backend} did not take that case, so that nothing ran: {record.reason}")
     device = run.environment.get("device", "cpu")
     return _script(record, device, tuple(run.environment.get("plugins", ())))
 
@@ -100,7 +103,7 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
         kernel = text.FUNCTION.substitute(file=file, function=function)
     else:
         kernel = text.BUILTIN.substitute(backend=record.backend, plugins=list(plugins))
-    return (head + draw + kernel + _call(problem, standalone=bool(spec)) + text.JUDGE).rstrip()
+    return (head + draw + kernel + _call(problem, standalone=bool(spec)) + _judging()).rstrip()
 
 
 def _call(problem: _Problem, standalone: bool) -> str:
@@ -131,6 +134,13 @@ def _again(problem: _Problem) -> str:
         return ""
     how, call, times = AGAIN[rule]
     return text.AGAIN.substitute(how=how, call=call, times=times, rule=rule)
+
+
+def _judging() -> str:
+    parts: dict[str, str] = {}
+    for function in (repro_judge.measured, repro_judge.told):
+        _collect(function, parts)
+    return text.JUDGE.substitute(source="\n\n".join(parts.values()))
 
 
 def _source(function: FunctionType) -> str:

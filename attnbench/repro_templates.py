@@ -111,9 +111,9 @@ def answer(case, q, k, v):
 
 # The kernel's own error is that against the oracle on what it was given.
 DEQUANTIZED = """if given.quantized is not None:
-    oracle_q, oracle_k, oracle_v = (
-        dequantize(getattr(given.quantized, name), getattr(given.quantized, f"{name}_descale"), problem) for name in "qkv"
-    )
+    held = given.quantized
+    pairs = ((getattr(held, name), getattr(held, f"{name}_descale")) for name in "qkv")
+    oracle_q, oracle_k, oracle_v = (dequantize(stored, descale, problem) for stored, descale in pairs)
 """
 
 GIVEN = """problem, given = made(case, q, k, v)
@@ -159,7 +159,10 @@ class Changed(NamedTuple):
 
 
 def replace(thing, **changes):
-    return type(thing)(**{**vars(thing), **changes})
+    changed = type(thing)(**{**vars(thing), **changes})
+    if "softmax_scale" in changes:
+        changed.scale = changes["softmax_scale"]
+    return changed
 
 
 $source
@@ -229,107 +232,11 @@ def in_used_memory(got):
 differing = {"$rule": again()}
 ''')
 
-JUDGE = '''
+JUDGE = Template("""
 
-def oracle(batch, head):
-    """fp64 attention of one head: (seqlen_q, head_dim_v), (seqlen_q,)"""
-    kv_head = head // (case.num_heads // case.num_heads_kv)
-    scores = oracle_q[batch, :, head].double() @ oracle_k[batch, :, kv_head].double().T * case.scale
-    if case.causal:
-        rows = torch.arange(case.seqlen_q, device=DEVICE)[:, None] + case.seqlen_k - case.seqlen_q
-        scores.masked_fill_(torch.arange(case.seqlen_k, device=DEVICE) > rows, -math.inf)
-    lse = scores.logsumexp(dim=-1)
-    p = (scores - lse.nan_to_num(neginf=0.0)[:, None]).exp()
-    return p @ oracle_v[batch, :, kv_head].double(), lse
+$source
 
-
-def hides_nan(batch, head):
-    """Rows that see a NaN of v, and whose output shows none; None where v of the head holds no NaN."""
-    nan = oracle_v[batch, :, head // (case.num_heads // case.num_heads_kv)].isnan().any(-1)
-    if not bool(nan.any()):
-        return None
-    first = case.seqlen_k - case.seqlen_q if case.causal else case.seqlen_k
-    rows = torch.arange(case.seqlen_q, device=DEVICE) + 1 + first
-    return int(((rows > int(nan.int().argmax())) & ~out[batch, :, head].isnan().any(-1)).sum())
-
-
-squared = total = count = 0.0
-worst, largest, worst_lse = (-1.0, ""), (-1.0, ""), 0.0
-hidden = strayed = missed = signed_count = 0
-power = blind_largest = furthest = furthest_mean = signed = 0.0
-for batch in range(case.batch):
-    for head in range(case.num_heads):
-        exact, exact_lse = oracle(batch, head)
-        hides = hides_nan(batch, head)
-        if hides is not None:  # 0 x NaN is NaN: the head's other rows may be either
-            hidden += hides
-            continue
-        strayed += int((~out[batch, :, head].isfinite()).sum())
-        # Retrieval is exact in 16 bits; a descaled v may round the other way, by one unit in the last place.
-        slack = 2.0**-7 * exact.abs() if case.dtype in ("e4m3", "e5m2") else 0.0
-        missed += int(((out[batch, :, head].double() - exact.to(DTYPE).double()).abs() > slack).any(-1).sum())
-        error = out[batch, :, head].double() - exact
-        squared += float(error.square().sum())
-        total += float(exact.square().sum())
-        count += error.numel()
-        norms = exact.square().mean(-1).sqrt()
-        rows = (error.square().mean(-1).sqrt() / norms).masked_fill(norms == 0, 0.0).nan_to_num(nan=math.inf)
-        peaks = error.abs().amax(-1).nan_to_num(nan=math.inf)
-        power += float(out[batch, :, head].double().square().sum())
-        blind = exact_lse == -math.inf
-        blind_largest = max(blind_largest, float(out[batch, :, head][blind].abs().max()) if bool(blind.any()) else 0.0)
-        off = (error.abs() / exact.abs())[~blind].nan_to_num(nan=math.inf)
-        v_max = oracle_v[batch, :, head // (case.num_heads // case.num_heads_kv)].double().abs().max()
-        unit = 2.0**-11 if DTYPE is torch.float16 else 2.0**-8
-        off_mean = (error.abs() / (exact.abs() + 2.0**-14 / unit * v_max))[~blind].nan_to_num(nan=math.inf)
-        if off.numel():
-            furthest, furthest_mean = max(furthest, float(off.max())), max(furthest_mean, float(off_mean.max()))
-            signed += float((error / exact)[~blind].sum())
-            signed_count += off.numel()
-        worst = max(worst, (float(rows.max()), f"batch {batch}, head {head}, row {int(rows.argmax())}"))
-        largest = max(largest, (float(peaks.max()), f"batch {batch}, head {head}, row {int(peaks.argmax())}"))
-        if lse is not None:
-            both_blind = (lse[batch, head] == -math.inf) & (exact_lse == -math.inf)
-            differ = (lse[batch, head] - exact_lse).abs().masked_fill(both_blind, 0.0).nan_to_num(nan=math.inf)
-            worst_lse = max(worst_lse, float(differ.max()))
-
-count = count or 1
-rms = math.sqrt(total / count) or 1.0
-differing = globals().get("differing", {})
-found = {
-    "relative RMSE": (math.sqrt(squared / count) / rms, ""),
-    "worst row's relative RMSE": worst,
-    "max error": (largest[0] / rms, largest[1]),
-    "rows that see a NaN of v and hide it": (hidden, ""),
-    "RMS(out) / RMS(ref) - 1": (abs(math.sqrt(power / total) - 1.0) if total else 0.0, ""),
-    "output of rows that see no key": (blind_largest, ""),
-    "non-finite outputs": (strayed, ""),
-    "outputs that are not 0 with v_descale 0": (int((out != 0).sum()), ""),
-    **{rule: (count, "") for rule, count in differing.items()},
-}
-if case.inputs.startswith("needle"):
-    found["rows that did not retrieve their key's v"] = (missed, "")
-if case.inputs == "v_ones":
-    found["output with v = 1, off 1 by"] = (furthest, "")
-if case.inputs == "equal_logits":
-    found["output off the mean of v"] = (furthest_mean, "")
-if case.inputs == "same_sign_v":
-    found["mean signed error with v of one sign"] = (abs(signed / max(signed_count, 1)), "")
-if lse is not None:
-    found["LSE error"] = (worst_lse, "")
-ALWAYS = ("relative RMSE", "worst row's relative RMSE", "max error", "LSE error")
-failed = False
-for rule, (value, where) in found.items():
-    limit = LIMITS.get(rule)
-    wrong = limit is not None and not value <= limit
-    failed |= wrong
-    if limit is None and rule not in ALWAYS:
-        continue
-    print(f"{rule}: {value:.4g}" + (f", limit {limit:.4g}" if limit is not None else "") + (f"  WRONG {where}" if wrong else ""))
-for rule in LIMITS:
-    if rule not in found:
-        print(f"{rule}: recorded with the record, and not computed here")
-if "non-finite outputs" not in LIMITS:
-    print("non-finite outputs:", strayed)
-sys.exit(1 if failed or strayed else 0)
-'''
+differing = {rule: (count, "") for rule, count in globals().get("differing", {}).items()}
+found = measured(case, oracle_q, oracle_k, oracle_v, out, lse)
+sys.exit(told({**found, **differing}, LIMITS))
+""")

@@ -46,8 +46,8 @@ class Result:
 
     @property
     def prep_s(self) -> float | None:
-        """Median seconds of the preparation that use repeats for every call (e4m3: quantization); where it was not timed
-        as a call, the wall time of `prepare`."""
+        """Median seconds of the preparation that use repeats for every call (8 bits: quantization); where it was not
+        timed as a call, the wall time of `prepare`."""
         measurement = self.record.measurement
         if measurement is None:
             return None

@@ -46,8 +46,8 @@ class Progress(Protocol):
 class Request:
     """One suite, to be run on a device ("cpu", "cuda", "cuda:1").
 
-    out: the run directory, new, or with `resume` the one to continue. add_plugins: plugins join the suite's own list.
-    budget_s: begin no case after so long.
+    out: the run directory, new, or with `resume` the one to continue. add_plugins: plugins join the suite's own list
+    (not where a run is continued: its stored list is complete). budget_s: begin no case after so long.
     """
 
     suite: Suite
@@ -113,8 +113,11 @@ def run_suite(request: Request) -> Outcome:
         outcome.incomplete.append(str(error))
     finally:
         request.progress.end()
-        crew.dismiss()
         writer.close()
+        try:
+            crew.dismiss()
+        except RunError as error:
+            outcome.incomplete.append(str(error))
     outcome.suspicions = suspicions(writer.sentinels)
     outcome.wall_s = time.monotonic() - started
     return outcome
@@ -171,20 +174,16 @@ def _run_jobs(
     started: float,
     bracket: Bracket,
 ) -> None:
-    taken = {(record.case_key, record.backend) for record in writer.taken}
+    todo = _todo(jobs, backends, writer.taken)
     total = len(jobs) * len(backends)
-    request.progress.begin(total, len(taken))
-    for number, job in enumerate(jobs):
-        wanted = [name for name in backends if (job.case.key, name) not in taken]
-        note = _apart(job, writer.taken)
-        if not wanted:
-            continue
+    request.progress.begin(total, total - sum(len(wanted) for _, wanted in todo))
+    for number, (job, wanted) in enumerate(todo):
         if request.budget_s is not None and time.monotonic() - started > request.budget_s:
-            outcome.incomplete.append(f"the budget was used up with {len(jobs) - number} of {len(jobs)} cases left")
+            outcome.incomplete.append(f"the budget was used up with {len(todo) - number} of {len(jobs)} cases left")
             return
-
         if job.time:
             bracket.look()
+        note = _apart(job, writer.taken)
 
         def keep(record: Record) -> None:
             writer.append(record)
@@ -199,6 +198,15 @@ def _run_jobs(
                 keep(record)
         else:
             crew.work(job, wanted, keep, watch, outcome.spent_s, note=note)
+
+
+def _todo(
+    jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record]
+) -> list[tuple[Job, list[str]]]:
+    """Each job that is not done yet, with the backends that have no record of it."""
+    done = {(record.case_key, record.backend) for record in taken}
+    left = ((job, [name for name in backends if (job.case.key, name) not in done]) for job in jobs)
+    return [(job, wanted) for job, wanted in left if wanted]
 
 
 def _apart(job: Job, taken: Sequence[Record]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
@@ -13,10 +16,12 @@ import click
 from attnbench import plugins
 from attnbench.backends import builtin
 from attnbench.environment import gpus
+from attnbench.host import cpu_facts
+from attnbench.peaks import section
 from attnbench.progress import make_progress
 from attnbench.record import Record
 from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, plain_spec, run_suite, unknown_backend
-from attnbench.store import SUITE, read
+from attnbench.store import SUITE, Run, read, refuse_occupied
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
 
 RESULTS = Path("results")
@@ -42,9 +47,7 @@ def run_command(
 ) -> int:
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
-    loaded = _load(suites, out, resume)
-    if resume is not None:
-        _require_plugins(resume, plugins)
+    run = None if resume is None else _to_resume(resume, out, plugins, backends)
     loaded = [
         with_overrides(
             suite,
@@ -53,57 +56,68 @@ def run_command(
             time=False if no_time else None,
             timing=timing,
         )
-        for suite in loaded
+        for suite in _load(suites, run)
     ]
     _check_names(loaded, backends, plugins)
+    joining = () if backends or run else plugins
     if dry_run:
         for suite in loaded:
-            _print_plan(suite, plugins)
+            _print_plan(suite, joining)
         return 0
-    kind = choose_device(device) if resume is None else _device_of(resume, device)
+    kind = choose_device(device) if run is None else _device_of(run, device)
+    places = _run_directories(loaded, out) if run is None else [run.path]
+    requests = [
+        Request(suite, kind, place, make_progress(), plugins, add_plugins=bool(joining), resume=run is not None)
+        for suite, place in zip(loaded, places)
+    ]
+    return _run_all(requests, budget)
+
+
+def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
+    """Runs one after the other, as long as nobody interrupts; the gravest of their exit statuses."""
     started, statuses = time.monotonic(), []
-    for suite in loaded:
-        left = None if budget is None else max(0.0, budget - (time.monotonic() - started))
-        request = Request(
-            suite=suite,
-            device=kind,
-            out=resume or _run_directory(suite, out, len(loaded) > 1),
-            progress=make_progress(),
-            plugins=plugins,
-            add_plugins=not backends,
-            resume=resume is not None,
-            budget_s=left,
-        )
-        outcome = run_suite(request)
-        print_outcome(outcome)
+    for request in requests:
+        left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
+        outcome = run_suite(replace(request, budget_s=left))
+        print_outcome(outcome, request.plugins)
         statuses.append(outcome.exit_status)
         if outcome.interrupted:
             break
     return next(status for status in GRAVITY if status in statuses)
 
 
-def _load(suites: tuple[str, ...], out: Path | None, resume: Path | None) -> list[Suite]:
-    if resume is None:
+def _load(suites: tuple[str, ...], run: Run | None) -> list[Suite]:
+    """The suites named, or the one stored with the run that is continued."""
+    if run is None:
         if not suites:
             raise RunError("name a suite, such as suites/quick.yaml; `attnbench list suites` shows those that ship")
         return [load_suite(suite) for suite in suites]
-    if out is not None and out.resolve() != resume.resolve():
-        raise RunError(f"--resume {resume} continues in that directory; leave out --out {out}")
-    stored = parse_suite(read(resume).suite_text, str(resume / SUITE))
+    stored = parse_suite(run.suite_text, str(run.path / SUITE))
     for given in map(load_suite, suites):
         if given.name != stored.name:
             raise RunError(
-                f'--resume {resume} is a run of suite "{stored.name}", not of "{given.name}"; name no suite with --resume'
+                f'--resume {run.path} is a run of suite "{stored.name}", not of "{given.name}"; '
+                "name no suite with --resume"
             )
     return [stored]
 
 
-def _require_plugins(run: Path, specs: tuple[str, ...]) -> None:
-    """A run that used plugins can go on only with them; where they lie is not stored."""
-    given = {plain_spec(spec) for spec in specs}
-    for spec in read(run).environment.get("plugins", ()):
+def _to_resume(path: Path, out: Path | None, specs: tuple[str, ...], backends: tuple[str, ...]) -> Run:
+    """The run to continue. A run that used plugins can go on only with them, since where they lie is not stored."""
+    if out is not None and out.resolve() != path.resolve():
+        raise RunError(f"--resume {path} continues in that directory; leave out --out {out}")
+    run = read(path)
+    used, given = run.environment.get("plugins", ()), {plain_spec(spec): spec for spec in specs}
+    for spec in used:
         if spec not in given:
-            raise RunError(f"--resume {run}: this run used --plugin {spec}; name it again")
+            raise RunError(f"--resume {path}: this run used --plugin {spec}; name it again")
+    for plain, spec in given.items():
+        if plain not in used and not backends:
+            raise RunError(
+                f"--resume {path}: this run did not use --plugin {spec}; leave it out, or name a backend of it too "
+                "with --backend"
+            )
+    return run
 
 
 def _check_names(suites: Sequence[Suite], asked: tuple[str, ...], specs: tuple[str, ...]) -> None:
@@ -127,40 +141,62 @@ def choose_device(asked: str) -> str:
         return "cuda:0" if gpus() else "cpu"
     if asked == "cuda":
         return "cuda:0"
-    kind, _, index = asked.partition(":")
-    if asked != "cpu" and not (kind == "cuda" and index.isdigit()):
+    if asked != "cpu" and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", asked):
         raise RunError(f'unknown device "{asked}"; use auto, cpu, cuda, or one card such as cuda:1')
     return asked
 
 
-def _device_of(run: Path, asked: str) -> str:
+def _device_of(run: Run, asked: str) -> str:
     """The device that a run was begun on, which is where it goes on: numbers of two devices are two runs."""
-    begun = read(run).environment.get("device")
+    begun = run.environment.get("device")
     kind = choose_device(begun if asked == "auto" and begun else asked)
     if begun and kind != begun:
-        raise RunError(f"--resume {run}: this run was begun on {begun}, not on {kind}; leave out --device {asked}")
+        raise RunError(f"--resume {run.path}: this run was begun on {begun}, not on {kind}; leave out --device {asked}")
+    if kind == "cpu":
+        chip, here = section(run.environment, "cpu").get("model"), cpu_facts()["model"]
+    else:
+        chip, here = section(run.environment, "gpu").get("name"), _gpu_name(kind)
+    if chip and here and chip != here:
+        raise RunError(f"--resume {run.path}: this run was begun on {chip}, and here is {here}; begin a run of its own")
     return kind
 
 
-def _run_directory(suite: Suite, out: Path | None, several: bool) -> Path:
-    name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{suite.name}"
+def _gpu_name(device: str) -> str | None:
+    return next((gpu.name for gpu in gpus()[int(device.partition(":")[2]) :]), None)
+
+
+def _run_directories(suites: Sequence[Suite], out: Path | None) -> list[Path]:
+    """One for each suite. Raises a user error where two are the same or one is not free, before any suite runs."""
+    names = [suite.name for suite in suites]
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise RunError(f'two of these suites are named "{name}"; run them one by one, or give one another name')
     if out is None:
-        return RESULTS / name
-    return out / suite.name if several else out
+        started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        places = [RESULTS / f"{started}-{name}" for name in names]
+    else:
+        places = [out / name for name in names] if len(names) > 1 else [out]
+    for place in places:
+        refuse_occupied(place)
+    return places
 
 
-def _print_plan(suite: Suite, specs: tuple[str, ...]) -> None:
+def _print_plan(suite: Suite, joining: tuple[str, ...]) -> None:
+    """joining: plugins whose backends join the suite's list."""
     jobs = suite.jobs()
     names = list(suite.backends) if suite.backends is not None else ["all that are available"]
-    names += [name for name in plugins.announced_names(specs) if name not in names]
+    names += [name for name in plugins.announced_names(joining) if name not in names]
     click.echo(f"{suite.name}: {len(jobs)} cases; backends: {', '.join(names)}")
     click.echo("\n".join(f"{job.group}  {job.case.key}{'' if job.time else '  (not timed)'}" for job in jobs))
     for case, reason in suite.excluded().items():
         click.echo(f"excluded  {case.key}  {reason}")
 
 
-def print_outcome(outcome: Outcome) -> None:
-    """Summary table, where the time went, what is missing, where the records are, and what the exit status means."""
+def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
+    """Summary table, where the time went, what is missing, where the records are, and what the exit status means.
+
+    plugins: as they were given, without which the run cannot go on.
+    """
     from rich.console import Console
 
     from attnbench.summary import summary_table
@@ -179,7 +215,8 @@ def print_outcome(outcome: Outcome) -> None:
     )
     click.echo(f"records: {outcome.path} ({counted or 'none'})")
     if outcome.interrupted or outcome.incomplete:
-        click.echo(f"go on with: attnbench run --resume {outcome.path}")
+        further = [word for spec in plugins for word in ("--plugin", spec)]
+        click.echo(f"go on with: {shlex.join(['attnbench', 'run', '--resume', str(outcome.path), *further])}")
     status = outcome.exit_status
     click.echo(f"exit status {status}: {STATUS_MEANS[status]}")
 

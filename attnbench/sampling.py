@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call, Outputs
-from attnbench.record import KEPT_SAMPLES, Block, Conditions
+from attnbench.measurement import KEPT_SAMPLES, Block, Conditions
 
 # A spoilt block is taken again so many times, each after a pause in which a hot chip cools down; and a measurement that
 # loses so many in all is given up, well before its time-out ends it.
@@ -65,7 +65,7 @@ class SystemClock:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Usability:
     """What the conditions make of a block: discard says why it enters no number (None: keep it); flags go on record."""
 
     discard: str | None = None
@@ -80,7 +80,7 @@ class Watch(Protocol):
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         """What the machine did between two times of the sampler's clock; None where nobody looked."""
 
-    def verdict(self, conditions: Conditions | None) -> Verdict: ...
+    def usability(self, conditions: Conditions | None) -> Usability: ...
 
 
 class Unwatched:
@@ -92,8 +92,8 @@ class Unwatched:
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         return None
 
-    def verdict(self, conditions: Conditions | None) -> Verdict:
-        return Verdict()
+    def usability(self, conditions: Conditions | None) -> Usability:
+        return Usability()
 
 
 class Unstable(Exception):
@@ -153,11 +153,11 @@ class Sampler:
         """
         tries = 0
         while True:
-            taken, verdict = self._try(calls, count, calls_per_sample, before)
-            if verdict.discard is None:
-                self._flags.update(dict.fromkeys(verdict.flags))
+            taken, found = self._try(calls, count, calls_per_sample, before)
+            if found.discard is None:
+                self._flags.update(dict.fromkeys(found.flags))
                 return taken
-            self.discarded[verdict.discard] += 1
+            self.discarded[found.discard] += 1
             tries += 1
             if tries > RETRIES or self.discarded.total() >= MOST_DISCARDED:
                 raise Unstable(_why(self.discarded))
@@ -167,15 +167,15 @@ class Sampler:
 
     def _try(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
-    ) -> tuple[Taken, Verdict]:
+    ) -> tuple[Taken, Usability]:
         start_s = self.clock.now()
         samples = tuple(self.timer.take(calls, count, calls_per_sample, before))
         end_s = self.clock.now()
         if end_s < start_s or min(samples) <= 0:
-            return Taken(samples, start_s, max(start_s, end_s)), Verdict(discard=BACKWARDS)
+            return Taken(samples, start_s, max(start_s, end_s)), Usability(discard=BACKWARDS)
         conditions = self.watch.between(start_s, end_s)
         taken = Taken(samples, start_s, end_s, conditions, stretch=self.discarded.total())
-        return taken, self.watch.verdict(conditions)
+        return taken, self.watch.usability(conditions)
 
 
 def _why(causes: Counter[str]) -> str:

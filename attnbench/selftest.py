@@ -20,6 +20,9 @@ from attnbench.selftest_units import OWN, BugUnit, RightUnit
 
 # Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.
 SHORT = {"batch": 1, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 64}
+# More queries than keys; and single queries of three batch elements, whose grouped heads a kernel may pack.
+MORE_QUERIES = {**SHORT, "seqlen_q": 161, "seqlen_k": 128, "causal": True}
+DECODING = {**SHORT, "batch": 3, "seqlen_q": 1, "causal": False}
 LONG = {**SHORT, "seqlen_k": 4096 + 33}
 # Where every published tolerance passes a mask that is off by one on N(0, 1) inputs.
 LONGEST = {
@@ -28,6 +31,9 @@ LONGEST = {
 OFF_BY_ONE = ("mask sees one more", "mask sees one less")
 NEEDLES = ("needle", "needle_hidden")
 TAIL = ("tail unmasked",)
+# Bugs that show on these problems only.
+OF_MORE_QUERIES = ("mask short with more queries",)
+OF_DECODING = ("keys at stride of queries", "third element reads second", "decoding group reversed")
 # Lengths around 1, around the tile edges in use, and unequal both ways.
 SHAPES = (
     (1, 1), (1, 65), (2, 2), (3, 7), (31, 31), (63, 63), (65, 64), (64, 65), (113, 113), (127, 129), (128, 128),
@@ -39,6 +45,11 @@ RIGHT_INPUTS = (
     "fp8_extremes",
 )  # fmt: skip
 RIGHT_SEEDS = 3
+# Query and key/value heads by seed; the widest group in use only where there are this few scores, for time's sake.
+HEADS = ((2, 1), (2, 2), (64, 1))
+WIDE_SCORES = 65 * 64
+# No multiple of the number of inputs, so that all pairs come up.
+HEAD_DIMS = (64, 32, 128, 64, 256)
 CASES_A_UNIT = 24
 # One letter a rule in the matrix; a rule of a probe's own is E, for exact.
 LETTERS = {
@@ -103,20 +114,24 @@ def units(short: bool) -> Iterator[BugUnit | RightUnit]:
             yield BugUnit({**LONG, "dtype": dtype, "causal": False}, exhaustive=False, bugs=TAIL)
         yield BugUnit({**SHORT, "dtype": dtype, "causal": True}, exhaustive=not short)
         yield BugUnit({**SHORT, "dtype": dtype, "causal": False}, exhaustive=not short, bugs=TAIL if short else ())
+        yield BugUnit({**MORE_QUERIES, "dtype": dtype}, exhaustive=not short, bugs=OF_MORE_QUERIES)
+        yield BugUnit({**DECODING, "dtype": dtype}, exhaustive=not short, bugs=OF_DECODING)
     cases = list(right_cases())[:: 10 if short else 1]
     for start in range(0, len(cases), CASES_A_UNIT):
         yield RightUnit(tuple(cases[start : start + CASES_A_UNIT]))
 
 
 def right_cases() -> Iterator[dict[str, Any]]:
-    """Shapes x masks x dtypes x seeds; every case takes the next inputs of the list, so that all pairs come up."""
-    names = itertools.cycle(RIGHT_INPUTS)
+    """Shapes x masks x dtypes x seeds; every case takes the next inputs and head_dim, so that pairs come up."""
+    names, dims = itertools.cycle(RIGHT_INPUTS), itertools.cycle(HEAD_DIMS)
     for seed, dtype, causal, (seqlen_q, seqlen_k) in itertools.product(
         range(RIGHT_SEEDS), DTYPES, (False, True), SHAPES
     ):
+        num_heads, num_heads_kv = HEADS[seed if seqlen_q * seqlen_k <= WIDE_SCORES else seed % 2]
         yield {
-            "batch": 1 + seed % 2, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "num_heads": 2, "num_heads_kv": 1 + seed % 2,
-            "head_dim": 64, "dtype": dtype, "causal": causal, "inputs": next(names), "seed": seed,
+            "batch": 1 + seed % 2, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "num_heads": num_heads,
+            "num_heads_kv": num_heads_kv, "head_dim": next(dims), "dtype": dtype, "causal": causal,
+            "inputs": next(names), "seed": seed,
         }  # fmt: skip
 
 

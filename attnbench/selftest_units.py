@@ -88,12 +88,15 @@ RIGHT = (
     Choices(tile_n=64, splits=2),
     Choices(tile_n=80, splits=3),
     Choices(tile_n=224),
+    Choices(tile_n=16, splits=8, partials_16bit=True),
+    Choices(tile_n=128, sum_rounded=True),
+    Choices(tile_n=64, cubic_exp2=True),
     Choices(tile_n=64, p_fp32=True),
     Choices(tile_n=64, normalize_first=True),
     Choices(tile_n=64, lazy_rescale=5.5),
     Choices(tile_n=96, top_left=True),
 )
-SIXTEEN_BIT_ONLY = ("p_fp32", "normalize_first", "lazy_rescale")
+SIXTEEN_BIT_ONLY = ("p_fp32", "normalize_first", "lazy_rescale", "partials_16bit")
 
 
 def right_variants(dtype: str) -> tuple[Choices, ...]:

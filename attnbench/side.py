@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from attnbench.crew import Listener, RunError
+from attnbench.crew import Listener, RunError, end_worker
 from attnbench.record import Record
 from attnbench.suite import Job
 from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
@@ -61,9 +61,9 @@ class Side:
         return self._worker
 
     def dismiss(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """Ends the worker. Raises RunError where it does not end."""
+        worker, self._worker = self._worker, None
+        end_worker(worker)
 
     def _moved(self, spec: str, top: Path) -> str:
         """A plugin spec with its file in this revision's folder, where it lies in the repository. Raises RunError."""

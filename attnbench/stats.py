@@ -9,7 +9,7 @@ from functools import cache
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Iterable, Iterator, Sequence, TypeVar
 
-from attnbench.record import Block, Measurement
+from attnbench.measurement import Block, Measurement
 
 if TYPE_CHECKING:
     import numpy

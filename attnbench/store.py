@@ -52,21 +52,25 @@ def is_run(path: Path) -> bool:
 def read(path: str | Path) -> Run:
     """The run at `path`. Raises StoreError where there is no run, or one of another schema."""
     path = Path(path)
-    if not path.is_dir():
-        raise StoreError(f"{path}: no such run directory")
-    if not is_run(path):
-        raise StoreError(f"{path}: not a run directory (it has no {RECORDS})")
+    _require_run(path)
     try:
         records, problems = _read_records(path / RECORDS)
         environment = _read_environment(path / ENVIRONMENT)
         sentinels, unread = _read_sentinels(path / SENTINELS)
-        suite_text = (path / SUITE).read_text() if (path / SUITE).is_file() else ""
+        suite_text = (path / SUITE).read_text("utf-8") if (path / SUITE).is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read the run directory {path}: {error}") from None
     if problems and not records and all("schema" in problem for problem in problems):
         raise StoreError(f"{path}: {problems[0]}; read it with the version of attnbench that wrote it")
     problems += unread
     return Run(path, path.resolve().name, environment, suite_text, tuple(records), tuple(problems), tuple(sentinels))
+
+
+def _require_run(path: Path) -> None:
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such run directory")
+    if not is_run(path):
+        raise StoreError(f"{path}: not a run directory (it has no {RECORDS})")
 
 
 def _read_records(path: Path) -> tuple[list[Record], list[str]]:
@@ -115,7 +119,7 @@ def _read_environment(path: Path) -> dict[str, Any]:
         return {}
     way_out = "remove it to read the records without their environment"
     try:
-        environment = json.loads(path.read_text())
+        environment = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise StoreError(f"{path}: not JSON ({error}); {way_out}") from None
     if not isinstance(environment, dict):
@@ -145,7 +149,10 @@ class Writer:
             refuse_occupied(path)  # again, now that nobody else can write
             write_file(path / SUITE, suite_text)
             write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
-            return cls(path, lock, (path / RECORDS).open("ab", buffering=0), ())
+            records = (path / RECORDS).open("ab", buffering=0)
+            with contextlib.suppress(OSError):  # not every file system can
+                os.fsync(lock)  # the folder itself: its new names are lost with the power otherwise
+            return cls(path, lock, records, ())
         except (OSError, StoreError) as error:
             if lock is not None:
                 os.close(lock)
@@ -159,14 +166,14 @@ class Writer:
 
         Raises StoreError when another process writes into it, or when its lines cannot all be read.
         """
-        run = read(path)
-        of_records = [problem for problem in run.problems if problem.startswith(RECORDS)]
-        unreadable = [problem for problem in of_records if not problem.endswith(CUT_SHORT)]
-        if unreadable:
-            raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
+        _require_run(path)
         lock = lock_folder(path)
         try:
-            run = read(path)  # again, now that nobody else can append
+            run = read(path)  # with the lock, so that nobody else can append
+            of_records = [problem for problem in run.problems if problem.startswith(RECORDS)]
+            unreadable = [problem for problem in of_records if not problem.endswith(CUT_SHORT)]
+            if unreadable:
+                raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
             merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
             records = (path / RECORDS).open("r+b", buffering=0)
             records.truncate(complete_length(records))
@@ -174,8 +181,10 @@ class Writer:
                 with (path / SENTINELS).open("r+b", buffering=0) as sentinels:
                     sentinels.truncate(complete_length(sentinels))
             write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
-        except OSError as error:
+        except (OSError, StoreError) as error:
             os.close(lock)
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(f"cannot continue the run directory {path}: {error.strerror}") from None
         return cls(path, lock, records, run.records, run.sentinels)
 
@@ -185,11 +194,16 @@ class Writer:
 
     def append_sentinel(self, row: dict[str, Any]) -> None:
         """As `append`, to the sentinels."""
-        with (self.path / SENTINELS).open("ab", buffering=0) as sentinels:
-            self._append(sentinels, json.dumps(row, separators=(",", ":")), "a sentinel")
+        try:
+            with (self.path / SENTINELS).open("ab", buffering=0) as sentinels:
+                self._append(sentinels, json.dumps(row, separators=(",", ":")), "a sentinel")
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot write a sentinel ({error.strerror})") from None
         self.sentinels.append(row)
 
     def _append(self, file: IO[bytes], text: str, what: str) -> None:
+        if os.fstat(file.fileno()).st_nlink == 0:
+            raise StoreError(f"{self.path}: {what} has no place any more: somebody removed the file meanwhile")
         try:
             append_line(file, text)
         except OSError as error:
@@ -222,7 +236,7 @@ def write_file(path: Path, text: str) -> None:
     """Writes a whole file or nothing: a temporary beside it, fsynced, then renamed."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -234,8 +248,14 @@ def write_file(path: Path, text: str) -> None:
 
 def refuse_occupied(path: Path) -> None:
     """Raises StoreError where something is in the way of a new run directory."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise StoreError(f"{path} exists and is not empty; choose another --out, or continue it with --resume {path}")
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+    except OSError as error:
+        raise StoreError(f"cannot look into {path}: {error.strerror}; choose another --out") from None
+    what = "is not empty" if path.is_dir() else "is not a folder"
+    way_on = f", or continue it with --resume {path}" if is_run(path) else ""
+    raise StoreError(f"{path} exists and {what}; choose another --out{way_on}")
 
 
 def lock_folder(path: Path) -> int:

@@ -12,6 +12,7 @@ import yaml
 
 Location = tuple[Union[str, int], ...]  # where a value stands: ("groups", 0, "axes", "dtype")
 
+INT = "tag:yaml.org,2002:int"
 # Scientific notation without a point is text in YAML 1.1 ("1e-3"); in a suite it is always meant as a number.
 SCIENTIFIC = r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"
 
@@ -84,9 +85,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the C one is several times faster, and optional
-    pass
+    """NOTE: YAML 1.1 reads 010 as 8, 1:30 as 90 and 0x10 as 16, and says nothing. Whole numbers are decimal here; the
+    rest stays text, and is refused where a number is wanted."""
+
+    yaml_implicit_resolvers = {
+        start: [(tag, pattern) for tag, pattern in resolvers if tag != INT]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(SCIENTIFIC), list("-+0123456789"))
 
 

@@ -11,8 +11,8 @@ from typing import Any, Mapping, Protocol
 
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.host import cpus_allowed
-from attnbench.record import Conditions
-from attnbench.sampling import BACKWARDS, Clock, SystemClock, Verdict
+from attnbench.measurement import Conditions
+from attnbench.sampling import BACKWARDS, Clock, SystemClock, Usability
 
 # Clocks and power are known every 10 ms: the driver renews its own figures no faster than that.
 PERIOD_S = 0.01
@@ -64,7 +64,7 @@ class Telemetry:
                 around.append(reading)
         return summarize(around[::-1], start_s, end_s)
 
-    def verdict(self, conditions: Conditions | None) -> Verdict:
+    def usability(self, conditions: Conditions | None) -> Usability:
         return self._judge(conditions)
 
     def facts(self) -> dict[str, Any]:

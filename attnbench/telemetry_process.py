@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from attnbench.conditions import make_judge
-from attnbench.record import Conditions, known_facts
-from attnbench.sampling import Clock, SystemClock, Verdict
+from attnbench.measurement import Conditions, known_facts
+from attnbench.sampling import Clock, SystemClock, Usability
 from attnbench.telemetry import PERIOD_S, Telemetry
 
 # An answer takes a millisecond; a process that has not answered by then is stuck in the driver, or starved.
@@ -61,7 +61,7 @@ class TelemetryProcess:
         answer = self._ask({"ask": "between", "start_s": start_s, "end_s": end_s}, ANSWER_TIMEOUT_S)
         return Conditions(problems=(self._lost,)) if answer is None else Conditions.of(answer)
 
-    def verdict(self, conditions: Conditions | None) -> Verdict:
+    def usability(self, conditions: Conditions | None) -> Usability:
         return self._judge(conditions)
 
     def facts(self) -> dict[str, Any]:

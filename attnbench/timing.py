@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call
-from attnbench.record import KEPT_SAMPLES, Block, Measurement
+from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers, relative_stdev
 from attnbench.suite_model import Timing

@@ -6,6 +6,7 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 from __future__ import annotations
 
 import json
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Callable, Iterator, TypeVar
@@ -66,14 +67,19 @@ def guarded(bench: Bench, base: Record, step: Callable[[], T], when: str = "") -
     """What the step returns, or the record of what a backend raised in it; then the checked inputs are whole again."""
     try:
         return step()
-    except (KeyboardInterrupt, BrokenPipeError):
-        raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
+        if isinstance(error, KeyboardInterrupt) and _hears_ctrl_c():
+            raise
         try:
             bench.inputs_written()
         except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
             bench.forget()
         return replace(base, status="error", kind=failure_kind(error), reason=when + describe(error))
+
+
+def _hears_ctrl_c() -> bool:
+    """Whether a KeyboardInterrupt may be the user's: a worker ignores SIGINT, so that there it is the backend's own."""
+    return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def _cannot(bench: Bench, backend: Backend) -> str | None:
@@ -139,5 +145,5 @@ def poisoned_memory() -> Iterator[None]:
 def _version(backend: Backend) -> str:
     try:
         return str(backend.version())
-    except Exception as error:  # a library that is not installed has no version; `unavailable` says why
+    except (Exception, SystemExit) as error:  # a library that is not installed has no version; `unavailable` says why
         return f"unknown ({type(error).__name__})"

@@ -30,6 +30,7 @@ from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.gpu_requirements import GET_TORCH
 from attnbench.phases import Phases
 from attnbench.record import Record
 from attnbench.suite_model import Checks, Timing
@@ -45,6 +46,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent d
 def main() -> None:
     """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; a KeyboardInterrupt here is a backend's
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
@@ -90,8 +92,10 @@ class Worker:
         ]
 
     def _open_device(self) -> dict[str, Any]:
-        import torch
-
+        try:
+            import torch
+        except ImportError as error:
+            raise DeviceError(f"torch does not import ({error}); {GET_TORCH}") from None
         from attnbench.environment import worker_facts
 
         torch.set_num_threads(self._threads)
@@ -213,13 +217,13 @@ class Worker:
 def _unavailable(backend: Backend) -> str | None:
     try:
         reason = backend.unavailable()
-    except Exception as error:  # a plugin's; its record will say the same
+    except (Exception, SystemExit) as error:  # a plugin's; its record will say the same
         return f"unavailable() raised {type(error).__name__}: {error}"
     return None if reason is None else str(reason)
 
 
 class DeviceError(Exception):
-    """The device asked for is not there."""
+    """The device asked for is not there, or nothing that drives it."""
 
 
 if __name__ == "__main__":

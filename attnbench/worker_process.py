@@ -19,6 +19,8 @@ from typing import Any, Mapping, Sequence
 START_TIMEOUT_S = 180.0
 # A process that has closed its end of the event pipe is on its way out; one that is not by then never will be.
 EXIT_TIMEOUT_S = 5.0
+# A killed process ends at once, unless it waits inside a driver that hangs.
+KILL_TIMEOUT_S = 60.0
 TAIL_BYTES = 4000
 READ_BYTES = 1 << 16
 
@@ -41,6 +43,10 @@ class WorkerDied(Exception):
 
 class WorkerSilent(Exception):
     """Nothing was heard within the time allowed."""
+
+
+class WorkerStuck(Exception):
+    """The worker was killed and does not end: it holds the device, and nothing can be measured beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +123,18 @@ class WorkerProcess:
             raise WorkerDied(f"it wrote into the event pipe: {line[:100]!r}", output=self._tail()) from None
 
     def kill(self) -> None:
-        """Ends the worker and everything it started, whatever state it is in."""
+        """Ends the worker and everything it started, whatever state it is in. Raises WorkerStuck where it cannot."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # nobody of that group is left, or its number is another's by now
-        self._process.wait()
+        try:
+            self._process.wait(KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise WorkerStuck(
+                f"the worker process {self._process.pid} was killed and did not end within {KILL_TIMEOUT_S:g} s; it "
+                "waits in a driver, and nothing can be measured beside it: restart the device or the machine"
+            ) from None
         self._jobs_close()
         for descriptor in self._watched:
             os.close(descriptor)

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Iterator
 
 from attnbench.case import Case
+from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.metrics import forward_flops
-from attnbench.record import KEPT_SAMPLES, Accuracy, Block, Check, Measurement, Record
+from attnbench.record import Accuracy, Check, Record
 from attnbench.sampling import KEPT_DIGITS
 
 LIMIT_S = 10.0

@@ -51,10 +51,11 @@ struct Consumer {
 
 template <class C>
 ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
-  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS) + hold_in_loop<C::head_dim>(j);
+  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
   wait_full(c.shared.k_full, c.k_at, where);
   ptx::wgmma_fence(where);
-  issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage), where);
+  issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage),
+                                                               hold_in_loop<C::head_dim>(j), where);
   ptx::wgmma_commit_group(where);
 }
 

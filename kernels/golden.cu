@@ -233,9 +233,11 @@ static int32_t encode(attnbench::ptx::TensorMap* map, const GoldenTensor& tensor
 }
 
 #define NAME_OF(name, ...) #name,
-#define LAUNCH_PROBE(name, ...) \
-  if (probe == number++)        \
-    return attnbench::launch(golden_##name, 1, attnbench::THREADS, attnbench::SHARED_BYTES, stream, args);
+#define LAUNCH_PROBE(name, ...)                                                                                 \
+  if (probe == number++) {                                                                                      \
+    if (int32_t status = attnbench::allow_shared_memory(golden_##name, attnbench::SHARED_BYTES)) return status; \
+    return attnbench::launch(golden_##name, 1, attnbench::THREADS, attnbench::SHARED_BYTES, stream, args);      \
+  }
 
 static const char* const PROBE_NAMES[] = {PROBES(NAME_OF) nullptr};
 

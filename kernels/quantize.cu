@@ -407,6 +407,9 @@ using QuantizeKernel = void(ptx::TensorMap, ptx::TensorMap, ptx::TensorMap, Quan
 
 template <class C>
 int32_t launch_config(QuantizeKernel* amax_kernel, QuantizeKernel* kernel, const AttnbenchQuantizeArgs& args) {
+  const int amax_bytes = int(sizeof(AmaxStorage<C>)), bytes = int(sizeof(SharedStorage<C>));
+  if (int32_t status = allow_shared_memory(amax_kernel, amax_bytes)) return status;
+  if (int32_t status = allow_shared_memory(kernel, bytes)) return status;
   QuantizeMaps maps;
   if (int32_t status = encode_quantize_maps(args, &maps)) return status;
   const ptx::TensorMap &q = maps.operand[QUERY], &k = maps.operand[KEY], &v = maps.operand[VALUE];
@@ -418,12 +421,9 @@ int32_t launch_config(QuantizeKernel* amax_kernel, QuantizeKernel* kernel, const
   if (grid > multiprocessors * C::resident_ctas) grid = multiprocessors * C::resident_ctas;
   if (params.amax_from == AmaxFrom::workspace) {
     if (int32_t status = zero_async(args.workspace, quantize_workspace_bytes(args), args.stream)) return status;
-    const int shared_bytes = int(sizeof(AmaxStorage<C>));
-    if (int32_t status = launch(amax_kernel, grid, C::threads, shared_bytes, args.stream, q, k, v, params)) {
-      return status;
-    }
+    if (int32_t status = launch(amax_kernel, grid, C::threads, amax_bytes, args.stream, q, k, v, params)) return status;
   }
-  return launch(kernel, grid, C::threads, int(sizeof(SharedStorage<C>)), args.stream, q, k, v, params);
+  return launch(kernel, grid, C::threads, bytes, args.stream, q, k, v, params);
 }
 
 }  // namespace

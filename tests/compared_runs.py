@@ -8,7 +8,8 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy
 from report_runs import H200, accuracy, case, write_run
 
-from attnbench.record import Block, Conditions, Measurement, Record
+from attnbench.measurement import Block, Conditions, Measurement
+from attnbench.record import Record
 
 MACHINE = {**H200, "device": "cuda:0", "machine": "0123456789abcdef"}
 SEQLENS = (512, 1024, 2048, 4096, 8192)

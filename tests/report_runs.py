@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from attnbench.case import Case
-from attnbench.record import Accuracy, Block, Check, Measurement, Record
+from attnbench.measurement import Block, Measurement
+from attnbench.record import Accuracy, Check, Record
 
 H200 = {
     "attnbench": {"version": "0.1.0", "revision": "0123456789abcdef", "dirty": False},

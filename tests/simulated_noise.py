@@ -17,7 +17,8 @@ from compared_runs import MACHINE
 from report_runs import accuracy
 
 from attnbench.case import Case
-from attnbench.record import Block, Conditions, Measurement, Record
+from attnbench.measurement import Block, Conditions, Measurement
+from attnbench.record import Record
 from attnbench.sides import Side
 from attnbench.store import Run
 

@@ -19,7 +19,8 @@ from attnbench.ab_journal import JOURNAL
 from attnbench.ab_runs import COMPARISON
 from attnbench.case import Case
 from attnbench.errors import user_errors
-from attnbench.record import Accuracy, Block, Check, Measurement, Record
+from attnbench.measurement import Block, Measurement
+from attnbench.record import Accuracy, Check, Record
 from attnbench.store import read
 from attnbench.suite import parse_suite
 from attnbench.verdict import Margin

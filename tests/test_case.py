@@ -77,7 +77,10 @@ def test_different_problems_have_different_keys():
     }
     assert len({case.key for case in cases}) == len(cases) == 2**11 * 3
 
-    fp8 = {"dtype": FP8_DTYPES, "scaling": SCALINGS, "block_size": (64, 128), "hadamard": (False, True), "p_scale": (1, 256, 256.5)}
+    fp8 = {
+        "dtype": FP8_DTYPES, "scaling": SCALINGS, "block_size": (64, 128), "hadamard": (False, True),
+        "p_scale": (1, 256, 256.5),
+    }  # fmt: skip
     cases = {make(**dict(zip(fp8, values))) for values in itertools.product(*fp8.values())}
     assert len({case.key for case in cases}) == len(cases) == 120
 

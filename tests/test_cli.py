@@ -1,7 +1,9 @@
 """The command line: every mistake is one line and exit status 2, nothing is written, the reading half has no torch."""
 
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from paths import ROOT
@@ -46,13 +48,18 @@ MISTAKES = {
     "a missing plugin": (GROUP, ["--plugin", "nowhere.py:f"], 'plugin "nowhere.py:f": no file nowhere.py'),
     "a plugin that cannot be": (GROUP, ["--plugin", "nowhere"], "give file.py:function, module:function, or file.py"),
     "a device that cannot be": (GROUP, ["--device", "tpu"], 'unknown device "tpu"; use auto, cpu, cuda'),
-    "timeout zero": (GROUP, ["--timeout", "0"], "timeout_s"),
-    "timeout no number": (GROUP, ["--timeout", "soon"], "'soon' is not a valid float"),
-    "timeout nan": (GROUP, ["--timeout", "nan"], "timeout_s"),
-    "processes zero": (GROUP, ["--processes", "0"], "processes"),
+    "timeout zero": (GROUP, ["--timeout", "0"], """Invalid value for '--timeout': "0" is no duration; write 90s"""),
+    "timeout negative": (GROUP, ["--timeout", "-3"], """Invalid value for '--timeout': "-3" is no duration"""),
+    "timeout no number": (GROUP, ["--timeout", "soon"], '"soon" is no duration'),
+    "timeout nan": (GROUP, ["--timeout", "nan"], '"nan" is no duration'),
+    "processes zero": (GROUP, ["--processes", "0"], "Invalid value for '--processes': 0 is not in the range x>=1"),
+    "processes too many": (GROUP, ["--processes", "101"], '"processes" must be at most 100, not 101'),
     "a budget that is none": (GROUP, ["--budget", "-1m"], '"-1m" is no duration; write 90s, 15m or 2h'),
     "an option that is not there": (GROUP, ["--fast"], "No such option"),
-    "an occupied directory": (GROUP, ["--out", "{folder}"], "exists and is not empty; choose another --out"),
+    "an occupied directory": (GROUP, ["--out", "{folder}"], "{folder} exists and is not empty; choose another --out\n"),
+    "a file as directory": (GROUP, ["--out", "{suite}"], "{suite} exists and is not a folder; choose another --out\n"),
+    "a suite twice": (GROUP, ["{suite}", "--out", "x"], 'two of these suites are named "s"; run them one by one'),
+    "a card with a leading zero": (GROUP, ["--device", "cuda:01"], 'unknown device "cuda:01"; use auto, cpu, cuda'),
     "a directory in a file": (GROUP, ["--out", "{suite}/run"], "cannot write the run directory"),
     "resume of nothing": (GROUP, ["--resume", "nowhere"], "nowhere: no such run directory"),
     "resume and another out": (GROUP, ["--resume", "a", "--out", "b"], "leave out --out b"),
@@ -149,6 +156,7 @@ def test_a_device_that_is_not_here_is_one_line(command):
         (["run"], "name a suite, such as suites/quick.yaml"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such suite file"),
         (["run", "."], "is a folder; name a suite file in it"),
+        (["list", "backends", "--plugin", "nowhere.py:f"], 'plugin "nowhere.py:f": no file nowhere.py'),
         (["list", "things"], "'things' is not one of 'backends', 'suites', "),
         (["report", "nowhere"], "nowhere: no such run directory"),
         (["report"], "Missing argument 'RUN...'"),
@@ -178,6 +186,62 @@ def test_repro_names_what_is_there(in_process, tmp_path):
     run = write_run(tmp_path / "run", [record])
     assert f'did you mean "{record.case_key}"' in one_line(in_process("repro", run, record.case_key + "0", "naive"))
     assert '(did you mean "naive"?)' in one_line(in_process("repro", run, record.case_key, "naiv"))
+
+
+def test_no_suite_runs_where_another_has_no_place(in_process, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(GROUP)
+    run = write_run(tmp_path / "out" / "b", [ok("naive", 1e-3)])
+    line = one_line(in_process("run", "a.yaml", "b.yaml", "--device", "cpu", "--out", "out"))
+    assert "out/b exists and is not empty; choose another --out, or continue it with --resume out/b" in line
+    assert [path for path in (tmp_path / "out").iterdir()] == [run]
+
+
+@pytest.fixture
+def requested(monkeypatch):
+    """The requests that a command makes, instead of their running."""
+    from attnbench.run import Outcome
+
+    made = []
+    monkeypatch.setattr("attnbench.run_command.run_suite", lambda request: made.append(request) or Outcome(request.out))
+    return made
+
+
+def test_resume_runs_the_backends_that_were_begun_and_no_others(in_process, requested, tmp_path):
+    """A file of several, of which --backend had named one."""
+    run = write_run(tmp_path / "run", [ok("naive", 1e-3)], {"device": "cpu", "plugins": ["mine.py"]})
+    (run / "suite.yaml").write_text("backends: [second]\n" + GROUP)
+    (tmp_path / "mine.py").write_text("")
+    assert in_process("run", "--resume", run, "--plugin", tmp_path / "mine.py").returncode == 3
+    (request,) = requested
+    assert request.suite.backends == ("second",) and request.resume and not request.add_plugins
+    more = ("--plugin", tmp_path / "mine.py", "--plugin", f"{FUNCTIONS}:slow")
+    line = one_line(in_process("run", "--resume", run, *more))
+    assert f"this run did not use --plugin {FUNCTIONS}:slow; leave it out, or name a backend of it too with --b" in line
+    assert in_process("run", "--resume", run, *more, "--backend", "slow").returncode == 3
+    assert requested[1].suite.backends == ("slow",) and requested[1].plugins[1] == f"{FUNCTIONS}:slow"
+
+
+def test_plugins_join_where_no_backend_is_named(in_process, requested, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("backends: [naive]\n" + GROUP)
+    for given, joins in (((), True), (("--backend", "naive"), False)):
+        in_process("run", "s.yaml", "--device", "cpu", "--plugin", f"{FUNCTIONS}:slow", *given)
+        assert requested[-1].add_plugins is joins and requested[-1].suite.backends == ("naive",)
+        plan = in_process("run", "s.yaml", "--dry-run", "--plugin", f"{FUNCTIONS}:slow", *given).stdout
+        assert plan.startswith("s: 1 cases; backends: naive" + (", slow\n" if joins else "\n"))
+
+
+def test_resume_stays_on_its_machine(in_process, tmp_path, monkeypatch):
+    run = write_run(tmp_path / "cpu", [ok("naive", 1e-3)], {"device": "cpu", "cpu": {"model": "i486"}})
+    (run / "suite.yaml").write_text(GROUP)
+    assert "this run was begun on i486, and here is " in one_line(in_process("run", "--resume", run))
+    found = [SimpleNamespace(name=name) for name in ("K80", "H100")]
+    monkeypatch.setattr("attnbench.run_command.gpus", lambda: found)
+    run = write_run(tmp_path / "cuda", [ok("naive", 1e-3)], {"device": "cuda:1", "gpu": {"name": "H200"}})
+    (run / "suite.yaml").write_text(GROUP)
+    assert "was begun on H200, and here is H100; begin a run of its own" in one_line(in_process("run", "--resume", run))
 
 
 def test_resume_goes_on_where_it_began(in_process, tmp_path):
@@ -213,10 +277,29 @@ def test_list_names_plugins_without_importing_them(in_process, tmp_path):
         assert "not here: " in rows["fa2"]
 
 
+def test_backends_are_listed_where_torch_is_missing(in_process, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = in_process("list", "backends")
+    assert done.returncode == 0
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    for name in ("naive", "cpu_flash", "fp8_emulated", "fp8_baseline"):
+        assert 'not here: torch is not installed; get it with: pip install "torch' in rows[name]
+
+
 @pytest.mark.parametrize(("what", "names"), [("suites", "quick"), ("inputs", "needle"), ("metrics", "tflops")])
 def test_lists(in_process, what, names):
     done = in_process("list", what)
     assert done.returncode == 0 and names in done.stdout.lower()
+
+
+def test_an_output_that_nobody_reads_is_an_interruption():
+    """`attnbench ... | head`: exit status 1 would mean an incorrect result."""
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [sys.executable, "-m", "attnbench", "list", "backends"]
+    done = subprocess.run(arguments, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (130, "attnbench: interrupted: nobody reads the output any more\n")
 
 
 IMPORTED = """

@@ -14,7 +14,7 @@ from attnbench.record import Check, Record
 from attnbench.replication import merge_processes
 from attnbench.run import choose_backends, plain_spec
 from attnbench.suite import parse_suite
-from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent
+from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 
 SUITE = """
 groups: [{name: all, axes: {batch: 1, num_heads: 1, head_dim: 16, seqlen: [16, 32], dtype: fp16}}]
@@ -92,7 +92,8 @@ def work(monkeypatch):
     ],
 )
 def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, hired):
-    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=([event, DONE], [DONE]), hired=0, submitted=[], allowed_s=[]))
+    scripts = ([event, DONE], [DONE])
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
     scripted.submit = lambda self, job: self.submitted.append(job)
     monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     crew = Crew("cpu", ())
@@ -146,12 +147,28 @@ def test_workers_that_die_at_once_end_in_a_record_each(work):
 
 
 def test_silence_is_a_timeout(work):
-    records, _, hired, _, _ = work(
+    records, _, hired, _, spent_s = work(
         [phase("a", "start"), phase("a", "time"), WorkerSilent()], [phase("b", "start"), told(passed("b")), DONE],
         backends=("a", "b"),
     )  # fmt: skip
+    assert set(spent_s) == {"check", "crashes and time-outs"}, "what a hung worker took is no overhead of the harness"
     assert outcomes(records) == [("a", "error", "timeout"), ("b", "ok", None)] and hired == 2
     assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
+
+
+def test_a_worker_that_cannot_be_ended_ends_the_run_once_its_record_is_kept(monkeypatch):
+    def kill(self):
+        raise WorkerStuck("it waits in a driver")
+
+    script = [phase("a", "start"), phase("a", "time"), WorkerSilent()]
+    parts = dict(scripts=[script], hired=0, submitted=[], allowed_s=[], kill=kill)
+    scripted = type("Scripted", (ScriptedWorker,), parts)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    records, crew = [], Crew("cpu", ())
+    with pytest.raises(RunError, match="it waits in a driver"):
+        crew.work(JOB, ["a", "b"], records.append, lambda backend, phase: None, Counter())
+    assert outcomes(records) == [("a", "error", "timeout")] and scripted.hired == 1
+    crew.dismiss()  # there is nobody left to end
 
 
 def checked_and_taking_turns(*names):
@@ -321,6 +338,15 @@ def test_merging_keeps_everything_that_processes_said():
     assert merged.measurement.samples_s == first.measurement.samples_s + second.measurement.samples_s
 
 
+def test_blocks_pair_only_where_every_process_took_turns():
+    """Where one process had no memory for both at once, its rounds are no rounds of the other's."""
+    turns = timed("a", 1e-3, together=("a", "b"), order_seed=7)
+    merged = merge_processes([turns, turns]).measurement
+    assert (merged.together, merged.order_seed) == (("a", "b"), 7)
+    merged = merge_processes([turns, timed("a", 1e-3)]).measurement
+    assert (merged.together, merged.order_seed) == ((), None)
+
+
 def request(backends, add_plugins=True):
     head = "" if backends is None else f"backends: [{backends}]\n"
     return run.Request(parse_suite(head + SUITE, "made.yaml"), "cpu", None, None, add_plugins=add_plugins)
@@ -343,6 +369,13 @@ def test_the_backends_of_a_run(backends, add_plugins, chosen):
         "unasked": ["naive"], "given": ["mine"],
     }  # fmt: skip
     assert choose_backends(request(backends, add_plugins), ready) == chosen
+
+
+def test_what_is_left_of_a_run():
+    jobs = parse_suite(SUITE, "made.yaml").jobs()
+    taken = [passed("a"), passed("b"), passed("a", jobs[1].case), passed("gone", jobs[1].case)]
+    assert run._todo(jobs, ["a", "b"], taken) == [(jobs[1], ["b"])]
+    assert run._todo(jobs, ["a"], taken) == []
 
 
 def test_an_unknown_backend_gets_a_suggestion():

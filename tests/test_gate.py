@@ -14,8 +14,8 @@ from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, sui
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
+from attnbench.measurement import Block, Conditions
 from attnbench.pairing import pair_of_turns
-from attnbench.record import Block, Conditions
 
 
 def call(*arguments, env=None):
@@ -690,7 +690,7 @@ def test_completion_of_run_directories(base, tmp_path, monkeypatch):
     (tmp_path / "results" / ".hidden").mkdir()
     (tmp_path / "results" / "file").touch()
     monkeypatch.chdir(tmp_path)
-    assert [item.value for item in run_directories("res")] == ["results/"]
-    assert [item.value for item in run_directories("results/")] == ["results/baselines/", "results/one"]
-    assert [item.value for item in run_directories(f"{tmp_path}/results/o")] == [f"{tmp_path}/results/one"]
-    assert run_directories("nowhere/") == []
+    assert [item.value for item in run_directories(None, None, "res")] == ["results/"]
+    assert [item.value for item in run_directories(None, None, "results/")] == ["results/baselines/", "results/one"]
+    assert [item.value for item in run_directories(None, None, f"{tmp_path}/results/o")] == [f"{tmp_path}/results/one"]
+    assert run_directories(None, None, "nowhere/") == []

@@ -16,7 +16,7 @@ from attnbench.interleave import (
     block_samples,
     lead_in,
 )
-from attnbench.record import KEPT_SAMPLES
+from attnbench.measurement import KEPT_SAMPLES
 from attnbench.rounds import BLOCKS_A_ROUND, take_turns
 from attnbench.sampling import Unwatched
 from attnbench.suite_model import Timing

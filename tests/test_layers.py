@@ -10,8 +10,8 @@ PACKAGE = ROOT / "attnbench"
 HEAVY = {"torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
 # Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
 ABOUT = {
-    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"}, "cudnn_graph": {"cudnn"},
-    "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
+    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"},
+    "cudnn_graph": {"cudnn"}, "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
     "report_accuracy": {"matplotlib"},
 }  # fmt: skip
 
@@ -101,19 +101,21 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 
 # What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "run_command", "listing", "progress", "gate", "ab_command", "ab_verdict", "ab_runs",
-                "completion", "__main__"}  # fmt: skip
+COMMAND_LINE = {"cli", "command_group", "options", "run_command", "listing", "progress", "gate", "ab_command",
+                "ab_verdict", "ab_runs", "completion", "__main__"}  # fmt: skip
 COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry", "telemetry_process", "gauge",
-             "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract", "examine", "bench", "prepared",
-             "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
+MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
+             "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
+             "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
+JUDGING = {"judge", "reference"}
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "ab_journal", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
-    "record": set(FILES) - {"case", "record"},
-    "store": set(FILES) - {"case", "record", "store"},
+    "measurement": set(FILES) - {"measurement"},
+    "record": set(FILES) - {"case", "record", "measurement"},
+    "store": set(FILES) - {"case", "record", "measurement", "store"},
     "backend": set(FILES) - {"backend", "case"},
     "metrics": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
     "stats": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
@@ -123,12 +125,12 @@ ABOVE = {
     "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
-    "sampling": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
+    "sampling": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
-    "telemetry": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "timing", "store", "suite"},
+    "telemetry": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
     "clock_events": set(FILES) - {"clock_events"},
     "rounds": set(FILES) - {"rounds"},
-    "interleave": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "bench", "store", "suite"},
+    "interleave": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "bench", "store", "suite"},
     "prep_timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "prepared", "store", "suite"},
     "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
     "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},

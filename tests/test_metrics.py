@@ -5,9 +5,9 @@ import itertools
 import pytest
 from report_runs import H200, LAPTOP, accuracy, case, measurement, ok, unsupported
 
+from attnbench.measurement import PrepTiming
 from attnbench.metrics import METRICS, compulsory_bytes, forward_flops
 from attnbench.peaks import Machine
-from attnbench.record import PrepTiming
 from attnbench.result import Result, latest
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (4, 4)]

@@ -9,7 +9,9 @@ from paths import ROOT
 
 from attnbench import Inputs
 from attnbench.case import Case
-from attnbench.plugins import ContractError, PluginError, announced_names, check_spec, load, names_unknown
+from attnbench.plugins import (
+    ContractError, PluginError, announced_names, check_spec, installed_names, load, names_unknown,
+)  # fmt: skip
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 CASE = Case.make(batch=1, num_heads=2, head_dim=8, seqlen=4, dtype="fp16")
@@ -117,6 +119,14 @@ def test_what_is_no_plugin_says_so_in_one_line(module, text, function, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_is_not_there_has_no_place_to_name(module):
+    with pytest.raises(PluginError, match="ModuleNotFoundError: No module named 'no_such_module'$"):
+        load(["no_such_module:f"])
+    path = module("import importlib\nimportlib.import_module('no_such_module')\n")
+    with pytest.raises(PluginError, match=r"No module named 'no_such_module' \(mine.py:2\)$"):
+        load([f"{path}:f"])
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -153,7 +163,7 @@ def entry_point(module, monkeypatch):
 def test_installed_backends_are_known(entry_point):
     entry_point(BACKEND + "BACKENDS = (Mine(),)\n")
     assert list(load([])) == ["mine"]
-    assert announced_names([]) == ["their_kernels"] and names_unknown([])
+    assert (announced_names([]), installed_names()) == ([], ["their_kernels"]) and names_unknown([])
 
 
 def test_an_installed_plugin_that_does_not_import_is_named(entry_point):

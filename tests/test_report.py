@@ -10,7 +10,7 @@ import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench import report_errors, report_incorrect, report_speed
-from attnbench.record import Block, PrepTiming
+from attnbench.measurement import Block, PrepTiming
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
 from attnbench.report_markdown import anonymous, fence, plain, table

@@ -6,10 +6,10 @@ import pytest
 from report_runs import H200, LAPTOP, ok, write_run
 
 from attnbench import load
+from attnbench.measurement import Block, Conditions
 from attnbench.metrics import METRICS, forward_flops
 from attnbench.observed import Observed, power_w, sm_clock_mhz
 from attnbench.peaks import Machine
-from attnbench.record import Block, Conditions
 from attnbench.report import write_report
 from attnbench.result import Result
 from attnbench.store import SENTINELS

@@ -16,6 +16,7 @@ from attnbench.inputs import DISTRIBUTIONS, make_inputs
 from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.repro import repro_script
+from attnbench.store import StoreError
 from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
 
@@ -99,6 +100,22 @@ def test_every_distribution_is_drawn_the_same(tmp_path, monkeypatch, capsys, inp
     drawn = make_inputs(case)
     for name in "qkv":
         assert torch.equal(names[name].view(torch.int16), getattr(drawn, name).view(torch.int16)), name
+
+
+@pytest.mark.parametrize("inputs", ["needle", "needle_hidden", "needle_edges"])
+@pytest.mark.parametrize("head_dim", [4, 8, 16])
+def test_needles_that_several_keys_match_are_no_failure(tmp_path, monkeypatch, capsys, inputs, head_dim):
+    """Few entries: sign vectors come twice, and such rows are a mean of values that nobody retrieves."""
+    case = dataclasses.replace(CASE, inputs=inputs, head_dim=head_dim)
+    text, record = script(tmp_path, "naive", case)
+    status, printed, _ = executed(text, monkeypatch, capsys)
+    assert (record.status, status) == ("ok", 0), printed
+    assert "rows that did not retrieve their key's v: 0, limit 0" in printed
+
+
+def test_there_is_nothing_to_show_of_a_case_that_was_not_taken(tmp_path):
+    with pytest.raises(StoreError, match="naive did not take that case, so that nothing ran: it takes no e4m3"):
+        script(tmp_path, "naive", status="unsupported", reason="it takes no e4m3", accuracy=None)
 
 
 @pytest.mark.parametrize("reason", ['say """no""" \\N', "a\nb", 'ends with a quote"', "{brace} $dollar"])

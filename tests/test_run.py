@@ -13,7 +13,9 @@ from attnbench.run import STATUS_MEANS, Outcome
 from attnbench.store import read
 
 BAD = ROOT / "tests" / "plugins_bad"
-ONE_CASE = "seqlen_q: 20, seqlen_k: 24, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, causal: true, dtype: fp16"
+ONE_CASE = (
+    "seqlen_q: 20, seqlen_k: 24, batch: 1, num_heads: 2, num_heads_kv: 1, head_dim: 16, causal: true, dtype: fp16"
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,8 @@ EXPECTED = {
     "naive": ("ok", None, r"^$"),
     "raises": ("error", "exception", r"^ArithmeticError: the sum of all fears \(misbehaving.py:\d+ raises < "),
     "exits_politely": ("error", "exception", r"^SystemExit: 3 \("),
+    "raises_what_ctrl_c_would": ("error", "exception", r"^KeyboardInterrupt \(misbehaving.py:\d+ raises_what_"),
+    "raises_what_a_dead_parent_would": ("error", "exception", r"^BrokenPipeError: of a pipe of my own \("),
     "exits_at_once": ("error", "crash", r"^in phase check: .*exited with status 7; its last output: about to leave$"),
     "segfaults": ("error", "crash", r"killed by SIGSEGV; its last output: Fatal Python error: Segmentation fault"),
     "hangs": ("error", "timeout", r"^in phase check: no result within 8 s; it was ended \(timeout_s, --timeout\)$"),
@@ -63,9 +67,11 @@ EXPECTED = {
     "unsupported_raises": ("error", "exception", r"^ArithmeticError: no idea"),
     "facts_are_not_plain": ("error", "contract", r"^kernel_facts\(\) returned what JSON cannot hold"),
     "version_raises": ("ok", None, r"^$"),
+    "version_exits": ("ok", None, r"^$"),
     "prepare_returns_no_call": ("error", "exception", r"^TypeError: 'Outputs' object is not callable"),
     "unavailable": ("unsupported", None, r"^it needs a machine from the future$"),
     "unavailable_raises": ("error", "exception", r"^ArithmeticError: cannot tell"),
+    "unavailable_exits": ("error", "exception", r"^SystemExit: not here"),
     "random_and_says_so": ("ok", None, r"^$"),
     "behaves": ("ok", None, r"^$"),
 }
@@ -235,7 +241,7 @@ def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
     out, status, (printed, errors), helpers = interrupted
     assert status == 130
     assert not any(map(is_alive, helpers))
-    assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out}" in printed
+    assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out} --plugin {SLOW[1]}\n" in printed
     assert "Traceback" not in errors
     run = read(out)
     assert 2 <= len(run.records) < 12 and run.problems == ()

@@ -6,25 +6,26 @@ from dataclasses import replace
 import pytest
 from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
-from attnbench.record import Block, Conditions, RecordError, _block
-from attnbench.sampling import COOL_DOWN_S, MOST_DISCARDED, RETRIES, Sampler, Unstable, Verdict
+from attnbench.measurement import Block, Conditions
+from attnbench.record import RecordError, _block
+from attnbench.sampling import COOL_DOWN_S, MOST_DISCARDED, RETRIES, Sampler, Unstable, Usability
 from attnbench.timing import BURST_IDLE_S, measure
 
 HOT = "hardware thermal slowdown"
 
 
 class FakeWatch:
-    """Answers one verdict after the other; `between` tells the interval back as conditions."""
+    """Answers one after the other; `between` tells the interval back as conditions."""
 
-    def __init__(self, *verdicts):
-        self.verdicts, self.asked = iter(verdicts), []
+    def __init__(self, *answers):
+        self.answers, self.asked = iter(answers), []
 
     def between(self, start_s, end_s):
         self.asked.append((start_s, end_s))
         return Conditions(telemetry_samples=len(self.asked), sm_clock_mhz=end_s - start_s)
 
-    def verdict(self, conditions):
-        return next(self.verdicts, Verdict())
+    def usability(self, conditions):
+        return next(self.answers, Usability())
 
 
 def sampler(watch, lengths=None, **options):
@@ -44,7 +45,8 @@ def test_a_block_tells_when_it_was_taken_and_under_what():
 
 def test_a_spoilt_block_is_counted_and_taken_again_after_a_pause():
     paused = []
-    watch = FakeWatch(Verdict(HOT, flags=("never shown",)), Verdict("power brake"), Verdict(flags=("power_capped",)))
+    hot = Usability(HOT, flags=("never shown",))
+    watch = FakeWatch(hot, Usability("power brake"), Usability(flags=("power_capped",)))
     maker = sampler(watch, iter([9.0, 9.0, 0.01]), after_pause=lambda: paused.append(None))
     assert maker.take_block(itertools.cycle(COUNTED), 1, 1).samples_s == (0.01,)
     assert maker.discarded == {HOT: 1, "power brake": 1}
@@ -53,7 +55,7 @@ def test_a_spoilt_block_is_counted_and_taken_again_after_a_pause():
 
 
 def test_a_machine_that_never_holds_still_is_unstable():
-    maker = sampler(FakeWatch(*[Verdict(HOT)] * 10))
+    maker = sampler(FakeWatch(*[Usability(HOT)] * 10))
     with pytest.raises(Unstable, match=rf"{HOT} \({RETRIES + 1} blocks\), with 5 s to cool down") as caught:
         maker.take_block(itertools.cycle(COUNTED), 2, 1)
     assert "attnbench doctor" in str(caught.value)
@@ -61,7 +63,7 @@ def test_a_machine_that_never_holds_still_is_unstable():
 
 
 def test_a_machine_that_spoils_block_after_block_is_unstable_too():
-    maker = sampler(FakeWatch(*[Verdict(HOT), Verdict()] * 20))
+    maker = sampler(FakeWatch(*[Usability(HOT), Usability()] * 20))
     for _ in range(MOST_DISCARDED - 1):
         maker.take_block(itertools.cycle(COUNTED), 1, 1)
     assert maker.lost_s == pytest.approx((MOST_DISCARDED - 1) * (COOL_DOWN_S + 0.01))
@@ -108,8 +110,8 @@ def test_a_spoilt_batch_parts_the_samples_and_enters_no_number():
     batches = itertools.count()
 
     class Throttled(FakeWatch):
-        def verdict(self, conditions):
-            return Verdict(HOT) if next(batches) == 2 else Verdict(flags=("clock_varied",))
+        def usability(self, conditions):
+            return Usability(HOT) if next(batches) == 2 else Usability(flags=("clock_varied",))
 
     lengths = itertools.chain(warming, [0.01] * 4, [5.0] * 2, [0.011] * 5, itertools.repeat(0.01))
     found, clock = timed(Throttled(), lengths)

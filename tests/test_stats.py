@@ -6,7 +6,7 @@ import numpy
 import pytest
 from report_runs import measurement
 
-from attnbench.record import Block, Measurement
+from attnbench.measurement import Block, Measurement
 from attnbench.stats import Statistics, median_interval, modified_z, outliers
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_a_directory_that_holds_anything_is_refused(run_directory):
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StoreError, match="exists and is not empty"):
+    with pytest.raises(StoreError, match="exists and is not a folder"):
         Writer.create(tmp_path / "file", {}, "")
     with pytest.raises(StoreError, match="cannot write the run directory .*: Not a directory"):
         Writer.create(tmp_path / "file" / "run", {}, "")
@@ -269,6 +270,17 @@ def test_a_write_that_the_system_cuts_short_is_taken_back(run_directory):
     assert "cannot write a record (File too large); every earlier record is safe" in stopped.stdout, stopped.stderr
     run = read(run_directory)
     assert run.records == (FIRST, FIRST) and run.problems == ()
+
+
+def test_a_directory_that_is_removed_meanwhile_is_told_and_takes_no_records(run_directory):
+    writer = Writer.create(run_directory, {}, "")
+    writer.append(FIRST)
+    shutil.rmtree(run_directory)
+    with pytest.raises(StoreError, match="a record has no place any more: somebody removed the file"):
+        writer.append(SECOND)
+    with pytest.raises(StoreError, match="cannot write a sentinel .No such file or directory"):
+        writer.append_sentinel({"role": "end"})
+    writer.close()
 
 
 def test_a_whole_file_or_nothing(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def test_group_settings_override_the_suites(full):
     assert bound.checks.factors.max_error == 2
 
 
-def test_the_issues_defaults():
+def test_what_a_suite_leaves_out():
     suite = parse_suite("groups: [{name: a, axes: {batch: 1, seqlen: 1, num_heads: 1, head_dim: 8}}]", "plain.yaml")
     assert (suite.name, suite.about, suite.backends, suite.only) == ("plain", "", None, ())
     assert suite.jobs()[0].case.key == "bf16-d8-h1-b1-q1-k1-full-normal.0"
@@ -314,12 +314,23 @@ def test_a_large_product_expands_exactly():
     assert all(job.case.seed == job.case.seqlen_q * job.case.seqlen_k for job in jobs)
 
 
+def test_blanks_around_the_name_of_an_axis_mean_nothing():
+    text = 'groups: [{name: a, axes: {" batch ": [1, 2], "seqlen ,  num_heads": [[1k, 2]], dtype: bf16, head_dim: 64}}]'
+    assert [(job.case.batch, job.case.seqlen_q) for job in parse_suite(text, "x.yaml").jobs()] == [(1, 1024), (2, 1024)]
+
+
+def test_a_leading_zero_makes_no_octal_number():
+    text = "groups: [{name: a, axes: {batch: 010, num_heads: 1, head_dim: 8, seqlen: 016k}}]"
+    (job,) = parse_suite(text, "x.yaml").jobs()
+    assert (job.case.batch, job.case.seqlen_q) == (10, 16 * 1024)
+
+
 def test_errors_are_value_errors():
     assert issubclass(SuiteError, ValueError)
 
 
 def test_the_schema_agrees_with_the_loader():
-    """What ships is valid, the resolved form too; what the loader refuses by its form is refused, as far as a schema can."""
+    """What ships is valid, the resolved form too; what the loader refuses by form is refused as far as a schema can."""
     jsonschema = pytest.importorskip("jsonschema")
     schema = json_schema()
     kind = jsonschema.validators.validator_for(schema)

@@ -88,7 +88,13 @@ MISTAKES = {
                                 'whole ratio (group "a")',
     group("head_dim_v: [1k]"): 'x.yaml:3: head_dim_v 1024 is above 576, the largest that any backend takes (group "a")',
     group("hadamard: [true]"): 'x.yaml:3: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
-    "defaults: {hadamard: true}\n" + group(): 'x.yaml:1: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 (group "a")',
+    "defaults: {hadamard: true}\n" + group(): "x.yaml:1: hadamard applies to dtype e4m3 and e5m2 only, not to bf16 "
+                                              '(group "a")',
+    # whole numbers are decimal, whatever YAML 1.1 makes of these
+    group(sizes=SIZES.replace("[1]", "[0x10]")): "x.yaml:3: batch must be a whole number (1k is 1024), not '0x10'",
+    group(sizes=SIZES.replace("[1]", "[1:30]")): "x.yaml:3: batch must be a whole number (1k is 1024), not '1:30'",
+    group(sizes=SIZES.replace("[1]", "[1_000]")): "x.yaml:3: batch must be a whole number (1k is 1024), not '1_000'",
+    group(rest="timing: {min_samples: 010}"): 'x.yaml:4: "min_samples" must be a whole number, not "010"',
     # axes
     group("seqlen_q: [4]"): 'x.yaml:3: "axes" has "seqlen_q" and "seqlen": both set seqlen_q; keep one',
     group('"seed, seed": [[1, 2]]'): 'x.yaml:3: "axes" has "seed" twice: both set seed; keep one',
@@ -104,6 +110,8 @@ MISTAKES = {
     group(rest="derive: {head_dim_v: 100 / head_dim}"):
         'x.yaml:4: derived "head_dim_v" of group "a": "100 / head_dim" is 1.5625 where head_dim is 64; it '
         'must come out whole',
+    group(rest="derive: {head_dim_v: 1e308 * 1e308 / 3}"):
+        'x.yaml:4: derived "head_dim_v" of group "a": "1e308 * 1e308 / 3" is beyond every size; it must come out whole',
     group(rest="derive: {head_dim_v: head_dim / (batch - 1)}"):
         'x.yaml:4: derived "head_dim_v" of group "a": "head_dim / (batch - 1)" divides by zero where batch '
         'is 1 and head_dim is 64',

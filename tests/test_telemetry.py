@@ -14,9 +14,9 @@ from attnbench import clock_events, conditions, host, telemetry_process
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
 from attnbench.gauge import gauge
+from attnbench.measurement import Conditions
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
-from attnbench.record import Conditions
-from attnbench.sampling import Unstable, Verdict
+from attnbench.sampling import Unstable, Usability
 from attnbench.suite_model import Timing
 from attnbench.telemetry import PERIOD_S, Telemetry
 from attnbench.telemetry_process import TelemetryProcess
@@ -74,32 +74,32 @@ def test_the_mean_clock_and_its_spread(gpu):
     found = device.run_until(1001.0).telemetry.between(1000.0, 1001.0)
     assert found.sm_clock_mhz == pytest.approx((50 * 1755 + 50 * 1665) / 100)
     assert found.sm_clock_spread == pytest.approx(90 / 1755, rel=1e-5)
-    assert device.telemetry.verdict(found) == Verdict(flags=(conditions.CLOCK_VARIED,))
+    assert device.telemetry.usability(found) == Usability(flags=(conditions.CLOCK_VARIED,))
 
 
 @pytest.mark.parametrize(
-    ("bits", "verdict"),
+    ("bits", "usability"),
     [
-        (0x00, Verdict()),
-        (0x01, Verdict(flags=("host_bound",))),
-        (0x02, Verdict(flags=("application_clocks",))),
-        (0x04, Verdict(flags=("power_capped",))),
-        (0x08, Verdict(discard="hardware slowdown")),
-        (0x10, Verdict()),
-        (0x20, Verdict(discard="software thermal slowdown")),
-        (0x40, Verdict(discard="hardware thermal slowdown")),
-        (0x80, Verdict(discard="power brake")),
-        (0x100, Verdict()),
-        (0x06, Verdict(flags=("application_clocks", "power_capped"))),
-        (0x48, Verdict(discard="hardware slowdown + hardware thermal slowdown")),
-        (0x24, Verdict(discard="software thermal slowdown", flags=("power_capped",))),
+        (0x00, Usability()),
+        (0x01, Usability(flags=("host_bound",))),
+        (0x02, Usability(flags=("application_clocks",))),
+        (0x04, Usability(flags=("power_capped",))),
+        (0x08, Usability(discard="hardware slowdown")),
+        (0x10, Usability()),
+        (0x20, Usability(discard="software thermal slowdown")),
+        (0x40, Usability(discard="hardware thermal slowdown")),
+        (0x80, Usability(discard="power brake")),
+        (0x100, Usability()),
+        (0x06, Usability(flags=("application_clocks", "power_capped"))),
+        (0x48, Usability(discard="hardware slowdown + hardware thermal slowdown")),
+        (0x24, Usability(discard="software thermal slowdown", flags=("power_capped",))),
     ],
 )
-def test_every_reason_and_what_it_means_for_a_block(gpu, bits, verdict):
+def test_every_reason_and_what_it_means_for_a_block(gpu, bits, usability):
     device = gpu(throttle_reasons=bits).run_until(1000.5)
     found = device.telemetry.between(1000.0, 1000.5)
     assert found.reasons == clock_events.names(bits)
-    assert device.telemetry.verdict(found) == verdict
+    assert device.telemetry.usability(found) == usability
 
 
 def test_one_reading_of_a_slowdown_spoils_a_block_and_one_of_idle_does_not():
@@ -107,9 +107,9 @@ def test_one_reading_of_a_slowdown_spoils_a_block_and_one_of_idle_does_not():
         readings = [Reading(n * PERIOD_S, reasons=bits if n in places else 0) for n in range(50)]
         return make_judge(8)(summarize(readings, 0.0, 0.5))
 
-    assert block(0x40, {17}) == Verdict(discard="hardware thermal slowdown")
-    assert block(0x01, {0}) == Verdict()  # how the GPU stood before the block
-    assert block(0x01, {20, 21}) == Verdict(flags=("host_bound",))
+    assert block(0x40, {17}) == Usability(discard="hardware thermal slowdown")
+    assert block(0x01, {0}) == Usability()  # how the GPU stood before the block
+    assert block(0x01, {20, 21}) == Usability(flags=("host_bound",))
 
 
 def test_a_reason_without_a_name_is_shown_by_its_number():
@@ -122,14 +122,14 @@ def test_a_block_shorter_than_the_period_has_its_neighbours_readings(gpu):
     assert found.telemetry_samples == 0 and found.sm_clock_mhz == 1755 and found.problems == ()
     late = device.telemetry.between(1005.0, 1005.1)
     assert late == Conditions(problems=("no reading in time",))
-    assert device.telemetry.verdict(late).flags == ("telemetry_incomplete",)
+    assert device.telemetry.usability(late).flags == ("telemetry_incomplete",)
 
 
 def test_what_a_card_does_not_answer_is_named_once_and_not_asked_again(gpu):
     device = gpu(energy_mj=None, memory_temperature_c=None, power_limit_mw=None).run_until(1001.0)
     found = device.telemetry.between(1000.0, 1001.0)
     assert (found.energy_j, found.memory_temperature_c, found.power_limit_w, found.problems) == (None, None, None, ())
-    assert device.telemetry.verdict(found) == Verdict()
+    assert device.telemetry.usability(found) == Usability()
     never = {"energy_j", "memory_temperature_c", "power_limit_w"}
     assert device.telemetry.facts()["unsupported"] == dict.fromkeys(sorted(never), "Not Supported")
     assert device.lib.asked.count("nvmlDeviceGetTotalEnergyConsumption") == 1
@@ -150,7 +150,7 @@ def test_a_query_that_fails_now_and_then_stands_in_the_conditions(gpu):
     device.run_until(1001.0)
     found = device.telemetry.between(1000.0, 1001.0)
     assert found.problems == ("reasons: Unknown Error",) and found.sm_clock_mhz == 1755
-    assert device.telemetry.verdict(found) == Verdict(flags=("telemetry_incomplete",))
+    assert device.telemetry.usability(found) == Usability(flags=("telemetry_incomplete",))
     assert device.telemetry.between(1000.7, 1001.0).problems == ()
 
 
@@ -160,7 +160,7 @@ def test_a_card_that_disappears_ends_nothing(gpu):
     assert "sm_clock_mhz: GPU is lost" in found.problems and found.sm_clock_mhz == 1755
     gone = device.telemetry.between(1000.8, 1001.0)
     assert gone.sm_clock_mhz is None and "power_w: GPU is lost" in gone.problems
-    assert device.telemetry.verdict(gone) == Verdict(flags=("telemetry_incomplete",))
+    assert device.telemetry.usability(gone) == Usability(flags=("telemetry_incomplete",))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_energy_counter_that_runs_backwards_gives_no_energy(gpu):
     found = device.telemetry.between(1000.0, 1000.51)
     assert (found.energy_j, found.energy_span_s) == (None, None)
     assert found.problems == ("energy counter: a clock went backwards",)
-    assert device.telemetry.verdict(found) == Verdict(flags=("clock_backwards",))
+    assert device.telemetry.usability(found) == Usability(flags=("clock_backwards",))
 
 
 def test_readings_of_a_clock_that_was_set_back_are_not_mixed(gpu):
@@ -210,7 +210,7 @@ def test_readings_of_a_clock_that_was_set_back_are_not_mixed(gpu):
     found = device.telemetry.between(1000.1, 1000.3)
     assert "telemetry: a clock went backwards" in found.problems
     assert 20 <= found.telemetry_samples <= 22
-    assert device.telemetry.verdict(found) == Verdict(flags=("clock_backwards",))
+    assert device.telemetry.usability(found) == Usability(flags=("clock_backwards",))
 
 
 class BrokenSensor:
@@ -316,12 +316,12 @@ def test_a_machine_without_a_gpu_is_watched_by_its_cpus(machine):
     found = telemetry.between(1000.0, 1001.0)
     assert (found.cpu_clock_mhz, found.load, found.telemetry_samples) == (2500.5, 2.5, 2)
     assert found.stolen == pytest.approx(0.1)
-    assert telemetry.verdict(found) == Verdict(flags=("cpu_stolen",))
+    assert telemetry.usability(found) == Usability(flags=("cpu_stolen",))
     assert telemetry.facts() == {"sensor": "proc", "period_s": 0.01, "cpu_clock_from": "cpuinfo", "steal": True}
     machine({"proc/loadavg": "2.51 1 1 1/1 1\n"})
     clock.time_s += 1.0
     telemetry.tick()
-    assert telemetry.verdict(telemetry.between(1001.5, 1002.0)).flags == ("cpu_loaded",)
+    assert telemetry.usability(telemetry.between(1001.5, 1002.0)).flags == ("cpu_loaded",)
 
 
 def test_the_kernels_own_clock_figures_come_first(machine):
@@ -370,7 +370,7 @@ def test_the_process_answers_with_what_it_saw(process):
     start_s = watch.clock.now()
     while (found := watch.between(start_s, watch.clock.now())).telemetry_samples < 3 and not found.problems[1:]:
         assert watch.clock.now() < start_s + 60
-    assert found.load is not None and watch.verdict(found).discard is None
+    assert found.load is not None and watch.usability(found).discard is None
 
 
 def test_a_process_that_dies_is_a_problem_on_every_block_and_no_failure(process):
@@ -381,7 +381,7 @@ def test_a_process_that_dies_is_a_problem_on_every_block_and_no_failure(process)
     for _ in range(2):
         found = watch.between(0.0, 1.0)
         assert found == Conditions(problems=("telemetry: its process ended",))
-    assert watch.verdict(found) == Verdict(flags=("telemetry_incomplete",))
+    assert watch.usability(found) == Usability(flags=("telemetry_incomplete",))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from attnbench.backend import Outputs
-from attnbench.record import KEPT_SAMPLES, Block, Conditions, Measurement
+from attnbench.measurement import KEPT_SAMPLES, Block, Conditions, Measurement
 from attnbench.sampling import SystemClock, Unwatched, thin
 from attnbench.stats import median_interval
 from attnbench.suite_model import Timing

@@ -6,12 +6,13 @@ Plugins act while they are imported, before torch is: so these processes live fo
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
 
 import attnbench
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 READY_BY_HAND = """
 import json, os, sys
@@ -50,6 +51,11 @@ def test_what_a_plugin_does_not_import_for_is_refused(worker_that):
         worker_that("1 / 0").start()
 
 
+def test_without_torch_it_says_how_to_get_it(worker_that):
+    with pytest.raises(WorkerRefused, match='^torch does not import .*; get it with: pip install "torch>=2.9"$'):
+        worker_that("import sys; sys.modules['torch'] = None\ndef f(q, k, v, *, causal, softmax_scale): ...").start()
+
+
 def test_an_exit_tells_its_status_and_last_words(worker_that):
     death = died(worker_that("import os; print('first'); print('last words'); os._exit(5)"))
     assert str(death) == "the worker process exited with status 5; its last output: first\nlast words"
@@ -73,7 +79,8 @@ def test_a_segmentation_fault_tells_where(worker_that):
 def test_only_the_end_of_a_long_output_is_kept(worker_that):
     death = died(worker_that("import os; print('x' * 10**6); print('whole line\\n' * 10**4 + 'end'); os._exit(1)"))
     said = str(death).partition("its last output: ")[2]
-    assert said.endswith("whole line\nend") and set(said.splitlines()[:-1]) == {"whole line"} and 2000 < len(said) < 5000
+    assert said.endswith("whole line\nend") and set(said.splitlines()[:-1]) == {"whole line"}
+    assert 2000 < len(said) < 5000
 
 
 def test_a_kill_is_a_crash_and_the_out_of_memory_killers_is_oom(worker_that, monkeypatch):
@@ -184,6 +191,19 @@ def test_killing_takes_everything_that_it_started(worker_that):
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(child)
+
+
+def test_one_that_does_not_even_end_when_killed_is_said_to(worker_that, monkeypatch):
+    """As a process that waits inside a driver."""
+    worker = worker_that(READY_BY_HAND + "import time; time.sleep(100)")
+    worker.start()
+
+    def wait(timeout_s):
+        raise subprocess.TimeoutExpired("worker", timeout_s)
+
+    monkeypatch.setattr(worker._process, "wait", wait)
+    with pytest.raises(WorkerStuck, match="was killed and did not end within 60 s; it waits in a driver, and nothing"):
+        worker.kill()
 
 
 def is_running(pid):

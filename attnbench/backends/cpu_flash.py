@@ -12,12 +12,14 @@ class CpuFlash:
     devices = ("cpu",)
 
     def version(self) -> str:
-        from importlib.metadata import version
+        from attnbench.gpu_requirements import package_version
 
-        return f"torch {version('torch')}"
+        return f"torch {package_version('torch')}"
 
     def unavailable(self) -> str | None:
-        return None
+        from attnbench.gpu_requirements import lacks_torch
+
+        return lacks_torch()
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:

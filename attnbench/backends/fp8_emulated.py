@@ -18,12 +18,14 @@ class Fp8Emulated:
     accumulator = "fp32"
 
     def version(self) -> str:
-        from importlib.metadata import version
+        from attnbench.gpu_requirements import package_version
 
-        return f"torch {version('torch')}"
+        return f"torch {package_version('torch')}"
 
     def unavailable(self) -> str | None:
-        return None
+        from attnbench.gpu_requirements import lacks_torch
+
+        return lacks_torch()
 
     def unsupported(self, case: Case) -> str | None:
         return None if case.is_fp8 else f"it emulates e4m3 and e5m2, not {case.dtype}"

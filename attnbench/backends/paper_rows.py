@@ -23,12 +23,14 @@ class _Half:
     name = ""
 
     def version(self) -> str:
-        from importlib.metadata import version
+        from attnbench.gpu_requirements import package_version
 
-        return f"torch {version('torch')}"
+        return f"torch {package_version('torch')}"
 
     def unavailable(self) -> str | None:
-        return None
+        from attnbench.gpu_requirements import lacks_torch
+
+        return lacks_torch()
 
     def operands(self, inputs: Inputs, case: Case) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError

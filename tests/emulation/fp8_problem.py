@@ -16,13 +16,25 @@ from attnbench.kernel_fp8 import Fp8Operands, fp8_args
 from attnbench.kernel_library import ForwardArgs, Variant
 from attnbench.kernel_quantize import transpose_values
 from attnbench.quantize import dequantize, quantize_tensor
-from problem import DTYPES, Operands, Problem, allocate, attention_fp64, farthest, make_operands
+from problem import (
+    DTYPES,
+    LSE_LIMIT,
+    Operands,
+    Problem,
+    allocate,
+    attention_fp64,
+    farthest,
+    largest_lse_error,
+    make_operands,
+)
 
 BLOCK_SIZE = 128
 # How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.
 LOUDNESS = {"q": (1.0, 0.5, 1.5), "k": (1.0, 0.4, 1.6, 0.7), "v": (1.0, 8.0, 0.25, 3.0)}
 # E1: root mean square error at most this times the emulated pipeline's (attnbench.judge.Factors).
 E1_FACTOR = 1.3
+# Largest error of an lse where sums are cut: at most this times the emulated pipeline's (attnbench.judge).
+LSE_FACTOR = 4.0
 # e4m3 keeps three fraction bits, and steps of 2^-9 below its smallest normal number.
 WEIGHT_UNIT, WEIGHT_STEP = 2.0**-4, 2.0**-10
 # A sum of 14 aligned bits loses up to one of them at each step of 32 keys.
@@ -30,18 +42,30 @@ TRUNCATED_UNIT, STEP_KEYS = 2.0**-12, 32
 
 
 @dataclass(frozen=True)
+class PipelineErrors:
+    """Of attnbench.reference.eager against fp64. rms: of the output, no less than bf16's own. lse: the largest one."""
+
+    rms: float
+    lse: float
+
+
+@dataclass(frozen=True)
 class Fp8Problem(Operands):
-    """q, k, v: e4m3. bound: how far each output may be off by rounding weights; budget: RMS error by accumulator."""
+    """q, k, v: e4m3. bound: how far each output may be off by rounding weights; pipeline: the emulated pipeline's errors
+    by accumulator."""
 
     operands: Fp8Operands
     bound: Tensor
-    budget: Callable[[str], float]
+    pipeline: Callable[[str], PipelineErrors]
 
     def args(self, variant: Variant, problem: Problem, out: Tensor, lse: Tensor | None, causal: bool) -> ForwardArgs:
         return fp8_args(variant, self.operands, out, lse, causal, self.scale, problem.p_scale)
 
     def out_dtype(self, problem: Problem) -> torch.dtype:
         return DTYPES[problem.out_dtype]
+
+    def lse_limit(self, accumulator: str) -> float:
+        return LSE_LIMIT if accumulator == "fp32" else max(LSE_LIMIT, LSE_FACTOR * self.pipeline(accumulator).lse)
 
     def wrong_output(self, out: Tensor, accumulator: str) -> str:
         error = out.double() - self.out
@@ -51,7 +75,7 @@ class Fp8Problem(Operands):
             steps = self.k.shape[1] / STEP_KEYS + 1
             truncation = TRUNCATED_UNIT * steps * float(self.bound.max()) / WEIGHT_UNIT
         text = farthest(error, self.bound + rounding + truncation)
-        rms, limit = float(error.square().mean().sqrt()), E1_FACTOR * self.budget(accumulator)
+        rms, limit = float(error.square().mean().sqrt()), E1_FACTOR * self.pipeline(accumulator).rms
         return text or ("" if rms <= limit else f"E1 is {rms:.3g}, limit {limit:.3g} by accumulator {accumulator}")
 
 
@@ -95,8 +119,8 @@ def make_fp8_operands(problem: Problem, head_dim: int, causal: bool) -> Fp8Probl
     inputs = Inputs(*(tensor.bfloat16() for tensor in real), quantized)
     operands = Fp8Operands(q, k, transpose_values(stored[2]), *descales, BLOCK_SIZE if problem.blocks else 0)
     # Most launches sum in fp32: the truncated pipelines take many times as long as the launch, and wait to be asked for.
-    budget = lru_cache(maxsize=None)(partial(_pipeline_error, case, inputs, out))
-    return Fp8Problem(q, k, stored[2], case.scale, out, lse, operands, WEIGHT_UNIT * magnitude + flushed, budget)
+    pipeline = lru_cache(maxsize=None)(partial(_pipeline_errors, case, inputs, out, lse))
+    return Fp8Problem(q, k, stored[2], case.scale, out, lse, operands, WEIGHT_UNIT * magnitude + flushed, pipeline)
 
 
 def _placed(tensor: Tensor, layout: str) -> Tensor:
@@ -104,9 +128,8 @@ def _placed(tensor: Tensor, layout: str) -> Tensor:
     return placed.copy_(tensor)
 
 
-def _pipeline_error(case: Case, inputs: Inputs, exact: Tensor, accumulator: str) -> float:
-    """RMS error of the emulated pipeline (attnbench.reference) with this accumulator; no less than bf16's own."""
-    floor = 2.0**-8 * float(exact.square().mean().sqrt())
-    rows = reference.choose_rows(case, "full", "cpu")
-    error = reference.eager(case, inputs, rows, accumulator).out.transpose(1, 2) - exact
-    return max(float(error.square().mean().sqrt()), floor)
+def _pipeline_errors(case: Case, inputs: Inputs, out: Tensor, lse: Tensor, accumulator: str) -> PipelineErrors:
+    floor = 2.0**-8 * float(out.square().mean().sqrt())
+    made = reference.eager(case, inputs, reference.choose_rows(case, "full", "cpu"), accumulator)
+    error = made.out.transpose(1, 2) - out
+    return PipelineErrors(max(float(error.square().mean().sqrt()), floor), largest_lse_error(made.lse, lse))

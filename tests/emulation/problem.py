@@ -12,6 +12,7 @@ from attnbench.kernel_library import ForwardArgs, KernelError, Variant
 from emulator import EmulatedKernel, Hazard, Schedule
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+LSE_LIMIT = 1e-3
 GUARD = 64  # elements on both sides of an output that a launch must leave alone
 SENTINEL = -7.0
 
@@ -56,12 +57,21 @@ class Operands:
     def out_dtype(self, problem: Problem) -> torch.dtype:
         return self.q.dtype
 
+    def lse_limit(self, accumulator: str) -> float:
+        return LSE_LIMIT
+
     def wrong_output(self, out: Tensor, accumulator: str) -> str:
         """"" or where an output is too far off. P and the output are each rounded once to the input type; the sums are
         fp32."""
         unit = torch.finfo(out.dtype).eps / 2
         limit = 4 * unit * max(1.0, float(self.out.abs().max()))
         return farthest(out.double() - self.out, torch.tensor(limit))
+
+
+def largest_lse_error(lse: Tensor, exact: Tensor) -> float:
+    """Over rows that see a key; 0 if none does."""
+    error = (lse.double() - exact)[exact != -torch.inf].abs()
+    return float(error.max()) if error.numel() else 0.0
 
 
 def farthest(error: Tensor, limit: Tensor) -> str:
@@ -166,6 +176,5 @@ def _wrong(out: Tensor, out_memory: Tensor, lse: Tensor, lse_memory: Tensor, pro
         return "" if bool(torch.isnan(lse).all()) else "wrote an lse that was not asked for"
     if not bool(((lse == -torch.inf) == (want.lse == -torch.inf)).all()):
         return "lse is -inf in the wrong rows"
-    seen = want.lse != -torch.inf
-    off = (lse.double() - want.lse)[seen].abs()
-    return "" if off.numel() == 0 or float(off.max()) < 1e-3 else f"lse is off by {float(off.max()):.3g}"
+    error, limit = largest_lse_error(lse, want.lse), want.lse_limit(accumulator)
+    return "" if error < limit else f"lse is off by {error:.3g}, limit {limit:.3g}"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 import probes
+import record
 from attnbench.accumulate import matmul_into
 from attnbench.kernel_build import build_emulated, compile_library
 from attnbench.kernel_recipe import KERNELS, hopper_recipe
@@ -108,25 +111,56 @@ def test_emulation_reproduces_recorded_hardware(emulated: ctypes.CDLL) -> None:
         pytest.skip("not run: no golden vectors yet (tests/golden/hopper.npz is recorded by the gpu test on Hopper)")
     recorded = np.load(VECTORS)
     names = probes.names(emulated)
-    assert set(recorded.files) == set(names), "record the vectors again"
+    missing = sorted(set(names) - set(recorded.files))
+    assert not missing, f"record the vectors again: there is none of {', '.join(missing)}"
     failures = [probes.difference(name, emulate(emulated, name), recorded[name]) for name in names]
     assert not any(failures), "\n".join(filter(None, failures))
 
 
 @pytest.mark.gpu
-def test_record_hardware() -> None:
+def test_record_hardware(tmp_path: Path) -> None:
     """Runs every probe on the GPU, writes hopper.npz, and holds the hardware against the formulas."""
-    torch = pytest.importorskip("torch")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("not run: no Hopper GPU")
     recipe = hopper_recipe(SOURCE)
     compile_library(recipe)
-    library = ctypes.CDLL(str(recipe.library))
-    names = probes.names(library)
-    results = {}
-    for name in names:
-        print(name, flush=True)  # which one it was that hung, under `pytest -s`
-        results[name] = probes.run(library, probes.make_probe(name), "cuda")
-        np.savez_compressed(VECTORS, **results)  # each time: a probe that faults leaves no way to save the others
-    failures = [probes.difference(name, results[name], probes.make_probe(name).expected) for name in names]
+    names = probes.names(ctypes.CDLL(str(recipe.library)))
+    lost = record.run_all(names, record.child(recipe.library, tmp_path), tmp_path)
+    results = record.collected(tmp_path)
+    if results:
+        np.savez_compressed(VECTORS, **results)
+    failures = [f"{name}: {reason}" for name, reason in lost.items()]
+    failures += [probes.difference(name, found, probes.make_probe(name).expected) for name, found in results.items()]
     assert not any(failures), "\n".join(filter(None, failures))
+
+
+# Writes a vector for each name, but for one that ends the process and one at which it hangs.
+CHILD = """
+import pathlib, sys, time
+for name in sys.argv[2:]:
+    if name == "faults": sys.exit(7)
+    if name == "hangs": time.sleep(60)
+    pathlib.Path(sys.argv[1], name + ".npy").write_bytes(b"")
+"""
+
+
+def test_a_probe_that_faults_or_hangs_costs_no_other_its_vector(tmp_path: Path) -> None:
+    names = ("first", "faults", "second", "hangs", "third")
+    lost = record.run_all(
+        names, lambda wanted: subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path), *wanted]), tmp_path, 1.0
+    )
+    assert lost == {"faults": "exit status 7", "hangs": "no answer for 1 s"}
+    assert sorted(path.stem for path in tmp_path.glob("*.npy")) == ["first", "second", "third"]
+
+
+def test_a_machine_that_answers_nothing_is_left_alone(tmp_path: Path) -> None:
+    names = [f"probe {number}" for number in range(record.MOST_LOST + 2)]
+    starts = []
+
+    def start(wanted):
+        starts.append(wanted)
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"])
+
+    lost = record.run_all(names, start, tmp_path)
+    assert len(starts) == record.MOST_LOST and set(lost) == set(names)
+    assert lost[names[-1]] == "not run, too many others were lost"

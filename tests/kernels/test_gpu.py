@@ -1,5 +1,7 @@
-"""On a Hopper GPU: every variant against fp64, in both layouts, on another stream; the operator under torch.compile."""
+"""On a Hopper GPU: every variant against fp64, in both layouts, on another stream; from another thread; compiled."""
 from __future__ import annotations
+
+from threading import Thread
 
 import pytest
 import torch
@@ -57,6 +59,29 @@ def check(bound: BoundForward, expected, where: str) -> None:
         torch.testing.assert_close(
             actual.double(), wanted, rtol=tolerance, atol=tolerance, msg=lambda text: f"{where}: {text}"
         )
+
+
+def test_a_thread_that_has_done_nothing_with_cuda_launches():
+    """It has no CUDA context before the launch, which a tensor map needs."""
+    named = draw((2, 130, 200, 4, 2), "bf16", 128, transposed=False)
+    library = built_kernel("overlap").library
+    variant = library.find("overlap", "bf16", 128, False)
+    bound = BoundForward.of(library, variant, **named, causal=False, softmax_scale=0.1)
+    torch.cuda.synchronize()
+    failures = []
+
+    def launch() -> None:
+        try:
+            bound.launch()
+        except RuntimeError as error:
+            failures.append(error)
+
+    thread = Thread(target=launch)
+    thread.start()
+    thread.join()
+    assert not failures
+    torch.cuda.synchronize()
+    check(bound, reference(**named, causal=False, scale=0.1), variant.key)
 
 
 def test_operator_under_compile():

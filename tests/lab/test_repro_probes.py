@@ -61,6 +61,7 @@ def test_the_script_shows_what_the_probe_found(tmp_path, kind):
 ONLY_THERE = {
     "v_small": "out = out.masked_fill(out.abs() < 1e-4, 0.0)",
     "v_large": "out = out.clamp(-100, 100)",
+    "half_scale": "out = out if softmax_scale == q.shape[3] ** -0.5 else out * 1.1",
     "permuted": "out = out if float(q[0, 0, 0, 0]) == KNOWN else out * 1.1",
     "gqa_dense": "out = out * 1.1 if q.shape[2] == k.shape[2] else out",
     "strided": "out = out * 1.1 if q.stride(1) < q.stride(2) else out",

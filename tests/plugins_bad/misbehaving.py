@@ -73,6 +73,14 @@ def exits_politely(backend, case, inputs):
     sys.exit(3)
 
 
+def raises_what_ctrl_c_would(backend, case, inputs):
+    raise KeyboardInterrupt
+
+
+def raises_what_a_dead_parent_would(backend, case, inputs):
+    raise BrokenPipeError("of a pipe of my own")
+
+
 def exits_at_once(backend, case, inputs):
     print("about to leave", flush=True)
     os._exit(7)
@@ -238,6 +246,11 @@ class VersionRaises(Kernel):
         raise ImportError("not installed")
 
 
+class VersionExits(Kernel):
+    def version(self):
+        sys.exit("no version")
+
+
 class PrepareReturnsNoCall(Kernel):
     def prepare(self, case, inputs):
         return answer(case, inputs)
@@ -248,13 +261,19 @@ class Unavailable(Kernel):
         return "it needs a machine from the future"
 
 
+class UnavailableExits(Kernel):
+    def unavailable(self):
+        sys.exit("not here")
+
+
 class UnavailableRaises(Kernel):
     def unavailable(self):
         raise ArithmeticError("cannot tell")
 
 
 HABITS = (
-    raises, exits_politely, exits_at_once, segfaults, hangs, is_killed_from_outside, wants_a_petabyte, recurses,
+    raises, exits_politely, raises_what_ctrl_c_would, raises_what_a_dead_parent_would, exits_at_once, segfaults, hangs,
+    is_killed_from_outside, wants_a_petabyte, recurses,
     returns_nothing, returns_a_bare_tensor, returns_a_list_for_out, returns_the_wrong_shape, returns_the_wrong_dtype,
     returns_a_wrong_lse, returns_another_shape_the_second_time, is_on_no_device, writes_q, swaps_two_rows_of_k,
     writes_v_later, empties_q, never_writes_its_output, skips_a_row, is_wrong_from_the_second_call,
@@ -268,9 +287,11 @@ BACKENDS = (
     UnsupportedRaises("unsupported_raises"),
     FactsAreNotPlain("facts_are_not_plain"),
     VersionRaises("version_raises"),
+    VersionExits("version_exits"),
     PrepareReturnsNoCall("prepare_returns_no_call"),
     Unavailable("unavailable"),
     UnavailableRaises("unavailable_raises"),
+    UnavailableExits("unavailable_exits"),
     Kernel("random_and_says_so", is_random, deterministic=False),
     Kernel("behaves"),
 )

@@ -41,7 +41,7 @@ enum {
   ATTNBENCH_BAD_SCALE = 9,           /* softmax_scale not finite or not above zero; p_scale no power of two it takes */
   ATTNBENCH_TOO_LARGE = 10,          /* beyond ATTNBENCH_MAX_SEQLEN or the grid limit */
   ATTNBENCH_WORKSPACE_TOO_SMALL = 11,
-  ATTNBENCH_NO_DRIVER = 12,          /* no usable CUDA driver or no device */
+  ATTNBENCH_NO_DRIVER = 12,          /* no CUDA driver, one too old for the library's CUDA runtime, or no device */
   ATTNBENCH_WRONG_ARCHITECTURE = 13, /* the current device is not compute capability 9.0 */
   ATTNBENCH_TENSOR_MAP_ERROR = 14,   /* cuTensorMapEncodeTiled refused a tensor that passed the checks above */
   ATTNBENCH_BAD_DESCALE = 15,        /* descales: misaligned, strides or block size wrong, or given for fp16, bf16 */

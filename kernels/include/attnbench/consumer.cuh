@@ -54,10 +54,10 @@ ATTNBENCH_DEVICE void end_turn(const Consumer<C>& c, Turns turns, Where where = 
 
 template <class C>
 ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
-  const uint32_t q = c.shared.q(c.warpgroup, c.q_at.stage) + hold_in_loop<C::head_dim>(j);
   wait_full(c.shared.k_full(), c.k_at, where);
   ptx::wgmma_fence(where);  // NOTE: after the wait loop; before it, ptxas injects another (C7519)
-  issue_query_key<C::dtype, C::head_dim, C::tile_n, WARPGROUP_ROWS>(c.scores, q, c.shared.k(c.k_at.stage), where);
+  issue_query_key<C::dtype, C::head_dim, C::tile_n, WARPGROUP_ROWS>(
+      c.scores, c.shared.q(c.warpgroup, c.q_at.stage), c.shared.k(c.k_at.stage), hold_in_loop<C::head_dim>(j), where);
   ptx::wgmma_commit_group(where);
 }
 

@@ -83,6 +83,13 @@ inline CUtensorMapDataType tensor_map_dtype(Dtype dtype) {
   return CU_TENSOR_MAP_DATA_TYPE_UINT8;
 }
 
+// An invalid value is a refusal of the map itself. Anything else is an error of the context, such as an illegal address
+// in an earlier kernel, which the runtime numbers as the driver does (CUDA Runtime API, cudaError_t).
+inline int32_t status_of_map(CUresult result) {
+  if (result == CUDA_SUCCESS) return ATTNBENCH_OK;
+  return result == CUDA_ERROR_INVALID_VALUE ? ATTNBENCH_TENSOR_MAP_ERROR : status_of(static_cast<cudaError_t>(result));
+}
+
 // Describes a 4-D tensor to the TMA unit: 128-byte swizzle, zero fill outside.
 // sizes: elements of (head_dim, seqlen, heads, batch). strides: elements between (seqlen, head, batch) neighbours.
 // box: elements of one copy in the order of sizes; box[0] is at most 128 bytes wide (PTX ISA, tensor swizzling).
@@ -109,7 +116,7 @@ inline int32_t encode_tensor_map(ptx::TensorMap* map, Dtype dtype, const void* b
       encode(reinterpret_cast<CUtensorMap*>(map), tensor_map_dtype(dtype), 4, const_cast<void*>(base), global_size,
              global_stride_bytes, box_size, element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? ATTNBENCH_OK : ATTNBENCH_TENSOR_MAP_ERROR;
+  return status_of_map(result);
 }
 
 // Keeps a parameter out of template deduction, so that the kernel's own signature decides the types.
@@ -118,18 +125,24 @@ struct AsDeclared {
   using type = T;
 };
 
-// Enqueues `kernel` over a one-dimensional grid with `shared_bytes` of dynamic shared memory.
+// Allows `kernel` that much dynamic shared memory on the current device.
+// NOTE: before tensor maps are encoded. A host thread that has done nothing with CUDA yet has no context. Device
+// queries need none, and a driver call may then return CUDA_ERROR_INVALID_CONTEXT, which cuTensorMapEncodeTiled lists
+// (cuDNN did so: pull request 626 of NVIDIA/cudnn-frontend). This is the first call that makes one current.
+template <typename... Parameters>
+int32_t allow_shared_memory(void (*kernel)(Parameters...), int shared_bytes) {
+  return status_of(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+}
+
+// Enqueues `kernel` over a one-dimensional grid with `shared_bytes` of dynamic shared memory, which it was allowed.
 template <typename... Parameters>
 int32_t launch(void (*kernel)(Parameters...), int grid, int threads, int shared_bytes, void* stream,
                typename AsDeclared<Parameters>::type... parameters) {
-  const void* function = reinterpret_cast<const void*>(kernel);
-  if (int32_t status = status_of(
-          cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes))) {
-    return status;
-  }
   void* addresses[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};
-  return status_of(cudaLaunchKernel(function, dim3(static_cast<unsigned>(grid)), dim3(static_cast<unsigned>(threads)),
-                                    addresses, static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream)));
+  return status_of(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(grid)),
+                                    dim3(static_cast<unsigned>(threads)), addresses, static_cast<size_t>(shared_bytes),
+                                    static_cast<cudaStream_t>(stream)));
 }
 
 // Zeroes device memory in stream order (a tile counter in the workspace, say).

@@ -14,25 +14,27 @@ namespace attnbench {
 ATTNBENCH_CONSTEXPR int step_k(Dtype dtype) { return 32 / element_bytes(dtype); }
 constexpr int STEP_K = step_k(Dtype::fp16);  // of a 16-bit type
 
-// scores (64 x TileN) = Q K^T. q: 64 rows of a tile of QRows rows in shared memory; k: TileN rows.
+// What to add to the query descriptors in a main loop: 0 for every key tile, which ptxas cannot know.
+// NOTE: at head_dim 256 the 16 query descriptors do not change in the loop, so ptxas computes them before it; but they
+// are more than the uniform registers hold, and each then comes back through an R2UR. Adding to a base costs less. To
+// the base of descriptors: added to the address it costs more instructions, and registers that then spill.
+template <int HeadDim>
+ATTNBENCH_DEVICE uint32_t hold_in_loop(int key_tile) {
+  return HeadDim == 256 ? uint32_t(key_tile) >> 30 : 0u;  // there are fewer than 2^30 key tiles (abi.h)
+}
+
+// scores (64 x TileN) = Q K^T. q: 64 rows of a tile of QRows rows in shared memory; k: TileN rows. hold: hold_in_loop,
+// in a main loop.
 template <Dtype T, int HeadDim, int TileN, int QRows>
-ATTNBENCH_DEVICE void issue_query_key(float (&scores)[TileN / 2], uint32_t q, uint32_t k,
+ATTNBENCH_DEVICE void issue_query_key(float (&scores)[TileN / 2], uint32_t q, uint32_t k, uint32_t hold = 0,
                                       Where where = ATTNBENCH_WHERE) {
-  const uint64_t q_descriptor = k_major_descriptor(q);
+  const uint64_t q_descriptor = k_major_descriptor(q) + hold;
   const uint64_t k_descriptor = k_major_descriptor(k);
   ATTNBENCH_UNROLL
   for (int step = 0; step < HeadDim / step_k(T); ++step) {
     ptx::wgmma_ss<T, TileN>(scores, q_descriptor + k_major_step(step, QRows), k_descriptor + k_major_step(step, TileN),
                             step != 0, where);
   }
-}
-
-// Added to the query address in a main loop: 0 for every key tile, which ptxas cannot know.
-// NOTE: at head_dim 256 the 16 query descriptors do not change in the loop, so ptxas computes them before it; but they
-// are more than the uniform registers hold, and each then comes back through an R2UR. Adding to a base costs less.
-template <int HeadDim>
-ATTNBENCH_DEVICE uint32_t hold_in_loop(int key_tile) {
-  return HeadDim == 256 ? uint32_t(key_tile) >> 30 : 0u;  // there are fewer than 2^30 key tiles (abi.h)
 }
 
 // output (64 x HeadDim) += weights V. weights: registers, one k-step each; v: TileN rows in shared memory.

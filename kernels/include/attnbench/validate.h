@@ -326,7 +326,7 @@ inline const char* status_name(int32_t status) {
     case ATTNBENCH_BAD_SCALE: return "bad scale";
     case ATTNBENCH_TOO_LARGE: return "too large";
     case ATTNBENCH_WORKSPACE_TOO_SMALL: return "workspace too small";
-    case ATTNBENCH_NO_DRIVER: return "no CUDA driver or no device";
+    case ATTNBENCH_NO_DRIVER: return "no CUDA driver, one older than the CUDA runtime, or no device";
     case ATTNBENCH_WRONG_ARCHITECTURE: return "the device is not compute capability 9.0 (Hopper)";
     case ATTNBENCH_TENSOR_MAP_ERROR: return "the driver refused a tensor map";
     case ATTNBENCH_BAD_DESCALE: return "bad descale";

@@ -52,6 +52,7 @@ constexpr bool uses_tile_counter() {
 // Members of Config: also q_rows, out_rows: rows of one copy of q and out.
 template <class C>
 int32_t launch_config(ForwardKernel* kernel, int shared_bytes, const AttnbenchForwardArgs& args) {
+  if (int32_t status = allow_shared_memory(kernel, shared_bytes)) return status;
   ForwardMaps maps;
   if (int32_t status = encode_forward_maps(args, C::q_rows, C::tile_n, C::out_rows, &maps)) return status;
   ForwardParams params = forward_params(args);

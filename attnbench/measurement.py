@@ -1,0 +1,153 @@
+"""Raw timing of one backend on one case: blocks of samples in seconds, and what the machine did meanwhile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Mapping
+
+# Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
+KEPT_SAMPLES = 512
+
+
+class RecordError(ValueError):
+    """A record that would state something untrue, or a stored line that is no record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the machine did while a block was taken, from telemetry samples joined by time; None: not known.
+
+    sm_clock_spread: (highest - lowest) / highest; energy_j was used in energy_span_s, at most the block's length;
+    temperatures are the highest seen; reasons: why the driver held clocks down, as `clock_events` names them.
+    cpu_clock_mhz: mean over the CPUs allowed; load: the system's load average; stolen: the share of CPU time that
+    the host of a virtual machine took. problems: queries that failed meanwhile, in words.
+    """
+
+    telemetry_samples: int = 0
+    sm_clock_mhz: float | None = None
+    sm_clock_spread: float | None = None
+    memory_clock_mhz: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    energy_span_s: float | None = None
+    temperature_c: float | None = None
+    memory_temperature_c: float | None = None
+    reasons: tuple[str, ...] = ()
+    cpu_clock_mhz: float | None = None
+    load: float | None = None
+    stolen: float | None = None
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Conditions:
+        """From a mapping such as `known_facts` makes."""
+        texts = {name: tuple(row[name]) for name in ("reasons", "problems") if name in row}
+        return cls(**{**row, **texts} if texts else row)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Samples taken without interruption: seconds per call, in time order; of `sample_count`, KEPT_SAMPLES are kept.
+
+    duration_s: from the first sample's start to the last one's end, 0 where it was not recorded.
+    """
+
+    samples_s: tuple[float, ...]
+    sample_count: int
+    process: int = 0
+    round: int = 0
+    arm: str = ""
+    start_s: float = 0.0  # seconds since the epoch at the block's first sample
+    duration_s: float = 0.0
+    conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        if not self.duration_s >= 0:
+            raise RecordError(f"a block that lasted {self.duration_s:g} s; a clock went backwards")
+        if not self.samples_s:
+            raise RecordError("a block without samples; missing is never zero")
+        if not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+            raise RecordError("a block holds a sample that is not a positive, finite number of seconds")
+        if len(self.samples_s) > min(self.sample_count, KEPT_SAMPLES):
+            kept, taken = len(self.samples_s), self.sample_count
+            raise RecordError(f"a block keeps {kept} samples of {taken} taken; it may keep {KEPT_SAMPLES} of them")
+
+
+@dataclass(frozen=True, slots=True)
+class PrepTiming:
+    """Preparation that use repeats for every call (quantization), timed by the measurement's timer.
+
+    about: whose it is; samples_s: each the mean over `calls_per_sample` calls of it; cache: cold where it was emptied
+    ahead of each call.
+    """
+
+    about: str
+    samples_s: tuple[float, ...]
+    calls_per_sample: int
+    cache: str
+
+    def __post_init__(self) -> None:
+        if not self.samples_s or not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+            raise RecordError("a timed preparation needs samples, positive and finite; missing is never zero")
+        if self.calls_per_sample < 1:
+            raise RecordError("a timed preparation of no calls")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Raw timing. Each sample is the mean over `calls_per_sample` back-to-back calls.
+
+    outliers: (block, sample) pairs whose modified Z score is over 10; flagged, never removed.
+    unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
+    prep_s: wall time of everything that `prepare` did once; prep_call: what of the preparation use repeats for every
+    call, None where nothing is, or where nobody timed it. compile_s: the very first prepare and call, beyond a later
+    call. peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
+    input_sets: how many input sets were rotated, so that the cache is cold.
+    together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it
+    was timed alone. order_seed: what made the order of turns (`rounds.orders`). Blocks of two measurements with the
+    same `together` and `order_seed` pair by (process, round).
+    discarded: cause -> how many blocks were spoilt by the machine; their samples are in no number.
+    flags: what was unusual about the blocks that were kept (`power_capped`, `clock_varied`, `host_bound`, ...).
+    """
+
+    blocks: tuple[Block, ...]
+    timer: str
+    regime: str
+    cache: str
+    calls_per_sample: int
+    converged: bool
+    unmet: tuple[str, ...] = ()
+    outliers: tuple[tuple[int, int], ...] = ()
+    input_sets: int = 1
+    warmup_s: float = 0.0
+    prep_s: float = 0.0
+    compile_s: float = 0.0
+    peak_bytes: int | None = None
+    discarded: Mapping[str, int] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    order_seed: int | None = None
+    prep_call: PrepTiming | None = None
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise RecordError("a measurement without samples; missing is never zero")
+        if self.converged == bool(self.unmet):
+            raise RecordError("a measurement either converged or says which conditions were not met")
+        if self.calls_per_sample < 1 or self.input_sets < 1:
+            raise RecordError("a measurement of no calls, or on no inputs")
+        for block, sample in self.outliers:
+            if not (0 <= block < len(self.blocks) and 0 <= sample < len(self.blocks[block].samples_s)):
+                raise RecordError(f"outlier ({block}, {sample}) is no sample of this measurement")
+
+    @property
+    def samples_s(self) -> tuple[float, ...]:
+        """All kept samples, in time order."""
+        return tuple(sample for block in self.blocks for sample in block.samples_s)
+
+
+def known_facts(conditions: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Conditions as a mapping, without what is not known: a record may hold hundreds of blocks."""
+    return conditions and {name: value for name, value in conditions.items() if value not in (None, ())}

@@ -1,0 +1,79 @@
+"""Options and arguments that several verbs of the command line share, and the types of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attnbench.completion import backend_names
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Duration(click.ParamType):
+    """`90s`, `15m`, `2h`, or plain seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> float:
+        if isinstance(value, float):
+            return value
+        unit = value[-1:] if value[-1:] in SECONDS else ""
+        try:
+            seconds = float(value.removesuffix(unit)) * SECONDS.get(unit, 1)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            self.fail(f'"{value}" is no duration; write 90s, 15m or 2h', parameter, context)
+        return seconds
+
+
+class Percentage(click.ParamType):
+    """`1%`, `0.5%`: a fraction of the base time. The sign is required: 1 alone could mean either."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        from attnbench.verdict import Margin
+
+        if isinstance(value, Margin):
+            return value
+        try:
+            if not value.endswith("%"):
+                raise ValueError
+            return Margin(float(value[:-1]) / 100)
+        except ValueError:
+            self.fail(f'"{value}" is no margin; write a percentage between 0% and 100%, such as 1%', parameter, context)
+
+
+PATH = click.Path(path_type=Path)
+BACKENDS = click.option(
+    "--backend", "backends", multiple=True, metavar="NAME", shell_complete=backend_names,
+    help="Run this backend instead of the suite's list; repeatable.",
+)  # fmt: skip
+ONLY = click.option(
+    "--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable."
+)
+PLUGINS = click.option(
+    "--plugin", "plugins", multiple=True, metavar="SPEC",
+    help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.",
+)  # fmt: skip
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
+)
+TIMEOUT = click.option(
+    "--timeout", type=Duration(), metavar="SECONDS", help="End a record that takes longer (default 120)."
+)
+MARGIN = click.option(
+    "--margin", type=Percentage(), default="1%", show_default=True, metavar="PERCENT",
+    help="How large a difference must be to matter.",
+)  # fmt: skip
+FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
+JUNIT = click.option("--junit", type=PATH, metavar="FILE", help="Write the result as JUnit XML too.")
+GITHUB = click.option("--github", is_flag=True, help="Print annotations for GitHub Actions, write the step's summary.")
+STRICT = click.option(
+    "--strict", is_flag=True, help="Exit status 4 where a case is inconclusive, 3 where one fails as before."
+)
+ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")
