@@ -1,7 +1,7 @@
 """Benchmarking and correctness harness for attention kernels.
 
-`attnbench.load(run)` gives a run's records as a pandas DataFrame; `attnbench.check(kernel)` judges a kernel from a test.
-For plugins: Case, Inputs, Outputs.
+`attnbench.load(run)` gives a run's records as a pandas DataFrame; `attnbench.check(kernel)` judges a kernel from a
+test. For plugins: Backend, Case, Inputs, Outputs.
 """
 
 from __future__ import annotations

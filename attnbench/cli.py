@@ -34,14 +34,17 @@ def main() -> None:
     """Benchmarking and correctness harness for attention kernels.
 
     \b
-    attnbench run suites/quick.yaml           check every backend, then time it
+    attnbench run quick                       check every backend, then time it
     attnbench report results/RUN -o report.md
     attnbench gate results/baselines results/RUN
     Shell completion: eval "$(_ATTNBENCH_COMPLETE=bash_source attnbench)"   (or zsh_source, fish_source)
     """
 
 
-@main.command(epilog="Example: attnbench run suites/quick.yaml --backend naive --only dtype=bf16 --out results/try")
+@main.command(
+    short_help="Check every case, then time it; write a run directory.",
+    epilog="Example: attnbench run quick --backend naive --only dtype=bf16 --out results/try",
+)
 @click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=suite_names)
 @BACKENDS
 @ONLY
@@ -70,7 +73,10 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     sys.exit(told(run_command, suites, **options))
 
 
-@main.command(epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md")
+@main.command(
+    short_help="Write a markdown report with plots.",
+    epilog="Example: attnbench report results/20260101T120000Z-quick -o report.md",
+)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH, shell_complete=run_directories)
 @click.option(
     "-o", "--output", type=PATH, default=Path("report.md"), show_default=True,
@@ -86,7 +92,10 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     click.echo(f"report: {told(write_report, list(runs), output)}")
 
 
-@main.command(epilog="Example: attnbench compare results/baselines results/20260101T120000Z-quick")
+@main.command(
+    short_help="A verdict for every case of NEW against BASE.",
+    epilog="Example: attnbench compare results/baselines results/20260101T120000Z-quick",
+)
 @click.argument("base", metavar="BASE", type=PATH, shell_complete=run_directories)
 @click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
 @MARGIN
@@ -107,7 +116,10 @@ def compare(base: Path, new: Path, **options: Any) -> None:
     sys.exit(told(compare_command, base, new, **options))
 
 
-@main.command(epilog="Example: attnbench gate results/baselines results/ci --margin 1% --junit gate.xml --github")
+@main.command(
+    short_help="Compare, then an exit status for CI.",
+    epilog="Example: attnbench gate results/baselines results/ci --margin 1% --junit gate.xml --github",
+)
 @click.argument("base", metavar="BASE", type=PATH, shell_complete=run_directories)
 @click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
 @MARGIN
@@ -138,7 +150,10 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     sys.exit(told(gate_command, base, new, **options))
 
 
-@main.command(epilog="Example: attnbench ab --base main --head HEAD quick --plugin kernel.py:mine --build 'make -j'")
+@main.command(
+    short_help="Two git revisions of your repository, timed in turns.",
+    epilog="Example: attnbench ab --base main --head HEAD quick --plugin kernel.py:mine --build 'make -j'",
+)
 @click.argument("suite", metavar="SUITE", shell_complete=suite_names)
 @click.option("--base", required=True, metavar="REF", help="The revision to hold against: a commit, branch or tag.")
 @click.option("--head", required=True, metavar="REF", help="The revision to judge; . is the checkout as it is.")
@@ -172,7 +187,11 @@ def ab(suite: str, **options: Any) -> None:
     sys.exit(told(ab_command, suite, **options))
 
 
-@main.command("list", epilog="Example: attnbench list backends")
+@main.command(
+    "list",
+    short_help="Backends, suites, inputs, probes and metrics.",
+    epilog="Example: attnbench list backends",
+)
 @click.argument("what", default="backends", type=click.Choice(["backends", "suites", "inputs", "probes", "metrics"]))
 @click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="Name these too; they are not imported.")
 def list_command(what: str, plugins: tuple[str, ...]) -> None:
@@ -183,7 +202,10 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
         click.echo(line)
 
 
-@main.command(epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py")
+@main.command(
+    short_help="Print a script that reproduces one record.",
+    epilog="Example: attnbench repro results/RUN bf16-d64-h8-b2-q512-k512-full-normal.0 naive > repro.py",
+)
 @click.argument("run_directory", metavar="RUN", type=PATH, shell_complete=run_directories)
 @click.argument("case_key")
 @click.argument("backend")
@@ -194,7 +216,10 @@ def repro(run_directory: Path, case_key: str, backend: str) -> None:
     click.echo(told(repro_script, run_directory, case_key, backend))
 
 
-@main.command(epilog="Example: attnbench schema > attnbench.schema.json")
+@main.command(
+    short_help="Print the JSON Schema of the suite format.",
+    epilog="Example: attnbench schema > attnbench.schema.json",
+)
 def schema() -> None:
     """Print the JSON Schema of the suite format, for editors."""
     import json
@@ -204,7 +229,10 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
-@main.command(epilog="Example: attnbench doctor")
+@main.command(
+    short_help="Is this machine fit to measure, and what would mend it?",
+    epilog="Example: attnbench doctor",
+)
 def doctor() -> None:
     """Is this machine fit to measure? What is missing, and the command that mends it. Exit status 3 where it is not."""
     from attnbench.doctor import run_doctor
@@ -212,7 +240,10 @@ def doctor() -> None:
     sys.exit(run_doctor())
 
 
-@main.command(epilog="Example: attnbench selftest --short")
+@main.command(
+    short_help="Plant known bugs: do the checks catch each one?",
+    epilog="Example: attnbench selftest --short",
+)
 @click.option("--short", is_flag=True, help="bf16 and e4m3 on one short problem, and a tenth of the right kernels.")
 def selftest(short: bool) -> None:
     """Plant known bugs into a right kernel and show that the checks catch each one, and accuse no right kernel.
@@ -225,12 +256,15 @@ def selftest(short: bool) -> None:
     sys.exit(run_selftest(short, click.echo))
 
 
-@main.group()
+@main.group(short_help="Compile our Hopper kernels, and inspect them.", epilog="Example: attnbench kernels build")
 def kernels() -> None:
     """Our own Hopper kernels (kernels/): compile them, and read what the compiler made of them. Needs no GPU."""
 
 
-@kernels.command(epilog="Example: attnbench kernels build fwd_overlap")
+@kernels.command(
+    short_help="Compile kernels/*.cu for sm_90a, what changed only.",
+    epilog="Example: attnbench kernels build fwd_overlap",
+)
 @click.argument("names", nargs=-1, metavar="[FILE]...")
 @click.option("--force", is_flag=True, help="Compile again even where nothing changed.")
 def build(names: tuple[str, ...], force: bool) -> None:
@@ -244,7 +278,10 @@ def build(names: tuple[str, ...], force: bool) -> None:
     told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
 
 
-@kernels.command(epilog="Example: attnbench kernels inspect fwd_overlap --json")
+@kernels.command(
+    short_help="Registers, spills, shared memory, instructions.",
+    epilog="Example: attnbench kernels inspect fwd_overlap --json",
+)
 @click.argument("names", nargs=-1, metavar="[FILE]...")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--update", is_flag=True, help="Record the figures as the ones to hold (kernels/static.json).")

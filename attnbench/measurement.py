@@ -8,6 +8,8 @@ from typing import Any, Mapping
 
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
+# `PrepTiming.about` where the backend has no quantizer of its own.
+REFERENCE_PREP = "attnbench's reference quantizer"
 
 
 class RecordError(ValueError):

@@ -97,8 +97,7 @@ def _tflops(result: Result) -> float | None:
 
 
 def _half_width(result: Result) -> float | None:
-    interval = result.statistics.interval if result.statistics else None
-    return None if interval is None else 100 * interval.half_width(result.statistics.median_s)
+    return None if result.half_width is None else 100 * result.half_width
 
 
 def _bytes_per_s(result: Result) -> float | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterable, Mapping, Sequence
 
 from attnbench.case import Case
-from attnbench.metrics import RELATIVE_RMSE
+from attnbench.metrics import RELATIVE_RMSE, forward_flops
 from attnbench.report_data import Cells, Family, ReportData, show_field
+from attnbench.report_speed import TIE
 from attnbench.result import Result
 from attnbench.units import lengths
 
@@ -20,14 +21,23 @@ Value = Callable[[Result], float | None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot. lines: points (seqlen, value) by series; quiet: the same for grey lines of reference."""
+    """One plot. lines: points (seqlen, value) by series; quiet: the same for grey lines of reference; spans: (seqlen,
+    lowest, highest) by series, intervals of values that are wide enough to be seen.
+    """
 
     dtype: str
     title: str
     lines: Mapping[str, Points]
     quiet: Mapping[str, Points] = field(default_factory=dict)
     failed: Points = ()
+    spans: Mapping[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
     peak: float | None = None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Those at which a series has a value, in order."""
+        found = {length for points in self.lines.values() for length, value in points if math.isfinite(value)}
+        return tuple(sorted(found))
 
 
 def rate_panels(data: ReportData) -> list[Panel]:
@@ -37,6 +47,7 @@ def rate_panels(data: ReportData) -> list[Panel]:
             dtype=cases[0].dtype,
             title=title,
             lines=_lines(cells, data.series, _rate),
+            spans=_spans(cells),
             peak=_only({result.peak_flops_per_s for result in cells.values() if result.statistics}),
         )
         for family in data.families
@@ -61,6 +72,17 @@ def error_panels(data: ReportData) -> list[Panel]:
 
 def _rate(result: Result) -> float | None:
     return None if result.flops_per_s is None else result.flops_per_s / 1e12
+
+
+def _spans(cells: Cells) -> dict[str, tuple[tuple[int, float, float], ...]]:
+    """Rates at both ends of the median's interval, in TFLOPS, where half its width is over TIE."""
+    spans: dict[str, list[tuple[int, float, float]]] = {}
+    for (case, series), result in cells.items():
+        if result.half_width is not None and result.half_width > TIE:
+            interval, flops = result.statistics.interval, forward_flops(case)
+            ends = (case.seqlen_k, flops / interval.high_s / 1e12, flops / interval.low_s / 1e12)
+            spans.setdefault(series, []).append(ends)
+    return {series: tuple(sorted(found)) for series, found in spans.items()}
 
 
 def _error(result: Result) -> float | None:

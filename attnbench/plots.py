@@ -20,18 +20,20 @@ from matplotlib.ticker import MaxNLocator
 
 from attnbench.panels import Panel, Points, error_panels, finite, rate_panels
 from attnbench.report_data import ReportData
+from attnbench.report_markdown import image
 from attnbench.units import lengths
 
-# Okabe and Ito's set without yellow, which vanishes on a light card; black last, since axes and text are dark too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's set without yellow, which vanishes on a light card; black late, since axes and text are dark too; then
+# wine, olive and indigo of P. Tol's "muted" set, for more series than seven.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#332288")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ((), (5, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 CARD, PANEL, GRID, INK, QUIET = "#f4f4f1", "#ffffff", "#dddddd", "#222222", "#6b6b6b"
 COLUMNS = 2
 # So many figures of so many panels each; the tables hold the rest.
 ALLOWED = {"tflops": (4, 6), "error": (3, 6)}
-# A report of more results than this has hundreds of panels, of which any choice is a sample, and a panel takes as long as
-# reading two hundred records.
+# A report of more results than this has hundreds of panels, of which any choice is a sample, and a panel takes as long
+# as reading two hundred records.
 LARGE = 2000
 ALLOWED_LARGE = {"tflops": (3, 4), "error": (3, 2)}
 MAX_TICKS = 8
@@ -57,26 +59,26 @@ def error_plots(data: ReportData, folder: Path) -> list[str]:
 
 
 def prediction_plot(panels: Sequence[Panel], folder: Path) -> list[str]:
-    """Draws the first panels of E1 against seqlen with the predictions; the markdown that shows them, none without any."""
+    """Draws the first panels of E1 against seqlen with the predictions; the markdown that shows them."""
     if not panels:
         return []
     shown, path = panels[: ALLOWED["error"][1]], folder / "predictions.svg"
     order = sorted({series for panel in panels for series in panel.lines})
     _save(shown, order, path, "E1 against seqlen, and what each accumulator predicts", _error_axes)
-    parts = [f"![E1 against seqlen with the predictions of each accumulator]({folder.name}/{path.name})"]
+    parts = [image("E1 against seqlen with the predictions of each accumulator", path)]
     return parts + ([f"Drawn: {len(shown)} of {len(panels)} plots."] if len(shown) < len(panels) else [])
 
 
 def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, label: str,
           finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
-    """Saves the figures, each of one dtype; the markdown of each.
+    """Saves the figures, each of one dtype, those panels first that show a failure, then those with the most lengths.
 
-    Where there are too many, every dtype gets its first figure before any gets its second.
+    Returns the markdown of each. Where there are too many, every dtype gets its first before any gets its second.
     """
     most, together = (ALLOWED if len(data.cells) <= LARGE else ALLOWED_LARGE)[name]
     figures = []
     for dtype, group in groupby(panels, key=lambda panel: panel.dtype):
-        of_dtype = list(group)
+        of_dtype = sorted(group, key=lambda panel: (not panel.failed, -len(panel.lengths)))
         starts = range(0, len(of_dtype), together)
         figures += [(number, dtype, of_dtype[start : start + together]) for number, start in enumerate(starts, 1)]
     kept = sorted(figures, key=lambda figure: figure[0])[:most]
@@ -85,7 +87,7 @@ def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, la
         path = folder / f"{name}-{dtype}-{number}.svg"
         _save(part, data.series, path, f"{dtype}: {label} against seqlen", finish)
         about = f"{label} against seqlen, {dtype}: {', '.join(_names(part, data.series))}"
-        shown.append(f"![{about}]({folder.name}/{path.name})")
+        shown.append(image(about, path))
     drawn = sum(len(part) for _, _, part in kept)
     if drawn < len(panels):
         shown.append(f"Drawn: {drawn} of {len(panels)} plots of {label}; the tables hold the rest.")
@@ -127,13 +129,15 @@ def _legend(panels: Sequence[Panel], order: Sequence[str]) -> list[Line2D]:
     lines = [Line2D([], [], label=name, **_style(order.index(name))) for name in _names(panels, order)]
     quiet = dict.fromkeys(name for panel in panels for name in panel.quiet)
     lines += [Line2D([], [], label=name, **QUIET_STYLES[name]) for name in quiet]
+    if any(panel.spans for panel in panels):
+        lines.append(Line2D([], [], label="interval of the median", **SPAN_STYLE))
     if any(panel.failed for panel in panels):
         lines.append(Line2D([], [], label="incorrect", **FAILED_STYLE))
     return lines
 
 
 def _style(index: int) -> dict:
-    """Colour, marker and dash of a series; no two alike among the first 252."""
+    """Colour, marker and dash of a series; no two alike among the first 180."""
     return {
         "color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5,
         "linewidth": 1.6, "dashes": DASHES[index % len(DASHES)] or (None, None),
@@ -148,6 +152,8 @@ QUIET_STYLES = {
     "two-level": {"color": QUIET, "linewidth": 1.2, "dashes": (6, 1.5, 1, 1.5)},
     "14 bits": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
 }
+# The bar that stands for all of them in the legend.
+SPAN_STYLE = {"color": QUIET, "marker": "|", "markersize": 11, "markeredgewidth": 1.4, "linestyle": "none"}
 GRID_STYLE = {"color": GRID, "linewidth": 0.7, "zorder": 0.5}
 FAILED_STYLE = {"color": "#B00020", "marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
 
@@ -160,10 +166,11 @@ def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
         axes.plot(*_places(points), **QUIET_STYLES[name])
     for series, points in panel.lines.items():
         axes.plot(*_places(points), **_style(order.index(series)))
+        for length, low, high in panel.spans.get(series, ()):
+            axes.vlines(math.log2(length), low, high, color=_style(order.index(series))["color"], linewidth=1.4)
     if panel.failed:
         axes.plot(*_places(panel.failed), **FAILED_STYLE)
-    ticks = sorted({x for points in panel.lines.values() for x, value in points if math.isfinite(value)})
-    ticks = ticks[:: -(-len(ticks) // MAX_TICKS)]
+    ticks = panel.lengths[:: -(-len(panel.lengths) // MAX_TICKS)]
     _horizontal(axes, [math.log2(tick) for tick in ticks], [lengths(tick) for tick in ticks],
                 "seqlen_k" if "seqlen_q" in panel.title else "seqlen")  # fmt: skip
 
@@ -194,7 +201,8 @@ def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: 
 
 
 def _rate_axes(axes: Axes, panel: Panel) -> None:
-    top = 1.08 * max(finite(panel.lines.values()))
+    highest = [high for spans in panel.spans.values() for _, _, high in spans]
+    top = 1.08 * max([*finite(panel.lines.values()), *highest])
     axes.set_ylim(0, top)
     ticks = [
         float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top
@@ -210,12 +218,16 @@ def _rate_axes(axes: Axes, panel: Panel) -> None:
 
 
 def _error_axes(axes: Axes, panel: Panel) -> None:
-    """Logarithmic, with fewer ticks in each decade the more decades there are."""
     values = finite([*panel.lines.values(), *panel.quiet.values()])
     low, high = 0.7 * min(values), 1.5 * max(values)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
+    ticks = logarithmic_ticks(low, high)
+    _vertical(axes, ticks, [f"{tick:g}" for tick in ticks], "relative RMSE")
+
+
+def logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Round values from low to high, fewer in each decade the more decades there are."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
     parts = (1, 1.5, 2, 3, 4, 5, 7) if high < 10 * low else (1, 2, 5) if high < 1000 * low else (1,)
-    ticks = [tick for decade in decades for part in parts if low <= (tick := part * 10.0**decade) <= high]
-    _vertical(axes, ticks, [f"{tick:g}" for tick in ticks], "relative RMSE")
+    return [tick for decade in decades for part in parts if low <= (tick := part * 10.0**decade) <= high]

@@ -10,7 +10,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Inputs, PrepCall, prep_call, trait
-from attnbench.measurement import PrepTiming
+from attnbench.measurement import REFERENCE_PREP, PrepTiming
 from attnbench.sampling import KEPT_DIGITS, Timer
 from attnbench.timers import make_flush, make_timer
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from attnbench.bench import Bench
 
-REFERENCE = "attnbench's reference quantizer"
 # A figure beside the headline: this long, and within these numbers of samples, is enough for its median.
 PREP_TIME_S = 0.3
 LEAST_SAMPLES, MOST_SAMPLES = 3, 30
@@ -40,7 +39,7 @@ def time_prep_call(bench: Bench, backend: Backend, inputs: Inputs) -> PrepTiming
     if bench.reference_prep is None:
         from attnbench.quantize import quantize
 
-        reference = PrepCall(REFERENCE, lambda: quantize(inputs.q, inputs.k, inputs.v, case))
+        reference = PrepCall(REFERENCE_PREP, lambda: quantize(inputs.q, inputs.k, inputs.v, case))
         bench.reference_prep = _timed(bench, reference)
     return bench.reference_prep
 

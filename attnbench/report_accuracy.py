@@ -1,19 +1,20 @@
-"""What the accuracy lab found: the FlashAttention-3 paper's error table, schemes against inputs, sources of the error.
+"""What the accuracy lab found: schemes against inputs, sources of the error, kernels beside what was predicted.
 
-Each part stands only where records hold its figures. Figures of several seeds are shown as their mean and range.
+Each part stands only where records hold its figures. Figures of several seeds are shown as their mean.
 """
 
 from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from typing import Mapping, Sequence
 
 from attnbench import plots, plots_accuracy
 from attnbench.case import DEFAULTS, Case
 from attnbench.panels import Panel
 from attnbench.report_data import ReportData, show_field
-from attnbench.report_markdown import bullets, code, count, details, table
+from attnbench.report_markdown import code, details, image, table
+from attnbench.report_paper import Entry, judged_entries, paper_table
 from attnbench.units import error, lengths, significant
 
 FIGURES = {"source_qk": "q and k", "source_v": "v", "source_p": "P", "source_hopper": "sums, 14 bits",
@@ -23,105 +24,16 @@ PREDICTED = {"e1": "E1 kernel", "e1_emulated": "fp32", "e1_two_level": "two-leve
 MAX_GROUPS = 16
 
 
-class PaperRow(NamedTuple):
-    """A row of table 3 (arXiv 2407.08608v1, section 4.3): the paper's RMSE, and which of our records stand beside it."""
-
-    words: str
-    rmse: float
-    backend: str
-    fields: tuple[tuple[str, object], ...]
-
-
-def _scheme(scaling: str, hadamard: bool) -> tuple[tuple[str, object], ...]:
-    return ("dtype", "e4m3"), ("scaling", scaling), ("hadamard", hadamard)
-
-
-PAPER_ROWS = (
-    PaperRow("FP16 standard", 3.2e-4, "fp16_standard", (("dtype", "fp16"),)),
-    PaperRow("FP16 flash (FlashAttention-2 and -3)", 1.9e-4, "naive", (("dtype", "fp16"),)),
-    PaperRow("FP8 baseline", 2.4e-2, "fp8_baseline", _scheme("tensor", hadamard=False)),
-    PaperRow("FP8 FlashAttention-3", 9.1e-3, "fp8_emulated", _scheme("block", hadamard=True)),
-    PaperRow("without block quantization", 9.3e-3, "fp8_emulated", _scheme("tensor", hadamard=True)),
-    PaperRow("without incoherent processing", 2.4e-2, "fp8_emulated", _scheme("block", hadamard=False)),
-)
-BASELINE, FULL_SCHEME = PAPER_ROWS[2], PAPER_ROWS[3]
-PAPER_RATIO = 2.6
-NOT_STATED = "seqlen, batch, heads, mask, softmax scale, seed, number of draws, and whether P is scaled before rounding"
-
-
-class Entry(NamedTuple):
-    case: Case
-    series: str
-    backend: str
-    values: Mapping[str, float]
-
-
 def accuracy_lab_sections(data: ReportData, folder: Path) -> list[str]:
     """The parts that the records allow; figures go into `folder`."""
-    entries = [
-        Entry(case, series, result.backend, result.record.accuracy.values)
-        for (case, series), result in data.cells.items()
-        if result.record.accuracy is not None
-    ]
+    entries = judged_entries(data)
     parts = [
-        *_paper_table(entries),
+        *paper_table(entries),
         *_schemes(entries, folder),
         *_sources(entries, folder),
         *_accumulators(entries, folder),
     ]
     return ["## Accuracy lab", *parts] if parts else []
-
-
-def _paper_table(entries: Sequence[Entry]) -> list[str]:
-    found = {row: [e for e in entries if _stands_for(e, row)] for row in PAPER_ROWS}
-    if not any(found.values()):
-        return []
-    rows = []
-    for row, members in found.items():
-        rmse = [member.values["rmse_drawn"] for member in members]
-        rows.append([row.words, code(row.backend), f"{row.rmse:.1e}", *_spread(rmse, "{:.2e}".format)])
-    shapes = sorted({(e.case.seqlen_q, e.case.batch, e.case.num_heads) for members in found.values() for e in members})
-    ours = "; ".join(f"seqlen {lengths(q)}, batch {batch}, {count(heads, 'head')}" for q, batch, heads in shapes)
-    lines = [
-        f"Ours: emulated, {ours}, full attention, head_dim 128, softmax scale head_dim**-0.5, P scale as in each case.",
-        f"The paper states the distribution, N(0, 1) + N(0, 100) * Bernoulli(0.001), and head_dim 128. It does not state "
-        f"{NOT_STATED}.",
-        *_ratio(found),
-    ]
-    headers = ["row", "our record", "paper", "mean", "lowest", "highest", "seeds"]
-    about = "RMSE (absolute) against fp64 on the inputs before rounding, as in table 3 of arXiv 2407.08608v1."
-    return ["### The FlashAttention-3 paper's error table", about, table(headers, rows, left=2), bullets(lines)]
-
-
-def _stands_for(entry: Entry, row: PaperRow) -> bool:
-    case = entry.case
-    if "rmse_drawn" not in entry.values or entry.backend != row.backend:
-        return False
-    same = all(getattr(case, name) == value for name, value in row.fields)
-    return same and case.inputs == "outliers" and case.head_dim == 128 and not case.causal
-
-
-def _ratio(found: Mapping[PaperRow, Sequence[Entry]]) -> Iterator[str]:
-    """Per seed, since both rows of a seed have the same inputs."""
-    baseline = {_shape(e.case): e.values["rmse_drawn"] for e in found[BASELINE]}
-    full = {_shape(e.case): e.values["rmse_drawn"] for e in found[FULL_SCHEME]}
-    ratios = [baseline[key] / full[key] for key in baseline if key in full]
-    if ratios:
-        mean, low, high, seeds = _spread(ratios, "{:.2f}".format)
-        yield (f"FP8 baseline over FlashAttention-3: {mean} ({low} to {high} over {seeds} seeds); the paper: {PAPER_RATIO}. "
-               "The order of the rows with and without block quantization changes with seqlen, here and in any "
-               "emulation: no conclusion rests on it.")  # fmt: skip
-
-
-def _shape(case: Case) -> tuple:
-    return case.seqlen_q, case.seqlen_k, case.batch, case.num_heads, case.seed
-
-
-def _spread(values: Sequence[float], show) -> list[str]:
-    """mean, lowest, highest, count; `not run` where there is none."""
-    if not values:
-        return ["not run", "—", "—", "0"]
-    return [show(statistics.fmean(values)), show(min(values)), show(max(values)), str(len(values))]
 
 
 def scheme_title(case: Case) -> str:
@@ -153,10 +65,13 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
             continue
         values = _means(members, lambda e: (scheme_title(e.case), e.case.inputs), "e3")
         path = folder / f"schemes-{number}.svg"
-        where = f"{key[0]}, {key[1]}, head_dim {key[2]}, seqlen {lengths(key[3])} x {lengths(key[4])}"
-        plots_accuracy.heat_map(path, f"E3: {where}", schemes, names, values)
+        series, dtype, head_dim, seqlen_q, seqlen_k, causal = key
+        mask = "causal" if causal else "full"
+        shape = f"head_dim {head_dim}, {mask}, seqlen {lengths(seqlen_q)} x {lengths(seqlen_k)}"
+        where = f"{series}, {dtype}, {shape}"
+        plots_accuracy.heat_map(path, f"E3: {series}, {dtype}\n{shape}", schemes, names, values)
         rows = [[scheme, *(_shown(values.get((scheme, inputs))) for inputs in names)] for scheme in schemes]
-        parts += [f"![E3 by scheme and inputs: {where}]({folder.name}/{path.name})", table(["scheme", *names], rows),
+        parts += [image(f"E3 by scheme and inputs: {where}", path), table(["scheme", *names], rows),
                   _range_of_schemes(values, schemes, names)]  # fmt: skip
     if not parts:
         return []
@@ -205,9 +120,11 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
     shown = [place for place in groups if place in largest]
     plots_accuracy.source_bars(path, "Where the FP8 error comes from, one source at a time", shown,
                                list(FIGURES.values()), values)  # fmt: skip
-    about = ("Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
-             "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware).")  # fmt: skip
-    parts = ["### Where the error comes from", about, f"![sources of the FP8 error]({folder.name}/{path.name})"]
+    about = (
+        "Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
+        "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware)."
+    )
+    parts = ["### Where the error comes from", about, image("sources of the FP8 error", path)]
     every = table(["case", *FIGURES.values()], rows)
     if len(shown) == len(groups):
         return [*parts, every]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Any, Iterator, Mapping
 
@@ -9,7 +10,7 @@ import yaml
 
 from attnbench import units
 from attnbench.peaks import gpu_of, section
-from attnbench.report_data import ReportData
+from attnbench.report_data import LabelledRun, ReportData
 from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
 from attnbench.report_speed import TIE
 from attnbench.stats import CONFIDENCE, OUTLIER_Z
@@ -18,7 +19,11 @@ NOT_RECORDED = "not recorded"
 MAX_SUITE_LINES = 400
 PEAK = (
     "Peak: SMs x datasheet tensor-core clock x dense FLOP per clock and SM, by architecture and never by name "
-    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3 and e5m2)."
+    "(132 SMs of compute capability 9.0: x 1.83 GHz x 4096 = 989 TFLOPS for fp16 and bf16, twice that for e4m3, e5m2)."
+)
+OWN_GEMM = (
+    "Own GEMM: the median rate of a large bf16 GEMM that the run itself measured at its start, every few minutes and "
+    "at its end. There is no share of it for e4m3 and e5m2, which run at another rate."
 )
 # Facts without which timings cannot be judged: their absence is shown too.
 EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
@@ -26,7 +31,7 @@ EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 
 def environment_section(data: ReportData) -> list[str]:
     """One column a run; a fact that no run recorded has no row, except for those that every run should have."""
-    columns = [dict(_facts(entry.run.environment)) for entry in data.runs]
+    columns = [dict(_facts(entry)) for entry in data.runs]
     names = dict.fromkeys(name for column in columns for name, value in column.items()
                           if name in EXPECTED or value != NOT_RECORDED)  # fmt: skip
     headers = [
@@ -35,7 +40,7 @@ def environment_section(data: ReportData) -> list[str]:
     ]
     rows = [["records", *(f"{len(entry.run.records):,}" for entry in data.runs)]]
     rows += [[name, *(plain(anonymous(column.get(name, NOT_RECORDED))) for column in columns)] for name in names]
-    versions = {(result.backend, result.record.backend_version) for result in data.cells.values()}
+    versions = {(series, result.record.backend_version) for (_, series), result in data.cells.items()}
     rows_by_backend = [[code(name), plain(anonymous(version)) or NOT_RECORDED] for name, version in sorted(versions)]
     return [
         "## Machine",
@@ -44,8 +49,9 @@ def environment_section(data: ReportData) -> list[str]:
     ]
 
 
-def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(entry: LabelledRun) -> Iterator[tuple[str, str]]:
     """(name, value as text) of what a reader of timings asks for; `not recorded` where the environment is silent."""
+    environment = entry.run.environment
     cpu, versions, own = (section(environment, name) for name in ("cpu", "versions", "attnbench"))
     worker = section(environment, "worker")
     yield "date (UTC)", _text(environment.get("collected_utc"))
@@ -59,6 +65,8 @@ def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "virtual machine", _text(cpu.get("virtual_machine"), _yes)
     yield "memory", _text(environment.get("memory_bytes"), units.show_bytes)
     yield from _gpu_facts(environment)
+    gemm = entry.machine.gemm_flops_per_s
+    yield "own bf16 GEMM", _text(gemm, lambda rate: f"{units.significant(rate / 1e12, 4)} TFLOPS")
     yield "operating system", _text(section(environment, "os").get("distribution"))
     yield "Python", _text(section(environment, "python").get("version"))
     yield "torch", _text(section(worker, "torch").get("version") or versions.get("torch"))
@@ -88,8 +96,6 @@ def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "other processes on the GPU", _text(gpu.get("other_processes"))
     yield "driver", _text(gpu.get("driver"))
     yield "CUDA of the driver", _text(gpu.get("cuda_driver"))
-    gemm = section(environment, "sentinels").get("gemm_flops_per_s")
-    yield "own bf16 GEMM", _text(gemm, lambda rate: f"{units.significant(rate / 1e12, 4)} TFLOPS")
 
 
 def _text(value: Any, show=str) -> str:
@@ -120,15 +126,17 @@ def conventions_section(data: ReportData) -> list[str]:
         "no credit for masked or recomputed work.",
         "GB/s: compulsory traffic (q, k, v, out, lse, descales, once each) over the median time.",
         *([PEAK] if any(result.peak_flops_per_s for result in data.timed.values()) else []),
+        *([OWN_GEMM] if any(result.gemm_flops_per_s for result in data.timed.values()) else []),
         *_measured(data),
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
-        f"Too close to call: medians within {100 * TIE:g} % of each other, or with intervals that overlap.",
-        "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 instead "
-        "what use repeats for every call, quantization, timed like a call: by the backend's own quantizer where it has "
-        "one, else by the reference quantizer, which is not written for speed. Records of before that was timed hold the "
-        "former only, and say so. compile: how much longer the first call took than a later one.",
+        f"Too close to call (level): medians within {100 * TIE:g} % of each other, or with intervals that overlap "
+        "(from the 10th to the 90th percentile where there are too few samples for an interval).",
+        "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 and "
+        "e5m2 instead what use repeats for every call, quantization, timed like a call: by the backend's own quantizer "
+        "where it has one, else by the reference quantizer, which is not written for speed. Records from before that "
+        "was timed hold the former only, and say so. compile: how much longer the first call took than a later one.",
         "Limits: a factor times the error of an eager reference in the same precision, at least half the output "
         "dtype's machine epsilon. Nothing is timed that did not pass.",
     ]
@@ -154,9 +162,8 @@ def _timing(measurement) -> str:
 
 def reproduce_section(data: ReportData) -> list[str]:
     """The commands, with run directories under `results/` as `run` makes them, and each resolved suite, folded."""
-    suites = {entry.run.name: _suite_name(entry.run.suite_text) for entry in data.runs}
-    commands = [f"attnbench run results/{name}/suite.yaml    # suite {suite}" for name, suite in suites.items()]
-    commands.append(f"attnbench report {' '.join(f'results/{name}' for name in suites)}")
+    commands = [f"{_run_command(entry)}    # suite {_suite_name(entry.run.suite_text)}" for entry in data.runs]
+    commands.append(f"attnbench report {' '.join(f'results/{entry.run.name}' for entry in data.runs)}")
     text = "Each run directory holds the suite as it ran:"
     parts = ["## How to reproduce", f"{text}\n\n{fence(chr(10).join(commands), 'sh')}"]
     for entry in data.runs:
@@ -164,6 +171,13 @@ def reproduce_section(data: ReportData) -> list[str]:
         if lines and len(lines) <= MAX_SUITE_LINES:
             parts.append(details(f"Suite of {entry.run.name}", fence(entry.run.suite_text, "yaml")))
     return parts
+
+
+def _run_command(entry: LabelledRun) -> str:
+    """With the plugins that the run was given; of their paths only the last part, as everywhere in a report."""
+    plugins = entry.run.environment.get("plugins") or ()
+    asked = [f"--plugin {shlex.quote(anonymous(str(spec)))}" for spec in plugins]
+    return " ".join(["attnbench run", f"results/{entry.run.name}/suite.yaml", *asked])
 
 
 def _suite_name(suite_text: str) -> str:

@@ -17,7 +17,7 @@ from attnbench.case import DTYPES, Case
 from attnbench.peaks import Machine
 from attnbench.result import Result, latest, results
 from attnbench.store import Run
-from attnbench.units import lengths
+from attnbench.units import count, lengths
 
 # What a table varies over, in the order of its columns and of its rows.
 ROW_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale", "seqlen_k", "seqlen_q",
@@ -75,11 +75,7 @@ class Family:
     @cached_property
     def baseline(self) -> str | None:
         """The series that speedups are over; None where fewer than two were timed."""
-        counts = Counter(series for _, series in self.timed)
-        if len(counts) < 2:
-            return None
-        enough = [series for series, number in counts.items() if 2 * number > len(self.best_s)]
-        return min(enough or counts, key=_preference)
+        return preferred(self.timed)
 
     @cached_property
     def title(self) -> str:
@@ -129,14 +125,27 @@ class ReportData:
     def timed(self) -> Cells:
         return {key: result for key, result in self.cells.items() if result.statistics}
 
+    @cached_property
+    def by_dtype(self) -> Mapping[str, Cells]:
+        """`bf16`, or `bf16 (A)` for each run where they stand side by side: its results, in the order of dtypes."""
+        found: dict[tuple[int, str], dict[tuple[Case, str], Result]] = {}
+        for (case, series), result in self.cells.items():
+            part = DTYPES.index(case.dtype), series.removeprefix(result.backend)
+            found.setdefault(part, {})[case, series] = result
+        return {DTYPES[part[0]] + part[1]: found[part] for part in sorted(found)}
+
 
 def gather(runs: Sequence[Run]) -> ReportData:
     """Lays out the runs. Where they measured different things on one machine, they read as one run."""
-    labelled = tuple(LabelledRun(_letter(index), run, Machine.of(run.environment, run.sentinels)) for index, run in enumerate(runs))
+    labelled = tuple(
+        LabelledRun(_letter(index), run, Machine.of(run.environment, run.sentinels)) for index, run in enumerate(runs)
+    )
     everything = [results(run) for run in runs]
     kept = [latest(each) for each in everything]
     pairs = [(result.case, result.backend) for each in kept for result in each]
-    machines = {(entry.machine.name, entry.machine.sm_count) for entry in labelled}
+    machines = {
+        (entry.machine.name, entry.machine.sm_count, entry.run.environment.get("machine")) for entry in labelled
+    }
     side_by_side = len(runs) > 1 and (len(set(pairs)) < len(pairs) or len(machines) > 1)
     cells = {}
     cases: dict[Case, Case] = {}
@@ -166,6 +175,16 @@ def _row_order(case: Case) -> tuple:
     return tuple(getattr(case, name) or 0 for name in ROW_FIELDS)
 
 
+def preferred(timed: Cells) -> str | None:
+    """What speedups are over: the first of BASELINES that was timed in most cases; None where fewer than two were."""
+    counts = Counter(series for _, series in timed)
+    if len(counts) < 2:
+        return None
+    cases = len({case for case, _ in timed})
+    enough = [series for series, number in counts.items() if 2 * number > cases]
+    return min(enough or counts, key=_preference)
+
+
 def _preference(series: str) -> tuple[int, str]:
     backend = series.split(" (")[0]
     return (BASELINES.index(backend) if backend in BASELINES else len(BASELINES), series)
@@ -178,9 +197,9 @@ def _letter(index: int) -> str:
 
 def family_title(case: Case) -> str:
     head_dim = f"{case.head_dim}/{case.head_dim_v}" if case.head_dim_v != case.head_dim else f"{case.head_dim}"
-    heads = f"{case.num_heads} heads"
+    heads = count(case.num_heads, "head")
     if case.num_heads_kv != case.num_heads:
-        heads = f"{case.num_heads} heads over {case.num_heads_kv} of k and v"
+        heads = f"{heads} over {case.num_heads_kv} of k and v"
     return f"{case.dtype}, head_dim {head_dim}, {'causal' if case.causal else 'full'}, {heads}"
 
 

@@ -131,7 +131,7 @@ def _judged(family: Family) -> Mapping[tuple[Case, str], Result]:
 
 
 def _worst(group: Sequence[Result], rule: str) -> tuple[Result | None, Check | None]:
-    """The result, and its check, whose value is the largest part of its limit; None where the rule was never applied."""
+    """The result, and its check, whose value is the largest part of its limit; None where the rule was not applied."""
     applied = ((result, check) for result in group if (check := result.check(rule)) is not None)
     return max(applied, key=lambda pair: ratio(pair[1]), default=(None, None))
 

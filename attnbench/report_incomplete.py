@@ -41,12 +41,11 @@ def _errors(entries: list[Entry]) -> list[str]:
     parts = [f"### Errors ({len(entries):,})", table(["backend", "kind", "reason", "cases", "count"], rows, left=4)]
     for (series, kind, _), members in groups:
         full = anonymous(members[0][2].record.reason).strip()
-        body = [fence(full)] if "\n" in full else []
+        body = {"the output of the first": fence(full)} if "\n" in full else {}
         if len(members) > INLINE_KEYS:
-            body.append(_keys(members))
+            body["every case"] = _keys(members)
         if body:
-            title = f"{series}, {kind}: " + ("the output of the first, and every case" if len(body) > 1 else "more")
-            parts.append(details(title, "\n\n".join(body)))
+            parts.append(details(f"{series}, {kind}: {', and '.join(body)}", "\n\n".join(body.values())))
     return parts
 
 

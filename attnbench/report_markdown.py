@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Iterable, Sequence
+from urllib.parse import quote
 
 from tabulate import tabulate
 
 from attnbench.units import count
 
-__all__ = ["anonymous", "bullets", "code", "count", "details", "fence", "listing", "plain", "table"]
+__all__ = ["anonymous", "bullets", "code", "count", "details", "fence", "image", "listing", "plain", "table"]
 
 # An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
 _PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
@@ -45,6 +47,11 @@ def fence(text: str, language: str = "") -> str:
     """A code block; its fence is longer than any inside."""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def image(about: str, path: Path) -> str:
+    """A picture in a folder beside the page; a link ends at the first blank or bracket unless they are escaped."""
+    return f"![{about}]({quote(path.parent.name)}/{quote(path.name)})"
 
 
 def code(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Sequence
 from attnbench import units
 from attnbench.metrics import compulsory_bytes
 from attnbench.report_data import Family, ReportData, row_label
-from attnbench.report_markdown import code, details, filled_table, listing, table
+from attnbench.report_markdown import anonymous, code, details, filled_table, listing, plain, table
 from attnbench.result import Result
 from attnbench.units import significant
 
@@ -27,8 +27,9 @@ def speed_sections(data: ReportData, plots: Sequence[str]) -> list[str]:
     return [
         "## Speed",
         "Each cell: TFLOPS · speedup over the baseline · % of the datasheet's peak, as far as there is one. "
-        f"Bold: the fastest, and any within {100 * TIE:g} % of it. {UNCONVERGED}: did not converge. "
-        "—: unsupported; empty: no record."
+        f"Bold: the fastest, and any within {100 * TIE:g} % of it. ±: half the width of the median's interval, where "
+        f"over {100 * TIE:g} % (±?: too few samples to say). {UNCONVERGED}: did not converge. —: unsupported; empty: "
+        "no record."
         + ("" if figures else f" {len(data.timed):,} measurements: all their figures are in `attnbench.load(run)`."),
         *plots,
         *(part for family in families for part in _family_section(family, figures)),
@@ -84,6 +85,8 @@ def _rate_cell(result: Result | None, best_s: float, base: Result | None, is_bas
     parts = [significant(result.flops_per_s / 1e12, 3)]
     if result.time_s <= best_s * (1 + TIE):
         parts[0] = f"**{parts[0]}**"
+    if result.half_width is None or result.half_width > TIE:
+        parts[0] += plus_minus(result)
     if base is not None and not is_base:
         parts.append(speedup(base.time_s / result.time_s))
     ceiling = result.peak_flops_per_s or result.gemm_flops_per_s
@@ -109,7 +112,7 @@ def _prep_caption(family: Family) -> str:
     """What the prep of each series is: "Prep of `fa3`, `fp8_emulated`: attnbench's reference quantizer"."""
     series_of: dict[str, list[str]] = {}
     for (_, series), result in family.timed.items():
-        named = series_of.setdefault(result.prep_about, [])
+        named = series_of.setdefault(plain(anonymous(result.prep_about)), [])
         if series not in named:
             named.append(series)
     return "; ".join(f"Prep of {', '.join(map(code, named))}: {about}" for about, named in series_of.items())
@@ -141,7 +144,7 @@ def _figures(result: Result) -> list[str]:
     gemm = result.gemm_flops_per_s
     half = "—"
     if interval is not None:
-        half = f"±{100 * interval.half_width(stats.median_s):.2f} %"
+        half = f"±{100 * result.half_width:.2f} %"
         if interval.coverage < 0.95:
             half += f" ({100 * interval.coverage:.0f} %)"
     return [
@@ -167,6 +170,12 @@ def outcome(result: Result | None) -> str:
         return ""
     record = result.record
     return {"unsupported": "—", "ok": "checked", "incorrect": "incorrect"}.get(record.status, record.kind or "error")
+
+
+def plus_minus(result: Result) -> str:
+    """` ±0.21 %`: half the width of the median's interval; ` ±?` where there are too few samples for one."""
+    half = result.half_width
+    return " ±?" if half is None else f" ±{significant(100 * half, 2)} %"
 
 
 def speedup(ratio: float) -> str:

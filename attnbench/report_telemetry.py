@@ -8,17 +8,20 @@ from typing import Iterator, Sequence
 from attnbench import units
 from attnbench.observed import Observed
 from attnbench.report_data import Family, LabelledRun, ReportData
-from attnbench.report_markdown import code, filled_table, plain, table
+from attnbench.report_markdown import code, details, filled_table, plain, table
 from attnbench.report_speed import percent
 from attnbench.result import Result
 from attnbench.sentinel import DRIFT_LIMIT, GEMM, drifts, figures
 from attnbench.units import significant
 
 NONE = "—"
+HEADERS = ("SM clock", "power", "temperature", "pJ/FLOP", "% of peak at that clock", "% of own GEMM", "CPU clock",
+           "load", "stolen", "flags", "discarded blocks")  # fmt: skip
 
 
 def telemetry_section(data: ReportData) -> list[str]:
-    """A row for each series of a family, and one for each figure of a run's sentinels; [] where nobody watched."""
+    """A row for each dtype, folded one for each series of a family, and one for each figure of a run's sentinels; []
+    where nobody watched."""
     rows = [
         [family.title, code(series), *_cells(members)]
         for family in data.families
@@ -31,9 +34,9 @@ def telemetry_section(data: ReportData) -> list[str]:
             "Means over the blocks that were kept, from the lowest case to the highest. Energy: mean power / rate. "
             "Flags: measurements that have one, of all."
         )
-        headers = ["family", "backend", "SM clock", "power", "temperature", "pJ/FLOP", "% of peak at that clock",
-                   "% of own GEMM", "CPU clock", "load", "stolen", "flags", "discarded blocks"]  # fmt: skip
-        parts = [about, filled_table(headers, watched, left=2)]
+        by_dtype = [[dtype, *_cells(members)] for dtype, members in _dtypes(data)]
+        by_family = filled_table(["family", "backend", *HEADERS], watched, left=2)
+        parts = [about, filled_table(["dtype", *HEADERS], by_dtype), details("By family and backend", by_family)]
     sentinels = [row for entry in data.runs for row in _sentinel_rows(entry)]
     if sentinels:
         headers = ["run", "sentinel", "taken", "first", "last", "lowest", "highest", "drift"]
@@ -42,6 +45,13 @@ def telemetry_section(data: ReportData) -> list[str]:
             table(headers, sentinels, left=2),
         ]
     return ["## The machine meanwhile", *parts] if parts else []
+
+
+def _dtypes(data: ReportData) -> Iterator[tuple[str, list[Result]]]:
+    for dtype, cells in data.by_dtype.items():
+        timed = [result for result in cells.values() if result.statistics]
+        if timed:
+            yield dtype, timed
 
 
 def _series(family: Family) -> Iterator[tuple[str, list[Result]]]:

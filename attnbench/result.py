@@ -45,6 +45,12 @@ class Result:
         return self.statistics.median_s if self.statistics else None
 
     @property
+    def half_width(self) -> float | None:
+        """Half the width of the median's interval, relative to the median; None without one."""
+        interval = self.statistics.interval if self.statistics else None
+        return None if interval is None else interval.half_width(self.statistics.median_s)
+
+    @property
     def prep_s(self) -> float | None:
         """Median seconds of the preparation that use repeats for every call (8 bits: quantization); where it was not
         timed as a call, the wall time of `prepare`."""
@@ -58,7 +64,7 @@ class Result:
     def prep_about(self) -> str:
         """What `prep_s` is the time of."""
         timed = self.record.measurement.prep_call if self.record.measurement else None
-        return "`prepare` once, wall time, without the reference quantizer" if timed is None else timed.about
+        return "prepare once, wall time, without the reference quantizer" if timed is None else timed.about
 
     @property
     def flops_per_s(self) -> float | None:

@@ -90,7 +90,7 @@ def _load(suites: tuple[str, ...], run: Run | None) -> list[Suite]:
     """The suites named, or the one stored with the run that is continued."""
     if run is None:
         if not suites:
-            raise RunError("name a suite, such as suites/quick.yaml; `attnbench list suites` shows those that ship")
+            raise RunError("name a suite, such as quick, or a file; `attnbench list suites` shows those that ship")
         return [load_suite(suite) for suite in suites]
     stored = parse_suite(run.suite_text, str(run.path / SUITE))
     for given in map(load_suite, suites):

@@ -19,7 +19,6 @@ MAX_ROWS = 100
 # With more columns the cells of a usual terminal no longer fit: then each record gets a row of its own.
 MAX_BACKEND_COLUMNS = 4
 UNCONVERGED = " †"
-TITLE = "median time, TFLOPS (†: did not converge)"
 STYLES = {"incorrect": "bold red", "error": "red", "unsupported": "dim", "ok": ""}
 
 Cells = dict[tuple["Case", str], Result]
@@ -43,7 +42,7 @@ def summary_table(records: Iterable[Record]) -> Table:
 
 
 def _by_case(cells: Cells, cases: Sequence[Case], backends: Sequence[str]) -> Table:
-    table = _table(TITLE, "problem", "seqlen", "batch", *backends, left=1)
+    table = _table(_title(cells.values()), "problem", "seqlen", "batch", *backends, left=1)
     families = _grouped(cases)
     for family, members in families.items():
         for place, case in enumerate(members):
@@ -54,7 +53,7 @@ def _by_case(cells: Cells, cases: Sequence[Case], backends: Sequence[str]) -> Ta
 
 
 def _by_record(results: Sequence[Result]) -> Table:
-    table = _table(TITLE, "problem", "seqlen", "batch", "backend", "result", left=1)
+    table = _table(_title(results), "problem", "seqlen", "batch", "backend", "result", left=1)
     by_case: dict[Case, list[Result]] = {}
     for result in results:
         by_case.setdefault(result.case, []).append(result)
@@ -70,7 +69,8 @@ def _folded(results: Sequence[Result]) -> Table:
     """One row a family, or a dtype where there are too many families; each cell the highest rate and what failed."""
     row_of = _family if len({_family(result.case) for result in results}) <= MAX_ROWS else _dtype
     backends = list(dict.fromkeys(result.backend for result in results))
-    title = f"{len(results):,} records, folded: highest TFLOPS (—: unsupported); `attnbench report` shows each"
+    what = "highest TFLOPS" if _timed(results) else "how many passed"
+    title = f"{len(results):,} records, folded: {what} (—: unsupported); `attnbench report` shows each"
     table = _table(title, "problem", "cases", *backends, left=1)
     rows: dict[str, list[Result]] = {}
     for result in results:
@@ -85,10 +85,22 @@ def _folded_cell(members: Sequence[Result]) -> str:
     status = [result.record.status for result in members]
     rates = [result.flops_per_s / 1e12 for result in members if result.flops_per_s]
     failed = status.count("incorrect") + status.count("error")
-    parts = [significant(max(rates), 3)] if rates else ["passed"] if "ok" in status else []
+    parts = [significant(max(rates), 3)] if rates else [f"{status.count('ok'):,} passed"] if "ok" in status else []
     if failed:
         parts.append(f"[{STYLES['incorrect']}]{failed} failed[/]")
     return ", ".join(parts) or ("—" if members else "")
+
+
+def _timed(results: Iterable[Result]) -> list[Result]:
+    return [result for result in results if result.time_s is not None]
+
+
+def _title(results: Iterable[Result]) -> str:
+    timed = _timed(results)
+    if not timed:
+        return "checked, nothing timed"
+    every = all(result.record.measurement.converged for result in timed)
+    return "median time, TFLOPS" + ("" if every else f" ({UNCONVERGED.strip()}: did not converge)")
 
 
 def _table(title: str, *headers: str, left: int) -> Table:

@@ -58,7 +58,8 @@ def ok(backend: str, time_s: float | None, values: Accuracy | None = None, timin
 
 
 def incorrect(backend: str, cause: str = "", error_map: Sequence[str] = (), **fields: Any) -> Record:
-    reason = "relative RMSE 0.04, limit 0.003 at batch 0, head 3, row 17" + (f"; likely cause: {cause}" if cause else "")
+    reason = "relative RMSE 0.04, limit 0.003 at batch 0, head 3, row 17"
+    reason += f"; likely cause: {cause}" if cause else ""
     found = replace(accuracy(rmse=0.04), error_map=tuple(error_map))
     return Record(case(**fields), backend, "1.0", "incorrect", reason="\n".join((reason, *error_map)), accuracy=found)
 

@@ -153,7 +153,7 @@ def test_a_device_that_is_not_here_is_one_line(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "name a suite, such as suites/quick.yaml"),
+        (["run"], "name a suite, such as quick"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such suite file"),
         (["run", "."], "is a folder; name a suite file in it"),
         (["list", "backends", "--plugin", "nowhere.py:f"], 'plugin "nowhere.py:f": no file nowhere.py'),
@@ -340,10 +340,20 @@ def test_python_m_is_the_same_program(command):
     assert helped.returncode == 0 and helped.stdout.startswith("Usage: attnbench [OPTIONS] COMMAND")
 
 
-@pytest.mark.parametrize("verb", ["run", "report", "list", "repro", "schema", "doctor"])
+VERBS = ("run", "list", "report", "compare", "gate", "ab", "doctor", "selftest", "kernels", "repro", "schema")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "kernels build", "kernels inspect"])
 def test_every_verb_helps_with_an_example(in_process, verb):
-    done = in_process(verb, "--help")
+    done = in_process(*verb.split(), "--help")
     assert done.returncode == 0 and f"Example: attnbench {verb}" in done.stdout
+
+
+def test_the_list_of_verbs_is_whole_and_no_line_of_it_is_cut(in_process):
+    for group, verbs in (((), VERBS), (("kernels",), ("build", "inspect"))):
+        listed = in_process(*group, "--help").stdout.partition("Commands:\n")[2].partition("\n\n")[0]
+        assert {line.split()[0] for line in listed.splitlines()} == set(verbs)
+        assert all(line.endswith((".", "?")) and not line.endswith("...") for line in listed.splitlines())
 
 
 def test_called_bare_it_shows_its_help(in_process):

@@ -110,6 +110,7 @@ MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampl
              "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
              "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
 JUDGING = {"judge", "reference"}
+REPORT_PARTS = {name for name in FILES if name.startswith("report_")}
 RUNNING = {"run", "crew", "replication", "worker_process", "ab", "ab_journal", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
@@ -137,6 +138,11 @@ ABOVE = {
     "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
     "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
+    "report_data": COMMAND_LINE | MEASURING | RUNNING | (READERS - {"result"}) | (REPORT_PARTS - {"report_data"}),
+    "report_markdown": set(FILES) - {"report_markdown", "units"},
+    "report_races": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_glance", "report_summary"},
+    "report_paper": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_accuracy", "report_summary"},
+    "report_glance": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_summary"},
     "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
     "holding": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
     "run": COMMAND_LINE | READERS | {"ab", "side", "worktree"},

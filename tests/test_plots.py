@@ -7,9 +7,11 @@ import pytest
 from report_runs import H200, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench import plots, store
+from attnbench.measurement import Block
 from attnbench.metrics import forward_flops
 from attnbench.panels import error_panels, rate_panels
 from attnbench.report_data import gather
+from attnbench.stats import median_interval
 
 LENGTHS = (512, 1024, 2048)
 
@@ -98,6 +100,34 @@ def test_every_dtype_gets_a_figure_before_any_gets_its_second(tmp_path, monkeypa
     assert shown[0] == "![TFLOPS against seqlen, bf16: fa3](plots/tflops-bf16-1.svg)"
 
 
+def test_panels_with_the_most_lengths_are_drawn_first(tmp_path, monkeypatch):
+    """A sweep says more than two points of a model's shape, whatever its family sorts by."""
+    monkeypatch.setitem(plots.ALLOWED, "tflops", (1, 1))
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda panels, *rest: drawn.extend(panel.title for panel in panels))
+    records = [*sweep("fa3", LENGTHS[:2], head_dim=64), *sweep("fa3"), *sweep("fa3", LENGTHS[:2], head_dim=256)]
+    plots.rate_plots(data_of(tmp_path, records), tmp_path / "plots")
+    assert drawn == ["head_dim 128, full, 16 heads"]
+    monkeypatch.setitem(plots.ALLOWED, "error", (1, 1))
+    wrong = [incorrect("fa2", seqlen=seqlen, head_dim=256) for seqlen in LENGTHS[:2]]
+    plots.error_plots(data_of(tmp_path / "wrong", [*records, *wrong]), tmp_path / "plots")
+    assert drawn[1:] == ["head_dim 256, full, 16 heads"]  # what failed is never left out for what did not
+
+
+def test_intervals_are_drawn_where_they_can_be_seen(tmp_path):
+    """Of medians known to within 1 % none; of others both ends, as rates."""
+    samples = tuple(1e-3 * (1 + 0.02 * (index % 11 - 5)) for index in range(60))
+    wide = ok("fa3", 1e-3, timing={"blocks": (Block(samples, 60),)}, seqlen=512)
+    data = data_of(tmp_path, [wide, *sweep("fa3", LENGTHS[1:]), *sweep("fa2")])
+    (panel,) = rate_panels(data)
+    interval = median_interval(wide.measurement)
+    ends = [forward_flops(wide.case) / end / 1e12 for end in (interval.high_s, interval.low_s)]
+    assert panel.spans == {"fa3": ((512, *ends),)} and ends[0] < panel.lines["fa3"][0][1] < ends[1]
+    assert [line.get_label() for line in plots._legend([panel], data.series)][-1] == "interval of the median"
+    (other,) = rate_panels(data_of(tmp_path / "narrow", sweep("fa2")))
+    assert other.spans == {} and len(plots._legend([other], ("fa2",))) == 1
+
+
 def test_a_large_report_draws_fewer(tmp_path, monkeypatch):
     monkeypatch.setitem(plots.ALLOWED_LARGE, "tflops", (1, 1))
     data = data_of(tmp_path, [*sweep("fa3"), *sweep("fa3", causal=True)])
@@ -131,6 +161,15 @@ def contrast(one, other):
 def test_text_and_lines_stand_out(tmp_path):
     assert contrast(plots.INK, plots.CARD) >= 7 and contrast(plots.QUIET, plots.CARD) >= 4.5
     assert all(contrast(colour, plots.PANEL) >= 2 for colour in plots.COLOURS)
+
+
+@pytest.mark.parametrize("low, high", [(0.001, 0.03), (0.7e-3, 1.5e-3), (0.77e-2, 1.65e-2), (1e-5, 0.3), (3e-4, 0.9)])
+def test_logarithmic_ticks_are_few_round_and_never_none(low, high):
+    ticks = plots.logarithmic_ticks(low, high)
+    assert 1 <= len(ticks) <= 7 and ticks == sorted(ticks)
+    assert all(low <= tick <= high and len(f"{tick:.1e}") == len("1.5e-03") for tick in ticks)
+    widths = [math.log(two / one) / math.log(high / low) for one, two in zip(ticks, ticks[1:])]
+    assert all(width > 0.06 for width in widths)  # no two labels run into each other
 
 
 def test_no_two_series_look_alike():

@@ -12,7 +12,7 @@ from attnbench.prep_timing import (
     LEAST_SAMPLES,
     MOST_SAMPLES,
     PREP_TIME_S,
-    REFERENCE,
+    REFERENCE_PREP,
     WARMUP_CALLS,
     sample,
     time_prep_call,
@@ -66,7 +66,7 @@ def test_cold_only_where_the_cache_is_emptied_ahead_of_each_call():
 
 def test_e4m3_records_carry_the_reference_quantizers_time():
     record = run_trial(bench(FP8), builtin()["fp8_emulated"], timed=True)
-    assert record.status == "ok" and record.measurement.prep_call.about == REFERENCE
+    assert record.status == "ok" and record.measurement.prep_call.about == REFERENCE_PREP
     assert len(record.measurement.prep_call.samples_s) >= LEAST_SAMPLES
     assert run_trial(bench(FP8), builtin()["fp8_emulated"], timed=False).measurement is None
     assert run_trial(bench(CASE), Backend(), timed=True).measurement.prep_call is None
@@ -97,7 +97,7 @@ def test_a_quantizer_of_ones_own_that_is_not_given_is_not_made_up():
     place = bench(FP8)
     assert time_prep_call(place, Backend(own_quantizer=True), place.reference.inputs) is None
     nothing = Backend(prep_call=lambda case, inputs: None)
-    assert time_prep_call(place, nothing, place.reference.inputs).about == REFERENCE
+    assert time_prep_call(place, nothing, place.reference.inputs).about == REFERENCE_PREP
 
 
 def test_a_preparation_that_writes_the_inputs_or_raises_is_the_backends_error():

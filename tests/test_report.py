@@ -1,20 +1,25 @@
 """The report: a golden file, equal bytes, and what each kind of record must make it say."""
 
+import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from paths import ROOT
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import report_errors, report_incorrect, report_speed
-from attnbench.measurement import Block, PrepTiming
+from attnbench import report_errors, report_incorrect, report_speed, store
+from attnbench.measurement import REFERENCE_PREP, Block, PrepTiming
 from attnbench.report import write_report
 from attnbench.report_incomplete import MAX_KEYS
 from attnbench.report_markdown import anonymous, fence, plain, table
-from attnbench.report_summary import anchor
+from attnbench.report_glance import anchor
+from attnbench.stats import median_interval
 from attnbench.store import StoreError
 
 GOLDEN = Path(__file__).parent / "golden_report" / "report.md"
@@ -91,6 +96,11 @@ def cells(text: str, *words: str) -> list[str]:
     return [cell.strip() for cell in rows[0].strip("|").split(" | ")]
 
 
+def standing(text: str, dtype: str, series: str) -> list[str]:
+    """The row of a series in the summary's table of a dtype."""
+    return cells(re.search(rf"^\*\*{dtype}\*\*.*?\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)[1], f"| {series} ")
+
+
 def test_golden(made):
     """ATTNBENCH_WRITE_GOLDEN=1 writes the file anew; read the difference before committing it."""
     text = made.read_text()
@@ -116,13 +126,21 @@ def test_same_records_same_bytes(tmp_path):
 def test_summary_counts_and_words(made):
     summary = section(made.read_text(), "## Summary")
     assert "23 records: 7 cases on 5 backends. 15 passed every check (13 timed), 1 incorrect, 3 errors" in summary
-    assert "**bf16**, 4 cases with two or more measurements." in summary
-    assert "`fa3` in 2, 1.50x ahead of the next" in summary and "2 too close to call" in summary
-    assert "**bf16** against `fa2` (geometric mean): `fa3` 1.50x (4 cases), `naive` 1.49x (2 cases)." in summary
+    headers, fa3 = standing(summary, "bf16", "backend"), standing(summary, "bf16", "`fa3`")
+    assert headers == ["backend", "passed", "timed", "fastest in", "level in", "speedup over `fa2`", "highest TFLOPS",
+                       "% of peak", "% of own GEMM", "error / limit", "failed", "unsupported"]  # fmt: skip
+    # 134.2 TFLOPS at 1k and 4k, full: of 989.4, and of the GEMM's 750; 1.5e-3 of 3e-3
+    assert fa3[:6] == ["`fa3`", "4 of 4", "4", "2, by 1.50x", "2", "1.50x"]
+    assert fa3[6].startswith("134 ±") and fa3[7:] == ["14 %", "18 %", "0.50", "—", "—"]
+    assert standing(summary, "bf16", "`naive`")[3:6] == ["0", "2", "1.49x"]
+    assert standing(summary, "bf16", "`triton`")[-3:] == ["**13**", "**1 incorrect, 2 crash, 1 timeout**", "—"]
+    assert "e4m3 is unsupported here in every case by `fa2`." in summary
+    assert cells(summary, "bf16, head_dim 128, full")[2:5] == ["`fa3` 1 of 2, 1 level", "1.50x", "1.50x over `fa2`"]
     assert "`triton` incorrect in 1 case, `triton` crash in 2 cases and `triton` timeout in 1 case" in summary
-    assert "closest to a limit: `naive` at 0.97 of relative RMSE's" in summary
+    assert "closest to its limit: relative RMSE of `naive` at 0.97 of it" in summary
     # kernel: 1 / 0.6; with prep: 1024 / (614.4 + 200) and 4096 / (2457.6 + 200), their geometric mean
-    assert "`fa3` is 1.67x as fast as the fastest 16-bit backend" in summary and "1.39x with prep + kernel" in summary
+    assert "`fa3` is 1.67x as fast as the fastest 16-bit backend" in summary
+    assert "With prep + kernel it is 1.39x; its prep is its own quantize kernel." in summary
 
 
 def test_speed_cells(made):
@@ -153,7 +171,7 @@ def test_records_from_before_quantization_was_timed_say_what_their_prep_is(tmp_p
     timed = ok("fp8_emulated", 1e-3, accuracy(0.03, 0.05), FP8_PREP, dtype="e4m3")
     old = ok("fa3", 1e-3, accuracy(0.03, 0.05), {"prep_s": 2e-4}, dtype="e4m3")
     text = report_of(tmp_path, [timed, old])
-    assert "Prep of `fp8_emulated`: its own quantize kernel; Prep of `fa3`: `prepare` once, wall time, without" in text
+    assert "Prep of `fp8_emulated`: its own quantize kernel; Prep of `fa3`: prepare once, wall time, without" in text
     row = cells(section(text, "### e4m3, head_dim 128, full, 16 heads").split("<details>")[0], "| 4k ", "ms")
     assert sorted(row[-2:]) == ["1.000 ms / 1.200 ms"] * 2
 
@@ -231,16 +249,57 @@ def test_warnings_that_differ_in_numbers_only_are_one_line(tmp_path):
 def test_medians_whose_intervals_overlap_are_level(tmp_path):
     """6 % apart, samples spread over 20 %: nobody is said to be faster. The same medians measured well: somebody is."""
     wide, narrow = ([1 + spread * (index % 11 - 5) for index in range(60)] for spread in (0.02, 1e-4))
-    for samples, said in ((wide, "1 too close to call"), (narrow, "`fa2` in 1, 1.06x ahead")):
+    for samples, said in ((wide, ["0", "1"]), (narrow, ["1, by 1.06x", "0"])):
         blocks = [(Block(tuple(factor * sample for sample in samples), 60),) for factor in (1.0, 1.06)]
         records = [ok(name, 1.0, timing={"blocks": timed}) for name, timed in zip(("fa2", "fa3"), blocks)]
-        assert said in section(report_of(tmp_path / said[:3], records), "## Summary")
+        text = section(report_of(tmp_path / said[1], records), "## Summary")
+        assert standing(text, "bf16", "`fa2`")[3:5] == said
+
+
+def test_a_third_that_may_be_the_fastest_makes_a_race_level(tmp_path):
+    """The runner-up is clearly slower; the third is too by its median, which is not known well."""
+    spread = tuple(1.06 * (1 + 0.05 * (index % 11 - 5)) for index in range(60))
+    third = ok("fa3", 1.0, timing={"blocks": (Block(spread, 60),)})
+    text = section(report_of(tmp_path, [ok("fa2", 1.0), ok("naive", 1.03), third]), "## Summary")
+    assert [standing(text, "bf16", f"`{name}`")[3:5] for name in ("fa2", "naive", "fa3")] == [
+        ["0", "1"], ["0", "0"], ["0", "1"],
+    ]  # fmt: skip
+
+
+def test_too_few_samples_for_an_interval_make_nobody_the_fastest_by_their_median(tmp_path):
+    """Twenty samples in one block give no interval of the median; then percentiles that overlap are level."""
+    spread, close = [1 + 0.02 * (index % 11 - 5) for index in range(20)], [1 + 1e-4 * index for index in range(20)]
+    for samples, said in ((spread, ["0", "1"]), (close, ["1, by 1.06x", "0"])):
+        blocks = [(Block(tuple(factor * sample for sample in samples), 20),) for factor in (1.0, 1.06)]
+        records = [ok(name, 1.0, timing={"blocks": timed}) for name, timed in zip(("fa2", "fa3"), blocks)]
+        text = report_of(tmp_path / said[1], records)
+        assert standing(section(text, "## Summary"), "bf16", "`fa2`")[3:5] == said
+        assert " ±? · " in cells(section(text, "### bf16"), "| 4k ", "·")[1] and "unknown" not in text
+
+
+def test_intervals_over_one_percent_stand_beside_the_rate(tmp_path):
+    samples = tuple(1 + 0.02 * (index % 11 - 5) for index in range(60))
+    wide = ok("fa2", 1.0, timing={"blocks": (Block(samples, 60),)})
+    half = median_interval(wide.measurement).half_width(statistics.median(samples))
+    cell = cells(section(report_of(tmp_path, [wide]), "### bf16"), "| 4k ", "·")[1]
+    assert half > 0.01 and f" ±{100 * half:.1f} %" in cell
+
+
+def test_eight_bits_are_held_against_16_bits_of_the_same_machine_only(tmp_path):
+    """The bf16 result of another card says nothing about this one's e4m3; a slow reference prep is named as such."""
+    prep = {"prep_call": PrepTiming(REFERENCE_PREP, (3e-3,), 1, "cold")}
+    here = write_run(tmp_path / "here", [ok("fa3", 1e-3, accuracy(0.03, 0.05), prep, dtype="e4m3")])
+    for name, environment, found in (("same", H200, True), ("other", LAPTOP, False)):
+        other = write_run(tmp_path / name, [ok("fa2", 2e-3)], environment)
+        text = section(write_report([here, other], tmp_path / "report.md").read_text(), "## Summary")
+        assert ("is 2.00x as fast as the fastest 16-bit" in text) == found
+        assert ("it is 0.500x; its prep is attnbench's reference quantizer, which is not written" in text) == found
 
 
 def test_the_later_record_of_a_case_counts(tmp_path):
     text = report_of(tmp_path, [failed("fa2", "oom", "full"), ok("fa2", 1e-3), ok("fa3", 2e-3)])
     assert "None: every case on every backend was checked and passed." in text
-    assert "`fa2` in 1, 2.00x ahead" in text
+    assert standing(text, "bf16", "`fa2`")[:4] == ["`fa2`", "1 of 1", "1", "1, by 2.00x"]
 
 
 def test_cpu_runs_have_no_peak(tmp_path):
@@ -264,7 +323,12 @@ def test_runs_of_one_machine_that_measured_different_things_read_as_one(tmp_path
     assert "`fa2` |" in text and "(A)" not in text and "A: one" in text and "B: two" in text
 
 
-@pytest.mark.parametrize("environment, records", [(H200, [ok("fa2", 2e-3)]), (LAPTOP, [ok("fa2", 2e-3, seqlen=64)])])
+OTHER_HOST = {**H200, "machine": "fingerprint of one with another CPU"}
+
+
+@pytest.mark.parametrize("environment, records", [
+    (H200, [ok("fa2", 2e-3)]), (LAPTOP, [ok("fa2", 2e-3, seqlen=64)]), (OTHER_HOST, [ok("fa2", 2e-3, seqlen=64)]),
+])  # fmt: skip
 def test_other_runs_stand_side_by_side(tmp_path, environment, records):
     """The same case measured twice, and another machine: each run keeps its own column."""
     first = write_run(tmp_path / "a" / "run", [ok("fa2", 1e-3)])
@@ -272,6 +336,19 @@ def test_other_runs_stand_side_by_side(tmp_path, environment, records):
     text = write_report([first, second], tmp_path / "report.md").read_text()
     assert "`fa2 (A)`" in text and "`fa2 (B)`" in text
     assert "2 records: " in text
+    assert [cells(section(text, "## Machine"), f"`fa2 ({letter})`")[1] for letter in "AB"] == ["1.0", "1.0"]
+
+
+def test_races_and_speedups_of_the_summary_stay_within_a_run(tmp_path):
+    """Runs were not interleaved with each other: each has a table, a winner and a baseline of its own."""
+    first = write_run(tmp_path / "a", [ok("fa2", 2e-3), ok("fa3", 1e-3), ok("fa2", 1e-3, causal=True)])
+    second = write_run(tmp_path / "b", [ok("fa2", 4e-3), ok("fa3", 1e-3)])
+    text = section(write_report([first, second], tmp_path / "report.md").read_text(), "## Summary")
+    for letter, factor in (("A", "2.00x"), ("B", "4.00x")):
+        part = rf"bf16 \({letter}\)"
+        assert standing(text, part, "backend")[5] == f"speedup over `fa2 ({letter})`"
+        assert standing(text, part, f"`fa3 ({letter})`")[3:6] == [f"1, by {factor}", "0", factor]
+    assert "Runs were not measured in turns: a difference across them may be the machine's" in text
 
 
 def test_shapes_that_are_not_square(tmp_path):
@@ -284,6 +361,8 @@ def test_shapes_that_are_not_square(tmp_path):
 def test_grouped_heads_and_unequal_dims_in_the_title(tmp_path):
     text = report_of(tmp_path, [ok("fa2", 1e-3, num_heads_kv=4, head_dim=192, head_dim_v=128)])
     assert "### bf16, head_dim 192/128, full, 16 heads over 4 of k and v" in text
+    one = report_of(tmp_path, [ok("fa2", 1e-3, num_heads=1)], name="one")
+    assert "### bf16, head_dim 128, full, 1 head\n" in one
 
 
 @pytest.mark.parametrize("records, words", [
@@ -304,9 +383,25 @@ def test_an_environment_that_says_nothing_says_so(tmp_path):
 def test_text_from_records_cannot_break_the_page(tmp_path):
     hostile = "a | b <script> `c` *d* [e](f)\n```\n</details>"
     text = report_of(tmp_path, [failed("fa2", "exception", hostile, seqlen=64 * n) for n in (1, 2, 3)])
-    assert cells(text, "exception")[2] == r"a \| b &lt;script&gt; \`c\` \*d\* \[e\](f)"
+    assert cells(text, "| exception |")[2] == r"a \| b &lt;script&gt; \`c\` \*d\* \[e\](f)"
     assert "<script>" not in text.replace(fence(hostile), "")
     assert text.count("<details>") == len(re.findall(r"^</details>$", text.replace(fence(hostile), ""), re.MULTILINE))
+
+
+def test_text_of_a_prep_cannot_break_the_page_either(tmp_path):
+    prep = {"prep_call": PrepTiming("<b> of /home/me/own.py", (1e-4,), 1, "cold")}
+    text = report_of(tmp_path, [ok("fa3", 1e-3, accuracy(0.03, 0.05), prep, dtype="e4m3"), ok("fa2", 1e-3)])
+    assert "Prep of `fa3`: &lt;b&gt; of own.py:" in text and "its prep is &lt;b&gt; of own.py." in text
+
+
+def test_the_gemm_of_the_sentinels_stands_with_the_machine_and_the_plugins_with_the_command(tmp_path):
+    silent = {name: fact for name, fact in H200.items() if name != "sentinels"}
+    run = write_run(tmp_path / "run", [ok("fa2", 1e-3)], {**silent, "plugins": ["/home/me/mine.py:mine"]})
+    lines = [{"gemm_dtype": "bf16", "gemm_flops_per_s": rate} for rate in (700e12, 702e12, 708e12)]
+    (run / store.SENTINELS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_report([run], tmp_path / "report.md").read_text()
+    assert cells(section(text, "## Machine"), "own bf16 GEMM")[1] == "702.0 TFLOPS"
+    assert "attnbench run results/run/suite.yaml --plugin mine.py:mine    # suite made" in text
 
 
 def test_every_link_has_its_place(made):
@@ -325,6 +420,14 @@ def test_large_reports_leave_the_full_figures_out(tmp_path, monkeypatch):
     assert "All figures" not in text and "Errors: bf16" not in text
     assert "13 measurements: all their figures are in `attnbench.load(run)`" in text
     assert "16 results were checked" in text
+
+
+def test_figures_are_found_from_a_page_whose_name_has_blanks(tmp_path):
+    run = write_run(tmp_path / "run", made_records())
+    page = write_report([run], tmp_path / "my report (2).md")
+    links = re.findall(r"^!\[.*\]\((.*)\)$", page.read_text(), re.MULTILINE)
+    assert len(links) >= 4 and not any(set(link) & set(" ()") for link in links)
+    assert all((tmp_path / unquote(link)).is_file() for link in links)
 
 
 def test_plots_of_an_earlier_report_go(tmp_path):
@@ -358,3 +461,20 @@ def test_markdown_pieces():
     assert table(["a", "b"], [["x|y", "1\n2"]]).splitlines()[2] == r"| x\|y | 1 2 |"
     assert plain("a_b") == r"a\_b"
     assert fence("```\nx\n```").startswith("````\n")
+
+
+REPORTS = {"fa3-error-table-cpu": "*-fa3-*", "2026-11-21-quick-cpu": "2026-11-21-quick-cpu",
+           "2026-11-25-quick-cpu": "2026-11-25-quick-cpu"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_committed_reports_are_what_the_committed_runs_say(name, tmp_path):
+    """Also those of runs from before later fields were recorded; `make reports` writes them anew."""
+    runs = sorted((ROOT / "results").glob(REPORTS[name]))
+    assert runs and [store.read(run).problems for run in runs] == [()] * len(runs)
+    text = write_report(runs, tmp_path / f"{name}.md").read_text()
+    assert text == (ROOT / "reports" / f"{name}.md").read_text()
+
+
+def test_every_committed_report_is_tested():
+    assert {path.stem for path in (ROOT / "reports").glob("*.md")} == set(REPORTS)

@@ -124,6 +124,21 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     assert write_report([run], tmp_path / "report.md").read_bytes() == first
 
 
+def test_a_row_a_dtype_stands_above_the_folded_families_and_each_run_keeps_its_own(tmp_path):
+    cold = [watched("fa3", 1e-3, block(1e-3, 1.0, sm_clock_mhz=1200.0), flags=("power_capped",))]
+    cold.append(watched("fa2", 1e-3, block(1e-3, 1.0, sm_clock_mhz=1300.0), seqlen=2048))
+    hot = [watched("fa3", 1e-3, block(1e-3, 1.0, sm_clock_mhz=1700.0), dtype="fp16"), *cold[:1]]
+    runs = [write_run(tmp_path / name, records) for name, records in (("cold", cold), ("hot", hot))]
+    for names, clocks in (
+        (runs[:1], {"bf16": "1200 – 1300 MHz"}),
+        (runs, {"bf16 (A)": "1200 – 1300 MHz", "bf16 (B)": "1200 MHz", "fp16 (B)": "1700 MHz"}),
+    ):
+        text = write_report(names, tmp_path / "report.md").read_text()
+        shown = text[text.index("## The machine meanwhile") : text.index("<summary>By family and backend")]
+        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in shown.splitlines() if line.startswith("|")]
+        assert dict(rows[2:]) == clocks
+
+
 def test_a_run_that_nobody_watched_has_no_section(tmp_path):
     run = write_run(tmp_path / "run", [ok("fa2", 1e-3)])
     assert "The machine meanwhile" not in write_report([run], tmp_path / "report.md").read_text()

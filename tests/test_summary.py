@@ -48,8 +48,17 @@ def test_folds_where_there_are_many_records():
     assert "243 records, folded" in text
     cells = row(text, "bf16-d128")
     assert cells[0] == "bf16-d128-h16-full" and cells[1] == "42"
-    assert "1 failed" in text and cells[-2:] == ["—", "passed"]
+    assert "1 failed" in text and cells[-3:] == ["—", "1", "passed"] and "highest TFLOPS" in text
     assert len(text.splitlines()) < 12
+
+
+def test_the_title_says_what_the_cells_hold():
+    assert "median time, TFLOPS" in printed([ok("fa3", 1e-3)]) and "†" not in printed([ok("fa3", 1e-3)])
+    assert "TFLOPS (†: did not converge)" in printed([ok("fa3", 1e-3, timing={"converged": False})])
+    assert "checked, nothing timed" in printed([ok("fa3", None), incorrect("fa2")])
+    checked = [ok(f"b{index % 6}", None, seqlen=64 * (1 + index // 6)) for index in range(240)]
+    text = printed([*checked, incorrect("b0", seqlen=64 * 50)])
+    assert "folded: how many passed" in text and "40 passed, 1 failed" in text and "TFLOPS" not in text
 
 
 def test_folds_to_dtypes_where_there_are_many_families():

@@ -1,0 +1,155 @@
+"""The tables at the top of a report: how each series did with each dtype, and who wins each family by how much."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from typing import Iterator, Mapping, Sequence
+
+from attnbench.case import Case
+from attnbench.report_data import Cells, Family, ReportData, preferred
+from attnbench.report_errors import ratio
+from attnbench.report_markdown import code, filled_table, listing
+from attnbench.report_races import Race, close, leads, mean_and_range, races, ratios, wins
+from attnbench.report_speed import percent, plus_minus, speedup
+from attnbench.result import Result
+from attnbench.units import count, significant
+
+NONE = "—"
+TIMED = (
+    "Fastest in: cases won clearly, and the median lead over the next; level in: cases too close to call with it in "
+    "front. Speedup: geometric mean over the cases that both were timed on (lowest – highest). TFLOPS: the highest, "
+    "with half the width of its median's interval. "
+)
+ACROSS_RUNS = " Runs were not measured in turns: a difference across them may be the machine's of that hour."
+ERRORS = "Error / limit: the worst over all rules and cases; over 1 fails."
+FAMILIES = (
+    "Families at a glance. Ahead of the next: over the cases won clearly; speedup: over all; geometric means (lowest – "
+    "highest). TFLOPS and shares: the highest of the fastest backend. Intervals: the widest of the family, over all of "
+    "its backends."
+)
+
+
+def glance_section(data: ReportData) -> list[str]:
+    """A table for every dtype, of each run where several stand side by side; then a row for every family."""
+    parts = [part for dtype, cells in data.by_dtype.items() for part in _standings(dtype, cells)]
+    if parts:
+        parts.append(f"{TIMED if data.timed else ''}{ERRORS}")
+    families = [family for family in data.families if family.timed]
+    if len(families) > 1:
+        headers = ["family", "cases", "fastest", "ahead of the next", "speedup", "highest TFLOPS", "% of peak",
+                   "% of own GEMM", "intervals"]  # fmt: skip
+        about = FAMILIES + (ACROSS_RUNS if data.side_by_side else "")
+        parts += [about, filled_table(headers, [_family_row(family) for family in families], left=3)]
+    return parts
+
+
+def _standings(dtype: str, cells: Cells) -> Iterator[str]:
+    """Every series that took at least one case of the dtype; the others by name."""
+    by_series: dict[str, dict[Case, Result]] = {}
+    for (case, series), result in cells.items():
+        by_series.setdefault(series, {})[case] = result
+    ran = {series: of for series, of in by_series.items() if any(map(_ran, of.values()))}
+    if not ran:
+        return
+    timed = {key: result for key, result in cells.items() if result.statistics}
+    baseline = preferred(timed)
+    found = races(timed)
+    over = f"speedup over {code(baseline)}" if baseline else "speedup"
+    headers = ["backend", "passed", "timed", "fastest in", "level in", over, "highest TFLOPS", "% of peak",
+               "% of own GEMM", "error / limit", "failed", "unsupported"]  # fmt: skip
+    rows = [_series_row(series, of, found, timed, baseline) for series, of in ran.items()]
+    cases = len({case for case, _ in cells})
+    yield f"**{dtype}**, {count(cases, 'case')}:\n\n{filled_table(headers, rows)}"
+    absent = [code(series) for series in by_series if series not in ran]
+    if absent:
+        yield f"{dtype} is unsupported here in every case by {listing(absent)}."
+
+
+def _ran(result: Result) -> bool:
+    return result.record.status != "unsupported"
+
+
+def _series_row(series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: Cells,
+                baseline: str | None) -> list[str]:  # fmt: skip
+    fast = [result for result in of.values() if result.statistics]
+    status = Counter(result.record.kind or result.record.status for result in of.values())
+    failed = [f"{number} {kind}" for kind, number in status.items() if kind not in ("ok", "unsupported")]
+    won = leads(found, series)
+    return [
+        code(series),
+        f"{status['ok']} of {len(of)}",
+        str(len(fast) or NONE),
+        f"{len(won)}, by {speedup(statistics.median(won))}" if won else "0" if found else NONE,
+        str(close(found)[series]) if found else NONE,
+        NONE if series == baseline else mean_and_range(ratios(timed, series, baseline), speedup),
+        *_highest(fast),
+        _worst_error(of.values()),
+        f"**{', '.join(failed)}**" if failed else NONE,
+        str(status["unsupported"] or NONE),
+    ]
+
+
+def _highest(timed: Sequence[Result], name: str = "") -> list[str]:
+    """The highest rate with its interval, and its shares of the peak and of the run's own GEMM."""
+    best = max(timed, key=lambda result: result.flops_per_s, default=None)
+    if best is None:
+        return [NONE] * 3
+    shares = (_share(best.flops_per_s, limit) for limit in (best.peak_flops_per_s, best.gemm_flops_per_s))
+    return [f"{significant(best.flops_per_s / 1e12, 3)}{plus_minus(best)}{name}", *shares]
+
+
+def _share(rate: float, limit: float | None) -> str:
+    return percent(rate / limit) if limit else NONE
+
+
+def _worst_error(members) -> str:
+    """The largest error as a part of its limit, over every rule that has a limit above 0."""
+    judged = [result.record.accuracy.checks for result in members if result.record.accuracy]
+    worst = max((ratio(check) for checks in judged for check in checks if check.limit > 0), default=None)
+    if worst is None:
+        return NONE
+    return f"**{significant(worst, 2)}**" if worst > 1 else f"{worst:.2f}"
+
+
+def _family_row(family: Family) -> list[str]:
+    found = races(family.timed)
+    leader, words = _leader(family, found)
+    fast = [result for (_, series), result in family.timed.items() if series == leader]
+    over = family.baseline
+    gain = NONE if leader == over else mean_and_range(ratios(family.timed, leader, over), speedup)
+    return [
+        f"[{family.title}](#{anchor(family.title)})",
+        f"{len(family.best_s):,}",
+        words,
+        mean_and_range(leads(found, leader), speedup),
+        f"{gain} over {code(over)}" if gain != NONE else NONE,
+        *_highest(fast, f" {code(leader)}"),
+        _widest(family),
+    ]
+
+
+def _leader(family: Family, found: Sequence[Race]) -> tuple[str, str]:
+    """The series with the most clear wins, or where there are none the one most often in front; and that in words."""
+    if not found:
+        alone = max(family.timed.items(), key=lambda item: item[1].flops_per_s)[0][1]
+        return alone, f"{code(alone)} alone"
+    clear = wins(found).most_common(1)
+    level = sum(race.level for race in found)
+    if clear:
+        leader, number = clear[0]
+        return leader, f"{code(leader)} {number} of {len(found)}" + (f", {level} level" if level else "")
+    front = [series for series, _ in close(found).most_common(2)]
+    return front[0], f"level: {', '.join(map(code, front))}"
+
+
+def _widest(family: Family) -> str:
+    """The widest interval of a median; `unknown` where a measurement has too few samples for one."""
+    halves = [result.half_width for result in family.timed.values()]
+    return "unknown" if None in halves else f"±{significant(100 * max(halves), 2)} %"
+
+
+def anchor(title: str) -> str:
+    """The fragment that GitHub gives a heading: lower case, punctuation dropped, blanks to hyphens."""
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
