@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-import signal
 import zlib
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -18,13 +17,15 @@ from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_journal import Journal
 from attnbench.ab_runs import begin, choose_folder, continued, write_runs
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
+from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
 from attnbench.gate import end, write_outputs
 from attnbench.junit import make_room
+from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, Ruling, rule
-from attnbench.run import RunError, plain_spec, unknown_backend
+from attnbench.run import RunError, unknown_backend
 from attnbench.run_command import choose_device
 from attnbench.side import Side
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
@@ -32,7 +33,6 @@ from attnbench.units import count
 from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
-INTERRUPTED = 130
 LEAST_PROCESSES = 2
 
 
@@ -79,7 +79,7 @@ def ab_command(
     if processes < FEWEST_PROCESSES:
         click.echo(f"note: verdicts are inconclusive with fewer than {FEWEST_PROCESSES} processes")
     try:
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             return _compared(request, repository, revisions)
     except BuildFailed as error:
         click.echo(f"attnbench: {error}", err=True)
@@ -228,17 +228,3 @@ def _ruled(request: Request, comparison: Comparison) -> int:
     print_comparison(comparison)
     write_outputs("ab", comparison, ruling, request.junit, request.github)
     return end(ruling, [f"records: {request.out / 'base'} and {request.out / 'head'}"])
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, as a CI job gets it at its time-out, tidies up like Ctrl-C."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 import zlib
 from dataclasses import dataclass
@@ -66,9 +67,24 @@ class FunctionBackend:
         return call
 
 
+def split_spec(spec: str) -> tuple[str, str]:
+    """(file or module, function or ""); a folder's name may hold a colon."""
+    place, separator, function = spec.rpartition(":")
+    return (place, function) if separator and not spec.endswith(".py") else (spec, "")
+
+
+def plain_spec(spec: str) -> str:
+    """A spec with its file named from here, or by its bare name where it lies elsewhere: no path of this machine."""
+    place, function = split_spec(spec)
+    path = Path(place)
+    if path.is_absolute():
+        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)
+    return f"{path}:{function}" if function else str(path)
+
+
 def announced_names(specs: Sequence[str]) -> list[str]:
     """What `list` and `--dry-run` call plugins without importing them: the function, or the file."""
-    return [_split(spec)[1] or spec for spec in specs]
+    return [split_spec(spec)[1] or spec for spec in specs]
 
 
 def installed_names() -> list[str]:
@@ -78,7 +94,7 @@ def installed_names() -> list[str]:
 
 def check_spec(spec: str) -> None:
     """Raises PluginError for a spec that names no file and cannot name a module. Imports nothing."""
-    place, _ = _split(spec)
+    place, _ = split_spec(spec)
     if place.endswith(".py"):
         if not Path(place).is_file():
             raise PluginError(f'plugin "{spec}": no file {place}')
@@ -88,7 +104,7 @@ def check_spec(spec: str) -> None:
 
 def names_unknown(specs: Sequence[str]) -> bool:
     """Whether some plugin is a module, whose backends' names are known only once it is imported."""
-    return bool(entry_points(group=ENTRY_POINTS)) or not all(_split(spec)[1] for spec in specs)
+    return bool(entry_points(group=ENTRY_POINTS)) or not all(split_spec(spec)[1] for spec in specs)
 
 
 def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Backend]:
@@ -98,7 +114,7 @@ def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Backend
     """
     found = installed()
     for spec in specs:
-        place, name = _split(spec)
+        place, name = split_spec(spec)
         module = _imported(
             spec, lambda: _import_file(place) if place.endswith(".py") else importlib.import_module(place)
         )
@@ -125,12 +141,6 @@ def _add(found: dict[str, Backend], backends: Sequence[Backend]) -> None:
         found[backend.name] = backend
 
 
-def _split(spec: str) -> tuple[str, str]:
-    """(file or module, function or "")"""
-    place, separator, name = spec.rpartition(":")
-    return (place, name) if separator else (spec, "")
-
-
 def _import_file(place: str) -> Any:
     """Each file once. NOTE: under a name of its own, or a plugin `numpy.py` would take numpy's place for everyone."""
     path = Path(place).resolve()
@@ -154,11 +164,14 @@ def _imported(spec: str, do_import: Callable[[], Any]) -> Any:
 
 
 def _where(error: BaseException) -> str:
-    """` (file:line)` of what raised; "" where only the import system did, which looked for the plugin in vain."""
+    """` (file:line)` of the plugin's own line that raised, else of the library's; "" where only the import system did,
+    which looked for the plugin in vain."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({Path(error.filename).name}:{error.lineno})"
     importing = (__file__, importlib.__file__, *IMPORT_SYSTEM)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in importing]
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    frames = [frame for frame in frames if not frame.filename.startswith(libraries)] or frames
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
@@ -174,7 +187,7 @@ def _function(module: Any, name: str, spec: str) -> Backend:
         pass  # a compiled function has no signature to look at; the call will tell
     except TypeError as error:
         raise PluginError(f'plugin "{spec}": must take (q, k, v, *, causal, softmax_scale): {error}') from None
-    return FunctionBackend(name, function, source=f"{Path(_split(spec)[0]).name}:{name}")
+    return FunctionBackend(name, function, source=f"{Path(split_spec(spec)[0]).name}:{name}")
 
 
 def _module_backends(module: Any, spec: str) -> Sequence[Backend]:

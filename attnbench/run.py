@@ -16,6 +16,7 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 from attnbench import environment, store
 from attnbench.bracket import Bracket
 from attnbench.crew import Crew, RunError
+from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.replication import merge_processes
 from attnbench.sentinel import suspicions
@@ -153,15 +154,6 @@ def _open_writer(request: Request, ready: Mapping[str, Any], backends: tuple[str
         return store.Writer.create(request.out, facts, suite.to_yaml())
     except store.StoreError as error:
         raise RunError(str(error)) from None
-
-
-def plain_spec(spec: str) -> str:
-    """A plugin spec with its file named from here, or by its bare name where it lies elsewhere."""
-    place, separator, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
-    path = Path(place)
-    if path.is_absolute():
-        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)
-    return f"{path}{separator}{function}"
 
 
 def _run_jobs(

@@ -15,12 +15,13 @@ import click
 
 from attnbench import plugins
 from attnbench.backends import builtin
+from attnbench.command_group import terminated_like_interrupted
 from attnbench.environment import gpus
 from attnbench.host import cpu_facts
 from attnbench.peaks import section
 from attnbench.progress import make_progress
 from attnbench.record import Record
-from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, plain_spec, run_suite, unknown_backend
+from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, run_suite, unknown_backend
 from attnbench.store import SUITE, Run, read, refuse_occupied
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
 
@@ -78,10 +79,13 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
     started, statuses = time.monotonic(), []
     for request in requests:
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
-        outcome = run_suite(replace(request, budget_s=left))
+        with terminated_like_interrupted():
+            outcome = run_suite(replace(request, budget_s=left))
         print_outcome(outcome, request.plugins)
         statuses.append(outcome.exit_status)
         if outcome.interrupted:
+            for later in requests[len(statuses) :]:
+                click.echo(f"not begun: {later.suite.name}")
             break
     return next(status for status in GRAVITY if status in statuses)
 
@@ -107,7 +111,7 @@ def _to_resume(path: Path, out: Path | None, specs: tuple[str, ...], backends: t
     if out is not None and out.resolve() != path.resolve():
         raise RunError(f"--resume {path} continues in that directory; leave out --out {out}")
     run = read(path)
-    used, given = run.environment.get("plugins", ()), {plain_spec(spec): spec for spec in specs}
+    used, given = run.environment.get("plugins", ()), {plugins.plain_spec(spec): spec for spec in specs}
     for spec in used:
         if spec not in given:
             raise RunError(f"--resume {path}: this run used --plugin {spec}; name it again")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from attnbench.crew import Listener, RunError, end_worker
+from attnbench.plugins import split_spec
 from attnbench.record import Record
 from attnbench.suite import Job
 from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
@@ -67,7 +68,7 @@ class Side:
 
     def _moved(self, spec: str, top: Path) -> str:
         """A plugin spec with its file in this revision's folder, where it lies in the repository. Raises RunError."""
-        place, separator, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+        place, function = split_spec(spec)
         if not place.endswith(".py"):
             return spec
         path = Path(place).resolve()
@@ -76,7 +77,7 @@ class Side:
         if not path.is_file():
             where = f"{self.revision} has" if path.is_relative_to(top) else "there is"
             raise RunError(f'plugin "{spec}": {where} no file {place}')
-        return f"{path}{separator}{function}"
+        return f"{path}:{function}" if function else str(path)
 
 
 def import_path(repository: Repository, top: Path) -> tuple[str, ...]:

@@ -98,7 +98,8 @@ class Worker:
             raise DeviceError(f"torch does not import ({error}); {GET_TORCH}") from None
         from attnbench.environment import worker_facts
 
-        torch.set_num_threads(self._threads)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(self._threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         if self._device != "cpu":
             if not torch.cuda.is_available():

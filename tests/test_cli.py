@@ -223,6 +223,24 @@ def test_resume_runs_the_backends_that_were_begun_and_no_others(in_process, requ
     assert requested[1].suite.backends == ("slow",) and requested[1].plugins[1] == f"{FUNCTIONS}:slow"
 
 
+def test_what_an_interruption_left_unbegun_is_named(in_process, tmp_path, monkeypatch):
+    from attnbench.run import Outcome
+
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        (tmp_path / f"{name}.yaml").write_text(GROUP)
+    begun = []
+
+    def run_suite(request):
+        begun.append(request.out)
+        return Outcome(request.out, interrupted=len(begun) == 2)
+
+    monkeypatch.setattr("attnbench.run_command.run_suite", run_suite)
+    done = in_process("run", "a.yaml", "b.yaml", "c.yaml", "--device", "cpu", "--out", "out")
+    assert done.returncode == 130 and [path.name for path in begun] == ["a", "b"]
+    assert "go on with: attnbench run --resume out/b\n" in done.stdout and done.stdout.endswith("not begun: c\n")
+
+
 def test_plugins_join_where_no_backend_is_named(in_process, requested, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.yaml").write_text("backends: [naive]\n" + GROUP)

@@ -10,9 +10,10 @@ from attnbench import crew as crew_module
 from attnbench import run
 from attnbench.case import Case
 from attnbench.crew import Crew, Listener, RunError
+from attnbench.plugins import plain_spec
 from attnbench.record import Check, Record
 from attnbench.replication import merge_processes
-from attnbench.run import choose_backends, plain_spec
+from attnbench.run import choose_backends
 from attnbench.suite import parse_suite
 from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 

@@ -10,7 +10,7 @@ from paths import ROOT
 from attnbench import Inputs
 from attnbench.case import Case
 from attnbench.plugins import (
-    ContractError, PluginError, announced_names, check_spec, installed_names, load, names_unknown,
+    ContractError, PluginError, announced_names, check_spec, installed_names, load, names_unknown, split_spec,
 )  # fmt: skip
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
@@ -96,6 +96,7 @@ def test_a_file_is_imported_once(module):
         ("x = 1\nimport nonexistent_thing\n", "f", r"does not import: ModuleNotFoundError: .* \(mine.py:2\)"),
         ("\n\nraise SystemExit(4)\n", "f", r"does not import: SystemExit: 4 \(mine.py:3\)"),
         ("raise ValueError('one\\ntwo')\n", "f", r"does not import: ValueError: one \(mine.py:1\)"),
+        ("import json\njson.loads('{')\n", "f", r"does not import: json.decoder.JSONDecodeError: .* \(mine.py:2\)"),
         ("raise KeyboardInterrupt\n", "f", r"does not import: KeyboardInterrupt \(mine.py:1\)"),
         ("", "f", 'it has no "f"'),
         ("f = 3\n", "f", '"f" is no function but int'),
@@ -145,6 +146,20 @@ def test_specs_are_checked_without_an_import(spec, message):
 def test_names_are_announced_without_an_import(monkeypatch):
     assert announced_names(["a/b.py:f", "m.n:g", "c.py"]) == ["f", "g", "c.py"]
     assert not names_unknown(["a/b.py:f", "m.n:g"]) and names_unknown(["a/b.py:f", "c.py"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "place", "function"),
+    [
+        ("a/b.py:f", "a/b.py", "f"),
+        ("b.py", "b.py", ""),
+        ("m.n:f", "m.n", "f"),
+        ("/a:b/c.py", "/a:b/c.py", ""),
+        ("/a:b/c.py:f", "/a:b/c.py", "f"),
+    ],
+)
+def test_a_spec_has_two_parts(spec, place, function):
+    assert split_spec(spec) == (place, function)
 
 
 @pytest.fixture

@@ -125,6 +125,12 @@ def test_a_run_that_times_nothing_takes_no_sentinel(interrupted):
     assert read(interrupted[0]).sentinels == ()
 
 
+def test_the_users_number_of_threads_stays(misbehaved):
+    """One, by conftest; without it every core that is allowed."""
+    threads = misbehaved[2].environment["worker"]["threads"]
+    assert (threads["variables"]["OMP_NUM_THREADS"], threads["intra_op"]) == ("1", 1)
+
+
 def test_who_took_turns_with_whom_is_on_record(misbehaved):
     behaves, naive = (misbehaved[1][name].measurement for name in ("behaves", "naive"))
     assert behaves.together == naive.together and {"naive", "behaves"} <= set(behaves.together)
@@ -246,6 +252,16 @@ def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
     run = read(out)
     assert 2 <= len(run.records) < 12 and run.problems == ()
     assert all(record.status == "ok" for record in run.records)
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(command):
+    """As a CI job gets it at its time-out."""
+    process = command.start("run", command.suite(SLOW_CASES, rest="backends: [naive]\n"), *SLOW, "--out", "out")
+    wait_until(lambda: lines(command.folder / "out" / "records.jsonl"))
+    process.terminate()
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "go on with: attnbench run --resume out --plugin " in printed and "exit status 130: interrupted" in printed
 
 
 def test_an_interruption_before_the_first_worker_is_ready_is_130_too(command):
