@@ -59,7 +59,9 @@ def of_one_kind(base: Run, new: Run) -> bool:
     """Whether two runs are of GPUs of one kind under one policy in hosts with the same CPU, or of such hosts without a
     GPU; the same one or not."""
     before, now = (_machine(run.environment) for run in (base, new))
-    if None in (one_of_its_kind(base), one_of_its_kind(new)) or any(differences_of_machines(run, run) for run in (base, new)):
+    if None in (one_of_its_kind(base), one_of_its_kind(new)):
+        return False
+    if any(differences_of_machines(run, run) for run in (base, new)):  # resumed on another
         return False
     hosts = [{"CPU": section(run.environment, "cpu").get("model")} for run in (base, new)]
     alike = [{name: value for name, value in facts.items() if name not in _IDENTITY} for facts in (before, now)]

@@ -1,8 +1,8 @@
 """Which stored runs a new one is compared with: those of its own card and settings, rather those that held still.
 
 Where its card has too few, one run each of several other cards of its kind: what cards of one kind are apart is then in
-the spread of the stored runs, as what sessions are apart is. Several runs of one card would pass for as many cards. What
-is said of cards goes for hosts without a GPU.
+the spread of the stored runs, as what sessions are apart is. Several runs of one card would pass for as many cards.
+What is said of cards goes for hosts without a GPU.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def usable(base: Side, new: Side, force: bool) -> Usable:
         if len(cards) >= FEWEST_RUNS:
             return _of_its_kind(cards, kin, base, new)
         if len(kin) > len(alike):
-            told += (f"{_noun(new)}s of the same kind stand for each other from {FEWEST_RUNS} of them on; stored runs are "
-                     f"of {len({one_of_its_kind(run) for run in kin})}",)  # fmt: skip
+            found = len({one_of_its_kind(run) for run in kin})
+            way_out = f"{_noun(new)}s of the same kind stand for each other from {FEWEST_RUNS} of them on"
+            told += (f"{way_out}; stored runs are of {found}",)
     return Usable(tuple(alike), () if force else told, told if force else (), _suspicions(alike, base))
 
 
@@ -57,7 +58,8 @@ def _of_its_kind(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side
     if len(kin) > len(cards):
         told += (f"{count(len(kin) - len(cards), 'further run')} of the same {_noun(new)}s",)
     own = count(sum(one_of_its_kind(run) == one_of_its_kind(new.runs[0]) for run in kin), "stored run")
-    words = f"{own} of NEW's own {_noun(new)}, so it is held against {len(cards)} {_noun(new)}s of its kind, one run each"
+    others = f"{len(cards)} {_noun(new)}s of its kind, one run each"
+    words = f"{own} of NEW's own {_noun(new)}, so it is held against {others}"
     return Usable(tuple(cards), told, doubts=(words, *_suspicions(cards, base)))
 
 
