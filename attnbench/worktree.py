@@ -130,8 +130,10 @@ def _git(folder: Path, *arguments: str) -> str:
     """
     environment = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
     try:
-        done = subprocess.run(["git", "-c", "core.hooksPath=/dev/null", *arguments], cwd=folder, env=environment,
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        done = subprocess.run(
+            ["git", "-c", "core.hooksPath=/dev/null", *arguments], cwd=folder, env=environment, capture_output=True,
+            text=True, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
     except FileNotFoundError:
         raise GitError("there is no git on this machine; install it") from None
     if done.returncode:
