@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Mapping
 
 from attnbench.compare import Cell, Comparison
-from attnbench.quality import BROKEN, REGRESSIONS
+from attnbench.quality import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
+from attnbench.units import count
 from attnbench.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
 PASSED, REGRESSED, INCOMPLETE, UNDECIDED = 0, 1, 3, 4
@@ -21,23 +23,31 @@ _MEANS = {
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole.
+    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole, with the
+    status that each leads to.
 
-    undecided: how many of `timed` cases are inconclusive, so that passing is not mistaken for knowing.
+    undecided: how many of `timed` cases are inconclusive, failing: how many of all fail as before, so that passing is
+    not mistaken for knowing.
     """
 
     status: int
     by_cell: tuple[int, ...] = ()
-    reasons: tuple[str, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
     undecided: int = 0
     timed: int = 0
+    failing: int = 0
 
     @property
     def words(self) -> str:
         """What the exit status means here."""
-        if self.status != PASSED or not self.undecided:
+        if self.status != PASSED or not (self.undecided or self.failing):
             return _MEANS[self.status]
-        return f"{_MEANS[PASSED]} found, and {self.undecided:,} of {self.timed:,} timed cases are inconclusive"
+        but = []
+        if self.undecided:
+            but.append(f"{self.undecided:,} of {self.timed:,} timed cases are inconclusive")
+        if self.failing:
+            but.append(f"{count(self.failing, 'case fails', 'cases fail')} as before")
+        return " and ".join((f"{_MEANS[PASSED]} found,", *but))
 
 
 def rule(comparison: Comparison, strict: bool) -> Ruling:
@@ -49,7 +59,8 @@ def rule(comparison: Comparison, strict: bool) -> Ruling:
     found = {*by_cell, *reasons.values(), PASSED}
     status = next(status for status in GRAVITY if status in found)
     kinds = [cell.verdict.kind for cell in comparison.cells if cell.verdict is not None]
-    return Ruling(status, by_cell, tuple(reasons), kinds.count(INCONCLUSIVE), len(kinds))
+    failing = sum(any(finding.kind == FAILS_AS_BEFORE for finding in cell.findings) for cell in comparison.cells)
+    return Ruling(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds), failing)
 
 
 def incompleteness(comparison: Comparison) -> tuple[str, ...]:
@@ -64,10 +75,13 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cell_status(cell: Cell, strict: bool) -> int:
-    """1 a regression or wrong, 3 missing, broken or not comparable, 4 inconclusive where that counts, else 0."""
+    """1 a regression or wrong, 3 missing, broken or not comparable, 4 inconclusive where that counts, else 0.
+
+    What fails as before passes, or no suite with a case that is too large for the card ever would; not with `strict`.
+    """
     kinds = {finding.kind for finding in cell.findings} | ({cell.verdict.kind} if cell.verdict else set())
     if kinds & {SLOWER, *REGRESSIONS}:
         return REGRESSED
-    if kinds & {MISSING, NOT_COMPARABLE, BROKEN}:
+    if kinds & {MISSING, NOT_COMPARABLE, BROKEN} or (strict and FAILS_AS_BEFORE in kinds):
         return INCOMPLETE
     return UNDECIDED if strict and INCONCLUSIVE in kinds else PASSED
