@@ -29,8 +29,8 @@ PRODUCTS_AT_ONCE_CUDA = 2**26
 
 
 def matmul_into(accumulator: Tensor, a: Tensor, b: Tensor, kind: str) -> Tensor:
-    """accumulator + a @ b, fp32 tensors (..., rows, columns), (..., rows, depth), (..., depth, columns), summed as `kind`
-    says."""
+    """accumulator + a @ b, summed as `kind` says; fp32 tensors (..., rows, columns), (..., rows, depth), (..., depth,
+    columns)."""
     if kind == "fp32":
         return accumulator + a @ b
     if kind == "two_level":

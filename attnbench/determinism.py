@@ -20,7 +20,7 @@ PRESSURE_BLOCKS = 16
 
 
 def first_difference(a: Outputs, b: Outputs) -> str:
-    """The first element that is not the same bit for bit, in words with both values; "" where all are. NaN equals NaN."""
+    """The first element that is not the same bit for bit, with both values; "" where all are. NaN equals NaN."""
     for name, names in (("out", ("batch", "row", "head", "column")), ("lse", ("batch", "head", "row"))):
         one, other = getattr(a, name), getattr(b, name)
         if (one is None) != (other is None):

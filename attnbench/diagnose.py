@@ -29,15 +29,15 @@ GROWTH = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """cause: likely cause in words, "" where nothing fits; error_map: lines of text, none where no row is over its limit."""
+    """cause: likely cause in words, "" where nothing fits; error_map: lines of text, none where all rows are within."""
 
     cause: str = ""
     error_map: tuple[str, ...] = ()
 
 
 def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row_limit: float) -> Diagnosis:
-    """out and eager (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows) or None, fp64, at the reference's
-    rows; row_limit: the limit of a row's relative RMSE."""
+    """out, eager (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows) or None, fp64, at the rows of the
+    reference; row_limit: the limit of a row's relative RMSE."""
     exact, rows = ref.oracle.out, ref.rows
     finite = bool(out.isfinite().all())
     error = (out - exact).square().mean(dim=-1).sqrt() / _row_rms(exact)
@@ -74,7 +74,8 @@ def error_map(rows: Rows, ratio: Tensor) -> tuple[str, ...]:
     worst.scatter_reduce_(2, rows.index // tile, ratio, "amax")
     lines = []
     order = [(b, h) for b in range(batch) for h in range(heads)]
-    shown = order if len(order) <= MAP_LINES else sorted(order, key=lambda place: -float(worst[place].max()))[:MAP_LINES]
+    by_error = sorted(order, key=lambda place: -float(worst[place].max()))
+    shown = order if len(order) <= MAP_LINES else by_error[:MAP_LINES]
     for place in shown:
         lines.append(f"batch {place[0]:<3} head {place[1]:<3} " + "".join(map(_mark, worst[place].tolist())))
     left = f", the worst {MAP_LINES} of {len(order)} heads" if len(order) > MAP_LINES else ""

@@ -1,4 +1,4 @@
-"""All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; and what a failure means."""
+"""All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; what a failure means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
-    """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need the earlier ones passed."""
+    """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need earlier ones passed."""
     lab = BenchLab(bench, factors, backend)
     accuracy = lab.judged(bench.reference, backend, outputs)
     if bench.checks.sources:

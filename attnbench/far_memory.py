@@ -17,8 +17,8 @@ ALIGNMENT = 128
 def far_apart(tensor: Tensor) -> Tensor:
     """The same (batch, seqlen, heads, dim), its rows spread so that the last one lies REACH elements past the first.
 
-    A tensor of one row comes back as it is. On the CPU pages are taken as they are touched, one or two a row; on CUDA the
-    memory is really there (4 GiB of 16-bit numbers).
+    A tensor of one row comes back as it is. On the CPU pages are taken as they are touched, one or two a row; on CUDA
+    the memory is really there (4 GiB of 16-bit numbers).
     """
     batch, seqlen, heads, dim = tensor.shape
     rows = batch * seqlen

@@ -1,6 +1,6 @@
 """Inputs of the user's own: `inputs: file.safetensors`, tensors q, k, v in the layout (batch, seqlen, heads, head_dim).
 
-All that can be wrong is checked when a suite is loaded, without torch: what the header tells (names, shapes, types), and
+All that can be wrong is checked when a suite is loaded, without torch: what the header tells (names, shapes, types) and
 that every number is finite. The path is taken from the folder the command runs in.
 """
 

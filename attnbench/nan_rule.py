@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tainted_heads(case: Case, v: Tensor) -> Tensor | None:
-    """(batch, num_heads) True where the head's v (batch, seqlen_k, num_heads_kv, head_dim_v) holds NaN; None: nowhere."""
+    """(batch, num_heads) True where a head's v (batch, seqlen_k, num_heads_kv, dim) holds NaN; None: nowhere."""
     nan = v.isnan()
     if not bool(nan.any()):
         return None

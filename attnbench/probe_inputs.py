@@ -25,6 +25,8 @@ EQUAL_LOGIT = 1000.0
 # smallest rescale threshold in use (FlashAttention issues 2577, 2716): a step that a lazy rescale skips and saturates.
 STEP_LOGIT = 2.5
 STEP_KEYS = 64
+# Where the rise ends, after 64k keys: at head_dim 576 k is then 60000, which fp16 holds.
+STEP_HIGHEST = 2500.0
 # Noise of the stepped logits, small against a step.
 STEP_NOISE = 0.25
 # The tail's weights are about exp(-9): below e4m3's smallest number at P scale 1, far above it at P scale 256.
@@ -55,7 +57,7 @@ def boundary_keys(case: Case) -> Tensor:
 
 
 def edge_keys(case: Case) -> Tensor:
-    """(seqlen_q,) for each query one of the keys beside a tile edge that it may see, each in turn, the last one first."""
+    """(seqlen_q,) for each query one of the keys beside a tile edge that it may see, each in turn, the last first."""
     import torch
 
     starts = torch.arange(0, case.seqlen_k, EDGE_SPACING)
@@ -90,13 +92,13 @@ def _point_queries(draw: Draw, keys: Tensor) -> None:
 
 
 def _needle(draw: Draw) -> None:
-    """Query i matches one key only, the last it may see (full: key i modulo seqlen_k), so that out row i = that v row."""
+    """Query i matches one key only, the last it may see (full: key i modulo seqlen_k): out row i is that v row."""
     _sign_keys(draw)
     _point_queries(draw, draw.k[:, boundary_keys(draw.case).clamp(min=0)])
 
 
 def _needle_hidden(draw: Draw) -> None:
-    """As `needle`, and the query matches the next key as well, which causal hides: a mask too wide by one mixes both."""
+    """As `needle`, and the query matches the next key too, which causal hides: a mask too wide by one mixes both."""
     _sign_keys(draw)
     target = boundary_keys(draw.case)
     keys = draw.k[:, target.clamp(min=0)]
@@ -119,7 +121,7 @@ def _v_ones(draw: Draw) -> None:
 
 
 def _equal_logits(draw: Draw) -> None:
-    """All keys alike, and whole numbers in q, so that every logit of a row is the same float in any order of summing."""
+    """All keys alike, and whole numbers in q: every logit of a row is the same float in any order of summing."""
     import torch
 
     largest = EQUAL_LOGIT / (draw.case.scale * draw.case.head_dim)
@@ -135,12 +137,13 @@ def _nan_v(draw: Draw) -> None:
 
 
 def _steps(draw: Draw) -> None:
-    """Logits rise by STEP_LOGIT from each 64 keys to the next."""
+    """Logits rise by STEP_LOGIT from each 64 keys to the next, up to STEP_HIGHEST."""
     import torch
 
     case = draw.case
     draw.q.mul_(STEP_NOISE)
-    level = torch.arange(case.seqlen_k).div(STEP_KEYS, rounding_mode="floor") * STEP_LOGIT
+    steps = torch.arange(case.seqlen_k).div(STEP_KEYS, rounding_mode="floor")
+    level = (steps * STEP_LOGIT).clamp(max=STEP_HIGHEST)
     draw.q[..., 0] = 1.0 / (case.scale * case.head_dim**0.5)
     draw.k[..., 0] = level[None, :, None] * case.head_dim**0.5
 

@@ -1,4 +1,4 @@
-"""torch's fused CPU attention (FlashAttention-style tiling in C++), called by its own operator so nothing else can run."""
+"""torch's fused CPU attention (FlashAttention-style tiling in C++), by its own operator: nothing else can run."""
 
 from __future__ import annotations
 

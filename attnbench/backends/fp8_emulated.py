@@ -1,8 +1,7 @@
-"""The 8-bit pipeline (e4m3, e5m2) of a fused kernel, emulated in fp32: what the scheme itself costs, without a kernel's bugs.
+"""The 8-bit pipeline (e4m3, e5m2) of a fused kernel, emulated in fp32: what the scheme costs, without a kernel's bugs.
 
-Starts from the reference quantizer's tensors; key tiles in order, a running maximum, P times p_scale rounded to the same
-dtype.
-Runs anywhere torch does. Its time says nothing about FP8 hardware.
+Starts from the reference quantizer's tensors; key tiles in order, a running maximum, P times p_scale rounded to the
+same dtype. Runs anywhere torch does. Its time says nothing about FP8 hardware.
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+import attnbench
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.inputs import make_inputs
 from attnbench.judge import judge, make_reference
 from attnbench.phases import Phases
+from attnbench.planted import DecodingGroupReversed, ThirdElementReadsSecond
 from attnbench.planted_forward import TiledForward
 from attnbench.probe_inputs import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.probes import PROBES, kept
@@ -124,6 +126,18 @@ def test_a_bias_is_seen_below_what_rounding_hides():
     reference, outputs = answered(make(inputs="same_sign_v", seqlen_q=256, seqlen_k=256))
     low = (reference.oracle.out * (1 - 2.0**-10)).bfloat16().transpose(1, 2).contiguous()
     assert failed(reference, replace(outputs, out=low)) == {"mean signed error with v of one sign"}
+
+
+@pytest.mark.parametrize(("seqlen_k", "head_dim"), [(262144, 64), (131072, 256)])
+def test_steps_over_long_contexts_stay_in_fp16(seqlen_k, head_dim):
+    case = Case.make(batch=1, seqlen_q=1, seqlen_k=seqlen_k, num_heads=1, head_dim=head_dim, dtype="fp16", inputs="steps")
+    assert bool(make_inputs(case).k.isfinite().all())
+
+
+@pytest.mark.parametrize("bug", [DecodingGroupReversed, ThirdElementReadsSecond], ids=lambda bug: bug.__name__)
+def test_edges_decode_grouped_heads_and_hold_a_third_batch_element(bug):
+    with pytest.raises(AssertionError, match="cases of suite edges failed"):
+        attnbench.check(bug(), only={"group": "decode", "dtype": "bf16", "seqlen_k": 129})
 
 
 def test_checks_of_a_probe_carry_its_name_and_only_what_matters():
