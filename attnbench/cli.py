@@ -142,8 +142,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     \b
     Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
     failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
-    Where several apply: 1 over 3 over 4. What failed in the same way in all of BASE (out of memory, say) is told and
-    passes.
+    Where several apply: 1 over 3 over 4.
     """
     from attnbench.gate import gate_command
 

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 from attnbench.compare import Cell, Comparison
 from attnbench.compare_text import besides, headlines, kind, notes, why
-from attnbench.quality import FAILS_AS_BEFORE
 from attnbench.ruling import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, Ruling
 from attnbench.store import StoreError, write_file
 from attnbench.verdict import INCONCLUSIVE, NEW, SLOWER, signed
@@ -97,7 +96,7 @@ def _case(suite: ElementTree.Element, cell: Cell, status: int, forced: bool) -> 
     details = "\n".join((message, *besides(cell)))
     if status != PASSED:
         ElementTree.SubElement(case, _TAGS[status], message=_text(said), type=kind(cell)).text = _text(details)
-    elif kind(cell) in (INCONCLUSIVE, NEW, FAILS_AS_BEFORE):
+    elif kind(cell) in (INCONCLUSIVE, NEW):
         ElementTree.SubElement(case, "skipped", message=_text(said))
     else:
         ElementTree.SubElement(case, "system-out").text = _text(details)

@@ -7,7 +7,6 @@ from typing import Mapping
 
 from attnbench.compare import Cell, Comparison
 from attnbench.quality import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
-from attnbench.units import count
 from attnbench.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
 PASSED, REGRESSED, INCOMPLETE, UNDECIDED = 0, 1, 3, 4
@@ -26,8 +25,7 @@ class Ruling:
     """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole, with the
     status that each leads to.
 
-    undecided: how many of `timed` cases are inconclusive, failing: how many of all fail as before, so that passing is
-    not mistaken for knowing.
+    undecided: how many of `timed` cases are inconclusive, so that passing is not mistaken for knowing.
     """
 
     status: int
@@ -35,19 +33,13 @@ class Ruling:
     reasons: Mapping[str, int] = field(default_factory=dict)
     undecided: int = 0
     timed: int = 0
-    failing: int = 0
 
     @property
     def words(self) -> str:
         """What the exit status means here."""
-        if self.status != PASSED or not (self.undecided or self.failing):
+        if self.status != PASSED or not self.undecided:
             return _MEANS[self.status]
-        but = []
-        if self.undecided:
-            but.append(f"{self.undecided:,} of {self.timed:,} timed cases are inconclusive")
-        if self.failing:
-            but.append(f"{count(self.failing, 'case fails', 'cases fail')} as before")
-        return " and ".join((f"{_MEANS[PASSED]} found,", *but))
+        return f"{_MEANS[PASSED]} found, and {self.undecided:,} of {self.timed:,} timed cases are inconclusive"
 
 
 def rule(comparison: Comparison, strict: bool) -> Ruling:
@@ -59,8 +51,7 @@ def rule(comparison: Comparison, strict: bool) -> Ruling:
     found = {*by_cell, *reasons.values(), PASSED}
     status = next(status for status in GRAVITY if status in found)
     kinds = [cell.verdict.kind for cell in comparison.cells if cell.verdict is not None]
-    failing = sum(any(finding.kind == FAILS_AS_BEFORE for finding in cell.findings) for cell in comparison.cells)
-    return Ruling(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds), failing)
+    return Ruling(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds))
 
 
 def incompleteness(comparison: Comparison) -> tuple[str, ...]:
@@ -75,13 +66,11 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cell_status(cell: Cell, strict: bool) -> int:
-    """1 a regression or wrong, 3 missing, broken or not comparable, 4 inconclusive where that counts, else 0.
-
-    What fails as before passes, or no suite with a case that is too large for the card ever would; not with `strict`.
-    """
+    """1 a regression or wrong, 3 missing, failed (as before or not) or not comparable, 4 inconclusive where that counts,
+    else 0."""
     kinds = {finding.kind for finding in cell.findings} | ({cell.verdict.kind} if cell.verdict else set())
     if kinds & {SLOWER, *REGRESSIONS}:
         return REGRESSED
-    if kinds & {MISSING, NOT_COMPARABLE, BROKEN} or (strict and FAILS_AS_BEFORE in kinds):
+    if kinds & {MISSING, NOT_COMPARABLE, BROKEN, FAILS_AS_BEFORE}:
         return INCOMPLETE
     return UNDECIDED if strict and INCONCLUSIVE in kinds else PASSED
