@@ -39,7 +39,6 @@ ENOUGH_STDEV = 0.005
 ENOUGH_HALF_WIDTH, ENOUGH_HALF_WIDTH_CPU = 0.0025, 0.01
 
 
-
 class StoppingRule(Protocol):
     def add(self, samples_s: Sequence[float], calls_per_sample: int) -> None: ...
 
