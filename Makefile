@@ -103,8 +103,8 @@ LONG := suites/h100.yaml --only group=bf16_d64,bf16_d128 --only seqlen_q=16384
 # the budget ended it early the step is not finished (exit status 3): the same command goes on with it. Incorrect
 # records and errors (1 and 3) are findings to read in the run, and no reason to stop the steps behind, but for `edges`.
 measure = if [ -f $(GPU_RUNS)/$(1)/records.jsonl ]; then into=--resume; else into=--out; fi; status=0; \
-	$(TIMEOUT) $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench run $(2) --device cuda --budget $(BUDGET) $$into $(GPU_RUNS)/$(1) \
-	    | tee $(GPU_RUNS)/.done/$(1).log || status=$$?; \
+	$(TIMEOUT) $(STEP_SECONDS) $(GPU_PYTHON) -m attnbench run $(2) --device cuda --budget $(BUDGET) \
+	    $$into $(GPU_RUNS)/$(1) | tee $(GPU_RUNS)/.done/$(1).log || status=$$?; \
 	if [[ " 124 137 " == *" $$status "* ]] || grep -q '^incomplete:' $(GPU_RUNS)/.done/$(1).log; then \
 	    echo "not finished: make gpu STEP=$(1) goes on"; exit 3; fi; \
 	[[ " $(3) " == *" $$status "* ]]

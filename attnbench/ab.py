@@ -22,8 +22,11 @@ from attnbench.suite import Job
 # Cases on which base is measured against itself: evenly spaced over the suite.
 NULL_CASES = 3
 ARMS = ("base", "head")
+# What base is measured against in a pair: head, or itself.
+HEAD, NULL = "head", "null"
 
 Key = tuple[str, str]  # (case key, backend)
+Sides = tuple[list[Record], list[Record]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,37 @@ class Task:
 
 @dataclass
 class Measured:
-    """Per task and side the records of its processes, in order; and by task how base differed from itself."""
+    """Per task and side the records of its processes, in order; nulls: the same of base against itself.
 
-    records: dict[Key, tuple[list[Record], list[Record]]] = field(
-        default_factory=lambda: defaultdict(lambda: ([], []))
-    )
-    nulls: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
+    keep: told of each pair as soon as it is there (HEAD or NULL, and the two records).
+    """
+
+    keep: Callable[[str, Record, Record], None] = lambda against, base, other: None
+    records: dict[Key, Sides] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+    nulls: dict[Key, Sides] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, Record, Record]], keep: Callable[[str, Record, Record], None]) -> Measured:
+        """What was measured before; `keep` is told of what comes."""
+        measured = cls()
+        for pair in pairs:
+            measured.add(*pair)
+        measured.keep = keep
+        return measured
+
+    def add(self, against: str, base: Record, other: Record) -> None:
+        sides = (self.nulls if against == NULL else self.records)[base.case_key, base.backend]
+        for side, record in zip(sides, (base, other)):
+            side.append(record)
+        self.keep(against, base, other)
 
     def going(self, task: Task) -> bool:
         """Whether a further process is of use: nothing has failed on either side so far."""
         return all(record.status == "ok" for side in self.records[task.key] for record in side)
+
+    def lacks(self, against: str, task: Task, process: int) -> bool:
+        """Whether a pair is still to be measured in a process, and of use."""
+        return self.going(task) and len((self.nulls if against == NULL else self.records)[task.key][0]) <= process
 
     def merged(self, side: int) -> list[Record]:
         """One record per task, from as many processes as there were."""
@@ -58,9 +82,16 @@ class Measured:
     def floor(self) -> float | None:
         """The A/A noise floor, a fraction of base's time; None where base was not measured against itself."""
         try:
-            return math.expm1(noise_floor(self.nulls.values()))
+            return math.expm1(noise_floor(map(_null_differences, self.nulls.values())))
         except NotEnough:
             return None
+
+
+def _null_differences(sides: Sides) -> list[float]:
+    """One for each process in which base was measured against itself."""
+    pairs = ((one.measurement, other.measurement) for one, other in zip(*sides))
+    found = (process_differences(one.blocks, other.blocks) for one, other in pairs if one and other)
+    return [value for differences in found for value in differences.values()]
 
 
 @dataclass
@@ -90,20 +121,19 @@ class Bout:
         return self.measured
 
     def _process(self, process: int, tasks: Sequence[Task], nulls: Sequence[Task]) -> None:
-        hire(self.base, self.head)
-        for task in filter(self.measured.going, tasks):
+        left = [task for task in tasks if self.measured.lacks(HEAD, task, process)]
+        if left:
+            hire(self.base, self.head)
+        for task in left:
             pair = self._pair(task, (self.base, self.head), process)
-            for side, record in zip(self.measured.records[task.key], pair):
-                side.append(record)
+            self.measured.add(HEAD, *pair)
             self.tell(process, task, *pair)
         self.head.dismiss()
-        left = [task for task in nulls if self.measured.going(task)]
+        left = [task for task in nulls if self.measured.lacks(NULL, task, process)]
         if left:
             hire(self.again)
         for task in left:
-            one, other = (record.measurement for record in self._pair(task, (self.base, self.again), process))
-            if one and other:
-                self.measured.nulls[task.key] += process_differences(one.blocks, other.blocks).values()
+            self.measured.add(NULL, *self._pair(task, (self.base, self.again), process))
 
     def _pair(self, task: Task, sides: Sequence[Side], process: int) -> tuple[Record, Record]:
         """The records of both sides: with their times where both are right, else without."""

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 import click
 
-from attnbench import environment, store
+from attnbench import environment
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
+from attnbench.ab_journal import Journal
+from attnbench.ab_runs import begin, choose_folder, continued, write_runs
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
+from attnbench.gate import end, write_outputs
+from attnbench.junit import make_room
 from attnbench.plugins import plain_spec
 from attnbench.record import Record
-from attnbench.ruling import INCOMPLETE, rule
+from attnbench.ruling import INCOMPLETE, Ruling, rule
 from attnbench.run import RunError, unknown_backend
-from attnbench.run_command import RESULTS, choose_device
+from attnbench.run_command import choose_device
 from attnbench.side import Side
 from attnbench.suite import Suite, load_suite, parse_only, with_overrides
+from attnbench.units import count
 from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
@@ -46,13 +50,16 @@ class Request:
     margin: Margin
     device: str
     out: Path
+    resume: bool
     strict: bool
+    junit: Path | None
+    github: bool
 
 
 def ab_command(
     suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
-    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, timeout: float | None,
-    strict: bool,
+    build: str | None, processes: int, margin: Margin, device: str, out: Path | None, resume: Path | None,
+    timeout: float | None, strict: bool, junit: Path | None, github: bool,
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
@@ -60,11 +67,13 @@ def ab_command(
     loaded = with_overrides(
         load_suite(suite), only=tuple(map(parse_only, only)), timing={} if timeout is None else {"timeout_s": timeout}
     )
-    out = out or RESULTS / (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-ab-{loaded.name}")
-    store.refuse_occupied(out)
+    out = choose_folder(loaded.name, out, resume)
+    if junit is not None:
+        make_room(junit)
     request = Request(
-        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device), out, strict
-    )
+        loaded, base, head, backends, plugins, build, processes, margin, choose_device(device),
+        out, resume is not None, strict, junit, github,
+    )  # fmt: skip
     repository = Repository(Path.cwd())
     revisions = [repository.revision("base", base), repository.revision("head", head)]
     if processes < FEWEST_PROCESSES:
@@ -74,9 +83,12 @@ def ab_command(
             return _compared(request, repository, revisions)
     except BuildFailed as error:
         click.echo(f"attnbench: {error}", err=True)
+        ruling = Ruling(INCOMPLETE, reasons={str(error): INCOMPLETE})
+        write_outputs("ab", Comparison.of_nothing(base, head, margin), ruling, junit, github)
         return INCOMPLETE
     except KeyboardInterrupt:
-        kept = f"the records so far: {out}" if out.exists() else "nothing was measured yet"
+        so_far = f"the records so far: {out}; the same command with --resume {out} goes on"
+        kept = so_far if out.exists() else "nothing was measured yet"
         click.echo(f"exit status {INTERRUPTED}: interrupted; {kept}")
         return INTERRUPTED
 
@@ -97,6 +109,9 @@ def _compared(request: Request, repository: Repository, revisions: Sequence[Revi
         for line in _what(request, repository, revisions, tasks, ready):
             click.echo(line)
         facts = _facts(request, revisions, ready)
+        if request.resume:
+            facts = continued(request.out, facts, _suite_text(request, tasks))
+        begin(request.out, facts, _suite_text(request, tasks))
         seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
         bout = Bout(base, head, again, seed, _tell(request.processes))
         first = _measured(request, request.out, bout, facts, tasks, True)
@@ -153,7 +168,7 @@ def _what(
         yield "note: nothing here comes from the repository; --plugin names a kernel that does"
     changed = repository.changed()
     if changed and "." not in (request.base, request.head):
-        yield f"note: {changed} files of {repository.top} have changes that are not committed; they are in neither side"
+        yield f"note: what is not committed in {repository.top} ({count(changed, 'file')}) is in neither side"
 
 
 def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -164,8 +179,11 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
             **environment.with_worker(collected, event["facts"]),
             "device": request.device,
             "plugins": [plain_spec(spec) for spec in request.plugins],
+            "processes": request.processes,
             "interleaved": {"session": session, "arm": revision.name},
-            "revision": {"ref": revision.ref, "commit": revision.commit, "build": request.build},
+            "revision": {
+                "ref": revision.ref, "commit": revision.commit, "tree": revision.tree, "build": request.build,
+            },
         }
         for revision, event in zip(revisions, ready)
     ]
@@ -174,21 +192,18 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
 def _measured(
     request: Request, out: Path, bout: Bout, facts: Sequence[dict[str, Any]], tasks: Sequence[Task], null: bool
 ) -> Measured:
-    """Measures, and writes one run directory per side: also what an interruption leaves."""
-    names = tuple(dict.fromkeys(task.backend for task in tasks))
-    text = replace(request.suite, backends=names).to_yaml()
-    with ExitStack() as stack:
-        writers = []
-        for side, environment_of_side in zip((bout.base, bout.head), facts):
-            writer = store.Writer.create(out / side.name, environment_of_side, text)
-            stack.callback(writer.close)
-            writers.append(writer)
+    """Measures what the journal lacks, and writes one run directory per side: also what an interruption leaves."""
+    text = _suite_text(request, tasks)
+    with closing(Journal(out)) as journal:
+        bout.measured = Measured.of(journal.pairs(), journal.append)
         try:
             return bout.run(tasks, request.processes, null_tasks(tasks) if null else ())
         finally:
-            for place, writer in enumerate(writers):
-                for record in bout.measured.merged(place):
-                    writer.append(record)
+            write_runs(out, facts, text, bout.measured)
+
+
+def _suite_text(request: Request, tasks: Sequence[Task]) -> str:
+    return replace(request.suite, backends=tuple(dict.fromkeys(task.backend for task in tasks))).to_yaml()
 
 
 def _tell(processes: int) -> Any:
@@ -211,8 +226,5 @@ def _outcome(base: Record, head: Record) -> str:
 def _ruled(request: Request, comparison: Comparison) -> int:
     ruling = rule(comparison, request.strict)
     print_comparison(comparison)
-    for reason in ruling.reasons:
-        click.echo(reason)
-    click.echo(f"records: {request.out / 'base'} and {request.out / 'head'}")
-    click.echo(f"exit status {ruling.status}: {ruling.words}")
-    return ruling.status
+    write_outputs("ab", comparison, ruling, request.junit, request.github)
+    return end(ruling, [f"records: {request.out / 'base'} and {request.out / 'head'}"])

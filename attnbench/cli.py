@@ -11,7 +11,21 @@ import click
 from attnbench import __version__
 from attnbench.command_group import Commands, told
 from attnbench.completion import run_directories, suite_names
-from attnbench.options import ALL, BACKENDS, DEVICE, FORCE, MARGIN, ONLY, PATH, PLUGINS, TIMEOUT, Duration
+from attnbench.options import (
+    ALL,
+    BACKENDS,
+    DEVICE,
+    FORCE,
+    GITHUB,
+    JUNIT,
+    MARGIN,
+    ONLY,
+    PATH,
+    PLUGINS,
+    STRICT,
+    TIMEOUT,
+    Duration,
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -109,9 +123,9 @@ def compare(base: Path, new: Path, **options: Any) -> None:
 @click.argument("base", metavar="BASE", type=PATH, shell_complete=run_directories)
 @click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
 @MARGIN
-@click.option("--junit", type=PATH, metavar="FILE", help="Write the result as JUnit XML too.")
-@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions and write the step's summary.")
-@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+@JUNIT
+@GITHUB
+@STRICT
 @FORCE
 @ALL
 def gate(base: Path, new: Path, **options: Any) -> None:
@@ -122,7 +136,8 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 
     \b
     A baseline: attnbench run SUITE --out results/baselines/MACHINE/1, then the same into /2 and /3
-    (MACHINE: "machine" in the run's environment.json).
+    (MACHINE: "machine" in the run's environment.json). Of several equal runners with fewer runs than three each, one
+    run of each counts, from three runners on.
 
     \b
     Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
@@ -149,8 +164,11 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 @MARGIN
 @DEVICE
 @click.option("--out", type=PATH, metavar="DIR", help="Where base/ and head/ are written, new or empty.")
+@click.option("--resume", type=PATH, metavar="DIR", help="Go on with the comparison that was begun there.")
 @TIMEOUT
-@click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
+@JUNIT
+@GITHUB
+@STRICT
 def ab(suite: str, **options: Any) -> None:
     """Compare two revisions of the git repository that you are in: is HEAD slower than BASE, or wrong?
 

@@ -5,6 +5,7 @@ Rates need no rule of their own: records hold seconds, and one formula counts th
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
@@ -24,6 +25,8 @@ _GPU_SETTINGS = {
 }  # fmt: skip
 _CPU_SETTINGS = {"model": "CPU", "cores": "CPUs allowed", "quota_cores": "CPU quota", "governor": "clock policy",
                  "boost": "boost"}  # fmt: skip
+# Which card, machine or installation it was: all that may differ between two of one kind.
+_IDENTITY = {"machine", "card", "host"}
 # The flag of a measurement under a power cap, as `conditions` sets it (which belongs to the measuring half).
 _POWER_CAPPED = "power_capped"
 # How a measurement was made: two that differ in one of these answer different questions.
@@ -33,9 +36,42 @@ _MEASURED_BY = ("timer", "regime", "cache")
 def differences_of_machines(base: Run, new: Run) -> tuple[str, ...]:
     """Why timings of two runs are not comparable: `power limit (W): 700 before, 500 now`. () where they are.
 
-    A fact that one of them did not record forbids nothing; `cautions` names it.
+    A fact that one of them did not record forbids nothing; `cautions` names it. A run that was resumed on another
+    machine or under another power limit is comparable with neither.
     """
-    return tuple(_differences(_machine(base.environment), _machine(new.environment), both=True))
+    sessions = itertools.product(_sessions(base), _sessions(new))
+    found = itertools.chain.from_iterable(itertools.starmap(differences_of_environments, sessions))
+    return tuple(dict.fromkeys(found))
+
+
+def differences_of_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """The same of two environments."""
+    return tuple(_differences(_machine(before), _machine(now), both=True))
+
+
+def _sessions(run: Run) -> list[Mapping[str, Any]]:
+    """The environment of a run's beginning, and of each time that it was resumed."""
+    resumed = run.environment.get("resumed")
+    return [run.environment, *(one for one in resumed if isinstance(one, Mapping))] if resumed else [run.environment]
+
+
+def of_one_kind(base: Run, new: Run) -> bool:
+    """Whether two runs are of GPUs of one kind under one policy in hosts with the same CPU, or of such hosts without a
+    GPU; the same one or not."""
+    before, now = (_machine(run.environment) for run in (base, new))
+    if None in (one_of_its_kind(base), one_of_its_kind(new)):
+        return False
+    if any(differences_of_machines(run, run) for run in (base, new)):  # resumed on another
+        return False
+    hosts = [{"CPU": section(run.environment, "cpu").get("model")} for run in (base, new)]
+    alike = [{name: value for name, value in facts.items() if name not in _IDENTITY} for facts in (before, now)]
+    return not any((*_differences(*alike, both=True), *_differences(*hosts, both=True)))
+
+
+def one_of_its_kind(run: Run) -> str | None:
+    """Which card a run was measured on, or which host without a GPU, by fingerprint; None where it was not recorded."""
+    gpu = gpu_of(run.environment)
+    return gpu.get("fingerprint") if gpu else run.environment.get("host")
 
 
 def differences_of_measurements(base: Measurement, new: Measurement) -> tuple[str, ...]:
@@ -61,7 +97,7 @@ def cautions_of_measurements(cases: Iterable[tuple[Sequence[Measurement | None],
     found: Counter[str] = Counter()
     for sides in cases:
         base, new = ([one for one in side if one is not None] for side in sides)
-        for told in (_together, _power_capped):
+        for told in (_together, _power_capped, _clocked):
             before, now = ({told(one) for one in side} for side in (base, new))
             if before != now:
                 found[f"{_listed(before)} before, {_listed(now)} now"] += 1
@@ -75,6 +111,12 @@ def _together(measurement: Measurement) -> str:
 
 def _power_capped(measurement: Measurement) -> str:
     return "held by a power cap" if _POWER_CAPPED in measurement.flags else "not held by a power cap"
+
+
+def _clocked(measurement: Measurement) -> str:
+    """NOTE: without clocks on one side nothing tells a card at a lower clock from slower code."""
+    known = any(block.conditions is not None and block.conditions.sm_clock_mhz for block in measurement.blocks)
+    return "SM clocks recorded" if known else "no SM clocks recorded"
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -106,7 +148,7 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
         cpu = section(environment, "cpu")
         facts |= {title: cpu.get(name) for name, title in _CPU_SETTINGS.items()}
         threads = section(section(environment, "worker"), "threads")
-        facts["threads"] = threads.get("intra_op")
+        facts |= {"threads": threads.get("intra_op"), "host": environment.get("host")}
     return facts
 
 

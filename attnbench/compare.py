@@ -21,6 +21,7 @@ from attnbench.comparable import (
     disqualified,
     suspicion,
 )
+from attnbench.differences import PROCESS, RUN
 from attnbench.measurement import Measurement
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
@@ -52,7 +53,7 @@ class Cell:
 class Comparison:
     """suite: the geometric mean over the cases with a difference; None where no case has one.
 
-    unit: what was replicated, "process" or "run". allowance: of a whole run's shift, a fraction; None where it is
+    unit: what was replicated, PROCESS or RUN. allowance: of a whole run's shift, a fraction; None where it is
     estimated with each case. forced: why the comparison is none, where it was made nevertheless. left_out: why some of
     the stored runs were not used. cautions: what differs and forbids nothing. problems: lines that are no records.
     """
@@ -68,6 +69,11 @@ class Comparison:
     left_out: tuple[str, ...]
     cautions: tuple[str, ...]
     problems: tuple[str, ...]
+
+    @classmethod
+    def of_nothing(cls, base: str, new: str, margin: Margin) -> Comparison:
+        """Where there is no baseline to compare with."""
+        return cls(base, new, (), margin, RUN, None, None, (), (), (), ())
 
 
 def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Comparison:
@@ -105,7 +111,7 @@ def _drifted(runs: Sequence[Run], told_only: bool = False) -> list[str]:
 
 def _is_stored(pair: Pair | None) -> bool:
     """Whether a difference is one against stored runs, which a machine that drifts spoils; turns stand it."""
-    return pair is not None and pair.time is not None and pair.time.unit == "run"
+    return pair is not None and pair.time is not None and pair.time.unit == RUN
 
 
 def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], Counter[str]]:
@@ -160,7 +166,7 @@ def _comparison(
     verdicts = decide({name: pair for name, pair in pairs.items() if pair is not None}, margin)
     cells = tuple(_cell(name, case, verdicts.get(name)) for name, case in cases.items())
     judged = {name: pair.time for name, pair in pairs.items() if pair is not None and pair.time is not None}
-    unit = next((time.unit for time in judged.values()), "run")
+    unit = next((time.unit for time in judged.values()), RUN)
     judged = {name: time for name, time in judged.items() if time.unit == unit}
     sides = [cases[name].timed for name in judged]
     allowances = [time.allowance for time in judged.values() if time.allowance]
@@ -193,6 +199,6 @@ def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
 
 def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:
     """The geometric mean over the suite, so that many small losses are not lost."""
-    if unit == "process":
+    if unit == PROCESS:
         return decide_one(suite_of_turns([(base[0], new[0]) for base, new in sides]), margin)
     return decide_one(suite_of_runs(sides), margin)

@@ -9,7 +9,7 @@ import click
 
 from attnbench.compare import Comparison
 from attnbench.compare_text import HEADERS, Row, extras, headlines, notes, rows
-from attnbench.quality import BROKEN, WRONG
+from attnbench.quality import BROKEN, FAILS_AS_BEFORE, WRONG
 from attnbench.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Columns where the output is no terminal: wide enough for a case key, its figures and a reason.
 LOG_WIDTH = 200
-_STYLES = {WRONG: "bold red", BROKEN: "red", SLOWER: "bold red", MISSING: "red", NOT_COMPARABLE: "yellow",
-           INCONCLUSIVE: "yellow", FASTER: "green"}  # fmt: skip
+_STYLES = {WRONG: "bold red", BROKEN: "red", FAILS_AS_BEFORE: "yellow", SLOWER: "bold red", MISSING: "red",
+           NOT_COMPARABLE: "yellow", INCONCLUSIVE: "yellow", FASTER: "green"}  # fmt: skip
 
 
 def print_comparison(comparison: Comparison, every: bool = False) -> None:

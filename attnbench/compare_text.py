@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 from attnbench.compare import Cell, Comparison
-from attnbench.quality import BROKEN, ERROR, KERNEL, MEMORY, WRONG
+from attnbench.differences import PROCESS
+from attnbench.quality import BROKEN, ERROR, FAILS_AS_BEFORE, KERNEL, MEMORY, WRONG
 from attnbench.units import count, show_time
 from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 
@@ -20,6 +21,8 @@ HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "ver
 MAX_ROWS = 40
 # A reason that so many cases share is told once, below the table; those of them without figures share a row, too.
 SHARED = 4
+# What became of a case before any time, the worst first.
+_WITHOUT_TIME = (WRONG, BROKEN, FAILS_AS_BEFORE)
 GROWN = (ERROR, MEMORY, KERNEL)
 CHECKED, SKIPPED = "checked only", "not run on either side"
 
@@ -43,7 +46,7 @@ class Table:
 
 def kind(cell: Cell) -> str:
     """What became of a case in one word: wrong or broken before any time, then the verdict."""
-    for worst in (WRONG, BROKEN):
+    for worst in _WITHOUT_TIME:
         if any(finding.kind == worst for finding in cell.findings):
             return worst
     if cell.verdict is not None:
@@ -54,7 +57,7 @@ def kind(cell: Cell) -> str:
 def counts(comparison: Comparison) -> str:
     """`1 slower, 2 missing, 37 same, of 40 cases`."""
     found = Counter(kind(cell) for cell in comparison.cells)
-    order = (WRONG, BROKEN, *KINDS, CHECKED, SKIPPED)
+    order = (*_WITHOUT_TIME, *KINDS, CHECKED, SKIPPED)
     named = ", ".join(f"{found[name]:,} {name}" for name in order if found[name])
     grown = sum(any(finding.kind in GROWN for finding in cell.findings) for cell in comparison.cells)
     named += f" ({grown:,} grew in error, memory or static figures)" if grown else ""
@@ -84,7 +87,7 @@ def _suite(suite: Verdict | None) -> str:
 
 
 def _replication(comparison: Comparison) -> str:
-    if comparison.unit == "process":
+    if comparison.unit == PROCESS:
         null = "; the baseline was not measured against itself" if comparison.margin.noise_floor is None else ""
         return f"processes, in which both sides took turns{null}"
     if comparison.allowance is None:
@@ -94,7 +97,7 @@ def _replication(comparison: Comparison) -> str:
 
 def rows(comparison: Comparison, every: bool = False) -> Table:
     """The table's rows, the worst first; what many of them share is told once."""
-    order = {name: place for place, name in enumerate((WRONG, BROKEN, *KINDS))}
+    order = {name: place for place, name in enumerate((*_WITHOUT_TIME, *KINDS))}
     shown = [cell for cell in comparison.cells if kind(cell) in order]
     shown.sort(key=lambda cell: (order[kind(cell)], -_size(cell)))
     told = Counter((kind(cell), why(cell)) for cell in shown if why(cell))
@@ -138,7 +141,7 @@ def _word(cell: Cell) -> str:
 
 def why(cell: Cell) -> str:
     """The reason of the verdict, or what is wrong; "" where the interval says it all."""
-    if kind(cell) in (WRONG, BROKEN):
+    if kind(cell) in _WITHOUT_TIME:
         return next(finding.text for finding in cell.findings if finding.kind == kind(cell))
     return "" if cell.verdict is None or cell.verdict.kind == SAME else cell.verdict.reason
 

@@ -33,6 +33,10 @@ SHIFT_TAIL = 0.01
 SMALLEST_SPREAD = 1e-4
 
 
+# What a difference replicates: processes in which both sides took turns, or whole stored runs.
+PROCESS, RUN = "process", "run"
+
+
 class NotEnough(ValueError):
     """Too few units for a statement; the message says how many there are and how many it takes."""
 
@@ -55,7 +59,7 @@ class Difference:
 
     mean: the estimate. standard_error and freedom (degrees of freedom; may be infinite): of the case's own part.
     shift: of what moves all cases of a run alike, None where the sides took turns or it is not told apart.
-    units: what was replicated, in order: each process's difference, or each new run's.
+    units: what was replicated, in order: each process's difference, or each new run's; unit: PROCESS or RUN.
     """
 
     mean: float
@@ -154,7 +158,7 @@ def across_processes(values: Iterable[float], fewest: int) -> Difference:
         found = count(len(units), "process", "processes")
         raise NotEnough(f"measured in {found}; it takes {max(2, fewest)} to know how far processes lie apart")
     spread = max(statistics.stdev(units), SMALLEST_SPREAD)
-    return Difference(statistics.fmean(units), spread / math.sqrt(len(units)), len(units) - 1, units, "process")
+    return Difference(statistics.fmean(units), spread / math.sqrt(len(units)), len(units) - 1, units, PROCESS)
 
 
 def noise_floor(nulls: Iterable[Sequence[float]]) -> float:

@@ -74,6 +74,7 @@ def collect(device: str) -> dict[str, Any]:
         "collected_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": device,
         "machine": _fingerprint(cpu, gpu),
+        "host": host.identity(),
         "cpu": cpu,
         "memory_bytes": host.memory_bytes(),
         "gpu": gpu,

@@ -21,6 +21,8 @@ LEAST_MEMORY_BYTES, AMPLE_MEMORY_BYTES = 2 * GIB, 8 * GIB
 LEAST_DISK_BYTES, AMPLE_DISK_BYTES = GIB // 10, 2 * GIB
 # Other work on a quarter of the cores shows in the medians of multi-threaded CPU timings.
 BUSY_SHARE = 0.25
+# From one ready process a core on, a CPU's times are those of the queue: they differ by a multiple from run to run.
+OVERLOADED_SHARE = 1.0
 # More than this is taken from a measurement sooner or later.
 STOLEN_SHARE = 0.01
 
@@ -100,8 +102,9 @@ def _neighbour_findings(cpu: Mapping[str, Any]) -> Iterator[Finding]:
         )
     load = os.getloadavg()[0]
     if load > BUSY_SHARE * cpu["cores"]:
+        spoilt = load > OVERLOADED_SHARE * cpu["cores"] and not gpus()
         yield Finding(
-            ADVICE,
+            PROBLEM if spoilt else ADVICE,
             f"load average {load:.1f} on {cpu['cores']} cores",
             "Other work takes part of the cores: CPU timings will vary.",
             "top -o %CPU, then wait or end it",

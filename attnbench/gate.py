@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Sequence
 
 import click
 
-from attnbench.compare import compare
+from attnbench.compare import Comparison, compare
 from attnbench.compare_table import print_comparison
 from attnbench.ruling import INCOMPLETE, PASSED, Ruling, incompleteness, rule
 from attnbench.sides import NoBaseline, read_sides
@@ -19,32 +20,46 @@ def gate_command(base: Path, new: Path, margin: Margin, junit: Path | None, gith
     try:
         sides = read_sides(base, new)
     except NoBaseline as error:
-        click.echo(f"not comparable: {error}")
-        return _end(Ruling(INCOMPLETE))
+        ruling = _without_baseline(error)
+        write_outputs("gate", Comparison.of_nothing(str(base), str(new), margin), ruling, junit, github)
+        return end(ruling)
     comparison = compare(*sides, margin, force)
     ruling = rule(comparison, strict)
     print_comparison(comparison, every)
-    if junit is not None:
-        from attnbench.junit import write_junit
-
-        write_junit(junit, comparison, ruling)
-    if github:
-        from attnbench.github_actions import annotate
-
-        annotate(comparison, ruling)
-    return _end(ruling)
+    write_outputs("gate", comparison, ruling, junit, github)
+    return end(ruling)
 
 
 def compare_command(base: Path, new: Path, margin: Margin, force: bool, every: bool) -> int:
     """Prints the comparison: 3 where nothing was compared or lines were unreadable, else 0, whatever the verdicts."""
-    comparison = compare(*read_sides(base, new), margin, force)
+    try:
+        comparison = compare(*read_sides(base, new), margin, force)
+    except NoBaseline as error:
+        return end(_without_baseline(error))
     print_comparison(comparison, every)
     reasons = incompleteness(comparison)
-    return _end(Ruling(INCOMPLETE, reasons=reasons)) if reasons else PASSED
+    return end(Ruling(INCOMPLETE, reasons=dict.fromkeys(reasons, INCOMPLETE))) if reasons else PASSED
 
 
-def _end(ruling: Ruling) -> int:
-    for reason in ruling.reasons:
-        click.echo(reason)
+def _without_baseline(error: NoBaseline) -> Ruling:
+    return Ruling(INCOMPLETE, reasons={f"not comparable: {error}": INCOMPLETE})
+
+
+def write_outputs(verb: str, comparison: Comparison, ruling: Ruling, junit: Path | None, github: bool) -> None:
+    """What a CI system reads, where it is asked for. Raises StoreError for a file that cannot be written."""
+    if junit is not None:
+        from attnbench.junit import write_junit
+
+        write_junit(junit, verb, comparison, ruling)
+    if github:
+        from attnbench.github_actions import annotate
+
+        annotate(verb, comparison, ruling)
+
+
+def end(ruling: Ruling, more: Sequence[str] = ()) -> int:
+    """Prints the reasons, further lines and the exit status, which it returns."""
+    for line in (*ruling.reasons, *more):
+        click.echo(line)
     click.echo(f"exit status {ruling.status}: {ruling.words}")
     return ruling.status

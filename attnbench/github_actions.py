@@ -1,4 +1,4 @@
-"""A gate's result for GitHub Actions: annotations by workflow commands on stdout, and the step's summary page.
+"""What `gate` or `ab` found, for GitHub Actions: annotations by workflow commands on stdout, the step's summary page.
 
 Formats: docs.github.com, "Workflow commands for GitHub Actions", error messages and job summaries.
 """
@@ -23,12 +23,12 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 SHOWN = 10
 
 
-def annotate(comparison: Comparison, ruling: Ruling) -> None:
+def annotate(verb: str, comparison: Comparison, ruling: Ruling) -> None:
     """Prints the annotations and appends to the file that GITHUB_STEP_SUMMARY names, where it is set.
 
     Raises StoreError where that file cannot be written.
     """
-    for line in annotations(comparison, ruling):
+    for line in annotations(verb, comparison, ruling):
         click.echo(line)
     target = os.environ.get(SUMMARY)
     if not target:
@@ -36,34 +36,34 @@ def annotate(comparison: Comparison, ruling: Ruling) -> None:
         return
     try:
         with Path(target).open("a") as file:
-            file.write(step_summary(comparison, ruling))
+            file.write(step_summary(verb, comparison, ruling))
     except OSError as error:
         raise StoreError(f"cannot write the step summary {target} ({SUMMARY}): {error.strerror}") from None
 
 
-def annotations(comparison: Comparison, ruling: Ruling) -> Iterator[str]:
+def annotations(verb: str, comparison: Comparison, ruling: Ruling) -> Iterator[str]:
     """`::error title=...::...`, the gravest first; what GitHub would drop is counted in one of its own."""
     cells = sorted(zip(ruling.by_cell, comparison.cells, strict=True), key=lambda item: item[0] != REGRESSED)
     failing = [(status, cell) for status, cell in cells if status != PASSED]
-    room = SHOWN - len(ruling.reasons) - 1
+    room, title = SHOWN - len(ruling.reasons) - 1, f"attnbench {verb}"
     for reason in ruling.reasons:
-        yield _command("error", "attnbench gate", reason)
+        yield _command("error", title, reason)
     for _, cell in failing[:room]:
         moved = "" if cell.verdict is None or cell.verdict.time is None else f" {signed(cell.verdict.difference)}"
         text = "; ".join(filter(None, (why(cell), *besides(cell))))
         yield _command("error", f"{kind(cell)}{moved}: {cell.backend}, {cell.case_key}", text or kind(cell))
     if len(failing) > room:
-        yield _command("error", "attnbench gate", f"{len(failing) - room} more cases: {counts(comparison)}")
+        yield _command("error", title, f"{len(failing) - room} more cases: {counts(comparison)}")
     if comparison.forced:
-        yield _command("warning", "attnbench gate: forced", "; ".join(comparison.forced))
+        yield _command("warning", f"{title}: forced", "; ".join(comparison.forced))
     elif ruling.status == PASSED and not any(cell.verdict and cell.verdict.time for cell in comparison.cells):
-        yield _command("warning", "attnbench gate: no time was judged", counts(comparison))
+        yield _command("warning", f"{title}: no time was judged", counts(comparison))
 
 
-def step_summary(comparison: Comparison, ruling: Ruling) -> str:
+def step_summary(verb: str, comparison: Comparison, ruling: Ruling) -> str:
     """Markdown: the outcome, the headlines, the table, and what came up besides."""
     shown = rows(comparison)
-    parts = [f"## attnbench gate: {ruling.words}"]
+    parts = [f"## attnbench {verb}: {ruling.words}"]
     parts.append(bullets(_shown(line) for line in (*ruling.reasons, *headlines(comparison))))
     if shown.rows:
         parts.append(table(HEADERS, [[_shown(cell) for cell in row.cells] for row in shown.rows], left=2))

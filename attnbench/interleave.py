@@ -16,14 +16,15 @@ from attnbench.backend import Call
 from attnbench.measurement import KEPT_SAMPLES, Measurement
 from attnbench.rounds import BLOCKS_A_ROUND
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
+from attnbench.stats import units_needed
 from attnbench.suite_model import Timing
 from attnbench.timing import (
-    BATCHES,
     BURST_IDLE_S,
     BURST_WORK_S,
     Convergence,
+    enough_half_width,
     flagged,
-    mean_half_width,
+    relative_half_width,
     settle_s,
     warm_up,
 )
@@ -38,7 +39,7 @@ LEAD_IN_S = 0.06
 
 @dataclass
 class BlockConvergence(Convergence):
-    """`Convergence` whose interval is that of the block medians: blocks are further apart than samples of one block."""
+    """`Convergence` whose unit is the block: blocks are further apart than samples of one block."""
 
     def __post_init__(self) -> None:
         self.medians_s: list[float] = []
@@ -48,15 +49,13 @@ class BlockConvergence(Convergence):
         self.medians_s.append(statistics.median(samples_s))
 
     def half_width(self) -> float:
-        """95 % half-width, relative, of the mean of BATCHES batches of consecutive blocks' medians."""
-        if len(self.medians_s) < BATCHES:
+        """Of the 95 % interval of the median over blocks, relative; infinite with too few."""
+        if len(self.medians_s) < units_needed():
             return math.inf
-        size = len(self.medians_s) / BATCHES
-        batches = [self.medians_s[round(i * size) : round((i + 1) * size)] for i in range(BATCHES)]
-        return mean_half_width([statistics.fmean(batch) for batch in batches])
+        return relative_half_width(self.medians_s, "block")
 
     def fewest(self) -> str:
-        return f"{BATCHES} blocks"
+        return f"{units_needed()} blocks"
 
 
 class TimedArm:
@@ -77,7 +76,7 @@ class TimedArm:
         self._turns = itertools.cycle(calls)
         self._watch = watch
         self._sampler = Sampler(timer, watch, self._warm_up, clock)
-        self._rule = BlockConvergence(options.min_samples, options.min_time_s)
+        self._rule = BlockConvergence(options.min_samples, options.min_time_s, enough_half_width(timer))
         self._burst = options.regime == "burst"
         self._before = flush if self._burst and options.cache == "cold" else None
         self._blocks: list[tuple[int, Taken]] = []

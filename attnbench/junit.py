@@ -1,29 +1,48 @@
-"""A gate's result as a JUnit file, which CI systems show case by case."""
+"""What `gate` or `ab` found as a JUnit file, which CI systems show case by case."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Sequence
 from xml.etree import ElementTree
 
 from attnbench.compare import Cell, Comparison
 from attnbench.compare_text import besides, headlines, kind, notes, why
 from attnbench.ruling import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, Ruling
 from attnbench.store import StoreError, write_file
-from attnbench.verdict import INCONCLUSIVE, NEW, signed
+from attnbench.verdict import INCONCLUSIVE, NEW, SLOWER, signed
 
 # What XML 1.0 cannot hold (its section 2.2), and terminal colours, which nobody can read there.
 _UNWRITABLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# The test cases of the comparison as a whole: name and type.
+_WHOLE = {REGRESSED: ("the geometric mean over the suite", SLOWER),
+          INCOMPLETE: ("everything was read and compared", "incomplete")}  # fmt: skip
 # How a status shows: JUnit tells a failure of what was tested from an error in testing it.
 _TAGS = {REGRESSED: "failure", INCOMPLETE: "error", UNDECIDED: "failure"}
 
 
-def write_junit(path: Path, comparison: Comparison, ruling: Ruling) -> None:
-    """One test suite a backend, one test case a case; what made the whole gate fail is a test case of its own.
+def make_room(path: Path) -> None:
+    """Makes the folder of a JUnit file, so that a measurement does not end in a file that cannot be written.
+
+    Raises StoreError where it cannot be.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        why = "it is a folder" if path.is_dir() else "no permission"
+        raise StoreError(f"cannot write the JUnit file {path}: {why}")
+
+
+def write_junit(path: Path, verb: str, comparison: Comparison, ruling: Ruling) -> None:
+    """One test suite a backend, one test case a case; what made the whole of `verb` fail are test cases of their own.
 
     Raises StoreError where the file cannot be written.
     """
-    root = ElementTree.Element("testsuites", name="attnbench gate")
+    root = ElementTree.Element("testsuites", name=f"attnbench {verb}")
     backends: dict[str, list[tuple[Cell, int]]] = {}
     for cell, status in zip(comparison.cells, ruling.by_cell, strict=True):
         backends.setdefault(cell.backend, []).append((cell, status))
@@ -34,9 +53,8 @@ def write_junit(path: Path, comparison: Comparison, ruling: Ruling) -> None:
             _case(suite, cell, status, forced=bool(comparison.forced))
     if ruling.reasons:
         suite = ElementTree.SubElement(root, "testsuite", name="comparison")
-        case = ElementTree.SubElement(suite, "testcase", name="everything was read and compared", classname="attnbench")
-        text = "\n".join((*ruling.reasons, *notes(comparison)))
-        ElementTree.SubElement(case, "error", message=_text(ruling.reasons[0]), type="incomplete").text = _text(text)
+        for status in dict.fromkeys(ruling.reasons.values()):
+            _whole(suite, comparison, status, [text for text, led_to in ruling.reasons.items() if led_to == status])
     for suite in root:
         _count(suite)
     _count(root)
@@ -45,7 +63,19 @@ def write_junit(path: Path, comparison: Comparison, ruling: Ruling) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
     except OSError as error:
-        raise StoreError(f"cannot write the JUnit file {path}: {error.strerror}") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot write the JUnit file {path}: {error.strerror}")
+
+
+def _whole(suite: ElementTree.Element, comparison: Comparison, status: int, reasons: Sequence[str]) -> None:
+    """A test case for what is so of the comparison as a whole."""
+    name, kind_of = _WHOLE[status]
+    case = ElementTree.SubElement(suite, "testcase", name=name, classname="attnbench")
+    text = "\n".join((*reasons, *notes(comparison)))
+    ElementTree.SubElement(case, _TAGS[status], message=_text(reasons[0]), type=kind_of).text = _text(text)
 
 
 def _properties(suite: ElementTree.Element, comparison: Comparison) -> None:
@@ -66,7 +96,7 @@ def _case(suite: ElementTree.Element, cell: Cell, status: int, forced: bool) -> 
     details = "\n".join((message, *besides(cell)))
     if status != PASSED:
         ElementTree.SubElement(case, _TAGS[status], message=_text(said), type=kind(cell)).text = _text(details)
-    elif cell.verdict is not None and cell.verdict.kind in (INCONCLUSIVE, NEW):
+    elif kind(cell) in (INCONCLUSIVE, NEW):
         ElementTree.SubElement(case, "skipped", message=_text(said))
     else:
         ElementTree.SubElement(case, "system-out").text = _text(details)

@@ -8,13 +8,18 @@ from typing import Callable, Sequence
 
 from attnbench.measurement import Block, Conditions, Measurement
 
-# The driver renews its energy counter every 20 to 100 ms: over less than this its difference is not a mean power.
-LEAST_ENERGY_SPAN_S = 0.5
+# The driver renews its energy counter every 20 to 100 ms, and H100 looks at its power for 25 ms of every 100 (Z. Yang,
+# K. Adamek, W. Armour, "Part-time power measurements: nvidia-smi's lack of attention", arXiv:2312.02741, 2023): what
+# either says of a block of 20 ms, in turns with another kernel's, is the other's as well.
+LEAST_POWER_SPAN_S = 0.5
+# A block's power is the call's where the call had this share of the block; the rest is the spin that hides launches,
+# which takes less power, and what the host did in between.
+LEAST_BUSY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """None where no block knows it. Temperatures: the highest; the rest: means over time."""
+    """None where no block knows it. Temperatures: the highest; power: see `power_w`; the rest: means over time."""
 
     sm_clock_mhz: float | None = None
     power_w: float | None = None
@@ -43,13 +48,17 @@ def sm_clock_mhz(measurement: Measurement) -> float | None:
 
 
 def power_w(measurement: Measurement) -> float | None:
-    """From the energy counter where it ran long enough, else from power readings."""
-    blocks = _watched(measurement)
-    counted = [block.conditions for block in blocks if block.conditions.energy_j is not None]
-    span_s = sum(seen.energy_span_s or 0.0 for seen in counted)
-    if span_s >= LEAST_ENERGY_SPAN_S:
-        return sum(seen.energy_j for seen in counted) / span_s
+    """Of blocks that are long enough and busy with the call: from the energy counter, else from power readings."""
+    blocks = [block for block in _watched(measurement) if _tells_power(block, measurement.calls_per_sample)]
+    counted = [block.conditions for block in blocks if (block.conditions.energy_span_s or 0.0) >= LEAST_POWER_SPAN_S]
+    if counted:
+        return sum(seen.energy_j for seen in counted) / sum(seen.energy_span_s for seen in counted)
     return _mean(blocks, lambda seen: seen.power_w)
+
+
+def _tells_power(block: Block, calls_per_sample: int) -> bool:
+    busy_s = statistics.fmean(block.samples_s) * block.sample_count * calls_per_sample
+    return block.duration_s >= LEAST_POWER_SPAN_S and busy_s >= LEAST_BUSY * block.duration_s
 
 
 def _watched(measurement: Measurement) -> list[Block]:

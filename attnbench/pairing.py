@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from typing import Callable, Hashable, Mapping, Sequence, TypeVar
 
 from attnbench.differences import (
@@ -23,6 +24,9 @@ from attnbench.verdict import FEWEST_PROCESSES, INCONCLUSIVE, Pair
 Key = TypeVar("Key", bound=Hashable)
 # A case's measurements of one side, by run; None for a run that has none.
 ByRun = Sequence[Measurement | None]
+# A side's clock is known where at least this share of each process's blocks has a reading: a query that failed once
+# must not hide that a card ran at another clock, and few readings would stand for blocks that nobody watched.
+CLOCKED_SHARE = 0.5
 
 
 def took_turns(base: Measurement, new: Measurement) -> bool:
@@ -47,15 +51,19 @@ def pair_of_turns(base: Measurement, new: Measurement) -> Pair:
         return Pair(refused=INCONCLUSIVE, reason=str(reason))
     if not _clocks_known((base, new)):
         return Pair(time)
-    cycles = process_differences(base.blocks, new.blocks, block_cycles)
-    return Pair(time, across_processes(cycles.values(), FEWEST_PROCESSES), clock_shift((base,), (new,)))
+    found = process_differences(_weighed(base, block_cycles), _weighed(new, block_cycles), block_cycles)
+    try:
+        cycles = across_processes(found.values(), FEWEST_PROCESSES)
+    except NotEnough:  # the readings of the two sides are of different rounds
+        return Pair(time)
+    return Pair(time, cycles, clock_shift((base,), (new,)))
 
 
 def suite_of_turns(cases: Sequence[tuple[Measurement, Measurement]]) -> Pair:
     """The geometric mean over cases whose sides took turns; inconclusive with too few processes."""
 
     def mean(weigh: Weigh) -> Difference:
-        found = [process_differences(base.blocks, new.blocks, weigh) for base, new in cases]
+        found = [process_differences(_weighed(base, weigh), _weighed(new, weigh), weigh) for base, new in cases]
         return suite_mean(found, FEWEST_PROCESSES)
 
     return _suite(mean, [((base,), (new,)) for base, new in cases])
@@ -79,13 +87,16 @@ def suite_of_runs(cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:
 
 
 def block_cycles(block: Block) -> float:
-    """SM cycles of a call: the block's median time x its mean SM clock (which must be known)."""
+    """SM cycles of a call: the block's median time x its mean SM clock, of which it must have a reading."""
     return block_median_s(block) * block.conditions.sm_clock_mhz * 1e6
 
 
 def clock_shift(base: ByRun, new: ByRun) -> float:
-    """ln(new / base) of the median SM clock of either side's blocks (all of them known)."""
-    clocks = [statistics.median(block.conditions.sm_clock_mhz for block in _blocks(side)) for side in (base, new)]
+    """ln(new / base) of the median SM clock of either side's blocks, of those that have a reading (there are some)."""
+    clocks = [
+        statistics.median(block.conditions.sm_clock_mhz for block in _blocks(side) if _has_clock(block))
+        for side in (base, new)
+    ]
     return math.log(clocks[1] / clocks[0])
 
 
@@ -102,7 +113,11 @@ def _suite(mean: Callable[[Weigh], Difference], cases: Sequence[tuple[ByRun, ByR
         return Pair(refused=INCONCLUSIVE, reason=str(reason))
     if not all(_clocks_known(side) for sides in cases for side in sides):
         return Pair(time)
-    return Pair(time, mean(block_cycles), statistics.fmean(clock_shift(*sides) for sides in cases))
+    try:
+        cycles = mean(block_cycles)
+    except NotEnough:
+        return Pair(time)
+    return Pair(time, cycles, statistics.fmean(clock_shift(*sides) for sides in cases))
 
 
 def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, sides: tuple[ByRun, ByRun]) -> Pair:
@@ -112,11 +127,29 @@ def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, s
 
 
 def _levels(base: ByRun, new: ByRun, weigh: Weigh) -> Levels:
-    return Levels(*(tuple(None if one is None else level(one.blocks, weigh) for one in side) for side in (base, new)))
+    return Levels(
+        *(tuple(None if one is None else level(_weighed(one, weigh), weigh) for one in side) for side in (base, new))
+    )
+
+
+def _weighed(measurement: Measurement, weigh: Weigh) -> Sequence[Block]:
+    """The blocks that `weigh` can tell the value of: in cycles, those with a reading of the clock."""
+    return list(filter(_has_clock, measurement.blocks)) if weigh is block_cycles else measurement.blocks
 
 
 def _clocks_known(side: ByRun) -> bool:
-    return all(block.conditions is not None and block.conditions.sm_clock_mhz for block in _blocks(side))
+    """Whether each process of each measurement has readings for CLOCKED_SHARE of its blocks."""
+    for measurement in side:
+        by_process: dict[int, list[bool]] = defaultdict(list)
+        for block in measurement.blocks if measurement is not None else ():
+            by_process[block.process].append(_has_clock(block))
+        if any(sum(known) < CLOCKED_SHARE * len(known) for known in by_process.values()):
+            return False
+    return True
+
+
+def _has_clock(block: Block) -> bool:
+    return block.conditions is not None and bool(block.conditions.sm_clock_mhz)
 
 
 def _blocks(side: ByRun) -> list[Block]:

@@ -25,12 +25,15 @@ _KERNEL_WORDS = {"registers": "registers", "shared_bytes": "bytes of shared memo
                  "spill_store_bytes": "bytes of spill stores", "spill_load_bytes": "bytes of spill loads"}  # fmt: skip
 
 WRONG, BROKEN, ERROR, MEMORY, KERNEL, NOTE = "incorrect", "error", "error growth", "memory", "kernel", "note"
+# What failed in every run of the baseline and fails in the same way now (a case that is too large for the card, say): no
+# regression, and nothing that was compared, so that the gate is incomplete until the suite leaves it out.
+FAILS_AS_BEFORE = "fails as before"
 REGRESSIONS = (WRONG, ERROR, MEMORY, KERNEL)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about one case that is worse than it was, or (NOTE) worth knowing and no reason to fail."""
+    """Something about one case: worse than it was, as bad (FAILS_AS_BEFORE), or worth knowing (NOTE)."""
 
     kind: str
     text: str
@@ -50,12 +53,16 @@ def findings(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Finding]
 
 def _correctness(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Finding]:
     before = {record.status for record in base}
+    failures = {(record.status, record.kind) for record in base}
     for record in new:
         if record.status == "incorrect" and before == {"incorrect"}:
             yield Finding(BROKEN, f"incorrect as before, so nothing was compared: {_first_line(record)}")
         elif record.status == "incorrect":
             was = "was right" if "ok" in before else "not in the baseline" if not before else "was not judged"
             yield Finding(WRONG, f"{was}, is incorrect: {_first_line(record)}")
+        elif record.status == "error" and failures == {("error", record.kind)}:
+            was = f"{record.kind} in every run of the baseline and now: {_first_line(record)}"
+            yield Finding(FAILS_AS_BEFORE, f"{was}; `exclude` in the suite leaves such a case out")
         elif record.status == "error":
             as_before = " as before" if "error" in before else ""
             yield Finding(BROKEN, f"{record.kind}{as_before}: {_first_line(record)}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Mapping
 
 from attnbench.compare import Cell, Comparison
-from attnbench.quality import BROKEN, REGRESSIONS
+from attnbench.quality import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
 from attnbench.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
 PASSED, REGRESSED, INCOMPLETE, UNDECIDED = 0, 1, 3, 4
@@ -21,14 +22,15 @@ _MEANS = {
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole.
+    """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole, with the
+    status that each leads to.
 
     undecided: how many of `timed` cases are inconclusive, so that passing is not mistaken for knowing.
     """
 
     status: int
     by_cell: tuple[int, ...] = ()
-    reasons: tuple[str, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
     undecided: int = 0
     timed: int = 0
 
@@ -49,7 +51,7 @@ def rule(comparison: Comparison, strict: bool) -> Ruling:
     found = {*by_cell, *reasons.values(), PASSED}
     status = next(status for status in GRAVITY if status in found)
     kinds = [cell.verdict.kind for cell in comparison.cells if cell.verdict is not None]
-    return Ruling(status, by_cell, tuple(reasons), kinds.count(INCONCLUSIVE), len(kinds))
+    return Ruling(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds))
 
 
 def incompleteness(comparison: Comparison) -> tuple[str, ...]:
@@ -64,10 +66,11 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cell_status(cell: Cell, strict: bool) -> int:
-    """1 a regression or wrong, 3 missing, broken or not comparable, 4 inconclusive where that counts, else 0."""
+    """1 a regression or wrong, 3 missing, failed (as before or not) or not comparable, 4 inconclusive where that counts,
+    else 0."""
     kinds = {finding.kind for finding in cell.findings} | ({cell.verdict.kind} if cell.verdict else set())
     if kinds & {SLOWER, *REGRESSIONS}:
         return REGRESSED
-    if kinds & {MISSING, NOT_COMPARABLE, BROKEN}:
+    if kinds & {MISSING, NOT_COMPARABLE, BROKEN, FAILS_AS_BEFORE}:
         return INCOMPLETE
     return UNDECIDED if strict and INCONCLUSIVE in kinds else PASSED

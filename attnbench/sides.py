@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.store import Run, StoreError, is_run, read
+from attnbench.stored_baseline import FEWEST_RUNS
 from attnbench.units import count
 
 
@@ -20,23 +21,27 @@ class Side:
     def problems(self) -> tuple[str, ...]:
         return tuple(f"{run.path / problem}" for run in self.runs for problem in run.problems)
 
+    def name_of(self, run: Run) -> str:
+        """A run's name; with its machine's folder where the runs are of several."""
+        return run.name if run.path.parent in (self.path, self.path.parent) else f"{run.path.parent.name}/{run.name}"
+
     def __str__(self) -> str:
         return str(self.path) if is_run(self.path) else f"{self.path} ({count(len(self.runs), 'run')})"
 
 
 class NoBaseline(StoreError):
-    """A folder of baselines that has none for the machine that the new run was measured on."""
+    """A folder of baselines that has none for the machine that the new run was measured on, nor enough of others."""
 
 
 def read_sides(base: Path, new: Path) -> tuple[Side, Side]:
-    """(BASE, NEW). Where BASE is a folder of folders named by machine, the one of NEW's machine is taken.
+    """(BASE, NEW). Where BASE is a folder of folders named by machine, the one of NEW's machine is taken; where that
+    has too few runs, those of all machines, if there are enough of these to stand for one another.
 
     Raises StoreError for a path that holds no run and for a NEW that is among the runs of BASE, NoBaseline where BASE
-    has no folder for NEW's machine.
+    has neither.
     """
     fresh = _side(new, folder_of_machines=False)
-    stored = _machine_folder(base, fresh) if is_folder_of_machines(base) else base
-    old = _side(stored, folder_of_machines=True)
+    old = _of_machines(base, fresh) if is_folder_of_machines(base) else _side(base, folder_of_machines=True)
     shared = {run.path.resolve() for run in old.runs} & {run.path.resolve() for run in fresh.runs}
     for path in sorted(shared):
         raise StoreError(f"{path.name} is in BASE ({base}) and in NEW ({new}); a run is not compared with itself")
@@ -76,16 +81,19 @@ def _side(path: Path, folder_of_machines: bool) -> Side:
     return Side(path, tuple(read(run) for run in found))
 
 
-def _machine_folder(base: Path, fresh: Side) -> Path:
-    machines = {machine_of(run) for run in fresh.runs}
-    if len(machines) > 1 or None in machines:
-        names = ", ".join(sorted(map(str, machines)))
-        raise StoreError(f"{fresh.path}: its runs name no single machine ({names}); give BASE as a folder of runs")
-    machine = machines.pop()
-    if not runs_in(base / machine):
-        known = ", ".join(sorted(path.name for path in base.iterdir() if runs_in(path)))
+def _of_machines(base: Path, fresh: Side) -> Side:
+    names = {machine_of(run) for run in fresh.runs}
+    if len(names) > 1 or None in names:
+        listed = ", ".join(sorted(map(str, names)))
+        raise StoreError(f"{fresh.path}: its runs name no single machine ({listed}); give BASE as a folder of runs")
+    machine = names.pop()
+    folders = {path.name: runs_in(path) for path in sorted(base.iterdir()) if runs_in(path)}
+    own = folders.get(machine, [])
+    if len(own) < FEWEST_RUNS <= len(folders):
+        return Side(base, tuple(read(run) for runs in folders.values() for run in runs))
+    if not own:
         raise NoBaseline(
-            f"{base} has no runs of this machine ({machine}), only of {known}; "
+            f"{base} has no runs of this machine ({machine}), only of {', '.join(folders)}; "
             f"a baseline is made by `attnbench run SUITE --out {base / machine}/1`, and /2 and /3"
         )
-    return base / machine
+    return _side(base / machine, folder_of_machines=False)

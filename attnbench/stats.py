@@ -7,12 +7,14 @@ import statistics
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice, pairwise
-from typing import TYPE_CHECKING, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Iterable, Iterator, Sequence, TypeVar
 
 from attnbench.measurement import Block, Measurement
 
 if TYPE_CHECKING:
     import numpy
+
+Sliced = TypeVar("Sliced", bound="Sequence[float] | numpy.ndarray")
 
 CONFIDENCE = 0.95
 # B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research 30 (1982): 10 to 30
@@ -164,7 +166,7 @@ def _intervals(measurements: Sequence[Measurement], samples: Sequence[numpy.ndar
     """The interval of each measurement, whose samples are those of the same place."""
     units = [_units(measurement, row) for measurement, row in zip(measurements, samples)]
     medians = iter(_medians([row for _, rows in units for row in rows]))
-    return [_interval(list(islice(medians, len(rows))), unit) if rows else None for unit, rows in units]
+    return [interval(list(islice(medians, len(rows))), unit) if rows else None for unit, rows in units]
 
 
 def _units(measurement: Measurement, samples: numpy.ndarray) -> tuple[str, list[numpy.ndarray]]:
@@ -173,16 +175,22 @@ def _units(measurement: Measurement, samples: numpy.ndarray) -> tuple[str, list[
     processes = sorted({block.process for block in blocks})
     if len(processes) > 1:
         return "process", [_array([block for block in blocks if block.process == process]) for process in processes]
-    if len(blocks) >= _units_needed():
+    if len(blocks) >= units_needed():
         return "block", [_array([block]) for block in blocks]
     if len(samples) < BATCHES * SAMPLES_PER_BATCH:
         return "batch", []
+    return "batch", batches(samples)
+
+
+def batches(samples: Sliced) -> list[Sliced]:
+    """BATCHES runs of consecutive samples (BATCHES * SAMPLES_PER_BATCH of these at least), as equal as they can be."""
     edges = [index * len(samples) // BATCHES for index in range(BATCHES + 1)]
-    return "batch", [samples[a:b] for a, b in pairwise(edges)]
+    return [samples[a:b] for a, b in pairwise(edges)]
 
 
-def _interval(values: list[float], unit: str) -> Interval:
-    """The narrowest symmetric pair of order statistics with at least CONFIDENCE coverage of the median.
+def interval(values: Iterable[float], unit: str) -> Interval:
+    """Of independent values (medians of some unit): the narrowest symmetric pair of order statistics with at least
+    CONFIDENCE coverage of their median.
 
     Distribution-free: P(x_(r) <= median <= x_(n+1-r)) = 1 - 2 P(Binomial(n, 1/2) < r); H. David and H. Nagaraja, "Order
     Statistics" (3rd ed.), section 7.1. With fewer values than that takes, their range, with the coverage it has.
@@ -206,7 +214,7 @@ def _rank(count: int) -> tuple[int, float]:
 
 
 @cache
-def _units_needed() -> int:
+def units_needed() -> int:
     """The fewest values whose range covers the median with CONFIDENCE: six for 95 %."""
     return next(count for count in range(2, 100) if _rank(count)[1] >= CONFIDENCE)
 

@@ -145,7 +145,7 @@ class Writer:
         try:
             refuse_occupied(path)
             path.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            lock = lock_folder(path)
             refuse_occupied(path)  # again, now that nobody else can write
             write_file(path / SUITE, suite_text)
             write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
@@ -167,7 +167,7 @@ class Writer:
         Raises StoreError when another process writes into it, or when its lines cannot all be read.
         """
         _require_run(path)
-        lock = _lock(path)
+        lock = lock_folder(path)
         try:
             run = read(path)  # with the lock, so that nobody else can append
             of_records = [problem for problem in run.problems if problem.startswith(RECORDS)]
@@ -176,10 +176,10 @@ class Writer:
                 raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
             merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
             records = (path / RECORDS).open("r+b", buffering=0)
-            records.truncate(_complete_length(records))
+            records.truncate(complete_length(records))
             if (path / SENTINELS).is_file():
                 with (path / SENTINELS).open("r+b", buffering=0) as sentinels:
-                    sentinels.truncate(_complete_length(sentinels))
+                    sentinels.truncate(complete_length(sentinels))
             write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
         except (OSError, StoreError) as error:
             os.close(lock)
@@ -204,16 +204,9 @@ class Writer:
     def _append(self, file: IO[bytes], text: str, what: str) -> None:
         if os.fstat(file.fileno()).st_nlink == 0:
             raise StoreError(f"{self.path}: {what} has no place any more: somebody removed the file meanwhile")
-        line = text.encode() + b"\n"
-        start = file.seek(0, os.SEEK_END)
         try:
-            written = 0
-            while written < len(line):
-                written += file.write(line[written:])
-            os.fsync(file.fileno())
+            append_line(file, text)
         except OSError as error:
-            with contextlib.suppress(OSError):  # a line left cut short is dropped by --resume
-                file.truncate(start)
             raise StoreError(
                 f"{self.path}: cannot write {what} ({error.strerror}); every earlier record is safe. "
                 f"Make room, then continue with --resume {self.path}"
@@ -222,6 +215,21 @@ class Writer:
     def close(self) -> None:
         self._records.close()
         os.close(self._lock)
+
+
+def append_line(file: IO[bytes], text: str) -> None:
+    """Appends a line to an unbuffered file and fsyncs. Raises OSError; what was appended before stays whole."""
+    line = text.encode() + b"\n"
+    start = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(line):
+            written += file.write(line[written:])
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # a line left cut short is dropped by --resume
+            file.truncate(start)
+        raise
 
 
 def write_file(path: Path, text: str) -> None:
@@ -250,7 +258,7 @@ def refuse_occupied(path: Path) -> None:
     raise StoreError(f"{path} exists and {what}; choose another --out{way_on}")
 
 
-def _lock(path: Path) -> int:
+def lock_folder(path: Path) -> int:
     """A file descriptor of the directory that holds its exclusive lock; closing it gives the lock back."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -263,7 +271,7 @@ def _lock(path: Path) -> int:
     return directory
 
 
-def _complete_length(records: IO[bytes]) -> int:
+def complete_length(records: IO[bytes]) -> int:
     """Bytes up to and including the last line break."""
     records.seek(0)
     return records.read().rfind(b"\n") + 1

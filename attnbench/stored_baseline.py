@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Hashable, Mapping, Sequence, TypeVar
 
-from attnbench.differences import SMALLEST_SPREAD, Difference, NotEnough, Shift
+from attnbench.differences import RUN, SMALLEST_SPREAD, Difference, NotEnough, Shift
 from attnbench.units import count
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def suite_against_runs(levels: Sequence[Levels]) -> Difference:
     shifts = [[value - mean for value in side] for side, mean in zip(sides, means)]
     weight = math.sqrt(sum(1 / len(side) for side in sides))
     units = tuple(value - means[0] for value in sides[1])
-    return Difference(means[1] - means[0], SMALLEST_SPREAD * weight, math.inf, units, "run", _shift(shifts, weight))
+    return Difference(means[1] - means[0], SMALLEST_SPREAD * weight, math.inf, units, RUN, _shift(shifts, weight))
 
 
 def _measured(values: Sequence[float | None]) -> int:
@@ -99,7 +99,7 @@ def _differences(levels: Sequence[Levels]) -> list[Difference]:
     units = sides[1] - means[0][:, None]
     return [
         Difference(float(mean[i]), float(weight[i] * math.sqrt(variance[i])), float(freedom[i]),
-                   tuple(float(value) for value in units[i] if not math.isnan(value)), "run",
+                   tuple(float(value) for value in units[i] if not math.isnan(value)), RUN,
                    None if shifts is None else _shift(shifts, float(weight[i])))
         for i in range(len(levels))
     ]  # fmt: skip

@@ -73,9 +73,10 @@ class CpuTimer:
 class EventTimer:
     """CUDA events around the calls, on the current stream, behind a spinning kernel that hides the launch cost.
 
-    The spin is as long as launching the batch before it took, and some more. An operation that synchronises inside is
-    found out at its first call; it runs without a spin, which it would only wait for, and is flagged: its time holds
-    launch gaps.
+    The spin is as long as launching the batch before it took, and some more; it counts SM cycles, whose rate is that of
+    the batch before it, since a card that was idle begins at a fraction of its clock. An operation that synchronises
+    inside is found out at its first call; it runs without a spin, which it would only wait for, and is flagged: its
+    time holds launch gaps.
     """
 
     name = "events"
@@ -118,8 +119,11 @@ class EventTimer:
         import torch
 
         pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+        spun, released = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
-        self._spin(count * calls_per_sample)
+        spun.record()
+        cycles = self._spin(count * calls_per_sample)
+        released.record()
         started = time.perf_counter()
         for start, stop in pairs:
             if before is not None:
@@ -130,20 +134,24 @@ class EventTimer:
             stop.record()
         self._launch_s = (time.perf_counter() - started) / (count * calls_per_sample)
         torch.cuda.synchronize()
+        if cycles:
+            self._cycles_per_s = cycles / (spun.elapsed_time(released) * 1e-3)
         self._last = outputs
         return [start.elapsed_time(stop) * 1e-3 / calls_per_sample for start, stop in pairs]
 
-    def _spin(self, calls: int) -> None:
-        """Keeps the GPU busy for as long as launching so many calls will take."""
+    def _spin(self, calls: int) -> int:
+        """Keeps the GPU busy for as long as launching so many calls will take; for so many cycles."""
         import torch
 
         if UNBLOCKED in self._flags:
-            return
+            return 0
         wanted_s = HEAD_START_MARGIN * self._launch_s * calls
         if wanted_s > MOST_HEAD_START_S:
             self._flags[LAUNCH_SHOWN] = None
         spin_s = min(MOST_HEAD_START_S, max(LEAST_HEAD_START_S, wanted_s))
-        torch.cuda._sleep(round(spin_s * self._cycles_per_s))
+        cycles = round(spin_s * self._cycles_per_s)
+        torch.cuda._sleep(cycles)
+        return cycles
 
     def last(self) -> Outputs:
         assert self._last is not None, "last() before take()"

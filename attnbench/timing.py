@@ -11,12 +11,12 @@ import itertools
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import Callable, Iterator, Protocol, Sequence
+from typing import Callable, Iterable, Iterator, Protocol, Sequence
 
 from attnbench.backend import Call
 from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
-from attnbench.stats import outliers, relative_stdev
+from attnbench.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers, relative_stdev
 from attnbench.suite_model import Timing
 
 WARMUP_CALLS = 5
@@ -32,11 +32,11 @@ REGION_RESOLUTIONS = 100
 # Burst regime: this long idle, then at most this much work.
 BURST_IDLE_S = 1.0
 BURST_WORK_S = 0.05
-# Stopping rule: nvbench's relative standard deviation, or the confidence interval of the batch medians.
+# Stopping rule: nvbench's relative standard deviation, or the interval of the median. On a CPU, whose calls whatever
+# else runs disturbs, a second of samples came within 1 % for 16 of 54 records and within 0.25 % for none
+# (results/2026-11-25-quick-cpu): a rule that none can meet does not tell good numbers from bad ones.
 ENOUGH_STDEV = 0.005
-ENOUGH_HALF_WIDTH = 0.0025
-BATCHES = 10
-T_975_9 = 2.262  # Student's t, two-sided 95 %, BATCHES - 1 degrees of freedom
+ENOUGH_HALF_WIDTH, ENOUGH_HALF_WIDTH_CPU = 0.0025, 0.01
 
 
 class StoppingRule(Protocol):
@@ -50,10 +50,14 @@ class StoppingRule(Protocol):
 
 @dataclass
 class Convergence:
-    """Enough samples, enough timed seconds, and one of: a narrow interval of the batch medians, a small deviation."""
+    """Enough samples, enough timed seconds, and one of: a narrow interval of the median, a small deviation.
+
+    The interval is that of `stats`, which reports show: a spike does not widen it.
+    """
 
     min_samples: int
     min_time_s: float
+    enough_half_width: float = ENOUGH_HALF_WIDTH
     samples_s: list[float] = field(default_factory=list)
     timed_s: float = 0.0
 
@@ -72,23 +76,21 @@ class Convergence:
             missing.append(f"{self.timed_s:.3g} of {self.min_time_s:g} s timed")
         if not missing:
             width, deviation = self.half_width(), self.deviation()
-            if width > ENOUGH_HALF_WIDTH and deviation > ENOUGH_STDEV:
+            if width > self.enough_half_width and deviation > ENOUGH_STDEV:
                 interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {self.fewest()}"
                 spread = f"{deviation:.2%}" if math.isfinite(deviation) else "unknown of one sample"
                 missing.append(f"interval of the median {interval}, deviation {spread}")
         return tuple(missing)
 
     def half_width(self) -> float:
-        """95 % half-width, relative, of the mean of BATCHES consecutive batch medians: samples in a batch are correlated."""
-        if len(self.samples_s) < 2 * BATCHES:
+        """Of the 95 % interval of the median over batches of consecutive samples, relative; infinite with too few."""
+        if len(self.samples_s) < BATCHES * SAMPLES_PER_BATCH:
             return math.inf
-        size = len(self.samples_s) / BATCHES
-        medians = [statistics.median(self.samples_s[round(i * size) : round((i + 1) * size)]) for i in range(BATCHES)]
-        return mean_half_width(medians)
+        return relative_half_width(map(statistics.median, batches(self.samples_s)), "batch")
 
     def fewest(self) -> str:
         """What `half_width` needs at least, in words."""
-        return f"{2 * BATCHES} samples"
+        return f"{BATCHES * SAMPLES_PER_BATCH} samples"
 
     def deviation(self) -> float:
         """Relative standard deviation of the samples; infinite for a single one."""
@@ -96,9 +98,15 @@ class Convergence:
         return math.inf if deviation is None else deviation
 
 
-def mean_half_width(values: Sequence[float]) -> float:
-    """95 % half-width of the mean of BATCHES values, relative to it (Student's t)."""
-    return T_975_9 * relative_stdev(values, statistics.fmean(values)) / math.sqrt(BATCHES)
+def relative_half_width(medians_s: Iterable[float], unit: str) -> float:
+    """Of the interval of the median of so many medians, relative to it."""
+    values = list(medians_s)
+    return interval(values, unit).half_width(statistics.median(values))
+
+
+def enough_half_width(timer: Timer) -> float:
+    """How narrow the interval of the median is to become, relative."""
+    return ENOUGH_HALF_WIDTH_CPU if timer.name == "cpu" else ENOUGH_HALF_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +179,7 @@ def measure(
     """
     watch = watch or Unwatched()
     clock = clock or watch.clock
-    rule = rule or Convergence(options.min_samples, options.min_time_s)
+    rule = rule or Convergence(options.min_samples, options.min_time_s, enough_half_width(timer))
     turns = itertools.cycle(calls)
 
     def settle() -> Warm:
@@ -208,12 +216,12 @@ def _sample(
     before: Callable[[], None] | None,
     progress: Callable[[], None],
 ) -> list[Taken]:
-    """Batches of samples until the rule is done or max_time_s has passed."""
+    """Batches of samples, one at least, until the rule is done or max_time_s has passed."""
     burst, clock = options.regime == "burst", sampler.clock
     per_sample = sampler.timer.region(estimate_s)
     parts: list[Taken] = []
     start_s, count = clock.now(), 0
-    while not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s:
+    while not parts or (not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s):
         if burst:
             clock.sleep(BURST_IDLE_S)
         taken = sampler.take_block(turns, _batch(estimate_s * per_sample, count, options, burst), per_sample, before)

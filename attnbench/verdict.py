@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Hashable, Mapping, TypeVar
 
-from attnbench.differences import TAIL, Difference
+from attnbench.differences import RUN, TAIL, Difference
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -193,9 +193,13 @@ def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:
         return verdict
     if holds:
         return replace(verdict, cause=CODE, reason=f"{verdict.reason}; in cycles too")
-    if _holds_in_cycles(SAME, pair.cycles, margin):
-        return replace(verdict, cause=CLOCK_OR_POWER, reason=f"{verdict.reason}; in cycles {_in_cycles(pair.cycles)}")
-    return verdict
+    if not _holds_in_cycles(SAME, pair.cycles, margin):
+        return verdict
+    if pair.time.unit == RUN:
+        # The clock was the session's. Sides that took turns had it in common: there, what lowers it is the code.
+        reason = f"{verdict.kind} in time, the same in cycles: {_in_cycles(pair.cycles)}"
+        return replace(verdict, kind=INCONCLUSIVE, reason=reason, cause=CLOCK_OR_POWER)
+    return replace(verdict, cause=CLOCK_OR_POWER, reason=f"{verdict.reason}; in cycles {_in_cycles(pair.cycles)}")
 
 
 def _holds_in_cycles(kind: str, cycles: Difference, margin: Margin) -> bool:

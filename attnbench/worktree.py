@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,6 +18,9 @@ TAIL_LINES = 12
 # A REF that stands for the checkout as it is, uncommitted changes of tracked files included.
 CHECKOUT = "."
 
+# Folders of worktrees are named for the process that made them: one that is gone left them behind.
+_PREFIX = "attnbench-ab-"
+_MADE_BY = re.compile(rf"{_PREFIX}(\d+)-\w+$")
 # Variables by which git would work in another repository than the folder's; a hook that runs this sets them.
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
@@ -30,11 +35,12 @@ class BuildFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One side. ref: as the user wrote it; commit: the full hash."""
+    """One side. ref: as the user wrote it; commit: the full hash; tree: of the files, whenever they were committed."""
 
     name: str
     ref: str
     commit: str
+    tree: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.ref}, {self.commit[:10]})"
@@ -55,12 +61,13 @@ class Repository:
         """Raises GitError for a REF that names no commit."""
         if ref == CHECKOUT:
             made = _git(self.top, "stash", "create")  # a commit of the tracked files as they are; changes nothing
-            return Revision(name, ref, made or _git(self.top, "rev-parse", "HEAD"))
-        try:
-            commit = _git(self.top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
-        except GitError:
-            raise GitError(f"--{name} {ref}: no such commit, branch or tag in {self.top}") from None
-        return Revision(name, ref, commit)
+            commit = made or _git(self.top, "rev-parse", "HEAD")
+        else:
+            try:
+                commit = _git(self.top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+            except GitError:
+                raise GitError(f"--{name} {ref}: no such commit, branch or tag in {self.top}") from None
+        return Revision(name, ref, commit, _git(self.top, "rev-parse", f"{commit}^{{tree}}"))
 
     def changed(self) -> int:
         """How many files of the checkout differ from its last commit, files that git does not know included."""
@@ -70,18 +77,31 @@ class Repository:
 @contextmanager
 def worktrees(repository: Repository, revisions: Sequence[Revision]) -> Iterator[list[Path]]:
     """A folder with each revision checked out, detached; all gone afterwards, however it ends. Raises GitError."""
-    with tempfile.TemporaryDirectory(prefix="attnbench-ab-", ignore_cleanup_errors=True) as folder:
+    _sweep(repository)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
         places = [Path(folder).resolve() / revision.name for revision in revisions]
         try:
             for revision, place in zip(revisions, places):
-                # NOTE: without the user's hooks, which may do anything after a checkout.
-                _git(repository.top, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--quiet",
-                     str(place), revision.commit)  # fmt: skip
+                _git(repository.top, "worktree", "add", "--detach", "--quiet", str(place), revision.commit)
             yield places
         finally:
             with _uninterrupted():
                 for place in places:
                     _quietly(repository.top, "worktree", "remove", "--force", "--force", str(place))
+
+
+def _sweep(repository: Repository) -> None:
+    """Removes what a comparison that was killed left behind."""
+    for line in _git(repository.top, "worktree", "list", "--porcelain").splitlines():
+        place = Path(line.removeprefix("worktree "))
+        made_by = _MADE_BY.match(place.parent.name)
+        if made_by and place.parent.parent == Path(tempfile.gettempdir()).resolve() and not _runs(int(made_by[1])):
+            _quietly(repository.top, "worktree", "remove", "--force", "--force", str(place))
+            shutil.rmtree(place.parent, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def build(command: str, revision: Revision, folder: Path, environment: dict[str, str]) -> None:
@@ -104,11 +124,16 @@ def build(command: str, revision: Revision, folder: Path, environment: dict[str,
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git prints. In a session of its own: Ctrl-C is for this program to handle. Raises GitError."""
+    """What git prints. In a session of its own: Ctrl-C is for this program to handle. Raises GitError.
+
+    NOTE: without the user's hooks, which may do anything after a checkout.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        done = subprocess.run(
+            ["git", "-c", "core.hooksPath=/dev/null", *arguments], cwd=folder, env=environment, capture_output=True,
+            text=True, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
     except FileNotFoundError:
         raise GitError("there is no git on this machine; install it") from None
     if done.returncode:

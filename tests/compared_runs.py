@@ -45,6 +45,12 @@ def baseline(folder: Path, runs: int = 3, environment: Mapping[str, Any] = MACHI
     return folder
 
 
+def card(which: str, **settings: Any) -> dict[str, Any]:
+    """The environment of a run on one of several H200 in hosts that are alike."""
+    gpu = {**H200["gpu"], "fingerprint": f"card-{which}", **settings}
+    return {**MACHINE, "machine": f"machine-{which}", "gpu": gpu}
+
+
 def turns(side: str, time_s: float, processes: int = 5, start_s: float = 0.0, clock_mhz: float | None = None) -> dict:
     """How a side of an interleaved pair was measured: keywords of `record`. A process is some 0.1 % off, each its own."""
     blocks = [

@@ -19,6 +19,7 @@ CYCLES_PER_S = 1.7e9
 class FakeCuda:
     def __init__(self) -> None:
         self.host_s, self.stream_s, self.launches, self.spins_s = 100.0, 0.0, 0, []
+        self.cycles_per_s = CYCLES_PER_S
         self.captured_s: list[float] | None = None  # lengths of what is launched while a graph is captured
 
     def install(self, monkeypatch) -> FakeCuda:
@@ -47,8 +48,8 @@ class FakeCuda:
         return self.stream_s
 
     def spin(self, cycles: int) -> None:
-        self.spins_s.append(cycles / CYCLES_PER_S)
-        self.launch(cycles / CYCLES_PER_S, 5e-6)
+        self.spins_s.append(cycles / self.cycles_per_s)
+        self.launch(cycles / self.cycles_per_s, 5e-6)
 
     @contextlib.contextmanager
     def capture(self, graph: _Graph):

@@ -3,7 +3,10 @@
 import dataclasses
 import itertools
 import re
+import shutil
 import signal
+import time
+from xml.etree import ElementTree
 
 import pytest
 from test_run import children, is_alive
@@ -12,6 +15,8 @@ from test_worktree import git
 from attnbench import ab_command
 from attnbench import side as side_module
 from attnbench.ab import NULL_CASES, Task, null_tasks
+from attnbench.ab_journal import JOURNAL
+from attnbench.ab_runs import COMPARISON
 from attnbench.case import Case
 from attnbench.errors import user_errors
 from attnbench.measurement import Block, Measurement
@@ -138,7 +143,8 @@ def compared(tmp_path, monkeypatch, capsys):
         fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
         monkeypatch.setattr(side_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
-                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", timeout=None, strict=False)  # fmt: skip
+                     margin=Margin(0.01), device="cpu", out=tmp_path / "out", resume=None, timeout=None, strict=False,
+                     junit=None, github=False)  # fmt: skip
         try:
             status = ab_command.ab_command("suite.yaml", **(given | options))
         finally:
@@ -205,6 +211,31 @@ def test_a_slower_head_is_confirmed_in_fresh_processes_and_then_is_a_regression(
     assert {block.process for block in again[16, "mine"].measurement.blocks} == set(range(5))
 
 
+def test_a_ci_system_reads_what_was_confirmed(compared, tmp_path, monkeypatch):
+    summary, junit = tmp_path / "summary.md", tmp_path / "deep" / "ab.xml"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert compared(slower_by(0.05), junit=junit, github=True) == 1
+    root = ElementTree.parse(junit).getroot()
+    assert root.get("name") == "attnbench ab" and root.get("failures") == "3"  # two cases, and the suite as a whole
+    said = [one.get("message") for one in root.iter("failure")]
+    assert all("confirmed in fresh processes" in one for one in said)
+    lines = [line for line in compared.printed.splitlines() if line.startswith("::error")]
+    assert len(lines) == 3 and lines[0].startswith("::error title=attnbench ab::the suite as a whole is slower")
+    assert summary.read_text().startswith("## attnbench ab: a regression")
+
+
+def test_what_neither_side_can_do_is_told_apart_and_incomplete(compared):
+    dead = {(arm, "bad", 0, "hold"): WorkerDied("gone") for arm in ("base", "head")}
+    assert compared(habits=dead, backends_of=lambda side: ["naive", "mine", "bad"], only=("seqlen=16",)) == 3
+    assert "1 fails as before, 1 same, of 2 cases" in compared.printed
+
+
+def test_a_junit_file_that_cannot_be_written_is_told_before_anything_is_measured(compared, tmp_path):
+    with pytest.raises(user_errors(), match="cannot write the JUnit file .*: it is a folder"):
+        compared(junit=tmp_path)
+    assert compared.log == [] and not compared.out.exists()
+
+
 def test_what_is_slower_once_and_not_again_does_not_count(compared, tmp_path):
     def until_confirmed(arm, backend, process):
         slow = arm == "head" and not (tmp_path / "out" / "confirm").exists()
@@ -262,6 +293,75 @@ def test_an_interruption_loses_no_record_and_leaves_nothing_behind(compared):
     assert "interrupted; the records so far: " in compared.printed
 
 
+def test_an_interrupted_comparison_goes_on_where_it_stopped(compared, tmp_path):
+    out = tmp_path / "out"
+    assert compared(habits={("head", "mine", 2, "block"): KeyboardInterrupt()}) == 130
+    assert f"the same command with --resume {out} goes on" in compared.printed
+    assert compared(out=None, resume=out) == 0
+    assert {process for _, process, *_ in compared.log} == {2, 3, 4}, "nothing is measured twice"
+    for side in ("base", "head"):
+        for record in read(out / side).records:
+            assert {block.process for block in record.measurement.blocks} == set(range(5))
+    assert len(read(out / "base").environment["resumed"]) == 1
+    assert "A/A noise floor" in compared.printed
+
+
+def test_a_comparison_that_was_killed_loses_the_pair_that_was_being_written(compared, tmp_path):
+    journal = tmp_path / "out" / JOURNAL
+    assert compared(slower_by(0.05)) == 1
+    whole = journal.read_bytes()
+    assert len(whole.splitlines()) == 5 * 2 * 2, "processes x cases x (against head, against itself)"
+    journal.write_bytes(whole[:-40])
+    for made in ("base", "head", "confirm"):
+        shutil.rmtree(tmp_path / "out" / made)
+    assert compared(slower_by(0.05), out=None, resume=tmp_path / "out") == 1
+    first = [entry for entry in compared.log if entry[0] == "base"][: 2 * BLOCKS]
+    assert {process for _, process, *_ in first} == {4} and len(journal.read_bytes().splitlines()) == 20
+    assert compared(slower_by(0.05), out=None, resume=tmp_path / "out") == 1
+    assert compared.log == [], "all that was measured, the confirmation too, is there"
+
+
+def test_the_checkout_as_it_is_goes_on_while_its_files_are_the_same(compared, tmp_path):
+    kernel = tmp_path / "repository" / "kernel.py"
+    kernel.write_text("three")
+    options = {"processes": 3, "head": "."}
+    assert compared(habits={("head", "mine", 1, "block"): KeyboardInterrupt()}, **options) == 130
+    time.sleep(1.1)  # a commit's time is in whole seconds
+    assert compared(out=None, resume=tmp_path / "out", **options) == 0
+    assert {process for _, process, *_ in compared.log} == {1, 2}
+    kernel.write_text("four")
+    with pytest.raises(user_errors(), match=r"head was begun with revision . \(\w{10}\), not . \("):
+        compared(out=None, resume=tmp_path / "out", **options)
+
+
+def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with pytest.raises(user_errors(), match="no `attnbench ab` was begun there"):
+        compared(out=None, resume=out)
+    assert compared(processes=3) == 0
+    for options, message in (
+        ({"processes": 3, "head": "one"}, r"head was begun with revision two \(\w{10}\), not one \(\w{10}\); use"),
+        ({"processes": 4}, "base was begun with --processes 3, not 4"),
+        ({"processes": 3, "only": ("seqlen=16",)}, "it was begun with other cases or backends"),
+        ({"processes": 3, "out": tmp_path / "else"}, "continues in that directory; leave out --out"),
+    ):
+        with pytest.raises(user_errors(), match=message):
+            compared(**{"out": None, "resume": out, **options})
+        assert compared.log == []
+    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "another", "cpu": {"model": "x"}})
+    with pytest.raises(user_errors(), match="the machine is not as it was; machine: made before, another now; use"):
+        compared(processes=3, out=None, resume=out)
+    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
+    (out / COMPARISON).write_text("[]")
+    with pytest.raises(user_errors(), match="comparison.json does not say what was compared"):
+        compared(processes=3, out=None, resume=out)
+    shutil.rmtree(out)
+    assert compared(processes=3) == 0
+    (out / JOURNAL).write_text('{"against":"head"}\n')
+    with pytest.raises(user_errors(), match=r"processes.jsonl:1: .*cannot be continued"):
+        compared(processes=3, out=None, resume=out)
+
+
 def test_checks_alone_are_compared_where_a_suite_times_nothing(compared, tmp_path):
     (tmp_path / "repository" / "suite.yaml").write_text(SUITE.replace("name: all,", "name: all, time: false,"))
     assert compared(processes=2) == 0
@@ -273,8 +373,10 @@ def test_strict_and_inconclusive_is_4(compared):
     assert compared(lambda arm, backend, process: 1e-3 + 1e-4 * (arm == "head") * (-1) ** process, strict=True) == 4
 
 
-def test_what_is_compared_is_said(compared):
+def test_what_is_compared_is_said(compared, tmp_path):
+    (tmp_path / "repository" / "kernel.py").write_text("changed")
     compared(plugins=(), backends_of=lambda side: ["naive"], head="one", processes=3)
+    assert "note: what is not committed in " in compared.printed and "(1 file) is in neither side" in compared.printed
     assert "note: both are the same commit, so whatever differs is noise" in compared.printed
     assert "note: naive: not from a plugin, the same code on both sides" in compared.printed
     assert "note: nothing here comes from the repository; --plugin names a kernel that does" in compared.printed
@@ -319,8 +421,10 @@ def test_a_mistake_is_one_line(compared, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_build_that_fails_is_incomplete_and_shows_why(compared):
-    assert compared(build="echo no rule; exit 7") == 3
+def test_a_build_that_fails_is_incomplete_and_shows_why(compared, tmp_path):
+    assert compared(build="echo no rule; exit 7", junit=tmp_path / "ab.xml", github=True) == 3
+    assert ElementTree.parse(tmp_path / "ab.xml").getroot().get("errors") == "1"
+    assert "::error title=attnbench ab::--build failed in base (one, " in compared.printed
     assert "building base (one, " in compared.printed and not compared.log
     assert "attnbench: --build failed in base (one, " in compared.errors and "no rule" in compared.errors
 

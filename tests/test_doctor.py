@@ -239,6 +239,10 @@ def test_a_busy_machine(monkeypatch):
     assert told(examination.cpu_findings, ADVICE) == []
     monkeypatch.setattr(examination.os, "getloadavg", lambda: (5.25, 0, 0))
     assert [what for what, _ in told(examination.cpu_findings, ADVICE)] == ["load average 5.2 on 8 cores"]
+    monkeypatch.setattr(examination.os, "getloadavg", lambda: (8.25, 0, 0))
+    assert [what for what, _ in told(examination.cpu_findings, PROBLEM)] == ["load average 8.2 on 8 cores"]
+    monkeypatch.setattr(examination, "gpus", lambda: (object(),))  # the work is the GPU's, launches are hidden
+    assert [what for what, _ in told(examination.cpu_findings, ADVICE)] == ["load average 8.2 on 8 cores"]
 
 
 @pytest.mark.parametrize("gib, severity", [(64, OK), (4, ADVICE), (1, PROBLEM)])

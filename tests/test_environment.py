@@ -300,3 +300,14 @@ def test_fingerprint_tells_cards_apart(monkeypatch):
     first, second, cpu = (environment.collect(device)["machine"] for device in ("cuda:0", "cuda:1", "cpu"))
     assert len({first, second, cpu}) == 3
     assert environment.collect("cuda:0")["machine"] == first
+
+
+def test_a_host_is_told_from_another_without_showing_its_id(tmp_path, monkeypatch):
+    ids = tmp_path / "etc", tmp_path / "dbus"
+    monkeypatch.setattr(host, "_MACHINE_IDS", ids)
+    assert host.identity() is None
+    ids[1].write_text("0123456789abcdef0123456789abcdef\n")
+    ids[0].write_text("")  # a container's, before its first boot
+    one = host.identity()
+    ids[0].write_text("fedcba9876543210fedcba9876543210\n")
+    assert len(one) == 16 and one not in ids[1].read_text() and host.identity() != one

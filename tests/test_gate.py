@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -9,11 +10,12 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 from click.testing import CliRunner
-from compared_runs import MACHINE, SEQLENS, baseline, new_run, record, suite, turns
+from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, suite, turns
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
 from attnbench.measurement import Block, Conditions
+from attnbench.pairing import pair_of_turns
 
 
 def call(*arguments, env=None):
@@ -70,6 +72,10 @@ def test_many_small_losses_are_seen_in_the_mean(tmp_path):
     done = call("gate", base, new_run(tmp_path / "new", records=records))
     assert done.returncode == 1 and "slower" not in done.stdout.splitlines()[1]
     assert "the suite as a whole is slower: geometric mean at least +1." in done.stdout
+    path = tmp_path / "gate.xml"
+    assert call("gate", base, tmp_path / "new", "--junit", path).returncode == 1
+    (case,) = ElementTree.parse(path).getroot().find("testsuite[@name='comparison']")
+    assert case.get("name") == "the geometric mean over the suite" and case.find("failure").get("type") == "slower"
 
 
 # name: (NEW's records, exit status, what is printed)
@@ -134,6 +140,14 @@ def test_runs_that_are_not_comparable(name, base, tmp_path):
     assert forced.stdout.startswith(stamp) and "::warning title=attnbench gate%3A forced::" in forced.stdout
     for text in (forced.stdout, junit.read_text(), summary.read_text()):
         assert "FORCED" in text and reason.split(":")[0].split(" (")[0] in text
+
+
+def test_a_run_that_was_resumed_elsewhere_is_comparable_with_neither(base, tmp_path):
+    """Half of its records are of another power limit, and nothing says which."""
+    limited = {**MACHINE, "gpu": {**H200["gpu"], "power_limit_w": 500}}
+    done = call("gate", base, new_run(tmp_path / "new", {**MACHINE, "resumed": [MACHINE, limited]}))
+    assert done.returncode == 3 and "power limit (W): 700 before, 500 now" in done.stdout
+    assert call("gate", base, new_run(tmp_path / "again", {**MACHINE, "resumed": [MACHINE]})).returncode == 0
 
 
 def test_a_clock_policy_of_a_cpu_is_compared(tmp_path):
@@ -245,6 +259,33 @@ def test_incorrect_before_and_now_is_no_pass(tmp_path):
     assert done.returncode == 4 and "incorrect in the baseline, so it was not timed there" in done.stdout
 
 
+def test_what_always_failed_is_told_apart_and_how_to_leave_it_out(tmp_path):
+    """No regression, but the gate is incomplete: a case that never fits into memory belongs into the suite's `exclude`."""
+    too_large = changed(r3=failed("naive", "oom", "CUDA out of memory\ntail", seqlen=4096))
+    for name in "123":
+        write_run(tmp_path / "base" / name, too_large, MACHINE)
+    new, junit = new_run(tmp_path / "new", records=too_large), tmp_path / "gate.xml"
+    done = call("gate", tmp_path / "base", new, "--junit", junit)
+    assert done.returncode == 3 and "1 fails as before, 9 same, of 10 cases" in done.stdout
+    assert "fails as before   oom in every run of the baseline and now: CUDA out of memory" in done.stdout
+    assert "`exclude` in the suite leaves such a case out" in " ".join(done.stdout.split())
+    assert ElementTree.parse(junit).getroot().get("errors") == "1"
+    crashed = changed(r3=failed("naive", "crash", "killed by SIGSEGV", seqlen=4096))
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "crashed", records=crashed))
+    assert done.returncode == 3 and "crash as before: killed by SIGSEGV" in done.stdout
+    write_run(tmp_path / "base" / "4", changed(), MACHINE)  # it went well once
+    done = call("gate", tmp_path / "base", new)
+    assert done.returncode == 3 and "fails as before" not in done.stdout and "oom as before" in done.stdout
+
+
+def test_a_suite_of_which_all_fails_as_before_is_no_pass(tmp_path):
+    records = [failed("naive", "oom", "CUDA out of memory", seqlen=seqlen) for seqlen in SEQLENS]
+    for name in "123":
+        write_run(tmp_path / "base" / name, records, MACHINE)
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "new", records=records))
+    assert done.returncode == 3 and "nothing was compared" in done.stdout
+
+
 def test_nothing_in_common_is_no_pass(base, tmp_path):
     new = new_run(tmp_path / "new", records=[record("naive", 1.0, seqlen=128)])
     for verb, status in (("gate", 3), ("compare", 3)):
@@ -315,9 +356,90 @@ def test_baselines_by_machine(tmp_path):
     assert call("gate", folder, new).stdout == call("gate", folder / MACHINE["machine"], new).stdout
     other = new_run(tmp_path / "other", {**MACHINE, "machine": "abcd"})
     done = call("gate", folder, other)
-    assert done.returncode == 3 and "has no runs of this machine (abcd), only of 0123456789abcdef, ffff" in done.stdout
+    said = "has no runs of this machine (abcd), only of 0123456789abcdef, ffff"
+    assert done.returncode == 3 and said in done.stdout
+    path = tmp_path / "gate.xml"
+    done = call("gate", folder, other, "--junit", path, "--github", env={"GITHUB_STEP_SUMMARY": ""})
+    assert done.returncode == 3 and "::error title=attnbench gate::not comparable: " in done.stdout
+    root = ElementTree.parse(path).getroot()
+    assert root.get("errors") == "1" and said in path.read_text()
+    done = call("compare", folder, other)
+    assert done.returncode == 3 and said in done.stdout
     done = call("gate", folder, new_run(tmp_path / "nameless", H200))
     assert done.returncode == 2 and "give BASE as a folder of runs" in done.stderr
+
+
+def of_cards(folder, names, runs=1, shift=0.001):
+    """Baselines by machine: each card has `runs` runs, nearly alike, and the cards lie `shift` apart."""
+    for place, name in enumerate(names):
+        for run in range(runs):
+            dice = numpy.random.default_rng(10 * place + run)
+            write_run(folder / f"machine-{name}" / str(run + 1), suite(dice, shift * (place - 1), 0.0005), card(name))
+    return folder
+
+
+def test_cards_of_one_kind_stand_for_each_other_from_three_on(tmp_path):
+    """A pool of equal runners: no run of NEW's own card, and how far the cards lie apart is what decides."""
+    new = new_run(tmp_path / "new", card("d"))
+    slow = new_run(tmp_path / "slow", card("d"), change=slower(1.05))
+    told = "note: 0 stored runs of NEW's own card, so it is held against 3 cards of its kind, one run each"
+    done = call("gate", of_cards(tmp_path / "three", "abc"), new)
+    assert done.returncode == 0 and "10 same, of 10 cases" in done.stdout and told in done.stdout
+    done = call("gate", tmp_path / "three", slow)
+    assert done.returncode == 1 and "1 slower, 9 same" in done.stdout
+    done = call("gate", of_cards(tmp_path / "apart", "abc", shift=0.03), slow)  # cards that lie 3 % apart tell no 5 %
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout
+
+
+def test_hosts_without_a_gpu_are_told_apart_too(tmp_path):
+    """Three runs of one virtual machine say nothing of how another of the same type runs."""
+
+    def on(name):
+        return {**LAPTOP, "device": "cpu", "machine": "aa", "host": name}
+
+    new = new_run(tmp_path / "new", on("d"))
+    done = call("gate", baseline(tmp_path / "one", environment=on("a")), new)
+    assert done.returncode == 3 and "host: a before, d now" in done.stdout
+    assert "hosts of the same kind stand for each other from 3 of them on; stored runs are of 1" in done.stdout
+    for place, name in enumerate("abc"):
+        dice = numpy.random.default_rng(place)
+        write_run(tmp_path / "three" / name, suite(dice, 0.001 * (place - 1), 0.0005), on(name))
+    done = call("gate", tmp_path / "three", new)
+    assert done.returncode == 0 and "10 same" in done.stdout
+    assert "0 stored runs of NEW's own host, so it is held against 3 hosts of its kind, one run each" in done.stdout
+
+
+def test_several_runs_of_a_card_count_as_one(tmp_path):
+    new = new_run(tmp_path / "new", card("d"), change=slower(1.05))
+    done = call("gate", of_cards(tmp_path / "apart", "abc", runs=3, shift=0.03), new)
+    assert done.returncode == 0 and "10 inconclusive" in done.stdout
+    assert "left out of the baseline: 6 further runs of the same cards" in done.stdout
+    done = call("gate", of_cards(tmp_path / "two", "ab", runs=3) / "machine-a", new)
+    assert done.returncode == 3 and "10 not comparable" in done.stdout
+    assert "cards of the same kind stand for each other from 3 of them on; stored runs are of 1" in done.stdout
+
+
+def test_a_card_with_runs_of_its_own_is_held_against_these(tmp_path):
+    folder, new = of_cards(tmp_path / "base", "abc", runs=3, shift=0.03), new_run(tmp_path / "new", card("b"))
+    done = call("gate", folder, new)
+    assert done.returncode == 0 and "10 same" in done.stdout and "machine-b (3 runs)" in done.stdout
+    flat = tmp_path / "flat"
+    for name in "abc":
+        for run in "123":
+            shutil.copytree(folder / f"machine-{name}" / run, flat / f"{name}{run}")
+    done = call("gate", flat, new)
+    assert done.returncode == 0 and "10 same" in done.stdout
+    assert "left out of the baseline: card: card-a before, card-b now (runs a1, a2, a3)" in done.stdout
+
+
+@pytest.mark.parametrize("settings", [{"power_limit_w": 500}, {"name": "NVIDIA H100"}, {"ecc": False}])
+def test_cards_of_another_kind_or_policy_stand_for_none(settings, tmp_path):
+    for name in "abc":
+        write_run(tmp_path / "base" / name, suite(numpy.random.default_rng(1)), card(name, ecc=True))
+    done = call("gate", tmp_path / "base", new_run(tmp_path / "new", card("d", **{"ecc": True, **settings})))
+    assert done.returncode == 3 and "10 not comparable" in done.stdout
+    host = {**card("d", ecc=True), "cpu": {"model": "another CPU"}}
+    assert call("gate", tmp_path / "base", new_run(tmp_path / "host", host)).returncode == 3
 
 
 def test_several_runs_on_the_new_side(base, tmp_path):
@@ -343,6 +465,20 @@ def test_sides_that_took_turns_replicate_processes(tmp_path):
     assert done.returncode == 0 and "1 same, of 1 case" in done.stdout
     done = call("gate", *interleaved(tmp_path / "two", 1.03e-3, processes=2), "--strict")
     assert done.returncode == 4 and "measured in 2 processes; it takes 3" in done.stdout
+
+
+def test_turns_are_held_in_cycles_though_a_reading_is_missing():
+    base, head = (record("mine", 1e-3, **turns(side, 1e-3, clock_mhz=1755)).measurement for side in ("base", "head"))
+
+    def unread(process, rounds):
+        """HEAD without readings in some rounds of a process."""
+        return replace(head, blocks=tuple(
+            replace(block, conditions=None) if block.process == process and block.round in rounds else block
+            for block in head.blocks))  # fmt: skip
+
+    whole, once = pair_of_turns(base, head), pair_of_turns(base, unread(2, {1}))
+    assert once.time == whole.time and len(once.cycles.units) == 5 and once.clock_shift == whole.clock_shift == 0
+    assert pair_of_turns(base, unread(2, {0, 1, 2})).cycles is None, "too few readings in one process"
 
 
 def test_the_same_schedule_at_another_time_is_no_pair(tmp_path):
@@ -375,8 +511,11 @@ def test_what_differs_in_how_a_case_was_timed_is_told(base, tmp_path):
 def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
     """Stored runs at 1755 MHz, the new one 3 % slower at a clock 3 % lower: the same cycles."""
 
-    def at(mhz, time_s):
-        blocks = [Block((time_s,) * 3, 3, conditions=Conditions(3, sm_clock_mhz=mhz))]
+    def at(mhz, time_s, unread=0):
+        """Four blocks, the first few of which have no reading of the clock."""
+        seen = Conditions(3, sm_clock_mhz=mhz)
+        conditions = [None] * unread + [seen] * (4 - unread)
+        blocks = [Block((time_s,) * 3, 3, round=place, conditions=one) for place, one in enumerate(conditions)]
         return [record("mine", time_s, blocks=blocks)]
 
     for place, factor in enumerate((0.9995, 1.0, 1.0005)):
@@ -389,6 +528,12 @@ def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
     ).read_text()
     done = call("gate", tmp_path / "base", write_run(tmp_path / "code", at(1755, 1.03e-3), MACHINE))
     assert done.returncode == 1 and "slower (code)" in done.stdout
+    once = write_run(tmp_path / "once", at(1755 / 1.03, 1.03e-3, unread=1), MACHINE)  # the others tell as well
+    done = call("gate", tmp_path / "base", once)
+    assert done.returncode == 0 and "inconclusive (clock or power)" in done.stdout
+    blind = write_run(tmp_path / "blind", at(1755 / 1.03, 1.03e-3, unread=4), MACHINE)
+    done = call("gate", tmp_path / "base", blind)
+    assert done.returncode == 1 and "note: SM clocks recorded before, no SM clocks recorded now (1 case)" in done.stdout
 
 
 GROWTH = {

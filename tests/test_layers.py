@@ -102,7 +102,7 @@ def test_importing_a_module_imports_no_heavy_library(name):
 
 # What lies above each of these: they must not know it, not even inside a function.
 COMMAND_LINE = {"cli", "command_group", "options", "run_command", "listing", "progress", "gate", "ab_command",
-                "ab_verdict", "completion", "__main__"}  # fmt: skip
+                "ab_verdict", "ab_runs", "completion", "__main__"}  # fmt: skip
 COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
@@ -111,7 +111,7 @@ MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampl
              "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
 JUDGING = {"judge", "reference"}
 REPORT_PARTS = {name for name in FILES if name.startswith("report_")}
-RUNNING = {"run", "crew", "replication", "worker_process", "ab", "side", "worktree"}
+RUNNING = {"run", "crew", "replication", "worker_process", "ab", "ab_journal", "side", "worktree"}
 ABOVE = {
     "case": set(FILES) - {"case"},
     "measurement": set(FILES) - {"measurement"},
@@ -149,6 +149,7 @@ ABOVE = {
     "worktree": set(FILES) - {"worktree"},
     "side": COMMAND_LINE | READERS | {"run", "ab", "store"},
     "ab": COMMAND_LINE | READERS | {"run", "store"},
+    "ab_journal": COMMAND_LINE | READERS | MEASURING | (RUNNING - {"ab_journal"}) | {"suite"},
     "pairing": COMMAND_LINE | (READERS - {"pairing"}) | MEASURING | RUNNING | {"store", "suite"},
     "quality": COMMAND_LINE | (READERS - {"quality", "result"}) | MEASURING | RUNNING | {"store", "suite"},
     "compare": COMMAND_LINE | (READERS - COMPARING - {"result"}) | MEASURING | RUNNING | {"suite"},

@@ -15,8 +15,10 @@ from attnbench.result import Result
 from attnbench.store import SENTINELS
 
 
-def block(time_s, duration_s, **conditions):
-    return Block((time_s,) * 10, 10, duration_s=duration_s, conditions=Conditions(telemetry_samples=9, **conditions))
+def block(time_s, duration_s, busy=0.95, **conditions):
+    """The call had the share `busy` of the block."""
+    count = max(10, round(busy * duration_s / time_s))
+    return Block((time_s,) * 10, count, duration_s=duration_s, conditions=Conditions(telemetry_samples=9, **conditions))
 
 
 def watched(backend, time_s, *blocks, flags=(), discarded=None, **fields):
@@ -36,12 +38,21 @@ def test_conditions_are_weighted_by_how_long_a_block_lasted():
 
 
 def test_power_comes_from_the_energy_counter_where_it_ran_long_enough():
-    long = watched("fa3", 1e-3, *[block(1e-3, 0.4, power_w=1.0, energy_j=210.0, energy_span_s=0.3)] * 2)
+    long = watched("fa3", 1e-3, *[block(1e-3, 0.8, power_w=1.0, energy_j=490.0, energy_span_s=0.7)] * 2)
     assert power_w(long.measurement) == pytest.approx(700.0)
-    short = watched("fa3", 1e-3, block(1e-3, 0.4, power_w=640.0, energy_j=210.0, energy_span_s=0.3))
+    short = watched("fa3", 1e-3, block(1e-3, 0.8, power_w=640.0, energy_j=210.0, energy_span_s=0.3))
     assert power_w(short.measurement) == 640.0
     undated = watched("fa3", 1e-3, *[block(1e-3, 0.0, sm_clock_mhz=clock) for clock in (1000, 2000)])
     assert sm_clock_mhz(undated.measurement) == 1500
+
+
+def test_power_that_is_not_the_calls_own_is_not_told():
+    """Many blocks of 20 ms in turns with another kernel's; a short call, whose blocks are spin for the most part."""
+    seen = {"power_w": 600.0, "energy_j": 12.0, "energy_span_s": 0.02, "sm_clock_mhz": 1700.0}
+    turns = watched("fa3", 1e-3, *[block(1e-3, 0.02, **seen)] * 100)
+    spun = watched("fa3", 1e-3, block(1e-3, 2.0, busy=0.3, power_w=300.0, energy_j=600.0, energy_span_s=1.9))
+    assert power_w(turns.measurement) is power_w(spun.measurement) is None
+    assert sm_clock_mhz(turns.measurement) == pytest.approx(1700)
 
 
 def test_metrics_of_a_watched_record():

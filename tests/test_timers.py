@@ -186,6 +186,17 @@ def test_launches_are_hidden_whatever_they_cost(monkeypatch, length_s, launch_s)
     assert timer.flags == () and timer.last() == f"{length_s:g}"
 
 
+def test_a_clock_that_rises_after_the_calibration_shows_in_one_batch_alone(monkeypatch):
+    """An idle card starts at 345 MHz; a spin of so many cycles is then five times shorter once the clock is up."""
+    cuda = FakeCuda().install(monkeypatch)
+    cuda.cycles_per_s = 345e6
+    _, timer = events(cuda.kernel(20e-6, 200e-6), 1)
+    cuda.cycles_per_s = 1.755e9
+    taken = [timer.take(itertools.cycle([cuda.kernel(20e-6, 200e-6)]), 50, 1, None) for _ in range(2)]
+    assert max(taken[0]) > 200e-6, "launches showed"
+    assert taken[1] == pytest.approx([20e-6] * 50)
+
+
 def test_without_the_spin_a_short_kernel_looks_as_long_as_its_launch(monkeypatch):
     """What the test above would see if nothing were hidden."""
     cuda = FakeCuda().install(monkeypatch)

@@ -1,12 +1,14 @@
 """Verdicts against scipy's own t tests, hand-made extremes, and the words that each refusal has."""
 
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
 from scipy import stats as scipy_stats
 
 from attnbench.differences import (
+    RUN,
     Difference,
     NotEnough,
     Shift,
@@ -193,6 +195,16 @@ def test_clocks_that_differ_decide_in_cycles(time, cycles, shift, kind, cause):
     assert (verdict.kind, verdict.cause) == (kind, cause)
     if kind == INCONCLUSIVE:
         assert "SM clocks differ by" in verdict.reason
+
+
+@pytest.mark.parametrize("mean", [0.03, -0.03])
+def test_against_stored_runs_the_same_cycles_are_no_verdict_on_code(mean):
+    """A clock within 1.5 % of the other side's is still beyond a margin of 1 %; it was the session's, nobody's code."""
+    time, cycles = (Difference(value, 0.001, 4.0, (value,), RUN) for value in (mean, 0.0))
+    verdict = decide_one(Pair(time, cycles, -mean / 2.5), ONE)
+    assert (verdict.kind, verdict.cause) == (INCONCLUSIVE, CLOCK_OR_POWER)
+    assert verdict.reason.startswith(f"{SLOWER if mean > 0 else FASTER} in time, the same in cycles: +0.00 %")
+    assert decide_one(Pair(time, replace(cycles, mean=mean), -mean / 2.5), ONE).cause == CODE
 
 
 def test_a_pair_has_a_difference_or_says_why_not():

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -79,10 +80,28 @@ def test_nothing_is_left_however_it_ends(repository, error):
 def test_a_second_revision_that_cannot_be_checked_out_takes_the_first_one_with_it(repository):
     known = Repository(repository)
     nobody = Revision("head", "x", "1" * 40)
-    with pytest.raises(GitError, match="git -c failed|git worktree failed|fatal"), worktrees(
+    with pytest.raises(GitError, match="^git worktree failed: "), worktrees(
         known, [known.revision("base", "v1"), nobody]
     ):
         raise AssertionError("never")
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+def test_what_a_killed_comparison_left_is_removed_by_the_next(repository):
+    known = Repository(repository)
+    program = (
+        "import os, signal, sys; from pathlib import Path; from attnbench.worktree import Repository, worktrees\n"
+        f"known = Repository(Path({str(repository)!r}))\n"
+        "with worktrees(known, [known.revision('base', 'v1')]) as (place,):\n"
+        "    print(place, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    left = Path(killed.stdout.strip())
+    assert left.is_dir() and len(git(repository, "worktree", "list").splitlines()) == 2
+    with worktrees(known, [known.revision("base", "v1")]) as (first,):
+        assert not left.parent.exists() and len(git(repository, "worktree", "list").splitlines()) == 2
+        with worktrees(known, [known.revision("base", "v1")]):
+            assert first.is_dir(), "one that runs is left alone"
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
