@@ -106,8 +106,8 @@ COMMAND_LINE = {"cli", "command_group", "options", "run_command", "listing", "pr
 COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
 TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
 READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "reference", "timing", "timers", "sampling", "conditions", "telemetry",
-             "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
+MEASURING = {"worker", "trial", "judge", "error_rules", "rounding", "reference", "timing", "timers", "sampling",
+             "conditions", "telemetry", "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
              "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
 JUDGING = {"judge", "reference"}
 REPORT_PARTS = {name for name in FILES if name.startswith("report_")}
@@ -125,6 +125,9 @@ ABOVE = {
     "verdict": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
     "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
     "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
+    "rounding": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
+    "error_rules": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
+    "repro_judge": set(FILES) - {"repro_judge"},
     "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
     "sampling": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
     "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
