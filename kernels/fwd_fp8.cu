@@ -17,18 +17,21 @@
 //
 //   schedule       head_dim  causal  descales   tile       stages  query buffers  output  shared memory  registers
 //   fp8                  64     any  per head   192 x 160    3          2         staged     180 KiB      32 / 160
-//                        64     any  blocks     192 x 128    3          2         staged     168 KiB      32 / 160
+//                        64     any  blocks     192 x 128    3          2         staged     144 KiB      32 / 160
 //                       128      no  per head   128 x 224    2          2         staged     184 KiB      24 / 240
 //                       128     yes  per head   128 x 192    2          2         staged     176 KiB      24 / 240
 //                       128     any  blocks     128 x 128    2          2         staged     128 KiB      24 / 240
 //                       256     any  any        128 x 128    2          2         registers  192 KiB      24 / 240
-//   fp8_two_level        64     any  any        128 x 128    3          2         staged     120 KiB      24 / 240
+//   fp8_two_level        64      no  per head   128 x 224    3          2         staged     180 KiB      24 / 240
+//                        64     yes  per head   128 x 192    3          2         staged     168 KiB      24 / 240
+//                        64     any  blocks     128 x 128    3          2         staged     120 KiB      24 / 240
 //                       128     any  any        128 x 128    2          2         staged     128 KiB      24 / 240
 //                       256     any  any        128 x 128    2          2         registers  192 KiB      24 / 240
 //
 // Rows of head_dim 64 fill half of a panel; TMA writes zeros to the other half, which no product reads. At head_dim 256
 // a second output does not fit the registers beside the scores: two levels then take the product in two halves, into
-// the registers of the scores, with products and softmax of a warpgroup one after the other.
+// the registers of the scores, with products and softmax of a warpgroup one after the other. At head_dim 128 it fits
+// beside 128 keys; 160 would spill 18 to 24 registers.
 #include <attnbench/consumer.cuh>
 #include <attnbench/forward.h>
 #include <attnbench/mask.cuh>
@@ -67,10 +70,10 @@ struct Config {
   static constexpr int consumer_warpgroups = HeadDim == 64 && !two_level ? 3 : 2;
   static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
   // A tile of keys has one descale: with blocks it is the smallest block. Else as many as registers hold.
-  static constexpr int tile_n = blocks          ? ATTNBENCH_MIN_DESCALE_BLOCK
-                                : HeadDim == 64 ? 160
-                                : Causal        ? 192
-                                                : 224;
+  static constexpr int tile_n = blocks                        ? ATTNBENCH_MIN_DESCALE_BLOCK
+                                : consumer_warpgroups == 3 ? 160
+                                : Causal                   ? 192
+                                                           : 224;
   static constexpr int q_rows = WARPGROUP_ROWS;  // of one copy: each warpgroup's queries come on their own
   static constexpr int out_rows = WARP_ROWS;     // of one copy: each warp stores on its own
   static constexpr int stages = HeadDim == 64 ? 3 : 2;
@@ -375,14 +378,15 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 #define VARIANTS_OF(V, name, head_dim, accumulation, scales)              \
   V(fwd_##name##_d##head_dim, FP8(head_dim, false, accumulation, scales)) \
   V(fwd_##name##_d##head_dim##_causal, FP8(head_dim, true, accumulation, scales))
-#define VARIANTS(V)                                          \
-  VARIANTS_OF(V, fp8, 64, one_level, per_head)               \
-  VARIANTS_OF(V, fp8, 128, one_level, per_head)              \
-  VARIANTS_OF(V, fp8_blocks, 64, one_level, blocks)          \
-  VARIANTS_OF(V, fp8_blocks, 128, one_level, blocks)         \
-  VARIANTS_OF(V, fp8_blocks, 256, one_level, blocks)         \
-  VARIANTS_OF(V, fp8_two_level, 64, two_level, blocks)       \
-  VARIANTS_OF(V, fp8_two_level, 128, two_level, blocks)      \
-  VARIANTS_OF(V, fp8_two_level, 256, two_level, blocks)
+#define VARIANTS(V)                                            \
+  VARIANTS_OF(V, fp8, 64, one_level, per_head)                 \
+  VARIANTS_OF(V, fp8, 128, one_level, per_head)                \
+  VARIANTS_OF(V, fp8_blocks, 64, one_level, blocks)            \
+  VARIANTS_OF(V, fp8_blocks, 128, one_level, blocks)           \
+  VARIANTS_OF(V, fp8_blocks, 256, one_level, blocks)           \
+  VARIANTS_OF(V, fp8_two_level, 64, two_level, per_head)       \
+  VARIANTS_OF(V, fp8_two_level_blocks, 64, two_level, blocks)  \
+  VARIANTS_OF(V, fp8_two_level_blocks, 128, two_level, blocks) \
+  VARIANTS_OF(V, fp8_two_level_blocks, 256, two_level, blocks)
 
 ATTNBENCH_FORWARD_LIBRARY(VARIANTS)
