@@ -202,7 +202,8 @@ class Writer:
         self.sentinels.append(row)
 
     def _append(self, file: IO[bytes], text: str, what: str) -> None:
-        if os.fstat(file.fileno()).st_nlink == 0:
+        # Some file systems count no links: a name that is still there decides.
+        if os.fstat(file.fileno()).st_nlink == 0 and not os.path.exists(file.name):
             raise StoreError(f"{self.path}: {what} has no place any more: somebody removed the file meanwhile")
         try:
             append_line(file, text)
