@@ -73,7 +73,5 @@ MARGIN = click.option(
 FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
 JUNIT = click.option("--junit", type=PATH, metavar="FILE", help="Write the result as JUnit XML too.")
 GITHUB = click.option("--github", is_flag=True, help="Print annotations for GitHub Actions, write the step's summary.")
-STRICT = click.option(
-    "--strict", is_flag=True, help="Exit status 4 where a case is inconclusive."
-)
+STRICT = click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")
 ALL = click.option("--all", "every", is_flag=True, help="Show every case in the table.")

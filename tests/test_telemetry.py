@@ -453,7 +453,7 @@ def test_a_watched_measurement_of_a_real_process(process):
     assert abs(block.start_s - time.time()) < 60
 
 
-on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no NVIDIA GPU")]
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_a_gpu)])

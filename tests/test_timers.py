@@ -266,7 +266,7 @@ def test_a_graph_of_an_operation_that_synchronises_is_refused(monkeypatch):
         GraphTimer(1).take(itertools.cycle([cuda.kernel(1e-6, waits=True)]), 1, 20, None)
 
 
-on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no NVIDIA GPU")]
 
 
 def gpu_spin(cycles):
