@@ -9,8 +9,8 @@ import math
 import time
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterable, Sequence
 
 from attnbench.differences import NotEnough, noise_floor, process_differences
 from attnbench.record import Record

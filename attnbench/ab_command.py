@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import secrets
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -182,7 +183,10 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
             "processes": request.processes,
             "interleaved": {"session": session, "arm": revision.name},
             "revision": {
-                "ref": revision.ref, "commit": revision.commit, "tree": revision.tree, "build": request.build,
+                "ref": revision.ref,
+                "commit": revision.commit,
+                "tree": revision.tree,
+                "build": request.build,
             },
         }
         for revision, event in zip(revisions, ready)

@@ -6,9 +6,9 @@ import ast
 import operator
 import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Callable, Mapping
 
 from attnbench.suite_values import parse_size
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from attnbench.crew import RunError
 from attnbench.sentinel import END, PERIOD_S, PERIODIC, START

@@ -19,9 +19,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
-from typing import Any, Mapping
+from typing import Any
 
 FP8_DTYPES = ("e4m3", "e5m2")
 DTYPES = ("fp16", "bf16", *FP8_DTYPES)

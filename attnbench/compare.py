@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Mapping, Sequence
 
 from attnbench.case_records import CaseRecords, Name, gather, other_inputs, refusal
 from attnbench.comparable import (

@@ -6,9 +6,9 @@ The rules are those of README, "How numbers are made"; each threshold is a const
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Callable, Sequence
 
 from attnbench import clock_events
 from attnbench.measurement import Conditions

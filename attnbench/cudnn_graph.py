@@ -3,11 +3,13 @@
 `describe` only writes the graph down and needs no GPU; `plan` asks the cuDNN library for an engine and compiles it.
 Reference: cudnn-frontend, docs/operations/Attention.md (SDPA, SDPA FP8). This module imports `cudnn`.
 """
+
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import cudnn
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Iterable, Mapping, Sequence
 
 from attnbench.measurement import Block
 from attnbench.units import count
@@ -114,9 +114,7 @@ def block_median_s(block: Block) -> float:
     return statistics.median(block.samples_s)
 
 
-def process_differences(
-    base: Sequence[Block], new: Sequence[Block], weigh: Weigh = block_median_s
-) -> dict[int, float]:
+def process_differences(base: Sequence[Block], new: Sequence[Block], weigh: Weigh = block_median_s) -> dict[int, float]:
     """By process, the (trimmed) mean over its rounds of ln(median new block) - ln(median base block).
 
     Blocks are matched by (process, round); several of one side in a round (ABBA) count as their mean, a round that only

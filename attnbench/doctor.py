@@ -7,7 +7,7 @@ Imports no torch and makes no CUDA context: it also serves where torch is broken
 from __future__ import annotations
 
 import textwrap
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 

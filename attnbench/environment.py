@@ -13,8 +13,9 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from attnbench import host
 from attnbench.nvml import Gpu, gpu_facts, gpus

@@ -9,8 +9,9 @@ is what a kernel should be held against.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Mapping
+from typing import TYPE_CHECKING
 
 from attnbench.hypotheses import plain_inputs
 from attnbench.inputs import drawn_inputs

@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any
 
 from attnbench.arithmetic import ArithmeticMistake
 from attnbench.case import DEFAULTS, FIELDS, Case, CaseError

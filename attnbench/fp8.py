@@ -7,7 +7,8 @@ wgmma would take two different ones (PTX ISA, wgmma.mma_async: .atype and .btype
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,9 @@ since few CPUs have a bf16 one, which serves for drift alone. Inputs are random 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Outputs
 from attnbench.measurement import known_facts
@@ -58,9 +59,7 @@ def gauge(device: str, watch: Watch, work: Work | None = None) -> dict[str, Any]
     return facts
 
 
-def _timed(
-    call: Callable[[], Outputs], device: str, timing: Timing, watch: Watch
-) -> tuple[float, Mapping[str, Any]]:
+def _timed(call: Callable[[], Outputs], device: str, timing: Timing, watch: Watch) -> tuple[float, Mapping[str, Any]]:
     """Median seconds, and under what it was measured."""
     found = measure([call], timing, make_timer("auto", device, 1), watch=watch)
     seen = found.blocks[-1].conditions

@@ -6,15 +6,15 @@ Formats: docs.github.com, "Workflow commands for GitHub Actions", error messages
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import click
 
 from attnbench.compare import Comparison
 from attnbench.compare_text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
-from attnbench.ruling import PASSED, REGRESSED, Ruling
 from attnbench.report_markdown import anonymous, bullets, plain, table
+from attnbench.ruling import PASSED, REGRESSED, Ruling
 from attnbench.store import StoreError
 from attnbench.verdict import signed
 

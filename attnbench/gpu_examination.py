@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 from attnbench import clock_events, host
 from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding

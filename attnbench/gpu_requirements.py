@@ -1,4 +1,5 @@
 """What backends need of a machine and its libraries, found out without importing torch or touching the GPU."""
+
 from __future__ import annotations
 
 import importlib.util

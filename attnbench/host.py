@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 _PROC = Path("/proc")
 _SYS = Path("/sys")

@@ -7,8 +7,9 @@ that problem, within a fraction of its error on the one it was given, that is mo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Iterator, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
@@ -37,9 +38,7 @@ class Hypothesis(NamedTuple):
     rows: Rows
 
 
-def likely_mistake(
-    case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: Tensor, eager: Tensor
-) -> str | None:
+def likely_mistake(case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: Tensor, eager: Tensor) -> str | None:
     """The mistake that fits best, in words; None where none leaves little of the error.
 
     out, exact, eager: fp64 (batch, num_heads, rows, head_dim_v) at `rows`. What the eager reference errs, no hypothesis

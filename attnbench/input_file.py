@@ -6,7 +6,8 @@ that every number is finite. The path is taken from the folder the command runs 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterable, NoReturn
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NoReturn
 
 from attnbench.case import INPUT_FILE, Case
 

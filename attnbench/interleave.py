@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 from attnbench.backend import Call
 from attnbench.measurement import KEPT_SAMPLES, Measurement

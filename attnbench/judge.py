@@ -7,15 +7,24 @@ u is half the machine epsilon of the output dtype (without that floor, rows with
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Mapping
+from typing import TYPE_CHECKING
 
 from attnbench import reference
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.diagnose import Diagnosis, diagnose
-from attnbench.error_rules import HALF_EPSILON, Factors, Errors, beyond_rounding, bounded, error_checks
-from attnbench.error_rules import lse_check, relative_errors
+from attnbench.error_rules import (
+    HALF_EPSILON,
+    Errors,
+    Factors,
+    beyond_rounding,
+    bounded,
+    error_checks,
+    lse_check,
+    relative_errors,
+)
 from attnbench.hypotheses import plain_inputs
 from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
 from attnbench.probe_rules import Known, own_checks, row_place

@@ -2,11 +2,13 @@
 
 Sizes, strides and alignment are checked by the library itself (kernels/include/attnbench/validate.h), once for all.
 """
+
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Mapping
+from typing import TYPE_CHECKING
 
 from attnbench.kernel_library import ABI_VERSION, DTYPES, ForwardArgs, KernelError, KernelLibrary, Strides, Variant
 
@@ -193,6 +195,6 @@ def case_args(variant: Variant, case: Case) -> ForwardArgs:
         **{name: getattr(case, name) for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv")},
         head_dim=head_dim,
         head_dim_v=head_dim_v,
-        **{name: ALIGNED_ADDRESS for name in shapes},
+        **dict.fromkeys(shapes, ALIGNED_ADDRESS),
         **{f"{name}_strides": value for name, value in strides.items()},
     )

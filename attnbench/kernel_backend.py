@@ -1,8 +1,10 @@
 """What the backends of our own kernels share: one backend a schedule, its library, its verdicts, its bare launch."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case

@@ -4,6 +4,7 @@ A library is rebuilt when the content of anything it is made of changes: source,
 JSON file beside it keeps what the build was (hash, seconds, compiler, what ptxas said, the variant table), so that the
 reading half needs neither the compiler nor the library. Importing this module imports no torch.
 """
+
 from __future__ import annotations
 
 import fcntl
@@ -12,9 +13,10 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from attnbench.kernel_ptxas import main_loop_spills
 from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest

@@ -3,6 +3,7 @@
 V goes in transposed and permuted: 8-bit wgmma takes V^T only, and the kernel packs its weights without an exchange
 between threads when the keys of each 16 stand in the order of `kernel_quantize.transpose_values`.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -3,12 +3,14 @@
 Two sources: what ptxas printed while it compiled (always there), and the machine code itself (needs cuobjdump and
 nvdisasm; without them those figures are None, which a table shows as missing, never as zero).
 """
+
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from attnbench.kernel_build import Build, build_all, is_stale, kernel_sources, library_path, read_build
 from attnbench.kernel_library import Variant

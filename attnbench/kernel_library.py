@@ -3,13 +3,15 @@
 Works without a GPU or a driver: the variant table and the argument check need neither, and a launch returns a status.
 The emulated build of a kernel is loaded in the same way and takes CPU tensors. Importing this module imports no torch.
 """
+
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 ABI_VERSION = 2
 DTYPES = {"fp16": 0, "bf16": 1, "e4m3": 2}

@@ -3,11 +3,13 @@
 Each stands for a mistake that costs up to a factor of two in speed and that a correct result does not show. They are
 enforced for the pinned nvcc: another one may schedule differently, which `kernels inspect` then shows.
 """
+
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from attnbench.kernel_inspect import KernelFacts
 

@@ -1,9 +1,11 @@
 """Control flow of Hopper machine code: basic blocks, natural loops, and which wgmma groups are in flight where."""
+
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attnbench.kernel_sass import Instruction
@@ -102,7 +104,7 @@ def natural_loops(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int
 def _dominators(predecessors: Sequence[Sequence[int]], order: Sequence[int]) -> dict[int, int]:
     """Blocks that every path from the entry to a block passes, as a bit set, for each reachable block."""
     everything = (1 << len(predecessors)) - 1
-    dominators = {block: everything for block in order}
+    dominators = dict.fromkeys(order, everything)
     dominators[order[0]] = 1 << order[0]
     changed = True
     while changed:
@@ -133,7 +135,7 @@ def step(flight: Flight, instruction: Instruction) -> Flight:
 def in_flight_before(graph: Graph, order: Sequence[int]) -> dict[int, Flight]:
     """What is in flight on entry to each block on every path: the least over the predecessors, to a fixed point."""
     predecessors = graph.predecessors()
-    before = {block: _UNKNOWN for block in order}
+    before = dict.fromkeys(order, _UNKNOWN)
     after = dict(before)
     before[order[0]] = (0, False)
     changed = True

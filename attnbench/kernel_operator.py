@@ -4,9 +4,10 @@ and bf16, attnbench::hopper_fp8_forward for e4m3.
 The harness itself times the bare launch (backends/hopper.py): an operator call costs the host several times as much.
 Importing this module imports torch and registers the operator.
 """
+
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -72,13 +73,16 @@ def fp8_forward(
     variant = library.find(schedule, "e4m3", head_dim, causal, blocks)
     if variant is None:
         mask, scales = "causal" if causal else "not causal", "blocks" if blocks else "heads"
-        raise KernelError(f"{library.path.name} has no variant {schedule}, head_dim {head_dim}, {mask}, scales of {scales}")
+        raise KernelError(
+            f"{library.path.name} has no variant {schedule}, head_dim {head_dim}, {mask}, scales of {scales}"
+        )
     return _launched(bind(library, variant, operands, causal, softmax_scale, p_scale, out_dtype))
 
 
 @torch.library.custom_op("attnbench::hopper_fp8_forward", mutates_args=(), device_types="cuda", schema=FP8_SCHEMA)
-def hopper_fp8_forward(q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype,
-                       schedule):  # types: FP8_SCHEMA; fmt: skip
+def hopper_fp8_forward(
+    q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype, schedule
+):  # types: FP8_SCHEMA; fmt: skip
     """softmax(softmax_scale * q k^T + mask) v of e4m3 tensors times their descales, on the current stream, and lse.
 
     Tensors as in `kernel_fp8.Fp8Operands`; block_size in tokens, 0: one descale a head or for all. out_dtype: fp16 or

@@ -4,6 +4,7 @@ e4m3, bit for bit as `quantize.quantize` does it, with v in the layout of the e4
 The struct and the library; from tensors to the struct: `kernel_quantize_arguments`; the library that is built on this
 machine: `kernel_quantizer`. Importing this module imports no torch.
 """
+
 from __future__ import annotations
 
 import ctypes

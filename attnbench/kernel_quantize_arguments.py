@@ -2,6 +2,7 @@
 
 Sizes, strides and alignment are checked by the library itself (kernels/include/attnbench/quantize_validate.h).
 """
+
 from __future__ import annotations
 
 import ctypes

@@ -2,6 +2,7 @@
 
 Importing this module imports torch and registers the operator.
 """
+
 from __future__ import annotations
 
 import torch

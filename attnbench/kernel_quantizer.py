@@ -1,4 +1,5 @@
 """The quantize kernel as it is built on this machine, and a call of it on CUDA tensors. Importing imports no torch."""
+
 from __future__ import annotations
 
 import functools

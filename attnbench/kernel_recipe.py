@@ -1,4 +1,5 @@
 """How a kernel file is compiled, and the hash of all that decides the result. Compiles nothing; imports no torch."""
+
 from __future__ import annotations
 
 import contextlib
@@ -6,9 +7,9 @@ import hashlib
 import os
 import re
 import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
 
 from attnbench.kernel_toolchain import find_host_compiler, find_nvcc
 from attnbench.shipped import build_folder, shipped_folder

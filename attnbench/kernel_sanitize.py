@@ -7,6 +7,7 @@ One line of JSON per (tool, schedule, head_dim): clean, findings, timeout, faile
 machine. A line for the same library is not repeated, so that the command is run again until it exits with 0. Exit
 status: 0 everything clean, 1 findings or a failed launch, 3 incomplete or not run.
 """
+
 from __future__ import annotations
 
 import json
@@ -15,9 +16,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 

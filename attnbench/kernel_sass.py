@@ -3,12 +3,13 @@
 A main loop is an innermost loop that holds tensor instructions (HGMMA for 16-bit, QGMMA for 8-bit inputs). Loops are
 natural loops of the control-flow graph, so that blocks which ptxas moved out of line still count as theirs.
 """
+
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Mapping, Sequence
 
 from attnbench.kernel_loops import Flight, Graph, in_flight_before, natural_loops, step
 

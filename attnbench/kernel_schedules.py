@@ -6,11 +6,13 @@ A schedule is what a suite names in brackets: `hopper[ws]`; `hopper` alone is DE
 DEFAULT_FP8_SCHEDULE. The tables are fixed here, so that backends can be listed where nothing is built; a test holds
 them against the variant tables of the libraries.
 """
+
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Mapping
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

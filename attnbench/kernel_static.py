@@ -3,11 +3,13 @@
 The limits (kernel_limits) say what must never happen; the record shows what stays within them but moved, so that a
 change of a kernel or of the compiler is seen for what it did to the machine code.
 """
+
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from attnbench.kernel_inspect import KernelFacts, sass_figures
 from attnbench.kernel_limits import violations

@@ -1,9 +1,10 @@
 """What `attnbench kernels build` and `attnbench kernels inspect` print."""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Sequence
 
 from rich import box
 from rich.console import Console

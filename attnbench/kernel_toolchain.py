@@ -1,4 +1,5 @@
 """Where the compilers and disassemblers are. Never installs; a missing tool is an error that says the way out."""
+
 from __future__ import annotations
 
 import functools
@@ -8,9 +9,9 @@ import shutil
 import site
 import subprocess
 import sysconfig
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Mapping
 
 # The nvcc whose machine code the limits and kernels/static.json were made with.
 PINNED_NVCC = "13.0.88"

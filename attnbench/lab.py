@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any
 
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512

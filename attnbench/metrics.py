@@ -6,8 +6,9 @@ bottom-right aligned (`case.attended_pairs`). Every report prints them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from attnbench import units
 from attnbench.case import Case, attended_pairs
@@ -141,14 +142,27 @@ METRICS = (
     Metric("rate", "tflops", units.TFLOPS, "up", "forward FLOPs / median time", _tflops),
     Metric("peak", "pct_peak", units.PERCENT, "up", "rate / datasheet's dense peak", _of_ceiling("peak_flops_per_s")),
     Metric("gemm", "pct_gemm", units.PERCENT, "up", "rate / the run's own bf16 GEMM", _of_ceiling("gemm_flops_per_s")),
-    Metric("peak at clock", "pct_peak_at_clock", units.PERCENT, "up", "rate / dense peak at the SM clock observed",
-           _of_ceiling("peak_at_clock_flops_per_s")),
-    Metric("clock", "sm_clock_mhz", units.MEGAHERTZ, "up", "mean SM clock while timed",
-           lambda result: result.sm_clock_mhz),
+    Metric(
+        "peak at clock",
+        "pct_peak_at_clock",
+        units.PERCENT,
+        "up",
+        "rate / dense peak at the SM clock observed",
+        _of_ceiling("peak_at_clock_flops_per_s"),
+    ),
+    Metric(
+        "clock", "sm_clock_mhz", units.MEGAHERTZ, "up", "mean SM clock while timed", lambda result: result.sm_clock_mhz
+    ),
     Metric("cycles", "sm_cycles", units.CYCLES, "down", "median time x mean SM clock", _cycles),
     Metric("power", "power_w", units.WATTS, "down", "mean power while timed", lambda result: result.power_w),
-    Metric("energy", "joules_per_flop", units.JOULES_PER_FLOP, "down", "mean power / rate",
-           lambda result: result.joules_per_flop),
+    Metric(
+        "energy",
+        "joules_per_flop",
+        units.JOULES_PER_FLOP,
+        "down",
+        "mean power / rate",
+        lambda result: result.joules_per_flop,
+    ),
     Metric("bandwidth", "bytes_per_s", units.BYTES_PER_S, "up", "compulsory bytes / median time", _bytes_per_s),
     Metric("prep", "prep_s", units.SECONDS, "down", "wall time of `prepare`", _measured("prep_s")),
     Metric("prep call", "prep_call_s", units.SECONDS, "down", "FP8: quantization, which each call needs", _prep_call_s),

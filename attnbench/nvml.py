@@ -11,12 +11,12 @@ import functools
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from attnbench.host import mps_server_runs, read_text
-
 
 # nvml.h, nvmlComputeMode_t
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}

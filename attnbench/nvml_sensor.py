@@ -7,7 +7,8 @@ SLOW_EVERY readings.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from attnbench.nvml import nvml, visible_handles, whole_card
 

@@ -7,8 +7,9 @@ Sources: NVIDIA A100 whitepaper (108 SMs, 1.41 GHz, 312 TFLOPS), NVIDIA H100 whi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from attnbench.sentinel import gemm_flops_per_s
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attnbench.arithmetic import ArithmeticMistake, Expression, parse_expression
 from attnbench.suite_values import SIZES, check_name, check_value

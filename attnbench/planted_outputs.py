@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 LATE_S = 0.05
 
 
-
 class _Spoiled(Planted):
     """The outputs are spoiled at the end."""
 

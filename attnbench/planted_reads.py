@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
 class WrongGqaHead(Planted):
     """Query heads take the key/value heads in turn instead of in groups."""
 

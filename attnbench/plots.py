@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Callable, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes

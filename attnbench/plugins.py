@@ -12,10 +12,11 @@ import sys
 import sysconfig
 import traceback
 import zlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Callable, Collection, Sequence
+from typing import Any
 
 from attnbench.backend import Backend, Call, Inputs, Outputs
 from attnbench.case import Case

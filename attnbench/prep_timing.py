@@ -15,7 +15,7 @@ from attnbench.sampling import KEPT_DIGITS, Timer
 from attnbench.timers import make_flush, make_timer
 
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
     from attnbench.bench import Bench
 

@@ -7,7 +7,8 @@ is off by one at seqlen 65536 passes every tolerance in use; these inputs keep s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,8 @@ of them, to what the inputs make exact. Each rule says why a right kernel keeps 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.fp8 import FORMATS
 from attnbench.probe_inputs import NEEDLE_KEYS

@@ -10,9 +10,10 @@ Method: metamorphic testing (Chen, Cheung and Yiu, HKUST-CS98-01) where no oracl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case

@@ -5,8 +5,9 @@ None of these is noisy as times are, so plain limits do; each has its reason her
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 from attnbench.metrics import RELATIVE_RMSE
 from attnbench.record import Record

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any, Mapping
+from typing import Any
 
 from attnbench.case import Case
 from attnbench.measurement import Block, Conditions, Measurement, PrepTiming, RecordError, known_facts

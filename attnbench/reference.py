@@ -11,8 +11,9 @@ rounded to the same dtype, and the accumulator that the kernel declares.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 from attnbench.accumulate import matmul_into
 from attnbench.backend import Inputs

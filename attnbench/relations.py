@@ -6,8 +6,9 @@ same oracle. The numbers are the same; what changes is where they lie, in which 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, Mapping, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Inputs, Outputs, Quantized
 from attnbench.case import Case

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from attnbench import plots, store
 from attnbench.report_accuracy import accuracy_lab_sections

@@ -6,8 +6,8 @@ Each part stands only where records hold its figures. Figures of several seeds a
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
 from attnbench import plots, plots_accuracy
 from attnbench.case import DEFAULTS, Case

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import ascii_uppercase
-from typing import Iterable, Mapping, Sequence
 
 from attnbench.case import DTYPES, Case
 from attnbench.peaks import Machine
@@ -51,7 +51,7 @@ class Family:
     @cached_property
     def best_s(self) -> Mapping[Case, float]:
         """The fastest time of every case that was timed, in the order of the cases."""
-        best = {case: math.inf for case in self.cases}
+        best = dict.fromkeys(self.cases, math.inf)
         for (case, _), result in self.timed.items():
             best[case] = min(best[case], result.time_s)
         return {case: time_s for case, time_s in best.items() if time_s < math.inf}

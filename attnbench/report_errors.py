@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.metrics import MAX_ERROR, RELATIVE_RMSE, WORST_ROW

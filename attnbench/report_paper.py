@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from attnbench.case import Case
 from attnbench.report_data import ReportData

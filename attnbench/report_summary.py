@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from typing import Iterator
+from collections.abc import Iterator
 
-from attnbench.case import Case
 from attnbench.measurement import REFERENCE_PREP
 from attnbench.report_data import ReportData
 from attnbench.report_glance import glance_section

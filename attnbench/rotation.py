@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Call, Inputs, extra_bytes
 from attnbench.case import Case

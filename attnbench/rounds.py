@@ -7,7 +7,8 @@ weighs on all arms alike: ABBA or BAAB for two arms.
 from __future__ import annotations
 
 import random
-from typing import Callable, Iterator, Protocol, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 BLOCKS_A_ROUND = 2  # of each arm
 # Blocks are twice as long after so many rounds: a long comparison needs no thousands of blocks in its record.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Mapping
 
 from attnbench.compare import Cell, Comparison
 from attnbench.quality import BROKEN, FAILS_AS_BEFORE, REGRESSIONS

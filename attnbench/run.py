@@ -9,9 +9,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
 from attnbench import environment, store
 from attnbench.bracket import Bracket
@@ -192,9 +193,7 @@ def _run_jobs(
             crew.work(job, wanted, keep, watch, outcome.spent_s, note=note)
 
 
-def _todo(
-    jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record]
-) -> list[tuple[Job, list[str]]]:
+def _todo(jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record]) -> list[tuple[Job, list[str]]]:
     """Each job that is not done yet, with the backends that have no record of it."""
     done = {(record.case_key, record.backend) for record in taken}
     left = ((job, [name for name in backends if (job.case.key, name) not in done]) for job in jobs)

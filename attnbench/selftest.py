@@ -11,8 +11,9 @@ import itertools
 import multiprocessing
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any
 
 from attnbench.case import DTYPES
 from attnbench.probes import PROBES

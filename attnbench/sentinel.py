@@ -7,8 +7,9 @@ is suspect. Facts only, and how they are read; the work itself is in `gauge`.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 START, PERIODIC, END = "start", "periodic", "end"
 # A run with something left to time looks at the machine again after so long.

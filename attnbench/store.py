@@ -12,9 +12,10 @@ import fcntl
 import gc
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Iterator
+from typing import IO, Any
 
 from attnbench.record import Record, RecordError
 

@@ -8,8 +8,9 @@ second, for each case, from few runs, so the cases lend each other strength (a m
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Hashable, Mapping, Sequence, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from attnbench.differences import RUN, SMALLEST_SPREAD, Difference, NotEnough, Shift
 from attnbench.units import count

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Union
+from typing import Any
 
 import yaml
 
-Location = tuple[Union[str, int], ...]  # where a value stands: ("groups", 0, "axes", "dtype")
+Location = tuple[str | int, ...]  # where a value stands: ("groups", 0, "axes", "dtype")
 
 INT = "tag:yaml.org,2002:int"
 # Scientific notation without a point is text in YAML 1.1 ("1e-3"); in a suite it is always meant as a number.

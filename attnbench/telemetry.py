@@ -7,7 +7,8 @@ conditions of the blocks it failed in, a card that disappears ends no run. Runs 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Mapping, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.host import cpus_allowed

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Iterator, Protocol, Sequence
+from typing import Protocol
 
 from attnbench.backend import Call
 from attnbench.measurement import KEPT_SAMPLES, Block, Measurement

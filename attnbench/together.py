@@ -6,8 +6,9 @@ What one of them raises costs its own record; the others then start again withou
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from attnbench.bench import MEMORY_SHARE
 from attnbench.environment import available_memory_bytes

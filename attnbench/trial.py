@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Iterator, TypeVar
+from typing import Any, TypeVar
 
 from attnbench.backend import Backend, kernel_facts, trait
 from attnbench.bench import Bench

@@ -12,6 +12,7 @@ lse -inf.
 Two ways to read q, k and v, chosen before the launch: TMA tensor descriptors of rank 4, which fill rows past the
 sequence with zeros, or pointers with masks. This module imports Triton: import it where a kernel is about to run.
 """
+
 from __future__ import annotations
 
 import triton

@@ -1,8 +1,10 @@
 """Launch arguments of `attnbench.triton_forward`: operands and descriptors, descales, tiles."""
+
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attnbench.backend import Inputs
 from attnbench.case import Case

@@ -7,8 +7,8 @@ What is said of cards goes for hosts without a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Sequence
 
 from attnbench.comparable import differences_of_machines, disqualified, of_one_kind, one_of_its_kind, suspicion
 from attnbench.peaks import gpu_of

@@ -8,8 +8,9 @@ Same: the 90 % interval lies inside the margin (two one-sided tests: D. Schuirma
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Hashable, Mapping, TypeVar
+from typing import TypeVar
 
 from attnbench.differences import RUN, TAIL, Difference
 
@@ -174,7 +175,9 @@ def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tu
     if -margin.log < time.low and time.high < margin.log:
         return SAME, f"within {limit}"
     if time.low > margin.log or time.high < -margin.log:
-        strictly = "all cases judged" if time.shift is None else "all cases judged and 99 % certainty for a shift of the run"
+        strictly = (
+            "all cases judged" if time.shift is None else "all cases judged and 99 % certainty for a shift of the run"
+        )
         return INCONCLUSIVE, f"beyond {limit} by itself, not with {strictly} (adjusted p {min(above, below):.2g})"
     return INCONCLUSIVE, f"its interval reaches over the margin of {limit}"
 

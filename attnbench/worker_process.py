@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 # Importing torch and opening a CUDA device, on a cold disk.
 START_TIMEOUT_S = 180.0
@@ -68,8 +69,16 @@ class WorkerProcess:
         self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
             # NOTE: -P, or an `attnbench` in the worker's folder would take this package's place.
-            [sys.executable, *(["-P"] if place else []), "-m", "attnbench.worker", str(jobs_read), str(events_write),
-             device, *plugins],
+            [
+                sys.executable,
+                *(["-P"] if place else []),
+                "-m",
+                "attnbench.worker",
+                str(jobs_read),
+                str(events_write),
+                device,
+                *plugins,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,

@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Sequence
 
 # Lines of what a failed build printed that are shown.
 TAIL_LINES = 12

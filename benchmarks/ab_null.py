@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, PROCESSES, PERCENT = 20, 5, 5
 UNITS = 100  # of work in a call
-KERNEL = '''
+KERNEL = """
 import torch
 
 UNITS = {units}
@@ -34,7 +34,7 @@ def mine(q, k, v, *, causal, softmax_scale):
     scores = q @ k.transpose(2, 3) * softmax_scale
     out = scores.softmax(dim=-1) @ v
     return out.transpose(1, 2).contiguous().to(torch.float16)
-'''
+"""
 SUITE = """
 name: short
 groups:
@@ -79,7 +79,16 @@ def git(folder: Path, *arguments: str) -> None:
 def compared(repository: Path, base: str, head: str, processes: int, place: int) -> int:
     """The exit status of one `ab`, with a line about it."""
     started = time.monotonic()
-    options = ["--plugin", "kernel.py:mine", "--device", "cpu", "--processes", str(processes), "--out", f"../out{place}"]
+    options = [
+        "--plugin",
+        "kernel.py:mine",
+        "--device",
+        "cpu",
+        "--processes",
+        str(processes),
+        "--out",
+        f"../out{place}",
+    ]
     command = [sys.executable, "-m", "attnbench", "ab", "--base", base, "--head", head, "suite.yaml", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=repository, env=environment, text=True, stdout=subprocess.PIPE)

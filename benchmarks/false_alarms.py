@@ -39,7 +39,9 @@ def ab(dice: numpy.random.Generator, noise: Noise, effects: dict[int, float] = {
     """(slower at first, slower once confirmed in fresh processes), as `ab` decides with 5 processes."""
 
     def measured(which):
-        return {index: pair_of_turns(*sides) for index, sides in turns(dice, which, CASES, noise, effects=effects).items()}
+        return {
+            index: pair_of_turns(*sides) for index, sides in turns(dice, which, CASES, noise, effects=effects).items()
+        }
 
     first = decide(measured(range(CASES)), MARGIN)
     again = to_confirm(first)
@@ -49,7 +51,9 @@ def ab(dice: numpy.random.Generator, noise: Noise, effects: dict[int, float] = {
 
 def gate(dice: numpy.random.Generator, noise: Noise, runs: int, effects: dict[int, float] = {}) -> tuple[bool, bool]:
     """(exit status 1, the changed case slower), for one new run against `runs` stored ones."""
-    comparison = compare(side(dice, "base", runs, CASES, noise), side(dice, "new", 1, CASES, noise, effects=effects), MARGIN)
+    comparison = compare(
+        side(dice, "base", runs, CASES, noise), side(dice, "new", 1, CASES, noise, effects=effects), MARGIN
+    )
     found = comparison.cells[CHANGED].verdict.kind == SLOWER
     return rule(comparison, strict=False).status == REGRESSED, found
 
@@ -82,12 +86,16 @@ def power(suites: int) -> int:
         limit = LEAST_FOUND if effect == 0.03 else None
         failed += limit is not None and rate < limit
         wanted = "" if limit is None else f" (at least {limit:.0%})"
-        print(f"ab, one case of {CASES} slower by {effect:.0%}, 5 processes: found in {rate:.1%} of {suites} suites{wanted}")
+        print(
+            f"ab, one case of {CASES} slower by {effect:.0%}, 5 processes: found in {rate:.1%} of {suites} suites{wanted}"
+        )
     for runs in (3, 5):
         for effect in (0.03, 0.05, 0.10):
             dice = numpy.random.default_rng(4)
             rate = sum(gate(dice, UNCLOCKED, runs, {CHANGED: math.log1p(effect)})[1] for _ in range(suites)) / suites
-            print(f"gate, one case slower by {effect:.0%}, {runs} stored runs, sessions shifted by 0.5 %: found in {rate:.1%}")
+            print(
+                f"gate, one case slower by {effect:.0%}, {runs} stored runs, sessions shifted by 0.5 %: found in {rate:.1%}"
+            )
     return failed
 
 

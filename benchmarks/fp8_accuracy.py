@@ -17,6 +17,8 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "emulation")]
 
+from emulator import EmulatedKernel, Schedule  # noqa: E402
+
 from attnbench import reference  # noqa: E402
 from attnbench.accumulate import ACCUMULATORS  # noqa: E402
 from attnbench.backend import Inputs  # noqa: E402
@@ -28,7 +30,6 @@ from attnbench.judge import relative_errors  # noqa: E402
 from attnbench.kernel_fp8 import bind, reference_operands  # noqa: E402
 from attnbench.kernel_recipe import KERNELS  # noqa: E402
 from attnbench.kernel_schedules import FP8_SCHEDULES  # noqa: E402
-from emulator import EmulatedKernel, Schedule  # noqa: E402
 
 SHORTEST, LONGEST, KERNEL_LONGEST = 1024, 131072, 8192
 ROWS = 8  # queries of the error against seqlen
@@ -181,7 +182,11 @@ def main() -> None:
     print("\n" + tabulate([row.row() for row in rows], headers, floatfmt=".4g"))
     headers = ("head_dim", "baseline", "seeds", "ratio", "least", "most", f"at least {TARGET}")
     print("\n" + tabulate(e3_summary(rows), headers, floatfmt=".3g"), flush=True)
-    headers = ("seqlen_k", *(f"pipeline {name}" for name in ACCUMULATORS), *(f"kernel {name}" for name in FP8_SCHEDULES))
+    headers = (
+        "seqlen_k",
+        *(f"pipeline {name}" for name in ACCUMULATORS),
+        *(f"kernel {name}" for name in FP8_SCHEDULES),
+    )
     print("\n" + tabulate(against_seqlen(kernel, longest), headers, floatfmt=".4g", missingval="-"))
 
 

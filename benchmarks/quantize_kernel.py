@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from typing import Callable
+from collections.abc import Callable
 
 from attnbench.backend import Inputs, PrepCall
 from attnbench.case import Case

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Iterator
 
 from attnbench.case import Case
 from attnbench.measurement import KEPT_SAMPLES, Block, Measurement

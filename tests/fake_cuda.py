@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Callable
 
 EVENT_LAUNCH_S = 1e-6
 GRAPH_LAUNCH_S = 30e-6

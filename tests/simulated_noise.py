@@ -7,10 +7,10 @@ block of an interleaved run, and steps of the SM clock under a power cap. The sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy
 from compared_runs import MACHINE
@@ -92,7 +92,9 @@ def turns(dice: numpy.random.Generator, which: Sequence[int], count: int, noise:
 def side(dice: numpy.random.Generator, name: str, runs: int, count: int, noise: Noise, samples: int = 60,
          effects: Mapping[int, float] = {}) -> Side:  # fmt: skip
     """`runs` sessions one after the other, each case one block in one process: what a folder of stored runs holds."""
-    return Side(Path(name), tuple(_session(dice, f"{name}{index}", count, noise, samples, effects) for index in range(runs)))
+    return Side(
+        Path(name), tuple(_session(dice, f"{name}{index}", count, noise, samples, effects) for index in range(runs))
+    )
 
 
 def _session(dice: numpy.random.Generator, name: str, count: int, noise: Noise, samples: int,

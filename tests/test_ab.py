@@ -185,7 +185,7 @@ def test_workers_take_turns_in_whole_rounds_of_abba_or_baab(compared):
     arms = [arm for arm, process, _, _ in compared.log]
     rounds = ["".join(arm[0] for arm in arms[place : place + 4]) for place in range(0, len(arms), 4)]
     assert set(rounds) == {"bhhb", "hbbh"} | {"bbbb"}, "the last is base against itself, two workers with one name"
-    assert 2 * BLOCKS * 3 * 2 * 2 == len(arms), "blocks x processes x cases x (head against base, base against itself)"
+    assert len(arms) == 2 * BLOCKS * 3 * 2 * 2, "blocks x processes x cases x (head against base, base against itself)"
     for process in range(3):
         mine = [(arm, round) for arm, at, round, _ in compared.log if at == process][: 4 * BLOCKS]
         assert mine.count(("base", 0)) == mine.count(("head", 0)) == 4, "two cases, two blocks a round"
@@ -267,9 +267,7 @@ def test_a_wrong_head_is_a_regression_and_is_not_timed(compared):
     assert {process for _, process, *_ in compared.log} == set(), "nothing was timed against it, nor again"
 
 
-@pytest.mark.parametrize(
-    ("event", "kind"), [(WorkerDied("killed by SIGSEGV"), "crash"), (WorkerSilent(), "timeout")]
-)
+@pytest.mark.parametrize(("event", "kind"), [(WorkerDied("killed by SIGSEGV"), "crash"), (WorkerSilent(), "timeout")])
 def test_a_head_that_dies_in_its_turn_is_an_error_and_base_keeps_its_other_processes(compared, event, kind):
     assert compared(habits={("head", "mine", 1, "block"): event}) == 3
     head = records(compared.out, "head")[16, "mine"]

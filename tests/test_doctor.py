@@ -11,8 +11,8 @@ import pytest
 from fake_nvml import Card, FakeNvml
 
 from attnbench import doctor, examination, gpu_examination, host
-from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 from attnbench.environment import gpus
+from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 
 GIB = 2**30
 

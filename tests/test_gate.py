@@ -523,9 +523,10 @@ def test_slower_at_a_lower_clock_is_no_regression(tmp_path):
     capped = write_run(tmp_path / "capped", at(1755 / 1.03, 1.03e-3), MACHINE)
     done = call("gate", tmp_path / "base", capped, "--junit", tmp_path / "gate.xml")
     assert done.returncode == 0 and "inconclusive (clock or power)" in done.stdout
-    assert "slower in time, but SM clocks differ by -2.91 % and in cycles it is +0.00 %" in (
-        tmp_path / "gate.xml"
-    ).read_text()
+    assert (
+        "slower in time, but SM clocks differ by -2.91 % and in cycles it is +0.00 %"
+        in (tmp_path / "gate.xml").read_text()
+    )
     done = call("gate", tmp_path / "base", write_run(tmp_path / "code", at(1755, 1.03e-3), MACHINE))
     assert done.returncode == 1 and "slower (code)" in done.stdout
     once = write_run(tmp_path / "once", at(1755 / 1.03, 1.03e-3, unread=1), MACHINE)  # the others tell as well

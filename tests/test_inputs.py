@@ -5,9 +5,7 @@ import torch
 
 from attnbench.case import DTYPES, Case
 from attnbench.inputs import DISTRIBUTIONS, LARGE_LOGIT, copy_inputs, input_bytes, make_inputs
-from attnbench.probe_inputs import PROBE_INPUTS
 from attnbench.reference import choose_rows, oracle
-
 
 # What is random in every tensor; tests/lab looks at the others.
 RANDOM = [name for name in DISTRIBUTIONS if name not in ("v_ones", "equal_logits", "nan_v")]

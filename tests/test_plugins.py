@@ -10,7 +10,14 @@ from paths import ROOT
 from attnbench import Inputs
 from attnbench.case import Case
 from attnbench.plugins import (
-    ContractError, PluginError, announced_names, check_spec, installed_names, load, names_unknown, split_spec,
+    ContractError,
+    PluginError,
+    announced_names,
+    check_spec,
+    installed_names,
+    load,
+    names_unknown,
+    split_spec,
 )  # fmt: skip
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"

@@ -8,9 +8,9 @@ import torch
 
 from attnbench.accumulate import ACCUMULATORS, FRACTION_BITS, WGMMA_K, matmul_into
 from attnbench.case import SCALINGS, Case
+from attnbench.fp8 import FORMATS, to_fp8
 from attnbench.hadamard import rotate, signs, walsh_hadamard
 from attnbench.inputs import make_inputs
-from attnbench.fp8 import FORMATS, to_fp8
 from attnbench.quantize import dequantize, quantize, quantize_tensor
 from attnbench.reference import choose_rows, oracle
 
@@ -290,11 +290,17 @@ def test_each_product_is_cut_not_their_sum():
 @pytest.mark.parametrize("shape", [(3, 300, 40, 9), (2, 2, 5, 33, 64), (1, 1, 1)], ids=str)
 def test_sums_do_not_depend_on_how_rows_are_chunked(shape, monkeypatch):
     *lead, rows, depth, columns = shape
-    a, b, start = normal(*lead, rows, depth), normal(*lead, depth, columns, seed=1), normal(*lead, rows, columns, seed=2)
+    a, b, start = (
+        normal(*lead, rows, depth),
+        normal(*lead, depth, columns, seed=1),
+        normal(*lead, rows, columns, seed=2),
+    )
     whole = matmul_into(start, a, b, "hopper")
     monkeypatch.setattr("attnbench.accumulate.PRODUCTS_AT_ONCE", 2**12)
     assert torch.equal(matmul_into(start, a, b, "hopper"), whole)
-    alone = torch.cat([matmul_into(start[..., r : r + 1, :], a[..., r : r + 1, :], b, "hopper") for r in range(rows)], -2)
+    alone = torch.cat(
+        [matmul_into(start[..., r : r + 1, :], a[..., r : r + 1, :], b, "hopper") for r in range(rows)], -2
+    )
     assert torch.equal(alone, whole)
 
 

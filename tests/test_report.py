@@ -16,9 +16,9 @@ from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupport
 from attnbench import report_errors, report_incorrect, report_speed, store
 from attnbench.measurement import REFERENCE_PREP, Block, PrepTiming
 from attnbench.report import write_report
+from attnbench.report_glance import anchor
 from attnbench.report_incomplete import MAX_KEYS
 from attnbench.report_markdown import anonymous, fence, plain, table
-from attnbench.report_glance import anchor
 from attnbench.stats import median_interval
 from attnbench.store import StoreError
 

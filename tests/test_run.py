@@ -247,7 +247,10 @@ def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
     out, status, (printed, errors), helpers = interrupted
     assert status == 130
     assert not any(map(is_alive, helpers))
-    assert "exit status 130: interrupted" in printed and f"go on with: attnbench run --resume {out} --plugin {SLOW[1]}\n" in printed
+    assert (
+        "exit status 130: interrupted" in printed
+        and f"go on with: attnbench run --resume {out} --plugin {SLOW[1]}\n" in printed
+    )
     assert "Traceback" not in errors
     run = read(out)
     assert 2 <= len(run.records) < 12 and run.problems == ()

@@ -1,4 +1,5 @@
 """Every mistake in a suite is one line: file, line, thing, value, way out."""
+
 from __future__ import annotations
 
 import pytest
@@ -200,8 +201,10 @@ def test_the_first_mistake_in_the_file_is_told():
 
 def test_missing_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SuiteError, match='^none.yaml: no such suite file, and no shipped suite of that '
-                                         'name; there are ablation, contact, edges, '):
+    with pytest.raises(
+        SuiteError,
+        match="^none.yaml: no such suite file, and no shipped suite of that name; there are ablation, contact, edges, ",
+    ):
         load_suite("none.yaml")
     with pytest.raises(SuiteError, match=r'^quik: no such suite file, and .* \(did you mean "quick"\?\)$'):
         load_suite("quik")

@@ -119,9 +119,9 @@ def test_what_is_no_event_is_the_death_of_it(worker_that, garbage):
 def test_events_come_one_by_one_however_they_are_cut(worker_that):
     worker = worker_that(
         READY_BY_HAND + "import time\n"
-        "os.write(events, b'{\"event\": \"phase\", ')\n"
+        'os.write(events, b\'{"event": "phase", \')\n'
         "time.sleep(0.1)\n"
-        "os.write(events, b'\"phase\": \"one\"}\\n{\"event\": \"phase\", \"phase\": \"two\"}\\n{\"event\"')\n"
+        'os.write(events, b\'"phase": "one"}\\n{"event": "phase", "phase": "two"}\\n{"event"\')\n'
         "os.write(events, b': \"' + b'x' * 200_000 + b'\"}\\n')\n"
         "os._exit(0)"
     )
@@ -142,9 +142,7 @@ def test_silence_ends_after_the_time_allowed_and_not_before(worker_that):
 
 
 def test_half_an_event_does_not_extend_the_time(worker_that):
-    worker = worker_that(
-        READY_BY_HAND + "import time\nwhile True:\n    os.write(events, b'x')\n    time.sleep(0.05)"
-    )
+    worker = worker_that(READY_BY_HAND + "import time\nwhile True:\n    os.write(events, b'x')\n    time.sleep(0.05)")
     worker.start()
     asked = time.monotonic()
     with pytest.raises(WorkerSilent):

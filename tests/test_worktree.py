@@ -80,8 +80,9 @@ def test_nothing_is_left_however_it_ends(repository, error):
 def test_a_second_revision_that_cannot_be_checked_out_takes_the_first_one_with_it(repository):
     known = Repository(repository)
     nobody = Revision("head", "x", "1" * 40)
-    with pytest.raises(GitError, match="^git worktree failed: "), worktrees(
-        known, [known.revision("base", "v1"), nobody]
+    with (
+        pytest.raises(GitError, match="^git worktree failed: "),
+        worktrees(known, [known.revision("base", "v1"), nobody]),
     ):
         raise AssertionError("never")
     assert len(git(repository, "worktree", "list").splitlines()) == 1

@@ -3,6 +3,7 @@
 To add a backend, add a file. Modules import torch and their library inside functions only, so that `attnbench list`
 stays instant and works without torch.
 """
+
 from __future__ import annotations
 
 import functools

@@ -3,9 +3,11 @@
 torch's operator masks top-left (aten/src/ATen/native/cudnn/MHA.cpp, set_causal_mask), so causal cases whose lengths
 differ go through the frontend's bottom-right mask; so do e4m3 cases. `kernel_facts` says which way a case goes.
 """
+
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case

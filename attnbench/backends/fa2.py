@@ -1,4 +1,5 @@
 """FlashAttention-2 as built into torch, called by its own operator so that no other SDPA kernel can run."""
+
 from __future__ import annotations
 
 from attnbench.backend import Call, Inputs, Outputs

@@ -4,10 +4,12 @@
 forward-only build (bf16 and e4m3). Where both are installed the full build runs. Causal is bottom-right aligned; a row
 that sees no key gets out 0 and lse -inf (hopper/softmax.h, Softmax::finalize).
 """
+
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case

@@ -3,6 +3,7 @@
 Every sequence of the batch has the same length here. Causal is bottom-right aligned. Its LSE is in log2 and
 token-major; turning it into ours would take another kernel, so none is asked for. `prepare` compiles it with nvcc.
 """
+
 from __future__ import annotations
 
 from attnbench.backend import Call, Inputs, Outputs

@@ -4,10 +4,12 @@ On CUDA it is a Triton kernel that inductor writes. The first call of a new shap
 C++ instead, without LSE; it works, but every shape takes 10 seconds to a minute to compile, which would swallow a
 default run, so the CPU is not among `devices`.
 """
+
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case

@@ -1,4 +1,5 @@
 """Our own Hopper kernels (kernels/fwd_*.cu) for fp16 and bf16, one backend a schedule."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

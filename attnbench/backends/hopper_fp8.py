@@ -3,10 +3,12 @@
 They start from the reference quantizer's tensors; V is transposed and permuted in `prepare`. What use runs instead, the
 quantize kernel (kernels/quantize.cu), is timed beside them, once it has given the very bits that they start from.
 """
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Inputs, PrepCall
 from attnbench.case import Case

@@ -3,16 +3,26 @@
 Operands are read through TMA descriptors on Hopper and later where their strides allow it, through pointers elsewhere;
 `kernel_facts` says which. For e4m3 through TMA, `prepare` also stores V transposed (untimed).
 """
+
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.triton_launch import (
-    TILES, allocate, arguments, grid, runnable_tiles, set_block_shapes, strides, tile_arguments, tma_takes,
+    TILES,
+    allocate,
+    arguments,
+    grid,
+    runnable_tiles,
+    set_block_shapes,
+    strides,
+    tile_arguments,
+    tma_takes,
 )  # fmt: skip
 
 # The two versions that the kernel is written for, 3.6 and 3.7: their `tl` names and host-side TMA descriptors.

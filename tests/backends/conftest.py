@@ -1,4 +1,5 @@
 """GPU tests say that they did not run, full ones that `make test-full` runs them; fake GPUs."""
+
 from __future__ import annotations
 
 import pytest

@@ -5,6 +5,7 @@ needs rounding to 8 bits: descales, P scale and the transposed V are exact enoug
 
 A program of the grid takes the interpreter about 50 ms, so the shapes are small and the products of parameters `full`.
 """
+
 from __future__ import annotations
 
 import math
@@ -23,7 +24,14 @@ from attnbench.inputs import make_inputs
 from attnbench.judge import judge, make_reference
 from attnbench.triton_forward import attention_forward
 from attnbench.triton_launch import (
-    Tile, allocate, arguments, grid, set_block_shapes, strides, tile_arguments, tma_takes,
+    Tile,
+    allocate,
+    arguments,
+    grid,
+    set_block_shapes,
+    strides,
+    tile_arguments,
+    tma_takes,
 )  # fmt: skip
 
 PATHS = pytest.mark.parametrize("tma", [True, False], ids=["tma", "pointers"])
@@ -175,7 +183,15 @@ def dequantized(case, inputs):
 @pytest.mark.parametrize("p_scale", [256, full(1)])
 @pytest.mark.parametrize(
     "scaling, block_size",
-    [("tensor", 128), ("head", 128), ("token", 128), ("block", 64), ("block", 24), full("none", 128), full("block", 32)],
+    [
+        ("tensor", 128),
+        ("head", 128),
+        ("token", 128),
+        ("block", 64),
+        ("block", 24),
+        full("none", 128),
+        full("block", 32),
+    ],
 )
 @pytest.mark.parametrize("causal, seqlen_q, seqlen_k", [(True, 30, 101), full(False, 101, 50)])
 def test_descales(causal, seqlen_q, seqlen_k, scaling, block_size, p_scale, tma):

@@ -1,4 +1,5 @@
 """fp64 attention in the obvious way, for fakes that must compute something and for tests without the judge."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """What each GPU backend says of this machine and of a case, word for word."""
+
 from __future__ import annotations
 
 import subprocess

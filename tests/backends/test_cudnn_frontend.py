@@ -2,6 +2,7 @@
 
 Executing the real graph needs an NVIDIA GPU; see test_on_gpu.py.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -125,7 +126,13 @@ def test_bottom_right_through_the_frontend(frontend):
     assert relative_rmse(outputs.out, exact) < 5e-3
     torch.testing.assert_close(outputs.lse.double(), lse, rtol=1e-5, atol=1e-5)
     (graph,) = frontend.made
-    assert graph.steps == ["validate", "build_operation_graph", "create_execution_plans", "check_support", "build_plans"]
+    assert graph.steps == [
+        "validate",
+        "build_operation_graph",
+        "create_execution_plans",
+        "check_support",
+        "build_plans",
+    ]
     assert graph.barred == ["sdpa_fwd"]
     assert frontend.module.streams == [7]
 

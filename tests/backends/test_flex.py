@@ -1,4 +1,5 @@
 """FlexAttention's mask by blocks; and the backend on the CPU kernel that torch compiles, in the full tests."""
+
 from __future__ import annotations
 
 import shutil

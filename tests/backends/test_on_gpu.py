@@ -1,4 +1,5 @@
 """Every GPU backend against the fp64 oracle, by the same rules as a run. Not run without an NVIDIA GPU."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
 """fa3 and flashinfer with fakes of their libraries that record what they are given and compute in fp64."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """fa2 and cudnn through torch's operators: layouts, masks and LSE, with eager code behind the operators on the CPU."""
+
 from __future__ import annotations
 
 import pytest

@@ -2,6 +2,7 @@
 
 Neither shows that it runs on a GPU, nor how fast; test_on_gpu.py does the first.
 """
+
 from __future__ import annotations
 
 import os
@@ -17,7 +18,14 @@ from attnbench.case import Case
 from attnbench.environment import installed_version, module_installed
 from attnbench.inputs import make_inputs
 from attnbench.triton_launch import (
-    TILES, Tile, allocate, arguments, runnable_tiles, set_block_shapes, strides, tile_arguments,
+    TILES,
+    Tile,
+    allocate,
+    arguments,
+    runnable_tiles,
+    set_block_shapes,
+    strides,
+    tile_arguments,
 )  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -117,7 +125,9 @@ def test_instructions_on_hopper(values, tile, tmp_path, monkeypatch):
     assert binary.metadata.shared <= SHARED_BYTES[90]
     assert spilled_bytes(binary, tmp_path) == 0
     dots = [line for line in binary.asm["ttgir"].splitlines() if "ttng.warp_group_dot " in line]
-    from_zero = [re.search(r"warp_group_dot %[\w#]+, %[\w#]+, (%\w+)", line).group(1).startswith("%cst") for line in dots]
+    from_zero = [
+        re.search(r"warp_group_dot %[\w#]+, %[\w#]+, (%\w+)", line).group(1).startswith("%cst") for line in dots
+    ]
     # QK^T always starts from zero; PV too with two-level accumulation.
     assert len(dots) == 4 and from_zero.count(True) == (4 if case.is_fp8 else 2)
 

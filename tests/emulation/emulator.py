@@ -1,4 +1,5 @@
 """Drives an emulated kernel library: its schedule, its report, its call sites. Mirrors attnbench/emulation.h."""
+
 from __future__ import annotations
 
 import ctypes

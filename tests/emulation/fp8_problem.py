@@ -1,21 +1,13 @@
 """Small FP8 attention problems: e4m3 inputs, descales that differ from block to block, and how far off is too far."""
+
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Callable
 
 import torch
-from torch import Tensor
-
-from attnbench import reference
-from attnbench.backend import Inputs, Quantized
-from attnbench.case import Case
-from attnbench.kernel_fp8 import Fp8Operands, fp8_args
-from attnbench.kernel_library import ForwardArgs, Variant
-from attnbench.kernel_quantize import transpose_values
-from attnbench.quantize import dequantize, quantize_tensor
 from problem import (
     DTYPES,
     LSE_LIMIT,
@@ -27,6 +19,15 @@ from problem import (
     largest_lse_error,
     make_operands,
 )
+from torch import Tensor
+
+from attnbench import reference
+from attnbench.backend import Inputs, Quantized
+from attnbench.case import Case
+from attnbench.kernel_fp8 import Fp8Operands, fp8_args
+from attnbench.kernel_library import ForwardArgs, Variant
+from attnbench.kernel_quantize import transpose_values
+from attnbench.quantize import dequantize, quantize_tensor
 
 BLOCK_SIZE = 128
 # How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.

@@ -3,6 +3,7 @@
 The call sites come from an unbroken run, so nothing in a kernel prepares for this. A mutation is killed by a reported
 hazard or by a wrong result under any of the trials; one that survives them all must stand in benign_mutations.yaml.
 """
+
 from __future__ import annotations
 
 import re
@@ -10,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-
-from attnbench.kernel_recipe import KERNELS
 from emulator import EAGER, LAZY, RANDOM, EmulatedKernel, Schedule, Site
 from fp8_problem import operands
 from parallel import load
 from problem import Outcome, Problem, launch
+
+from attnbench.kernel_recipe import KERNELS
 
 _SHARED_A = ("a_start", "a_step", "a_stride", "a_leading", "a_swizzle")
 _SHARED_B = ("b_start", "b_step", "b_stride", "b_leading", "b_swizzle")

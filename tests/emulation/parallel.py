@@ -1,22 +1,23 @@
 """Runs independent jobs on all processors; each worker keeps its loaded libraries."""
+
 from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Callable, Iterable, TypeVar
+from typing import TypeVar
 
 import torch
-
 from emulator import EmulatedKernel
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(source: Path) -> EmulatedKernel:
     """A kernel file compiled and loaded once per process; the build itself is shared by content hash."""
     return EmulatedKernel.build(source)

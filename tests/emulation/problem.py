@@ -1,15 +1,16 @@
 """Small attention problems on the CPU and their fp64 answers, written apart from attnbench/reference.py."""
+
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
 
 import torch
+from emulator import EmulatedKernel, Hazard, Schedule
 from torch import Tensor
 
 from attnbench.kernel_arguments import forward_args
 from attnbench.kernel_library import ForwardArgs, KernelError, Variant
-from emulator import EmulatedKernel, Hazard, Schedule
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LSE_LIMIT = 1e-3
@@ -61,7 +62,7 @@ class Operands:
         return LSE_LIMIT
 
     def wrong_output(self, out: Tensor, accumulator: str) -> str:
-        """"" or where an output is too far off. P and the output are each rounded once to the input type; the sums are
+        """ "" or where an output is too far off. P and the output are each rounded once to the input type; the sums are
         fp32."""
         unit = torch.finfo(out.dtype).eps / 2
         limit = 4 * unit * max(1.0, float(self.out.abs().max()))
@@ -75,7 +76,7 @@ def largest_lse_error(lse: Tensor, exact: Tensor) -> float:
 
 
 def farthest(error: Tensor, limit: Tensor) -> str:
-    """"" or the element that exceeds its limit the most."""
+    """ "" or the element that exceeds its limit the most."""
     excess = error.abs() - limit
     if float(excess.max()) <= 0:
         return ""

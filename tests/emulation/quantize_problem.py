@@ -1,4 +1,5 @@
 """Quantization problems on the CPU, their launches by the emulated kernel, and what is wrong with the bits."""
+
 from __future__ import annotations
 
 import math
@@ -6,6 +7,8 @@ import zlib
 from dataclasses import dataclass, fields, replace
 
 import torch
+from emulator import EmulatedKernel, Emulator, Schedule
+from problem import DTYPES, Outcome, allocate
 from torch import Tensor
 
 from attnbench.case import Case
@@ -15,8 +18,6 @@ from attnbench.kernel_quantize import SOURCE, QuantizeLibrary
 from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
 from attnbench.kernel_recipe import KERNELS
 from attnbench.quantize import quantize
-from emulator import EmulatedKernel, Emulator, Schedule
-from problem import DTYPES, Outcome, allocate
 
 SOURCE_FILE = KERNELS / f"{SOURCE}.cu"
 GUARD = 64  # bytes on both sides of an output that a launch must leave alone

@@ -3,24 +3,25 @@
 `make test` runs each variant on every shape under one delivery each (all three come up for every variant), and one
 shape under all; the marker `full` runs the whole product with several seeds.
 """
+
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 import torch
+from emulator import DELIVERIES, EAGER, LAZY, RANDOM, Schedule
+from fp8_problem import operands
+from parallel import load, run_parallel
+from problem import Problem, launch
 
 from attnbench.kernel_build import build_emulated
 from attnbench.kernel_library import Variant
 from attnbench.kernel_recipe import KERNELS
-from emulator import DELIVERIES, EAGER, LAZY, RANDOM, Schedule
-from parallel import load, run_parallel
-from fp8_problem import operands
-from problem import Problem, launch
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 SHAPES = (
@@ -68,7 +69,7 @@ def hopper_sums(variant: Variant, wanted: bool) -> str:
 
 
 def failure(run: Run) -> str:
-    """"" or what went wrong, with all that is needed to see it again."""
+    """ "" or what went wrong, with all that is needed to see it again."""
     kernel = load(run.source)
     variant = kernel.library.variants[run.variant]
     inputs = operands(run.problem, variant.dtype, variant.head_dim, run.causal)

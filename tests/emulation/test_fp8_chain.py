@@ -1,11 +1,16 @@
 """Quantize kernel, then e4m3 attention kernel, both emulated: the backend as the harness calls, judges and times it."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
+from emulator import EmulatedKernel, Schedule
+from parallel import load
+from quantize_problem import load_quantizer
 
 from attnbench import kernel_backend, kernel_quantizer
 from attnbench.backends import hopper_fp8
@@ -21,9 +26,6 @@ from attnbench.phases import Phases
 from attnbench.quantize import quantize
 from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
-from emulator import EmulatedKernel, Schedule
-from parallel import load
-from quantize_problem import load_quantizer
 
 QUICK = Timing(min_samples=1, min_time_s=1e-6, max_time_s=1e-3, warmup_s=1e-6, cache="warm", timer="cpu")
 CHAINS = (
@@ -131,7 +133,9 @@ def test_a_quantizer_with_other_bits_is_not_timed() -> None:
     bench = Bench(case, "cpu", Checks(repeats=0), QUICK, 0, Phases())
     right = bench.reference.inputs
     other = quantize(right.q, right.k, right.v, make(**CHAINS[1], seed=1))
-    with pytest.raises(KernelError, match="not the reference quantizer's: q in .* values, k in .* values, q_descale in"):
+    with pytest.raises(
+        KernelError, match="not the reference quantizer's: q in .* values, k in .* values, q_descale in"
+    ):
         backend.prep_call(case, replace(right, quantized=other))
 
 

@@ -3,20 +3,21 @@
 The emulation sums as Hopper's tensor core is modelled to (attnbench.accumulate), so that E1 is held against the
 accumulator that each backend declares.
 """
+
 from __future__ import annotations
 
 import dataclasses
 
 import pytest
 import torch
+from emulator import Emulator, Schedule
+from parallel import load
 
 from attnbench import check, kernel_backend
 from attnbench.backends.hopper_fp8 import HopperFp8
 from attnbench.kernel_build import Build
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_schedules import FP8_SCHEDULES, BuiltKernel
-from emulator import Emulator, Schedule
-from parallel import load
 
 SOURCE = KERNELS / "fwd_fp8.cu"
 # Groups of suites/edges.yaml, and what to keep of each.
@@ -52,7 +53,9 @@ def backend(request, monkeypatch) -> HopperFp8:
     """A backend on CPU tensors and the emulated library."""
     library = load(SOURCE).library
     rows = tuple(dataclasses.asdict(variant) for variant in library.variants)
-    kernel = BuiltKernel(library.path, Build(SOURCE.name, library.path.name, "emulated", "d", "s", "g++", (), 0.0, "", rows))
+    kernel = BuiltKernel(
+        library.path, Build(SOURCE.name, library.path.name, "emulated", "d", "s", "g++", (), 0.0, "", rows)
+    )
     monkeypatch.setattr(kernel_backend, "built_kernel", lambda schedule: kernel)
     monkeypatch.setattr("attnbench.backends.hopper_fp8.built_kernel", lambda schedule: kernel)
     monkeypatch.setattr(HopperFp8, "unavailable", lambda self: None)

@@ -2,19 +2,20 @@
 
 By benchmarks/fp8_accuracy.py, which goes on to 128k keys.
 """
+
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
 import torch
+from parallel import load
 
 from attnbench import reference
 from attnbench.case import Case
 from attnbench.inputs import make_inputs
 from attnbench.kernel_recipe import KERNELS
 from benchmarks.fp8_accuracy import KERNEL_LONGEST, SHORTEST, against_seqlen, some_queries
-from parallel import load
 
 LONGEST = 16384
 FLAT = 0.2  # how far the error may change with the length

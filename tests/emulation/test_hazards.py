@@ -1,4 +1,5 @@
 """Every class of hazard is reported where it is planted, and sound kernels are left in peace."""
+
 from __future__ import annotations
 
 import ctypes
@@ -6,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from emulator import DELIVERIES, EAGER, LAZY, Emulator, Schedule
 
 from attnbench.kernel_build import build_emulated
-from emulator import DELIVERIES, EAGER, LAZY, Emulator, Schedule
 
 SOURCE = Path(__file__).with_name("hazards.cu")
 SEEDS = range(6)

@@ -3,14 +3,12 @@
 Prints the kill rate. Fails for a survivor that benign_mutations.yaml does not explain, and for an entry there that no
 longer survives.
 """
+
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
-from tabulate import tabulate
-
-from attnbench.kernel_recipe import KERNELS
 from mutation import (
     Benign,
     CallSite,
@@ -24,6 +22,9 @@ from mutation import (
     plans,
 )
 from parallel import run_parallel
+from tabulate import tabulate
+
+from attnbench.kernel_recipe import KERNELS
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 

@@ -3,20 +3,17 @@
 `make test` runs every dtype, head_dim, scaling and rotation on some shapes, inputs and deliveries, all of which come
 up; the marker `full` runs the whole product.
 """
+
 from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Iterator
 
 import pytest
 import torch
-
-from attnbench.kernel_build import build_emulated
-from attnbench.kernel_quantize import transpose_values
-from attnbench.kernel_quantize_arguments import Scheme
 from emulator import DELIVERIES, EmulatedKernel, Schedule
 from parallel import run_parallel
 from quantize_problem import (
@@ -29,6 +26,10 @@ from quantize_problem import (
     make_operands,
     rearranged,
 )
+
+from attnbench.kernel_build import build_emulated
+from attnbench.kernel_quantize import transpose_values
+from attnbench.kernel_quantize_arguments import Scheme
 
 SCALINGS = (
     ("none", 128), ("tensor", 128), ("head", 128), ("block", 128), ("block", 32), ("block", 64), ("block", 256),
@@ -66,7 +67,7 @@ def built() -> Iterator[None]:
 
 
 def failure(run: Run) -> str:
-    """"" or what went wrong, with all that is needed to see it again."""
+    """ "" or what went wrong, with all that is needed to see it again."""
     operands = make_operands(run.problem)
     outcome = launch(kernel(), run.problem, operands, expected(run.problem, *operands), run.schedule)
     return "" if outcome.clean else f"{run.problem} [{run.schedule}]: {outcome}"

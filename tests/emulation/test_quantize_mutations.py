@@ -3,19 +3,20 @@
 As test_mutations.py for the forward kernels, but judged bit by bit; shuffles are broken too, since here they carry
 data.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import pytest
-
-from attnbench.kernel_quantize_arguments import Scheme
 from emulator import EAGER, LAZY, RANDOM, EmulatedKernel, Schedule, Site
 from mutation import APPLICABLE, UNTOUCHED
 from parallel import run_parallel
 from problem import Outcome
 from quantize_problem import QuantizeProblem, expected, launch, load_quantizer, make_operands
+
+from attnbench.kernel_quantize_arguments import Scheme
 
 KINDS = {**APPLICABLE, "shuffle": ("drop",)}
 # One pass and two, rotated: between them every line of the kernels runs. Several tiles a CTA, tails, GQA.
@@ -47,7 +48,7 @@ def kernel() -> EmulatedKernel:
     return load_quantizer()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _problem(subject: int):
     operands = make_operands(SUBJECTS[subject])
     return operands, expected(SUBJECTS[subject], *operands)

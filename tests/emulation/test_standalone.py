@@ -1,4 +1,5 @@
 """The emulation without Python (standalone.cpp): on this processor, and on another one under QEMU where it is there."""
+
 from __future__ import annotations
 
 import shutil

@@ -1,4 +1,5 @@
 """The emulated primitives are the real ones' twins: the same headers, functions, parameters and constants."""
+
 from __future__ import annotations
 
 import re
@@ -30,7 +31,7 @@ def functions(path: Path) -> dict[str, tuple[str, ...]]:
 
 def test_both_layers_have_the_same_headers() -> None:
     emulated = sorted(path.name for path in (EMULATED / "ptx").glob("*.cuh"))
-    assert HEADERS == emulated
+    assert emulated == HEADERS
 
 
 @pytest.mark.parametrize("header", HEADERS)

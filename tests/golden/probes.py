@@ -3,6 +3,7 @@
 Matrices hold small whole numbers, so every product and sum is exact in fp32 in any order; what is left to be wrong is
 where an element lies. All arrays are bit patterns (uint8, uint16, uint32) or fp32.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -253,7 +254,7 @@ def run(library: ctypes.CDLL, probe: Probe, device: str) -> np.ndarray:
 
 
 def difference(name: str, got: np.ndarray, want: np.ndarray) -> str:
-    """"" where equal: bit for bit, or within the probe's tolerance."""
+    """ "" where equal: bit for bit, or within the probe's tolerance."""
     if name not in TOLERANCES:
         wrong = got.view(np.uint8) != want.view(np.uint8)
         return f"{name}: {int(wrong.sum())} of {wrong.size} bytes differ" if wrong.any() else ""

@@ -2,17 +2,17 @@
 
 As a program, that process: `python record.py LIBRARY FOLDER NAME...` writes FOLDER/NAME.npy after each probe.
 """
+
 from __future__ import annotations
 
 import ctypes
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
-
 import probes
 
 # Without a new vector for so long, a process counts as hung; it includes starting torch and CUDA.
@@ -37,7 +37,7 @@ def run_all(names: Sequence[str], start: Start, folder: Path, quiet_s: float = Q
         waiting = [name for name in waiting if not (folder / f"{name}.npy").exists()]
         if waiting:
             lost[waiting.pop(0)] = reason
-    return lost | {name: "not run, too many others were lost" for name in waiting}
+    return lost | dict.fromkeys(waiting, "not run, too many others were lost")
 
 
 def _wait(process: subprocess.Popen, folder: Path, quiet_s: float) -> str:

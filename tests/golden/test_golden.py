@@ -3,6 +3,7 @@
 The test marked `gpu` records tests/golden/hopper.npz on a Hopper machine. Until that file exists nothing here says
 anything about hardware, and the comparison reports itself as not run.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -12,11 +13,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import probes
 import pytest
+import record
 import torch
 
-import probes
-import record
 from attnbench.accumulate import matmul_into
 from attnbench.kernel_build import build_emulated, compile_library
 from attnbench.kernel_recipe import KERNELS, hopper_recipe

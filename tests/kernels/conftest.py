@@ -1,4 +1,5 @@
 """What the kernel tests share: the compilers where there are any, and small libraries built once per session."""
+
 from __future__ import annotations
 
 from pathlib import Path

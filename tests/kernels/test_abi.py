@@ -1,4 +1,5 @@
 """abi.h, quantize_abi.h and their ctypes mirrors agree, field by field, as the C compiler sees them."""
+
 from __future__ import annotations
 
 import ctypes

@@ -1,4 +1,5 @@
 """Building: which compiler is found, when a library is rebuilt, and which machine code is refused."""
+
 from __future__ import annotations
 
 import os

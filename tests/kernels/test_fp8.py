@@ -1,4 +1,5 @@
 """The FP8 kernels from Python, on the CPU: what is refused and why, the operator, the backends' verdicts."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -33,7 +34,9 @@ def library() -> KernelLibrary:
 @pytest.fixture
 def backend(library, monkeypatch) -> HopperFp8:
     rows = tuple(dataclasses.asdict(variant) for variant in library.variants)
-    kernel = BuiltKernel(library.path, Build("fwd_fp8.cu", "fwd_fp8.so", "emulated", "d", "s", "g++", (), 0.0, "", rows))
+    kernel = BuiltKernel(
+        library.path, Build("fwd_fp8.cu", "fwd_fp8.so", "emulated", "d", "s", "g++", (), 0.0, "", rows)
+    )
     monkeypatch.setattr(kernel_backend, "built_kernel", lambda schedule: kernel)
     return HopperFp8("fp8")
 

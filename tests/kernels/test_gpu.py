@@ -1,4 +1,5 @@
 """On a Hopper GPU: every variant against fp64, in both layouts, on another stream; from another thread; compiled."""
+
 from __future__ import annotations
 
 from threading import Thread

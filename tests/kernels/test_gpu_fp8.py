@@ -3,6 +3,7 @@
 What draws, launches and compares runs on the emulated library too, so that a first contact finds faults of the kernels
 and not of this file.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,5 @@
 """On a Hopper GPU: the quantize kernel's bits are the reference quantizer's, captured and compiled too."""
+
 from __future__ import annotations
 
 import itertools

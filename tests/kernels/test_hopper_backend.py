@@ -1,4 +1,5 @@
 """The backend `hopper`: what it says without a GPU, and how a case reaches a kernel."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,8 +14,8 @@ from attnbench.backend import Backend
 from attnbench.backends import hopper
 from attnbench.backends.hopper import BACKENDS, Hopper
 from attnbench.case import Case
-from attnbench.kernel_inspect import KernelFacts, PtxasFacts
 from attnbench.kernel_build import Build
+from attnbench.kernel_inspect import KernelFacts, PtxasFacts
 from attnbench.kernel_library import KernelLibrary
 from attnbench.kernel_schedules import DEFAULT_SCHEDULE, FILES, SCHEDULES, BuiltKernel
 from attnbench.nvml import Gpu

@@ -1,4 +1,5 @@
 """The maps of kernels/include/attnbench (swizzle, descriptors, fragments, masks, tile order), by enumeration."""
+
 from __future__ import annotations
 
 import subprocess

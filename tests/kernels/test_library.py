@@ -2,6 +2,7 @@
 
 Run on CUDA builds (no GPU and no driver needed), on an emulated build, and on scalar attention behind the interface.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -10,9 +11,9 @@ import subprocess
 import pytest
 import torch
 
+from attnbench.case import Case
 from attnbench.kernel_arguments import ALIGNED_ADDRESS, BoundForward, case_args, forward_args
 from attnbench.kernel_library import NO_DRIVER, WRONG_ARCHITECTURE, ForwardArgs, KernelError, KernelLibrary, Strides
-from attnbench.case import Case
 from attnbench.kernel_toolchain import find_host_compiler
 from attnbench.nvml import gpus
 

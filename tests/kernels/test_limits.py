@@ -1,4 +1,5 @@
 """The limits and the record of static figures, on figures made up to break them one at a time."""
+
 from __future__ import annotations
 
 import json
@@ -103,7 +104,7 @@ def test_too_many_exponentials():
 
 def test_an_unrolled_loop_is_judged_by_the_step():
     twice = {"instructions": 940, "tensor": 32, "ffma": 132}
-    twice |= {name: 132 for name in ("ex2", "ex2_in_flight", "ex2_before_last_wait")}
+    twice |= dict.fromkeys(("ex2", "ex2_in_flight", "ex2_before_last_wait"), 132)
     assert violations([replace(GOOD, sass=replace(SASS, loops=(replace(LOOP, **twice),)))]) == []
 
 
@@ -132,7 +133,24 @@ def test_table():
     assert broken == 0
     assert "fwd_overlap (nvcc 13.0.88)" in text and "All limits hold for 1 variants." in text
     row = next(line for line in text.splitlines() if "overlap-bf16-d128-full" in line)
-    assert row.split() == "overlap-bf16-d128-full 168 0/0 196.3 0 48 6 30/2/0 1/1 100% 100% 470 66 66 0 0".split()
+    assert row.split() == [
+        "overlap-bf16-d128-full",
+        "168",
+        "0/0",
+        "196.3",
+        "0",
+        "48",
+        "6",
+        "30/2/0",
+        "1/1",
+        "100%",
+        "100%",
+        "470",
+        "66",
+        "66",
+        "0",
+        "0",
+    ]
 
 
 def test_table_without_a_disassembler_shows_no_zero():

@@ -1,4 +1,5 @@
 """attnbench::hopper_forward as torch sees it, on the CPU: by an emulated kernel, and by scalar attention."""
+
 from __future__ import annotations
 
 import pytest

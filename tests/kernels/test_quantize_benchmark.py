@@ -1,4 +1,5 @@
 """benchmarks/quantize_kernel.py with the GPU replaced by made-up times: what it counts, what it calls missed."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -50,6 +51,8 @@ def test_targets(benchmark, monkeypatch, capsys, quantize_us, attention_us, hada
 
 @pytest.mark.skipif(bool(gpus()), reason="not run: it is about a machine without a GPU")
 def test_without_a_gpu_it_says_so():
-    done = subprocess.run([sys.executable, SCRIPT], cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, SCRIPT], cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 0
     assert done.stdout.startswith("quantize kernel: not run: no NVIDIA GPU on this machine")

@@ -1,5 +1,6 @@
 """The quantize kernel's library, CUDA build (no GPU needed) and emulated: what it answers to bad arguments and tensors;
 its machine code; the torch operator."""
+
 from __future__ import annotations
 
 import ctypes

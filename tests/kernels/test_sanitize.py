@@ -1,4 +1,5 @@
 """The compute-sanitizer driver: verdicts, resuming and budgets, with the tool replaced by a function."""
+
 from __future__ import annotations
 
 import subprocess

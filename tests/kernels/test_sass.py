@@ -1,4 +1,5 @@
 """Reading machine code: recorded lines, and control flow written out by hand."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """Rules for the CUDA sources that no compiler checks: where inline assembly stands, what both builds must share."""
+
 from __future__ import annotations
 
 import re
@@ -150,8 +151,8 @@ def test_sizes_stay_readable(path: Path) -> None:
 
 def test_the_checks_see_what_they_look_for() -> None:
     text = (
-        "ATTNBENCH_DEVICE void one(int a,\n                          Where = X) {\n  asm volatile(\"a;\");\n}\n"
-        "ATTNBENCH_DEVICE void two() { asm(\"b;\"); }  // asm\n// asm in a comment\n"
+        'ATTNBENCH_DEVICE void one(int a,\n                          Where = X) {\n  asm volatile("a;");\n}\n'
+        'ATTNBENCH_DEVICE void two() { asm("b;"); }  // asm\n// asm in a comment\n'
     )
     assert asm_lines(text) == [3, 5]
     assert [(name, line) for name, _, line in functions(text)] == [("one", 1), ("two", 5)]

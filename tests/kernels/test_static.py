@@ -1,4 +1,5 @@
 """The real kernels, compiled: every limit holds, and the figures are those of kernels/static.json."""
+
 from __future__ import annotations
 
 import pytest

@@ -6,9 +6,23 @@ from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.phases import Phases
 from attnbench.planted import (
-    AllZeros, DescalesSwapped, LastTileDropped, LseInLog2, LseSign, MaskSeesOneLess, MaskSeesOneMore, MaskTopLeft,
-    MaskTurnedRound, NanSwallowed, Nondeterministic, RowNeverWritten, RowZeroed, ScaleFivePercentHigh, ScaleMissing,
-    TailUnmasked, WrongGqaHead,
+    AllZeros,
+    DescalesSwapped,
+    LastTileDropped,
+    LseInLog2,
+    LseSign,
+    MaskSeesOneLess,
+    MaskSeesOneMore,
+    MaskTopLeft,
+    MaskTurnedRound,
+    NanSwallowed,
+    Nondeterministic,
+    RowNeverWritten,
+    RowZeroed,
+    ScaleFivePercentHigh,
+    ScaleMissing,
+    TailUnmasked,
+    WrongGqaHead,
 )  # fmt: skip
 from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial

@@ -130,7 +130,9 @@ def test_a_bias_is_seen_below_what_rounding_hides():
 
 @pytest.mark.parametrize(("seqlen_k", "head_dim"), [(262144, 64), (131072, 256)])
 def test_steps_over_long_contexts_stay_in_fp16(seqlen_k, head_dim):
-    case = Case.make(batch=1, seqlen_q=1, seqlen_k=seqlen_k, num_heads=1, head_dim=head_dim, dtype="fp16", inputs="steps")
+    case = Case.make(
+        batch=1, seqlen_q=1, seqlen_k=seqlen_k, num_heads=1, head_dim=head_dim, dtype="fp16", inputs="steps"
+    )
     assert bool(make_inputs(case).k.isfinite().all())
 
 

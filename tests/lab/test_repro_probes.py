@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 from report_runs import write_run
 
-from attnbench.bench import Bench
 from attnbench.backends import builtin
+from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.phases import Phases
 from attnbench.inputs import make_inputs
+from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.relations import RELATIONS
-from attnbench.store import StoreError
 from attnbench.repro import repro_script
+from attnbench.store import StoreError
 from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
 
-KERNEL = '''
+KERNEL = """
 import torch
 
 
@@ -30,7 +30,7 @@ def answer(q, k, v, *, causal, softmax_scale):
         scores = scores.masked_fill(torch.arange(k.shape[1]) > last, -torch.inf)
     p = scores.softmax(dim=-1).to(q.dtype).float()
     return torch.einsum("bhqk,bkhd->bqhd", p, v.float()).to(q.dtype){spoiled}
-'''
+"""
 SPOILED = {
     "right": ("", "nan_v"),
     "hides_nan": (".nan_to_num(nan=0.0)", "nan_v"),
@@ -46,7 +46,9 @@ def test_the_script_shows_what_the_probe_found(tmp_path, kind):
     spec = f"{tmp_path / 'kernel.py'}:answer"
     fields = {"batch": 1, "seqlen": 70, "num_heads": 2, "head_dim": 64, "causal": True}
     case = Case.make(**fields, inputs=probe) if kind == "right" else Case.make(**fields)
-    record = run_trial(Bench(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), load([spec])["answer"], False)
+    record = run_trial(
+        Bench(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), load([spec])["answer"], False
+    )
     assert record.status == ("ok" if kind == "right" else "incorrect")
     run = write_run(tmp_path / "run", [record], {"device": "cpu", "plugins": [spec]})
     script = tmp_path / "repro.py"
