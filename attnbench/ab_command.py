@@ -23,6 +23,7 @@ from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
 from attnbench.gate import end, write_outputs
 from attnbench.junit import make_room
+from attnbench.kernel_build import build_facts
 from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, Ruling, rule
@@ -174,7 +175,7 @@ def _what(
 
 def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The environment of either side's run."""
-    collected, session = environment.collect(request.device), secrets.token_hex(8)
+    collected, session = environment.collect(request.device) | build_facts(), secrets.token_hex(8)
     return [
         {
             **environment.with_worker(collected, event["facts"]),

@@ -15,7 +15,7 @@ from attnbench.judge import Reference, make_reference
 from attnbench.measurement import PrepTiming
 from attnbench.phases import Phases
 from attnbench.sampling import Unwatched, Watch
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Timing
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8

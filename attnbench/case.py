@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from typing import Any
 
+from attnbench.errors import UserError
+
 FP8_DTYPES = ("e4m3", "e5m2")
 DTYPES = ("fp16", "bf16", *FP8_DTYPES)
 SCALINGS = ("none", "tensor", "head", "token", "block")
@@ -39,7 +41,7 @@ INPUT_FILE = re.compile(r"[\w./-]+\.safetensors")
 RESERVED = ("pass", "window", "mask", "seqlens", "page_size", "num_splits")
 
 
-class CaseError(ValueError):
+class CaseError(UserError, ValueError):
     """A case that cannot exist; the message names the field, the value and the way out."""
 
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import click
 
+from attnbench.errors import UserError
+
 USAGE_ERROR = 2
 INTERRUPTED = 130
 # click 8.2 raises this where a group is called bare; before that it printed the help itself.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
-class UserError(click.ClickException):
+class Mistake(click.ClickException):
     """A mistake of the user's: one line, exit status 2."""
 
     exit_code = USAGE_ERROR
@@ -57,12 +59,10 @@ def _help_hint(error: click.ClickException) -> str:
 
 def told(function: Any, *arguments: Any, **options: Any) -> Any:
     """Calls; a mistake of the user's becomes one line and exit status 2."""
-    from attnbench.errors import user_errors
-
     try:
         return function(*arguments, **options)
-    except user_errors() as error:
-        raise UserError(str(error)) from None
+    except UserError as error:
+        raise Mistake(str(error)) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.backends import builtin
+from attnbench.errors import UserError
 from attnbench.record import Record, RecordError
 from attnbench.suite import Job
 from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
@@ -23,7 +24,7 @@ BETWEEN = "between"  # a record and the next phase, of whichever backend
 LOST = "crashes and time-outs"
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A run that cannot begin or go on; the message names the thing and the way out."""
 
 

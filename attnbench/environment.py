@@ -64,7 +64,7 @@ def available_memory_bytes(device: str) -> int:
 
 
 def collect(device: str) -> dict[str, Any]:
-    """The machine, its settings and the software on it. Takes a moment (git, nvcc); never raises for what is absent.
+    """The machine, its settings and the software on it. Takes a moment (git); never raises for what is absent.
 
     `gpu` is None unless `device` is one.
     """
@@ -83,9 +83,7 @@ def collect(device: str) -> dict[str, Any]:
         "os": host.os_facts(),
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "versions": {name: version for name, version in versions.items() if version is not None},
-        "nvcc": _nvcc_version(),
         "attnbench": {"version": installed_version("attnbench"), **revision(_ROOT)},
-        "kernels": kernel_hashes(),
         "threads": host.thread_facts(),
     }
     return _impersonal(facts)
@@ -132,27 +130,10 @@ def revision(root: Path) -> dict[str, Any]:
     return {"revision": head, "dirty": None if changes is None else bool(changes)}
 
 
-def kernel_hashes() -> dict[str, str]:
-    """SHA-256, shortened, of each kernel library that is built."""
-    from attnbench.kernel_recipe import ARCH, BUILD
-
-    libraries = sorted((BUILD / ARCH).glob("*.so"))
-    return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in libraries}
-
-
 def _ordinal(device: str) -> int | None:
     """ "cuda" -> 0, "cuda:1" -> 1; None for what is no CUDA device."""
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     return int(match[1] or 0) if match else None
-
-
-def _nvcc_version() -> str | None:
-    from attnbench.kernel_toolchain import ToolMissing, find_nvcc
-
-    try:
-        return find_nvcc().version
-    except ToolMissing:
-        return None
 
 
 def _fingerprint(cpu: Mapping[str, Any], gpu: Mapping[str, Any] | None) -> str:

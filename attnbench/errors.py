@@ -1,17 +1,18 @@
-"""Which exceptions are a user's mistake: the command line shows them as one line, without a traceback."""
+"""What a user's mistake is: the command line shows it as one line, without a traceback."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 
-def user_errors() -> tuple[type[Exception], ...]:
-    from attnbench.case import CaseError
-    from attnbench.kernel_build import BuildError
-    from attnbench.kernel_static import NotComparable
-    from attnbench.kernel_toolchain import ToolMissing
-    from attnbench.plugins import PluginError
-    from attnbench.run import RunError
-    from attnbench.store import StoreError
-    from attnbench.suite_yaml import SuiteError
-    from attnbench.worktree import GitError
 
-    return (BuildError, CaseError, GitError, NotComparable, PluginError, RunError, StoreError, SuiteError, ToolMissing)
+class UserError(Exception):
+    """Something that the user can mend: the message names the thing, the value and the way out, in one line."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What to append to "unknown x": the nearest known name, or all of them."""
+    import difflib
+
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f' (did you mean "{near[0]}"?)' if near else f"; there are {', '.join(known)}"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Outputs
 from attnbench.determinism import process_check, repeat_check, repeatable
-from attnbench.judge import Factors
 from attnbench.lab import BenchLab
 from attnbench.probes import run_probes
 from attnbench.record import Accuracy
+from attnbench.settings import Factors
 
 if TYPE_CHECKING:
     from attnbench.bench import Bench

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.backend import Outputs
 from attnbench.measurement import known_facts
 from attnbench.sampling import Watch
-from attnbench.suite_model import Timing
+from attnbench.settings import Timing
 from attnbench.timers import make_timer
 from attnbench.timing import measure
 

@@ -16,8 +16,8 @@ from attnbench.backend import Call
 from attnbench.measurement import KEPT_SAMPLES, Measurement
 from attnbench.rounds import BLOCKS_A_ROUND
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
+from attnbench.settings import Timing
 from attnbench.stats import units_needed
-from attnbench.suite_model import Timing
 from attnbench.timing import (
     BURST_IDLE_S,
     BURST_WORK_S,

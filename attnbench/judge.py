@@ -18,7 +18,6 @@ from attnbench.diagnose import Diagnosis, diagnose
 from attnbench.error_rules import (
     HALF_EPSILON,
     Errors,
-    Factors,
     beyond_rounding,
     bounded,
     error_checks,
@@ -31,6 +30,7 @@ from attnbench.probe_rules import Known, own_checks, row_place
 from attnbench.record import Accuracy, Check
 from attnbench.reference import Attention, Rows, visible_keys
 from attnbench.rounding import rounding_bound, row_sum_bound
+from attnbench.settings import Factors
 
 if TYPE_CHECKING:
     from torch import Tensor

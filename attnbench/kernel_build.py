@@ -8,6 +8,7 @@ reading half needs neither the compiler nor the library. Importing this module i
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -18,8 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from attnbench.errors import UserError
 from attnbench.kernel_ptxas import main_loop_spills
 from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
+from attnbench.kernel_toolchain import ToolMissing, find_nvcc
 
 # Compilers at a time. A GPU machine is lent by the minute and has the cores; one compiler takes about 1 GB.
 JOBS = len(os.sched_getaffinity(0))
@@ -30,7 +33,7 @@ SHOWN_LINES = 20
 _SERIALIZATION = re.compile(r"^.*\(C75\d\d\).*$", re.MULTILINE)
 
 
-class BuildError(RuntimeError):
+class BuildError(UserError, RuntimeError):
     """A kernel that does not compile, or whose machine code breaks a rule; the message has the compiler's words."""
 
 
@@ -62,6 +65,17 @@ class Build:
 def library_path(name: str) -> Path:
     """Where the Hopper library of a kernel file lies once it is built."""
     return BUILD / ARCH / f"{name}.so"
+
+
+def build_facts() -> dict[str, Any]:
+    """For `environment.json`: the version of nvcc (None without one), and each built library's SHA-256, shortened."""
+    libraries = sorted((BUILD / ARCH).glob("*.so"))
+    hashes = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in libraries}
+    try:
+        nvcc = find_nvcc().version
+    except ToolMissing:
+        nvcc = None
+    return {"nvcc": nvcc, "kernels": hashes}
 
 
 def is_stale(build: Build) -> bool:

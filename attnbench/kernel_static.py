@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnbench.errors import UserError
 from attnbench.kernel_inspect import KernelFacts, sass_figures
 from attnbench.kernel_limits import violations
 from attnbench.kernel_recipe import KERNELS
@@ -34,7 +35,7 @@ def recorded_figures(facts: KernelFacts) -> dict[str, Any]:
     return {name: row[name] for name in RECORDED if name in row}
 
 
-class NotComparable(ValueError):
+class NotComparable(UserError, ValueError):
     """Figures that say nothing about the recorded ones; the message says why."""
 
 

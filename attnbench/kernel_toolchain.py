@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.errors import UserError
+
 # The nvcc whose machine code the limits and kernels/static.json were made with.
 PINNED_NVCC = "13.0.88"
 # The wheels that together hold a working nvcc (they need a host g++).
@@ -27,7 +29,7 @@ DEFAULT_CUDA_HOME = Path("/usr/local/cuda")
 WHEEL_ROOT = Path("nvidia") / "cu13"
 
 
-class ToolMissing(RuntimeError):
+class ToolMissing(UserError, RuntimeError):
     """A tool that is not on this machine; the message names the ways to get it."""
 
 

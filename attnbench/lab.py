@@ -11,9 +11,10 @@ from attnbench.case import Case
 from attnbench.contract import checksums, guarded_call
 from attnbench.diagnose import Diagnosis
 from attnbench.inputs import make_inputs
-from attnbench.judge import Factors, Reference, diagnosed, judge, make_reference
+from attnbench.judge import Reference, diagnosed, judge, make_reference
 from attnbench.plugins import ContractError
 from attnbench.record import Accuracy
+from attnbench.settings import Factors
 
 if TYPE_CHECKING:
     from attnbench.bench import Bench

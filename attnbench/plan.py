@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from attnbench.arithmetic import ArithmeticMistake, Expression, parse_expression
+from attnbench.errors import suggest
 from attnbench.suite_values import SIZES, check_name, check_value
-from attnbench.suite_yaml import Location, Source, suggest
+from attnbench.suite_yaml import Location, Source
 
 if TYPE_CHECKING:
     from attnbench.suite_model import Exclude, Group

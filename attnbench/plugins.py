@@ -20,13 +20,14 @@ from typing import Any
 
 from attnbench.backend import Backend, Call, Inputs, Outputs
 from attnbench.case import Case
+from attnbench.errors import UserError
 
 ENTRY_POINTS = "attnbench.backends"
 # What tracebacks call the frames of Python's own import system.
 IMPORT_SYSTEM = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
 
-class PluginError(Exception):
+class PluginError(UserError):
     """A plugin that cannot be used; the message names it and the way out."""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Backend, Call, Inputs, Outputs
 from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.inputs import in_place_of, input_bytes
-from attnbench.judge import Factors, judge
+from attnbench.judge import judge
 from attnbench.measurement import Measurement
 from attnbench.plugins import ContractError
 from attnbench.prep_timing import time_prep_call
@@ -86,7 +86,7 @@ class Prepared:
         """
         bench, backend = self.bench, self.checked.backend
         check_contract(bench.case, self._inputs, last)
-        factors = Factors(**bench.checks.factors.model_dump())
+        factors = bench.checks.factors
         accuracy = judge(bench.reference, backend, last, factors)
         if not accuracy.passed:
             return accuracy

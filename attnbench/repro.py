@@ -17,12 +17,12 @@ from attnbench import inputs as drawing
 from attnbench import repro_judge
 from attnbench import repro_templates as text
 from attnbench.case import Case
+from attnbench.errors import suggest
 from attnbench.input_file import is_file
 from attnbench.probes import FRESH_SET
 from attnbench.record import Record
 from attnbench.relations import RELATIONS
 from attnbench.store import StoreError, read
-from attnbench.suite_yaml import suggest
 
 # Rules about bits that must come again, as `determinism` names them: how the script asks for them, and how often.
 AGAIN = {

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 from attnbench import environment, store
 from attnbench.bracket import Bracket
 from attnbench.crew import Crew, RunError
+from attnbench.errors import suggest
+from attnbench.kernel_build import build_facts
 from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.replication import merge_processes
 from attnbench.sentinel import suspicions
 from attnbench.suite import Job, Suite
-from attnbench.suite_yaml import suggest
 
 STATUS_MEANS = {
     0: "all good",
@@ -145,6 +146,7 @@ def _open_writer(request: Request, ready: Mapping[str, Any], backends: tuple[str
     """The suite is stored with the backends that really run, so that --resume finishes those and no others."""
     facts = {
         **environment.with_worker(environment.collect(request.device), ready["facts"]),
+        **build_facts(),
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],
     }

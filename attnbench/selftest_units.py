@@ -8,14 +8,13 @@ from typing import Any
 
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.judge import Factors
 from attnbench.lab import BenchLab
 from attnbench.phases import Phases
 from attnbench.planted import BUGS, Planted
 from attnbench.planted_forward import Choices, TiledForward
 from attnbench.plugins import ContractError
 from attnbench.probes import PROBES
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Factors, Timing
 from attnbench.trial import poisoned_memory, run_trial
 
 # The column of the ordinary checks on the case's own inputs.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from attnbench.errors import UserError
 from attnbench.record import Record, RecordError
 
 RECORDS = "records.jsonl"
@@ -26,7 +27,7 @@ SENTINELS = "sentinels.jsonl"
 CUT_SHORT = "truncated line, left out"
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """A run directory that cannot be used as asked; the message names it and the way out."""
 
 

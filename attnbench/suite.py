@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.case import Case
+from attnbench.errors import suggest
 from attnbench.expand import expand
 from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
 from attnbench.selection import GROUP, field_text, matcher, merge_only, only_text, parse_only
 from attnbench.shipped import shipped_folder
-from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source, suggest
+from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source
 
 if TYPE_CHECKING:
-    from attnbench.suite_model import Checks, SuiteModel, Timing
+    from attnbench.settings import Checks, Timing
+    from attnbench.suite_model import SuiteModel
 
 __all__ = ["Group", "Job", "Suite", "SuiteError", "json_schema", "load_suite", "parse_only", "parse_suite",
            "shipped_suites", "with_overrides"]  # fmt: skip

@@ -4,112 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic import Field, ValidationError, WithJsonSchema
 
+from attnbench.errors import suggest
+from attnbench.settings import Checks, Factors, StrictModel, Timing
 from attnbench.suite_values import FACTORS, FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
-from attnbench.suite_yaml import Location, Source, SuiteError, suggest
+from attnbench.suite_yaml import Location, Source, SuiteError
 
 # Group and suite names become parts of folder names and of report headings.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Timing(_Model):
-    """How a case is timed."""
-
-    regime: Literal["sustained", "burst"] = Field(
-        "sustained", description="sustained: back to back until clocks settle; burst: short work after a pause"
-    )
-    cache: Literal["cold", "warm"] = Field("cold", description="whether inputs may still be in the cache")
-    timer: Literal["auto", "cpu", "events", "graph"] = Field(
-        "auto", description="auto: CUDA events on a GPU, the clock on the CPU"
-    )
-    processes: int = Field(1, ge=1, le=100, description="fresh processes that each measure every case")
-    interleave: bool = Field(
-        True, description="time the backends of a case together, block by block in turns; false: one after the other"
-    )
-    min_samples: int = Field(30, ge=1, description="samples to take at least")
-    min_time_s: Positive = Field(0.5, description="seconds inside the operation to measure at least")
-    max_time_s: Positive = Field(15.0, description="seconds after which measuring stops, converged or not")
-    timeout_s: Positive = Field(120.0, description="seconds after which a record counts as hung; its worker is ended")
-    warmup_s: float = Field(
-        0.25, ge=0, allow_inf_nan=False, description="a window of warm-up; at least two, until their medians agree"
-    )
-    settle_s: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="sustained: seconds back to back before samples count, at least; "
-        "default: 1 on a GPU, 0 on the CPU"
-    )  # fmt: skip
-
-    def mistake(self) -> str | None:
-        """What is wrong with the values together; None where they agree."""
-        if self.max_time_s < self.min_time_s:
-            return f"max_time_s {self.max_time_s:g} is below min_time_s {self.min_time_s:g}; raise it"
-        return None
-
-
-class Factors(_Model):
-    """Limits as multiples of the eager reference's own error (fp8: of the emulated pipeline's)."""
-
-    max_error: Positive = Field(2.0, description="largest absolute error, relative to the tensor's RMS")
-    rmse: Positive = Field(1.5, description="relative RMSE")
-    worst_row: Positive = Field(4.0, description="relative RMSE of the worst row")
-    fp8: Positive = Field(1.3, description="8 bits: error against the emulated pipeline's")
-
-
-def _probe_schema(schema: dict[str, Any]) -> None:
-    """One name, or a list of them."""
+def _name_probes(schema: dict[str, Any]) -> None:
+    """Makes it say: one name, or a list of them."""
     from attnbench.probes import PROBES
 
     names = {"enum": ["all", *PROBES]}
-    about = {name: schema[name] for name in ("description", "title", "default") if name in schema}
+    about = {name: schema[name] for name in ("default", "description", "title")}
     schema.clear()
-    schema.update(about, anyOf=[names, {"type": "array", "items": names}])
-
-
-class Checks(_Model):
-    """How a result is checked before it is timed."""
-
-    oracle: Literal["auto", "full", "sampled"] = Field(
-        "auto", description="query rows compared with the fp64 oracle; auto: all up to seqlen_q 4096, then a sample"
-    )
-    repeats: int = Field(
-        2, ge=0, description="further calls whose outputs must equal the first's bitwise, unless declared otherwise"
-    )
-    processes: int = Field(
-        1, ge=1, le=100, description="fresh processes whose outputs must be equal bitwise, unless declared otherwise"
-    )
-    factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
-    sources: bool = Field(
-        False, description="also the error of each source alone (8 bits: q and k, v, P, accumulation), and against the "
-        "inputs before rounding"
-    )  # fmt: skip
-    probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one",
-        json_schema_extra=_probe_schema,
-    )  # fmt: skip
-
-    @field_validator("probes", mode="before")
-    @classmethod
-    def _listed(cls, names: Any) -> Any:
-        return [names] if isinstance(names, str) else names
-
-    @field_validator("probes")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from attnbench.probes import PROBES
-
-        if names == ("all",):
-            return names
-        for name in names:
-            if name not in PROBES:
-                raise ValueError(f'unknown probe "{name}" under "probes"{suggest(name, (*PROBES, "all"))}')
-        return names
+    schema.update({"anyOf": [names, {"items": names, "type": "array"}], **about})
 
 
 def _value_schema(name: str) -> dict[str, Any]:
@@ -150,14 +65,14 @@ Match = Annotated[dict[str, Any], _field_schema(_one_or_more, "field: value, or 
 Derive = Annotated[dict[str, Any], _field_schema(_expression, "numbers, axis names and + - * / only")]
 
 
-class Exclude(_Model):
+class Exclude(StrictModel):
     """Cases of a group to leave out."""
 
     when: Match = Field(description="a case is left out when all of these match", min_length=1)
     reason: str = Field(min_length=1, description="why; it is shown wherever the cases would be")
 
 
-class Group(_Model):
+class Group(StrictModel):
     """Cases that belong together: the product of its axes."""
 
     name: str = Field(pattern=NAME_PATTERN, description="unique in the suite")
@@ -169,7 +84,7 @@ class Group(_Model):
     checks: Checks = Field(Checks(), description="overrides the suite's checks for this group")
 
 
-class SuiteModel(_Model):
+class SuiteModel(StrictModel):
     """A suite of attention cases."""
 
     name: str = Field("", pattern=NAME_PATTERN, description="default: the file's name")
@@ -199,12 +114,26 @@ _WANTED = {
 def validate(source: Source) -> SuiteModel:
     """The checked model of a suite file. Raises SuiteError for the mistake that stands first in it."""
     try:
-        return SuiteModel.model_validate(source.value)
+        model = SuiteModel.model_validate(source.value)
     except ValidationError as error:
         # What is missing may stand there misspelt, so that other mistakes come first; of those, the topmost.
         mistakes = error.errors(include_url=False)
         mistake = min(mistakes, key=lambda mistake: (mistake["type"] == "missing", source.line(mistake["loc"])))
         raise source.error(mistake["loc"], _explain(mistake, mistake["loc"])) from None
+    _refuse_unknown_probes(model, source)
+    return model
+
+
+def _refuse_unknown_probes(model: SuiteModel, source: Source) -> None:
+    from attnbench.probes import PROBES
+
+    places = [(("checks",), model.checks)]
+    places += [(("groups", index, "checks"), group.checks) for index, group in enumerate(model.groups)]
+    for place, checks in places:
+        for name in checks.probes if checks.probes != ("all",) else ():
+            if name not in PROBES:
+                known = suggest(name, (*PROBES, "all"))
+                raise source.error((*place, "probes"), f'unknown probe "{name}" under "probes"{known}')
 
 
 def _explain(mistake: Any, location: Location) -> str:
@@ -251,4 +180,6 @@ def change_timing(timing: Timing, changes: Mapping[str, Any]) -> Timing:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the suite format."""
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "attnbench suite"}
-    return head | {key: value for key, value in SuiteModel.model_json_schema().items() if key != "title"}
+    schema = SuiteModel.model_json_schema()
+    _name_probes(schema["$defs"]["Checks"]["properties"]["probes"])
+    return head | {key: value for key, value in schema.items() if key != "title"}

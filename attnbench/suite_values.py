@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from attnbench.case import DTYPES, FIELDS, INPUT_FILE, MAX_SIZE, RESERVED, SCALINGS
-from attnbench.suite_yaml import suggest
+from attnbench.errors import suggest
 
 SIZES = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size", "seed")
 FLAGS = ("causal", "hadamard")

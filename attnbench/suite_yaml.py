@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from attnbench.errors import UserError
 
 Location = tuple[str | int, ...]  # where a value stands: ("groups", 0, "axes", "dtype")
 
@@ -18,7 +20,7 @@ INT = "tag:yaml.org,2002:int"
 SCIENTIFIC = r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"
 
 
-class SuiteError(ValueError):
+class SuiteError(UserError, ValueError):
     """A mistake in a suite or in an override of it, in one line: where, what, the value, the way out."""
 
 
@@ -74,15 +76,6 @@ def parse_source(text: str, name: str) -> Source:
         found = "empty" if value is None else f"a {'list' if isinstance(value, list) else 'single value'}"
         raise SuiteError(f'{name}:1: a suite is a mapping with the key "groups"; this file is {found}')
     return Source(name, value, lines)
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """What to append to "unknown x": the nearest known name, or all of them."""
-    import difflib
-
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f' (did you mean "{near[0]}"?)' if near else f"; there are {', '.join(known)}"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the C one is several times faster, and optional

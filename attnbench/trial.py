@@ -18,10 +18,10 @@ from attnbench.case import Case
 from attnbench.contract import guarded_call
 from attnbench.examine import examine
 from attnbench.failures import describe, failure_kind
-from attnbench.judge import Factors
 from attnbench.plugins import ContractError
 from attnbench.prepared import Checked, Prepared
 from attnbench.record import LIKELY_CAUSE, Accuracy, Record
+from attnbench.settings import Factors
 from attnbench.timing import measure
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def _checked(bench: Bench, backend: Backend, base: Record) -> Checked | Record:
         if bench.inputs_written():
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         base = replace(base, kernel=_kernel_facts(backend, bench.case))  # after a call: autotuning has chosen by then
-        accuracy, cause = examine(bench, backend, outputs, Factors(**bench.checks.factors.model_dump()))
+        accuracy, cause = examine(bench, backend, outputs, bench.checks.factors)
     known = {"kind": None, "accuracy": accuracy, "warnings": _accumulator_warnings(backend, accuracy)}
     if accuracy.passed:
         return Checked(backend, replace(base, status="ok", reason="", **known), first_call_s)

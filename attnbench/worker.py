@@ -33,7 +33,7 @@ from attnbench.case import Case
 from attnbench.gpu_requirements import GET_TORCH
 from attnbench.phases import Phases
 from attnbench.record import Record
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Timing
 from attnbench.telemetry_process import TelemetryProcess
 
 if TYPE_CHECKING:

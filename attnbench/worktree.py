@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.errors import UserError
+
 # Lines of what a failed build printed that are shown.
 TAIL_LINES = 12
 # A REF that stands for the checkout as it is, uncommitted changes of tracked files included.
@@ -25,7 +27,7 @@ _MADE_BY = re.compile(rf"{_PREFIX}(\d+)-\w+$")
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
-class GitError(Exception):
+class GitError(UserError):
     """What git cannot do; the message names it and the way out."""
 
 

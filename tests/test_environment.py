@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -283,16 +282,6 @@ def test_revision_and_whether_the_sources_changed(tmp_path):
     assert len(clean["revision"]) == 40 and clean["dirty"] is False
     (tmp_path / "attnbench" / "a.py").write_text("2")
     assert environment.revision(tmp_path) == {"revision": clean["revision"], "dirty": True}
-
-
-def test_kernel_libraries_are_hashed(tmp_path, monkeypatch):
-    from attnbench import kernel_recipe
-
-    monkeypatch.setattr(kernel_recipe, "BUILD", tmp_path)
-    assert environment.kernel_hashes() == {}
-    (tmp_path / kernel_recipe.ARCH).mkdir()
-    (tmp_path / kernel_recipe.ARCH / "fwd_x.so").write_bytes(b"machine code")
-    assert environment.kernel_hashes() == {"fwd_x": hashlib.sha256(b"machine code").hexdigest()[:16]}
 
 
 def test_fingerprint_tells_cards_apart(monkeypatch):

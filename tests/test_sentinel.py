@@ -15,8 +15,8 @@ from attnbench.gauge import Work, gauge
 from attnbench.peaks import Machine
 from attnbench.sampling import Unwatched
 from attnbench.sentinel import PERIOD_S, drifts, gemm_flops_per_s, suspicions, why_suspect
+from attnbench.settings import Timing
 from attnbench.store import SENTINELS, StoreError, Writer, read
-from attnbench.suite_model import Timing
 
 
 def row(gemm=700e12, copy=2.5e12, role="periodic", **fields):

@@ -17,7 +17,7 @@ from attnbench.gauge import gauge
 from attnbench.measurement import Conditions
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
 from attnbench.sampling import Unstable, Usability
-from attnbench.suite_model import Timing
+from attnbench.settings import Timing
 from attnbench.telemetry import PERIOD_S, Telemetry
 from attnbench.telemetry_process import TelemetryProcess
 from attnbench.timers import CpuTimer

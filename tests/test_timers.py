@@ -11,7 +11,7 @@ from fake_cuda import FakeCuda
 from attnbench import timers
 from attnbench.backend import Outputs
 from attnbench.sampling import Unwatched
-from attnbench.suite_model import Timing
+from attnbench.settings import Timing
 from attnbench.timers import (
     CPU_RESOLUTION_S,
     DETECTION_S,

@@ -8,8 +8,8 @@ import pytest
 from attnbench.backend import Outputs
 from attnbench.measurement import KEPT_SAMPLES, Block, Conditions, Measurement
 from attnbench.sampling import SystemClock, Unwatched, thin
+from attnbench.settings import Timing
 from attnbench.stats import median_interval
-from attnbench.suite_model import Timing
 from attnbench.timing import (
     BURST_IDLE_S,
     BURST_WORK_S,

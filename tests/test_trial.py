@@ -17,7 +17,7 @@ from attnbench.failures import REASON_CHARACTERS, describe, failure_kind
 from attnbench.inputs import copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.phases import Phases
 from attnbench.plugins import ContractError
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)

@@ -24,7 +24,7 @@ from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_schedules import FP8_SCHEDULES
 from attnbench.phases import Phases
 from attnbench.quantize import quantize
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 
 QUICK = Timing(min_samples=1, min_time_s=1e-6, max_time_s=1e-3, warmup_s=1e-6, cache="warm", timer="cpu")

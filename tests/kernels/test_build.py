@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +244,18 @@ def test_no_torch_at_import():
     names = ("kernel_build", "kernel_inspect", "kernel_limits", "kernel_table", "kernel_library", "backends.hopper")
     code = f"import sys, {', '.join(f'attnbench.{name}' for name in names)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=kernel_recipe.ROOT).returncode == 0
+
+
+def test_build_facts_tell_the_compiler_and_hash_the_libraries(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_build, "BUILD", tmp_path)
+    assert kernel_build.build_facts()["kernels"] == {}
+    (tmp_path / kernel_build.ARCH).mkdir()
+    (tmp_path / kernel_build.ARCH / "fwd_x.so").write_bytes(b"machine code")
+    digest = hashlib.sha256(b"machine code").hexdigest()[:16]
+    assert kernel_build.build_facts()["kernels"] == {"fwd_x": digest}
+
+    def without_nvcc():
+        raise ToolMissing("no nvcc")
+
+    monkeypatch.setattr(kernel_build, "find_nvcc", without_nvcc)
+    assert kernel_build.build_facts()["nvcc"] is None

@@ -24,7 +24,7 @@ from attnbench.planted import (
     TailUnmasked,
     WrongGqaHead,
 )  # fmt: skip
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 
 CAUSES = {

@@ -16,7 +16,7 @@ from attnbench.judge import judge, make_reference
 from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
 from attnbench.probes import PROBES
-from attnbench.suite_model import Checks, Timing
+from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 
 PROBE = Checks(probes=("far_apart",), repeats=0)

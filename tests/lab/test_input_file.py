@@ -16,8 +16,8 @@ from attnbench.case import Case, CaseError
 from attnbench.inputs import make_inputs
 from attnbench.phases import Phases
 from attnbench.repro import repro_script
+from attnbench.settings import Checks, Timing
 from attnbench.suite import SuiteError, parse_suite
-from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
 
 SUITE = """groups:

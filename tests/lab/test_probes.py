@@ -17,8 +17,8 @@ from attnbench.planted_forward import TiledForward
 from attnbench.probe_inputs import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.probes import PROBES, kept
 from attnbench.record import Check
+from attnbench.settings import Checks, Timing
 from attnbench.suite import SuiteError, parse_suite
-from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
 
 FORWARD = TiledForward()

@@ -15,8 +15,8 @@ from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.relations import RELATIONS
 from attnbench.repro import repro_script
+from attnbench.settings import Checks, Timing
 from attnbench.store import StoreError
-from attnbench.suite_model import Checks, Timing
 from attnbench.trial import run_trial
 
 KERNEL = """
