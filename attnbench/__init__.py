@@ -26,8 +26,8 @@ def load(*runs: Any) -> pandas.DataFrame:
 
 
 def check(kernel: Any, suite: str = "edges", **options: Any) -> list[Any]:
-    """Judges a kernel on a suite; raises AssertionError where it is wrong. See `attnbench.checking.check`."""
+    """Judges a kernel on a suite; raises AssertionError where it is wrong. See `attnbench.testing.check`."""
     __tracebackhide__ = True
-    from attnbench.checking import check as check_kernel  # suites bring pydantic, which is not needed to list backends
+    from attnbench.testing import check as check_kernel  # suites bring pydantic, which is not needed to list backends
 
     return check_kernel(kernel, suite, **options)

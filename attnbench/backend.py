@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from attnbench.case import Case
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from attnbench.case import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +125,7 @@ def prep_call(backend: Backend, case: Case, inputs: Inputs) -> PrepCall | None:
     """The backend's own preparation of each call; None where it has none, or where it is inside its call."""
     method = getattr(backend, "prep_call", None)
     return method(case, inputs) if method else None
+
+
+class ContractError(Exception):
+    """A backend that broke its contract: wrong type, shape, dtype or device, or it wrote its inputs."""

@@ -214,3 +214,40 @@ def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool) -> int:
     if seqlen_q <= seqlen_k:
         return seqlen_q * (2 * seqlen_k - seqlen_q + 1) // 2
     return seqlen_k * (seqlen_k + 1) // 2
+
+
+ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}
+OUTPUT_BYTES = 2  # an 8-bit case returns bf16
+FP32_BYTES = 4
+
+
+def forward_flops(case: Case) -> int:
+    """FLOPs of the forward pass: 2 * attended pairs * num_heads * batch * (head_dim + head_dim_v)."""
+    pairs = attended_pairs(case.seqlen_q, case.seqlen_k, case.causal)
+    return 2 * pairs * case.num_heads * case.batch * (case.head_dim + case.head_dim_v)
+
+
+def compulsory_bytes(case: Case) -> int:
+    """Bytes that any kernel must move between memory and chip: q, k, v, out, lse and the descales, once each.
+
+    lse counts whether or not the backend returns it, so that one case has one figure; masked parts count too.
+    """
+    element = ELEMENT_BYTES[case.dtype]
+    query_rows = case.batch * case.seqlen_q * case.num_heads
+    key_rows = case.batch * case.seqlen_k * case.num_heads_kv
+    inputs = element * (query_rows * case.head_dim + key_rows * (case.head_dim + case.head_dim_v))
+    outputs = query_rows * (OUTPUT_BYTES * case.head_dim_v + FP32_BYTES)
+    return inputs + outputs + FP32_BYTES * _descales(case)
+
+
+def _descales(case: Case) -> int:
+    """fp32 descales of q, k and v together (shapes: `backend.Quantized`); scaling none needs none."""
+    if not case.is_fp8 or case.scaling == "none":
+        return 0
+    if case.scaling == "tensor":
+        return 3
+
+    def groups(seqlen: int) -> int:
+        return {"head": 1, "token": seqlen, "block": -(-seqlen // case.block_size)}[case.scaling]
+
+    return case.batch * (groups(case.seqlen_q) * case.num_heads + 2 * groups(case.seqlen_k) * case.num_heads_kv)

@@ -6,10 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Backend, Inputs, Outputs
+from attnbench.backend import Backend, ContractError, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.inputs import input_tensors
-from attnbench.plugins import ContractError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from attnbench.plugins import ContractError
+from attnbench.backend import ContractError
 from attnbench.sampling import Unstable
 
 REASON_CHARACTERS = 2000

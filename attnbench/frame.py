@@ -11,8 +11,8 @@ from typing import Any
 import pandas
 
 from attnbench import store
-from attnbench.case import FIELDS
-from attnbench.metrics import METRICS, compulsory_bytes, forward_flops
+from attnbench.case import FIELDS, compulsory_bytes, forward_flops
+from attnbench.metrics import METRICS
 from attnbench.result import Result, results
 
 Paths = str | Path | Iterable[str | Path]

@@ -13,7 +13,7 @@ import click
 
 from attnbench.compare import Comparison
 from attnbench.compare_text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
-from attnbench.report_markdown import anonymous, bullets, plain, table
+from attnbench.markdown import anonymous, bullets, plain, table
 from attnbench.ruling import PASSED, REGRESSED, Ruling
 from attnbench.store import StoreError
 from attnbench.verdict import signed

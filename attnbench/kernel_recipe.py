@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.kernel_toolchain import find_host_compiler, find_nvcc
-from attnbench.shipped import build_folder, shipped_folder
+from attnbench.paths import build_folder, shipped_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = shipped_folder("kernels")

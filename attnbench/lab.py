@@ -6,13 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend, Inputs, Outputs, trait
+from attnbench.backend import Backend, ContractError, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.contract import checksums, guarded_call
 from attnbench.diagnose import Diagnosis
 from attnbench.inputs import make_inputs
 from attnbench.judge import Reference, diagnosed, judge, make_reference
-from attnbench.plugins import ContractError
 from attnbench.record import Accuracy
 from attnbench.settings import Factors
 

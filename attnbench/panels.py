@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from attnbench.case import Case
-from attnbench.metrics import RELATIVE_RMSE, forward_flops
+from attnbench.case import Case, forward_flops
+from attnbench.metrics import RELATIVE_RMSE
 from attnbench.report_data import Cells, Family, ReportData, show_field
 from attnbench.report_speed import TIE
 from attnbench.result import Result

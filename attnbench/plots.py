@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from attnbench.markdown import image
 from attnbench.panels import Panel, Points, error_panels, finite, rate_panels
 from attnbench.report_data import ReportData
-from attnbench.report_markdown import image
 from attnbench.units import lengths
 
 # Okabe and Ito's set without yellow, which vanishes on a light card; black late, since axes and text are dark too; then

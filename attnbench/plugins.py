@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from attnbench.backend import Backend, Call, Inputs, Outputs
+from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.errors import UserError
 
@@ -29,10 +29,6 @@ IMPORT_SYSTEM = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_
 
 class PluginError(UserError):
     """A plugin that cannot be used; the message names it and the way out."""
-
-
-class ContractError(Exception):
-    """A backend that broke its contract: wrong type, shape, dtype or device, or it wrote its inputs."""
 
 
 @dataclass(frozen=True)

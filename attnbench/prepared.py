@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend, Call, Inputs, Outputs
+from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs
 from attnbench.contract import check_contract, checksums, guarded_call
 from attnbench.inputs import in_place_of, input_bytes
 from attnbench.judge import judge
 from attnbench.measurement import Measurement
-from attnbench.plugins import ContractError
 from attnbench.prep_timing import time_prep_call
 from attnbench.record import Accuracy, Record
 from attnbench.rotation import rotation, rotation_warning

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from attnbench import plots, plots_accuracy
 from attnbench.case import DEFAULTS, Case
+from attnbench.markdown import code, details, image, table
 from attnbench.panels import Panel
 from attnbench.report_data import ReportData, show_field
-from attnbench.report_markdown import code, details, image, table
 from attnbench.report_paper import Entry, judged_entries, paper_table
 from attnbench.units import error, lengths, significant
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from attnbench import units
+from attnbench.markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
 from attnbench.peaks import gpu_of, section
 from attnbench.report_data import LabelledRun, ReportData
-from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
 from attnbench.report_speed import TIE
 from attnbench.stats import CONFIDENCE, OUTLIER_Z
 

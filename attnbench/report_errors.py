@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from attnbench.case import DEFAULTS, DTYPES, Case
+from attnbench.markdown import code, details, filled_table, table
 from attnbench.metrics import MAX_ERROR, RELATIVE_RMSE, WORST_ROW
 from attnbench.record import Check
 from attnbench.report_data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
-from attnbench.report_markdown import code, details, filled_table, table
 from attnbench.result import Result
 from attnbench.units import error, significant
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from attnbench.case import Case
+from attnbench.markdown import anonymous, bullets, code, count, details, fence, numberless, plain, table
 from attnbench.peaks import gpu_of
 from attnbench.report_data import Cells, LabelledRun, ReportData
 from attnbench.report_incorrect import incorrect_sections
-from attnbench.report_markdown import anonymous, bullets, code, count, details, fence, numberless, plain, table
 from attnbench.result import Result
 from attnbench.sentinel import why_suspect
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from attnbench.case import Case
+from attnbench.markdown import anonymous, code, count, fence, numberless, plain, table
 from attnbench.report_errors import ratio
-from attnbench.report_markdown import anonymous, code, count, fence, numberless, plain, table
 from attnbench.result import Result
 from attnbench.units import significant
 

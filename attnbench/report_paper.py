@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from attnbench.case import Case
+from attnbench.markdown import bullets, code, count, table
 from attnbench.report_data import ReportData
-from attnbench.report_markdown import bullets, code, count, table
 from attnbench.units import lengths
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnbench import units
-from attnbench.metrics import compulsory_bytes
+from attnbench.case import compulsory_bytes
+from attnbench.markdown import anonymous, code, details, filled_table, listing, plain, table
 from attnbench.report_data import Family, ReportData, row_label
-from attnbench.report_markdown import anonymous, code, details, filled_table, listing, plain, table
 from attnbench.result import Result
 from attnbench.units import significant
 

@@ -6,10 +6,10 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 
+from attnbench.markdown import anonymous, code, count, listing, plain
 from attnbench.measurement import REFERENCE_PREP
 from attnbench.report_data import ReportData
 from attnbench.report_glance import glance_section
-from attnbench.report_markdown import anonymous, code, count, listing, plain
 from attnbench.report_paper import paper_headline
 from attnbench.report_speed import percent, speedup
 from attnbench.result import Result

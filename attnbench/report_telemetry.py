@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from attnbench import units
+from attnbench.markdown import code, details, filled_table, plain, table
 from attnbench.observed import Observed
 from attnbench.report_data import Family, LabelledRun, ReportData
-from attnbench.report_markdown import code, details, filled_table, plain, table
 from attnbench.report_speed import percent
 from attnbench.result import Result
 from attnbench.sentinel import DRIFT_LIMIT, GEMM, drifts, figures

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from attnbench.case import Case
-from attnbench.metrics import forward_flops
+from attnbench.case import Case, forward_flops
 from attnbench.observed import power_w, sm_clock_mhz
 from attnbench.peaks import Machine
 from attnbench.record import Check, Record

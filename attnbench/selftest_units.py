@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.backend import ContractError
 from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.lab import BenchLab
 from attnbench.phases import Phases
 from attnbench.planted import BUGS, Planted
 from attnbench.planted_forward import Choices, TiledForward
-from attnbench.plugins import ContractError
 from attnbench.probes import PROBES
 from attnbench.settings import Checks, Factors, Timing
 from attnbench.trial import poisoned_memory, run_trial

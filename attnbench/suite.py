@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from attnbench.case import Case
 from attnbench.errors import suggest
 from attnbench.expand import expand
+from attnbench.paths import shipped_folder
 from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
 from attnbench.selection import GROUP, field_text, matcher, merge_only, only_text, parse_only
-from attnbench.shipped import shipped_folder
 from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source
 
 if TYPE_CHECKING:

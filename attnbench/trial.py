@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from attnbench.backend import Backend, kernel_facts, trait
+from attnbench.backend import Backend, ContractError, kernel_facts, trait
 from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.contract import guarded_call
 from attnbench.examine import examine
 from attnbench.failures import describe, failure_kind
-from attnbench.plugins import ContractError
 from attnbench.prepared import Checked, Prepared
 from attnbench.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.settings import Factors

@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from attnbench.case import Case
+from attnbench.case import Case, forward_flops
 from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
-from attnbench.metrics import forward_flops
 from attnbench.record import Accuracy, Check, Record
 from attnbench.sampling import KEPT_DIGITS
 

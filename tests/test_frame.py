@@ -4,9 +4,9 @@ import pandas
 import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench.case import FIELDS
+from attnbench.case import FIELDS, forward_flops
 from attnbench.frame import load
-from attnbench.metrics import METRICS, forward_flops
+from attnbench.metrics import METRICS
 from attnbench.store import StoreError
 
 RECORDS = (

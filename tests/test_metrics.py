@@ -5,8 +5,9 @@ import itertools
 import pytest
 from report_runs import H200, LAPTOP, accuracy, case, measurement, ok, unsupported
 
+from attnbench.case import compulsory_bytes, forward_flops
 from attnbench.measurement import PrepTiming
-from attnbench.metrics import METRICS, compulsory_bytes, forward_flops
+from attnbench.metrics import METRICS
 from attnbench.peaks import Machine
 from attnbench.result import Result, latest
 

@@ -7,8 +7,8 @@ import pytest
 from report_runs import H200, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench import plots, store
+from attnbench.case import forward_flops
 from attnbench.measurement import Block
-from attnbench.metrics import forward_flops
 from attnbench.panels import error_panels, rate_panels
 from attnbench.report_data import gather
 from attnbench.stats import median_interval

@@ -8,17 +8,9 @@ import torch
 from paths import ROOT
 
 from attnbench import Inputs
+from attnbench.backend import ContractError
 from attnbench.case import Case
-from attnbench.plugins import (
-    ContractError,
-    PluginError,
-    announced_names,
-    check_spec,
-    installed_names,
-    load,
-    names_unknown,
-    split_spec,
-)  # fmt: skip
+from attnbench.plugins import PluginError, announced_names, check_spec, installed_names, load, names_unknown, split_spec
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 CASE = Case.make(batch=1, num_heads=2, head_dim=8, seqlen=4, dtype="fp16")

@@ -14,11 +14,11 @@ from paths import ROOT
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench import report_errors, report_incorrect, report_speed, store
+from attnbench.markdown import anonymous, fence, plain, table
 from attnbench.measurement import REFERENCE_PREP, Block, PrepTiming
 from attnbench.report import write_report
 from attnbench.report_glance import anchor
 from attnbench.report_incomplete import MAX_KEYS
-from attnbench.report_markdown import anonymous, fence, plain, table
 from attnbench.stats import median_interval
 from attnbench.store import StoreError
 

@@ -6,8 +6,9 @@ import pytest
 from report_runs import H200, LAPTOP, ok, write_run
 
 from attnbench import load
+from attnbench.case import forward_flops
 from attnbench.measurement import Block, Conditions
-from attnbench.metrics import METRICS, forward_flops
+from attnbench.metrics import METRICS
 from attnbench.observed import Observed, power_w, sm_clock_mhz
 from attnbench.peaks import Machine
 from attnbench.report import write_report

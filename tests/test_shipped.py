@@ -7,13 +7,13 @@ import tomllib
 
 from paths import ROOT
 
-from attnbench import kernel_recipe, shipped
+from attnbench import kernel_recipe, paths
 
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
 def test_a_checkout_uses_its_own_folders():
-    assert shipped.shipped_folder("suites") == ROOT / "suites"
+    assert paths.shipped_folder("suites") == ROOT / "suites"
     assert (kernel_recipe.KERNELS, kernel_recipe.BUILD) == (ROOT / "kernels", ROOT / "build" / "kernels")
 
 

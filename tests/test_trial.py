@@ -8,7 +8,7 @@ import torch
 from attnbench import bench as bench_module
 from attnbench import phases as phases_module
 from attnbench import rotation
-from attnbench.backend import Outputs
+from attnbench.backend import ContractError, Outputs
 from attnbench.backends import builtin
 from attnbench.bench import FRESH, Bench
 from attnbench.case import Case
@@ -16,7 +16,6 @@ from attnbench.contract import checksums
 from attnbench.failures import REASON_CHARACTERS, describe, failure_kind
 from attnbench.inputs import copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.phases import Phases
-from attnbench.plugins import ContractError
 from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 
