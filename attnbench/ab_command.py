@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from attnbench import environment
 from attnbench.ab import Bout, Measured, Task, hire, null_tasks
 from attnbench.ab_journal import Journal
 from attnbench.ab_runs import begin, choose_folder, continued, write_runs
@@ -24,6 +23,7 @@ from attnbench.compare_table import print_comparison
 from attnbench.gate import end, write_outputs
 from attnbench.junit import make_room
 from attnbench.kernel_build import build_facts
+from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.ruling import INCOMPLETE, Ruling, rule

@@ -8,10 +8,10 @@ from typing import Any
 from attnbench.backend import Backend, Outputs, extra_bytes, trait
 from attnbench.case import Case
 from attnbench.contract import checksums
-from attnbench.environment import available_memory_bytes
 from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.inputs import input_bytes, make_inputs
 from attnbench.judge import Reference, make_reference
+from attnbench.machine.facts import available_memory_bytes
 from attnbench.measurement import PrepTiming
 from attnbench.phases import Phases
 from attnbench.sampling import Unwatched, Watch

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from attnbench import clock_events
+from attnbench.machine import nvml
 from attnbench.measurement import Conditions
 from attnbench.sampling import BACKWARDS, Usability
 
@@ -73,7 +73,7 @@ def summarize(readings: Sequence[Reading], start_s: float, end_s: float) -> Cond
         energy_span_s=energy_span_s,
         temperature_c=max(_known(used, "temperature_c"), default=None),
         memory_temperature_c=max(_known(used, "memory_temperature_c"), default=None),
-        reasons=clock_events.names(_reasons(used)),
+        reasons=nvml.names(_reasons(used)),
         cpu_clock_mhz=_mean(_known(used, "cpu_clock_mhz")),
         load=_mean(_known(used, "load")),
         stolen=_stolen(readings, start_s, end_s),
@@ -93,11 +93,11 @@ def make_judge(cpus: int) -> Callable[[Conditions | None], Usability]:
     return judge
 
 
-_SPOILING = {clock_events.NAMES[bit] for bit in clock_events.SLOWDOWNS}
+_SPOILING = {nvml.NAMES[bit] for bit in nvml.SLOWDOWNS}
 _FLAG_OF_REASON = {
-    clock_events.NAMES[clock_events.GPU_IDLE]: HOST_BOUND,
-    clock_events.NAMES[clock_events.APPLICATION_CLOCKS]: APPLICATION_CLOCKS,
-    clock_events.NAMES[clock_events.POWER_CAP]: POWER_CAPPED,
+    nvml.NAMES[nvml.GPU_IDLE]: HOST_BOUND,
+    nvml.NAMES[nvml.APPLICATION_CLOCKS]: APPLICATION_CLOCKS,
+    nvml.NAMES[nvml.POWER_CAP]: POWER_CAPPED,
 }
 
 
@@ -127,8 +127,8 @@ def _reasons(used: Sequence[Reading]) -> int:
     seen = 0
     for each in bits:
         seen |= each
-    idle = sum(bool(each & clock_events.GPU_IDLE) for each in bits)
-    return seen if idle >= IDLE_READINGS else seen & ~clock_events.GPU_IDLE
+    idle = sum(bool(each & nvml.GPU_IDLE) for each in bits)
+    return seen if idle >= IDLE_READINGS else seen & ~nvml.GPU_IDLE
 
 
 def _energy(used: Sequence[Reading]) -> tuple[float | None, float | None, list[str]]:

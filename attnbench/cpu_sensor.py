@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from attnbench import host
+from attnbench.machine import host
 
 # /proc/cpuinfo asks every CPU for its clock, which takes a millisecond on a large machine: one reading in so many.
 CPUINFO_EVERY = 100

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from attnbench.examination import TOPICS
-from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.machine.findings import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
 
 _COLORS = {OK: "green", ADVICE: "yellow", PROBLEM: "red", NOT_APPLICABLE: "bright_black"}
 _WIDTH = 110

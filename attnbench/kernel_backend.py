@@ -43,7 +43,7 @@ class KernelBackend:
         return f"{build.name} {build.digest} ({build.compiler})"
 
     def unavailable(self) -> str | None:
-        from attnbench.nvml import gpus
+        from attnbench.machine.nvml import gpus
 
         cards = gpus()
         if not cards:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from attnbench.nvml import nvml, visible_handles, whole_card
+from attnbench.machine.nvml import nvml, visible_handles, whole_card
 
 SLOW_EVERY = 10
 # Answers that will not change while the driver is loaded: such a query is not asked again.

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from attnbench import environment, store
+from attnbench import store
 from attnbench.bracket import Bracket
 from attnbench.crew import Crew, RunError
 from attnbench.errors import suggest
 from attnbench.kernel_build import build_facts
+from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.record import Record
 from attnbench.replication import merge_processes

@@ -16,8 +16,8 @@ import click
 from attnbench import plugins
 from attnbench.backends import builtin
 from attnbench.command_group import terminated_like_interrupted
-from attnbench.environment import gpus
-from attnbench.host import cpu_facts
+from attnbench.machine.host import cpu_facts
+from attnbench.machine.nvml import gpus
 from attnbench.peaks import section
 from attnbench.progress import make_progress
 from attnbench.record import Record

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from attnbench.conditions import Reading, make_judge, summarize
-from attnbench.host import cpus_allowed
+from attnbench.machine.host import cpus_allowed
 from attnbench.measurement import Conditions
 from attnbench.sampling import BACKWARDS, Clock, SystemClock, Usability
 

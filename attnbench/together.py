@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnbench.bench import MEMORY_SHARE
-from attnbench.environment import available_memory_bytes
 from attnbench.inputs import copy_inputs, input_bytes
 from attnbench.interleave import TimedArm
+from attnbench.machine.facts import available_memory_bytes
 from attnbench.prepared import Checked, Prepared
 from attnbench.record import Record
 from attnbench.rotation import set_bytes

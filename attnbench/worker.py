@@ -30,7 +30,7 @@ from attnbench import plugins
 from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.gpu_requirements import GET_TORCH
+from attnbench.machine.facts import GET_TORCH
 from attnbench.phases import Phases
 from attnbench.record import Record
 from attnbench.settings import Checks, Timing
@@ -96,7 +96,7 @@ class Worker:
             import torch
         except ImportError as error:
             raise DeviceError(f"torch does not import ({error}); {GET_TORCH}") from None
-        from attnbench.environment import worker_facts
+        from attnbench.machine.facts import worker_facts
 
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(self._threads)

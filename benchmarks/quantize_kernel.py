@@ -27,7 +27,7 @@ COPY_BYTES = 2**30
 
 def main() -> int:
     from attnbench.backends.hopper_fp8 import BACKENDS
-    from attnbench.nvml import gpus
+    from attnbench.machine.nvml import gpus
 
     reason = next((reason for reason in (backend.unavailable() for backend in BACKENDS) if reason), None)
     if reason:

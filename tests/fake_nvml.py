@@ -81,7 +81,7 @@ class FakeNvml(ModuleType):
         return query if name not in _OF_NO_CARD else found
 
     def install(self, monkeypatch) -> FakeNvml:
-        from attnbench.environment import gpus
+        from attnbench.machine.nvml import gpus
 
         monkeypatch.setitem(sys.modules, "pynvml", self)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

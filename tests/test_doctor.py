@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 from fake_nvml import Card, FakeNvml
 
-from attnbench import doctor, examination, gpu_examination, host
-from attnbench.environment import gpus
-from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench import doctor, examination
+from attnbench.machine import findings as machine_findings
+from attnbench.machine import host
+from attnbench.machine.findings import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
+from attnbench.machine.nvml import gpus
 
 GIB = 2**30
 
@@ -24,12 +26,12 @@ def quiet_machine(monkeypatch):
     cpu = {"model": "Example 9000", "cores": 8, "logical": 8, "governor": "performance", "quota_cores": None}
     monkeypatch.setattr(host, "cpu_facts", lambda: {**cpu, "virtual_machine": False})
     monkeypatch.setattr(host, "memory_bytes", lambda: 64 * GIB)
-    monkeypatch.setattr(examination.os, "getloadavg", lambda: (0.1, 0, 0))
-    monkeypatch.setattr(examination.shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * GIB))
-    monkeypatch.setattr(examination, "installed_version", lambda name: "2.13.0")
-    monkeypatch.setattr(examination, "lacks_cuda_torch", lambda: None)
-    monkeypatch.setattr(gpu_examination, "torch_cuda_version", lambda: "13.0")
-    monkeypatch.setattr(gpu_examination, "_nvidia_card_present", lambda: False)
+    monkeypatch.setattr(machine_findings.os, "getloadavg", lambda: (0.1, 0, 0))
+    monkeypatch.setattr(machine_findings.shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * GIB))
+    monkeypatch.setattr(machine_findings, "installed_version", lambda name: "2.13.0")
+    monkeypatch.setattr(machine_findings, "lacks_cuda_torch", lambda: None)
+    monkeypatch.setattr(machine_findings, "torch_cuda_version", lambda: "13.0")
+    monkeypatch.setattr(machine_findings, "_nvidia_card_present", lambda: False)
     yield
     gpus.cache_clear()
 
@@ -61,7 +63,7 @@ def test_every_shortcoming_says_why_and_most_say_what_to_do(monkeypatch):
 def test_a_healthy_card(monkeypatch):
     FakeNvml([Card()]).install(monkeypatch)
     what = "GPU 0: NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, driver 580.82.07 (CUDA 13.0)"
-    assert list(examination.gpu_findings()) == [Finding(OK, what)]
+    assert list(machine_findings.gpu_findings()) == [Finding(OK, what)]
 
 
 CARDS = [
@@ -119,7 +121,7 @@ CARDS = [
 @pytest.mark.parametrize("change, severity, what, mend", CARDS)
 def test_what_is_wrong_with_a_card(monkeypatch, change, severity, what, mend):
     FakeNvml([Card(**change)]).install(monkeypatch)
-    found = [finding for finding in examination.gpu_findings() if finding.severity != OK]
+    found = [finding for finding in machine_findings.gpu_findings() if finding.severity != OK]
     assert [(finding.severity, finding.what) for finding in found] == [(severity, what)]
     assert found[0].mend.startswith(mend)
     assert doctor.run_doctor() == (3 if severity == PROBLEM else 0)
@@ -130,21 +132,21 @@ def test_a_multi_process_server(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "_PROC", tmp_path)
     for pid, name in ((12, "bash"), (13, "nvidia-cuda-mps")):
         (tmp_path / str(pid)).mkdir()
-        assert told(examination.gpu_findings, PROBLEM) == []
+        assert told(machine_findings.gpu_findings, PROBLEM) == []
         (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
     what, mend = "GPU 0: the Multi-Process Service runs here", "echo quit | sudo nvidia-cuda-mps-control"
-    assert told(examination.gpu_findings, PROBLEM) == [(what, mend)]
+    assert told(machine_findings.gpu_findings, PROBLEM) == [(what, mend)]
 
 
 def test_the_power_cap_and_idle_are_no_fault(monkeypatch):
     FakeNvml([Card(throttle_reasons=0x05, power_limit_mw=None, persistence=None)]).install(monkeypatch)
-    assert [finding.severity for finding in examination.gpu_findings()] == [OK]
+    assert [finding.severity for finding in machine_findings.gpu_findings()] == [OK]
 
 
 def test_a_driver_older_than_torch(monkeypatch):
     FakeNvml([Card()]).install(monkeypatch)
     monkeypatch.setattr(FakeNvml, "nvmlSystemGetCudaDriverVersion", lambda self: 12080)
-    problem = told(examination.gpu_findings, PROBLEM)
+    problem = told(machine_findings.gpu_findings, PROBLEM)
     assert problem == [
         (
             "GPU 0: its driver knows CUDA 12.8, torch was built for CUDA 13.0",
@@ -154,8 +156,8 @@ def test_a_driver_older_than_torch(monkeypatch):
 
 
 def test_a_card_without_a_driver(monkeypatch):
-    monkeypatch.setattr(gpu_examination, "_nvidia_card_present", lambda: True)
-    assert [what for what, _ in told(examination.gpu_findings, PROBLEM)] == [
+    monkeypatch.setattr(machine_findings, "_nvidia_card_present", lambda: True)
+    assert [what for what, _ in told(machine_findings.gpu_findings, PROBLEM)] == [
         "an NVIDIA card is here, but its driver does not answer"
     ]
 
@@ -164,7 +166,7 @@ def test_hidden_cards(monkeypatch):
     FakeNvml([Card()]).install(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(host, "read_text", lambda path: "NVRM version")
-    assert told(examination.gpu_findings, ADVICE) == [
+    assert told(machine_findings.gpu_findings, ADVICE) == [
         ('CUDA_VISIBLE_DEVICES="" leaves no GPU visible', "unset CUDA_VISIBLE_DEVICES")
     ]
 
@@ -184,14 +186,14 @@ def test_hidden_cards(monkeypatch):
 )
 def test_torch_that_will_not_do(monkeypatch, version, lacking, what, mend):
     FakeNvml([Card()]).install(monkeypatch)
-    monkeypatch.setattr(examination, "installed_version", lambda name: version)
-    monkeypatch.setattr(examination, "lacks_cuda_torch", lambda: lacking)
-    assert told(examination.torch_findings, PROBLEM) == [(what, mend)]
+    monkeypatch.setattr(machine_findings, "installed_version", lambda name: version)
+    monkeypatch.setattr(machine_findings, "lacks_cuda_torch", lambda: lacking)
+    assert told(machine_findings.torch_findings, PROBLEM) == [(what, mend)]
 
 
 def test_a_cpu_torch_is_right_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(examination, "lacks_cuda_torch", lambda: "a CPU build; get one: pip install x")
-    assert [finding.severity for finding in examination.torch_findings()] == [OK]
+    monkeypatch.setattr(machine_findings, "lacks_cuda_torch", lambda: "a CPU build; get one: pip install x")
+    assert [finding.severity for finding in machine_findings.torch_findings()] == [OK]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_cpu_torch_is_right_without_a_gpu(monkeypatch):
 def test_a_cpu_that_is_not_steady(monkeypatch, change, what, mend):
     facts = {**host.cpu_facts(), **change}
     monkeypatch.setattr(host, "cpu_facts", lambda: facts)
-    assert told(examination.cpu_findings, ADVICE) == [(what, mend)]
+    assert told(machine_findings.cpu_findings, ADVICE) == [(what, mend)]
 
 
 @pytest.mark.parametrize(
@@ -236,25 +238,25 @@ def test_the_share_that_the_host_kept(monkeypatch, tmp_path):
 
 
 def test_a_busy_machine(monkeypatch):
-    assert told(examination.cpu_findings, ADVICE) == []
-    monkeypatch.setattr(examination.os, "getloadavg", lambda: (5.25, 0, 0))
-    assert [what for what, _ in told(examination.cpu_findings, ADVICE)] == ["load average 5.2 on 8 cores"]
-    monkeypatch.setattr(examination.os, "getloadavg", lambda: (8.25, 0, 0))
-    assert [what for what, _ in told(examination.cpu_findings, PROBLEM)] == ["load average 8.2 on 8 cores"]
-    monkeypatch.setattr(examination, "gpus", lambda: (object(),))  # the work is the GPU's, launches are hidden
-    assert [what for what, _ in told(examination.cpu_findings, ADVICE)] == ["load average 8.2 on 8 cores"]
+    assert told(machine_findings.cpu_findings, ADVICE) == []
+    monkeypatch.setattr(machine_findings.os, "getloadavg", lambda: (5.25, 0, 0))
+    assert [what for what, _ in told(machine_findings.cpu_findings, ADVICE)] == ["load average 5.2 on 8 cores"]
+    monkeypatch.setattr(machine_findings.os, "getloadavg", lambda: (8.25, 0, 0))
+    assert [what for what, _ in told(machine_findings.cpu_findings, PROBLEM)] == ["load average 8.2 on 8 cores"]
+    monkeypatch.setattr(machine_findings, "gpus", lambda: (object(),))  # the work is the GPU's, launches are hidden
+    assert [what for what, _ in told(machine_findings.cpu_findings, ADVICE)] == ["load average 8.2 on 8 cores"]
 
 
 @pytest.mark.parametrize("gib, severity", [(64, OK), (4, ADVICE), (1, PROBLEM)])
 def test_memory(monkeypatch, gib, severity):
     monkeypatch.setattr(host, "memory_bytes", lambda: gib * GIB)
-    assert [finding.severity for finding in examination.memory_findings()] == [severity]
+    assert [finding.severity for finding in machine_findings.memory_findings()] == [severity]
 
 
 @pytest.mark.parametrize("free_bytes, severity", [(100 * GIB, OK), (GIB, ADVICE), (10**7, PROBLEM)])
 def test_disk(monkeypatch, free_bytes, severity):
-    monkeypatch.setattr(examination.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
-    assert [finding.severity for finding in examination.disk_findings()] == [severity]
+    monkeypatch.setattr(machine_findings.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+    assert [finding.severity for finding in machine_findings.disk_findings()] == [severity]
 
 
 def stub_backend(name, devices, reason):

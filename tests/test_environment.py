@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from fake_nvml import Card, FakeNvml, two_cards
 
-from attnbench import environment, host
-from attnbench.environment import Gpu, available_memory_bytes, gpus, module_installed
+from attnbench.machine import facts as environment
+from attnbench.machine import host
+from attnbench.machine.facts import available_memory_bytes, module_installed
+from attnbench.machine.nvml import Gpu, gpus
 
 GIB = 2**30
 
@@ -220,7 +222,7 @@ def test_an_old_driver_that_knows_less(monkeypatch):
 
 def test_collect_on_the_cpu_is_json_and_needs_no_torch():
     code = (
-        "import json, sys; from attnbench.environment import collect; facts = collect('cpu');"
+        "import json, sys; from attnbench.machine.facts import collect; facts = collect('cpu');"
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); print(json.dumps(facts))"
     )
     root = Path(__file__).parent.parent

@@ -10,10 +10,11 @@ import torch
 from fake_nvml import Card, FakeNvml, two_cards
 from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
-from attnbench import clock_events, conditions, host, telemetry_process
+from attnbench import conditions, telemetry_process
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
 from attnbench.gauge import gauge
+from attnbench.machine import host, nvml
 from attnbench.measurement import Conditions
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
 from attnbench.sampling import Unstable, Usability
@@ -98,7 +99,7 @@ def test_the_mean_clock_and_its_spread(gpu):
 def test_every_reason_and_what_it_means_for_a_block(gpu, bits, usability):
     device = gpu(throttle_reasons=bits).run_until(1000.5)
     found = device.telemetry.between(1000.0, 1000.5)
-    assert found.reasons == clock_events.names(bits)
+    assert found.reasons == nvml.names(bits)
     assert device.telemetry.usability(found) == usability
 
 
@@ -113,7 +114,7 @@ def test_one_reading_of_a_slowdown_spoils_a_block_and_one_of_idle_does_not():
 
 
 def test_a_reason_without_a_name_is_shown_by_its_number():
-    assert clock_events.names(0x204) == ("power cap", "reason 0x200")
+    assert nvml.names(0x204) == ("power cap", "reason 0x200")
 
 
 def test_a_block_shorter_than_the_period_has_its_neighbours_readings(gpu):

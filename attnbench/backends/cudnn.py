@@ -28,14 +28,14 @@ class Cudnn:
 
     def version(self) -> str:
         """cuDNN's version as its wheel says it, torch's, and the frontend's where it is installed."""
-        from attnbench.gpu_requirements import package_version
+        from attnbench.machine.facts import package_version
 
         packages = ("torch", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cudnn-frontend")
         versions = {package: package_version(package) for package in packages}
         return ", ".join(f"{package} {found}" for package, found in versions.items() if found != "not installed")
 
     def unavailable(self) -> str | None:
-        from attnbench.gpu_requirements import lacks_cuda_torch, lacks_gpu
+        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu
 
         return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
 
@@ -101,7 +101,7 @@ def _heads_first(name: str, buffer: Any) -> Any:
 
 
 def _head_dim_reason(case: Case) -> str | None:
-    from attnbench.gpu_requirements import compute_capabilities
+    from attnbench.machine.facts import compute_capabilities
 
     datacenter = all(capability == HOPPER or capability[0] == BLACKWELL[0] for capability in compute_capabilities())
     largest = LARGEST_HEAD_DIM["datacenter" if datacenter else "other"]
@@ -115,7 +115,7 @@ def _head_dim_reason(case: Case) -> str | None:
 
 def _fp8_reason(case: Case) -> str | None:
     """Of cudnn-frontend 1.32, node/sdpa_support_surface.h, FP8 section."""
-    from attnbench.gpu_requirements import compute_capabilities
+    from attnbench.machine.facts import compute_capabilities
 
     if case.dtype != "e4m3":
         return f"its 8-bit kernel is asked for in e4m3 only, not in {case.dtype}"
@@ -130,7 +130,7 @@ def _fp8_reason(case: Case) -> str | None:
 
 
 def _frontend_reason() -> str | None:
-    from attnbench.environment import module_installed
+    from attnbench.machine.facts import module_installed
 
     if module_installed("cudnn"):
         return None

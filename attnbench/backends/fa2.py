@@ -26,7 +26,7 @@ class FlashAttention2:
         return f"torch {version('torch')}, built-in FlashAttention-2"
 
     def unavailable(self) -> str | None:
-        from attnbench.gpu_requirements import lacks_cuda_torch, lacks_gpu
+        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu
 
         return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
 

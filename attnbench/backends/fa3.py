@@ -35,7 +35,7 @@ class FlashAttention3:
     accumulator = "hopper"
 
     def version(self) -> str:
-        from attnbench.gpu_requirements import package_version
+        from attnbench.machine.facts import package_version
 
         build = _installed_build()
         if build is None:
@@ -46,8 +46,7 @@ class FlashAttention3:
         return f"{found[0] if found else 'unknown version'} ({module})"
 
     def unavailable(self) -> str | None:
-        from attnbench.environment import module_installed
-        from attnbench.gpu_requirements import compute_capabilities, lacks_cuda_torch, lacks_gpu
+        from attnbench.machine.facts import compute_capabilities, lacks_cuda_torch, lacks_gpu, module_installed
 
         build = _installed_build()
         if build is None:
@@ -83,7 +82,7 @@ class FlashAttention3:
 
 
 def _installed_build() -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
-    from attnbench.environment import module_installed
+    from attnbench.machine.facts import module_installed
 
     for build in (FULL_BUILD, FORWARD_BUILD):
         if module_installed(build[0]):

@@ -23,13 +23,12 @@ class FlashInfer:
     devices = ("cuda",)
 
     def version(self) -> str:
-        from attnbench.gpu_requirements import package_version
+        from attnbench.machine.facts import package_version
 
         return f"flashinfer {package_version('flashinfer-python')}, {_kernels()} kernels"
 
     def unavailable(self) -> str | None:
-        from attnbench.environment import module_installed
-        from attnbench.gpu_requirements import lacks_cuda_torch, lacks_gpu
+        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed
 
         if not module_installed("flashinfer"):
             return "FlashInfer is not installed; get it with: pip install flashinfer-python"
@@ -68,7 +67,7 @@ class FlashInfer:
 
 def _kernels() -> str:
     """The kernel family that FlashInfer is told to use, so that it cannot choose another."""
-    from attnbench.gpu_requirements import compute_capabilities
+    from attnbench.machine.facts import compute_capabilities
 
     return "fa3" if compute_capabilities() == {HOPPER} else "fa2"
 

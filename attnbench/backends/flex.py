@@ -36,8 +36,7 @@ class FlexAttention:
         return f"torch {version('torch')}, compiled FlexAttention"
 
     def unavailable(self) -> str | None:
-        from attnbench.environment import module_installed
-        from attnbench.gpu_requirements import lacks_cuda_torch, lacks_gpu
+        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed
 
         if not module_installed("triton"):
             return "torch compiles it with Triton: pip install triton"

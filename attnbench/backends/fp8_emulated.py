@@ -17,12 +17,12 @@ class Fp8Emulated:
     accumulator = "fp32"
 
     def version(self) -> str:
-        from attnbench.gpu_requirements import package_version
+        from attnbench.machine.facts import package_version
 
         return f"torch {package_version('torch')}"
 
     def unavailable(self) -> str | None:
-        from attnbench.gpu_requirements import lacks_torch
+        from attnbench.machine.facts import lacks_torch
 
         return lacks_torch()
 

@@ -44,13 +44,12 @@ class Triton:
     _compiled: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def version(self) -> str:
-        from attnbench.gpu_requirements import package_version
+        from attnbench.machine.facts import package_version
 
         return f"triton {package_version('triton')}, own kernel"
 
     def unavailable(self) -> str | None:
-        from attnbench.environment import module_installed
-        from attnbench.gpu_requirements import lacks_cuda_torch, lacks_gpu, package_version
+        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed, package_version
 
         if not module_installed("triton"):
             return 'Triton is not installed; get it with: pip install "triton>=3.6"'
@@ -60,7 +59,7 @@ class Triton:
         return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
 
     def unsupported(self, case: Case) -> str | None:
-        from attnbench.gpu_requirements import compute_capabilities
+        from attnbench.machine.facts import compute_capabilities
 
         if case.head_dim > LARGEST_HEAD_DIM or case.head_dim_v > LARGEST_HEAD_DIM:
             return f"it takes head dims up to {LARGEST_HEAD_DIM}, not {max(case.head_dim, case.head_dim_v)}"
@@ -90,7 +89,7 @@ class Triton:
 
     def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
         """How operands are read, and after the first call which tile autotuning chose and what it compiled to."""
-        from attnbench.gpu_requirements import compute_capabilities
+        from attnbench.machine.facts import compute_capabilities
 
         tma = min(compute_capabilities(), default=(0, 0)) >= OLDEST_TMA_CAPABILITY and tma_takes(case)
         facts = {"name": "attention_forward", "operands": "tma" if tma else "pointers"}

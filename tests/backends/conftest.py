@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench import environment, gpu_requirements
-from attnbench.environment import Gpu
+from attnbench.machine import facts
+from attnbench.machine.nvml import Gpu
 
 
 @pytest.fixture(autouse=True)
 def left_out(request):
-    if request.node.get_closest_marker("gpu") and not environment.gpus():
+    if request.node.get_closest_marker("gpu") and not facts.gpus():
         pytest.skip("not run: needs an NVIDIA GPU")
     if request.node.get_closest_marker("full") and "full" not in request.config.getoption("markexpr"):
         pytest.skip("not run: one of the full tests (make test-full)")
@@ -22,9 +22,9 @@ def fake_gpu(monkeypatch):
 
     def make(capability: tuple[int, int] | None, cuda_torch: bool = True) -> None:
         found = () if capability is None else (Gpu(0, "Fake GPU", capability, 80 * 2**30),)
-        monkeypatch.setattr(environment, "gpus", lambda: found)
-        monkeypatch.setattr(gpu_requirements, "gpus", lambda: found)
+        monkeypatch.setattr(facts, "gpus", lambda: found)
+        monkeypatch.setattr(facts, "gpus", lambda: found)
         if cuda_torch:
-            monkeypatch.setattr(gpu_requirements, "lacks_cuda_torch", lambda: None)
+            monkeypatch.setattr(facts, "lacks_cuda_torch", lambda: None)
 
     return make

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from attnbench import environment, gpu_requirements
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.machine import facts
 
 NAMES = ("cudnn", "fa2", "fa3", "flashinfer", "flex", "triton")
 NO_GPU = "it needs an NVIDIA GPU, and none is visible (nvidia-smi lists what the driver sees)"
@@ -24,7 +24,7 @@ def installed(monkeypatch):
     """Makes exactly the named modules importable as far as `module_installed` can tell."""
 
     def make(*names):
-        monkeypatch.setattr(environment, "module_installed", lambda name: name in names)
+        monkeypatch.setattr(facts, "module_installed", lambda name: name in names)
 
     return make
 
@@ -59,7 +59,7 @@ def test_without_a_gpu(name, fake_gpu, installed):
 def test_cpu_build_of_torch(name, fake_gpu, installed, monkeypatch):
     installed("triton", "flash_attn_interface", "flashinfer")
     fake_gpu(HOPPER)
-    monkeypatch.setattr(gpu_requirements, "lacks_cuda_torch", lambda: CPU_TORCH)
+    monkeypatch.setattr(facts, "lacks_cuda_torch", lambda: CPU_TORCH)
     assert builtin()[name].unavailable() == CPU_TORCH
 
 
@@ -72,7 +72,7 @@ def test_torch_build_is_read_without_importing(tmp_path, monkeypatch):
     for written, reason in (("None", CPU_TORCH), ("'13.0'", None)):
         text = f"__version__ = '2.13.0'\ndebug = False\ncuda: Optional[str] = {written}\nhip: Optional[str] = None\n"
         (tmp_path / "torch" / "version.py").write_text(text)
-        assert gpu_requirements.lacks_cuda_torch() == reason
+        assert facts.lacks_cuda_torch() == reason
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_unavailable(name, capability, modules, expected, fake_gpu, installed):
 def test_triton_version(number, expected, fake_gpu, installed, monkeypatch):
     fake_gpu(HOPPER)
     installed("triton")
-    monkeypatch.setattr(gpu_requirements, "package_version", lambda name: number)
+    monkeypatch.setattr(facts, "package_version", lambda name: number)
     assert builtin()["triton"].unavailable() == expected
 
 

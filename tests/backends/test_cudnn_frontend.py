@@ -17,8 +17,8 @@ from plain_attention import attention, relative_rmse
 import attnbench
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.environment import module_installed
 from attnbench.inputs import make_inputs
+from attnbench.machine.facts import module_installed
 from attnbench.quantize import dequantize
 
 

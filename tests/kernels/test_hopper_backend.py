@@ -18,7 +18,7 @@ from attnbench.kernel_build import Build
 from attnbench.kernel_inspect import KernelFacts, PtxasFacts
 from attnbench.kernel_library import KernelLibrary
 from attnbench.kernel_schedules import DEFAULT_SCHEDULE, FILES, SCHEDULES, BuiltKernel
-from attnbench.nvml import Gpu
+from attnbench.machine.nvml import Gpu
 
 
 def case(**values) -> Case:
@@ -48,9 +48,9 @@ def test_names():
 
 
 def test_unavailable_without_a_hopper_gpu(monkeypatch):
-    monkeypatch.setattr("attnbench.nvml.gpus", lambda: ())
+    monkeypatch.setattr("attnbench.machine.nvml.gpus", lambda: ())
     assert "no NVIDIA GPU" in Hopper("ws").unavailable()
-    monkeypatch.setattr("attnbench.nvml.gpus", lambda: (Gpu(0, "NVIDIA A100", (8, 0), 1),))
+    monkeypatch.setattr("attnbench.machine.nvml.gpus", lambda: (Gpu(0, "NVIDIA A100", (8, 0), 1),))
     expected = "it needs compute capability 9.0 (H100, H200); this machine has NVIDIA A100 (8.0)"
     assert Hopper("ws").unavailable() == expected
 
@@ -61,7 +61,7 @@ def test_unavailable_until_built_and_when_stale(monkeypatch, tmp_path):
     source = kernels / "fwd_ws.cu"
     source.write_text("// a kernel\n")
     library = tmp_path / "fwd_ws.so"
-    monkeypatch.setattr("attnbench.nvml.gpus", lambda: (Gpu(0, "NVIDIA H200", (9, 0), 1),))
+    monkeypatch.setattr("attnbench.machine.nvml.gpus", lambda: (Gpu(0, "NVIDIA H200", (9, 0), 1),))
     monkeypatch.setattr(kernel_build, "KERNELS", kernels)
     monkeypatch.setattr(kernel_build, "library_path", lambda name: library)
     way_out = "build it: attnbench kernels build"

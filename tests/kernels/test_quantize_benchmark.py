@@ -11,7 +11,7 @@ import pytest
 
 from attnbench.backends.hopper_fp8 import HopperFp8
 from attnbench.inputs import drawn_inputs
-from attnbench.nvml import gpus
+from attnbench.machine.nvml import gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "quantize_kernel.py"

@@ -27,7 +27,7 @@ from attnbench.kernel_quantizer import quantize_by, quantize_on_device
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_sass import parse_sass
 from attnbench.kernel_toolchain import find_host_compiler
-from attnbench.nvml import gpus
+from attnbench.machine.nvml import gpus
 from attnbench.quantize import quantize
 
 GIB = 2**30

@@ -23,7 +23,7 @@ from attnbench.kernel_sanitize import (
     sanitize,
     verdict,
 )
-from attnbench.nvml import gpus
+from attnbench.machine.nvml import gpus
 
 TO = torch.Tensor.to
 CLEAN = "========= COMPUTE-SANITIZER\n48 launches\n========= ERROR SUMMARY: 0 errors\n"

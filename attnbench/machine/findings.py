@@ -1,16 +1,34 @@
-"""What `doctor` looks at on each GPU: driver, neighbours, power limit, clocks."""
+"""Whether this machine is fit to measure: findings on its GPUs, torch, CPU, memory and disk. Imports no torch."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnbench import clock_events, host
-from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
-from attnbench.gpu_requirements import torch_cuda_version
-from attnbench.nvml import gpu_facts, gpus
+from attnbench.machine import host, nvml
+from attnbench.machine.facts import installed_version, lacks_cuda_torch, torch_cuda_version
+from attnbench.machine.nvml import gpu_facts, gpus
+
+OK, ADVICE, PROBLEM, NOT_APPLICABLE = "ok", "advice", "problem", "not applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    severity: problem (a measurement here is wrong or cannot run), advice (it can be better), ok, not applicable.
+    why: what it does to a measurement; mend: the command, or the step, that mends it. Both "" where all is well.
+    """
+
+    severity: str
+    what: str
+    why: str = ""
+    mend: str = ""
+
 
 _NVIDIA_VENDOR = "0x10de"
 GIB = 2**30
@@ -150,7 +168,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"nvidia-smi -i {index} -q -d POWER, then ask who runs the machine",
         )
     reasons = facts["clock_event_reasons"] or 0
-    slowed = clock_events.slowdowns(reasons)
+    slowed = nvml.slowdowns(reasons)
     if slowed:
         yield Finding(
             PROBLEM,
@@ -160,7 +178,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
         )
     set_to, default_clock = facts["application_sm_clock_mhz"], facts["default_application_sm_clock_mhz"]
     lowered = set_to is not None and default_clock is not None and set_to < default_clock
-    if reasons & clock_events.APPLICATION_CLOCKS or lowered:
+    if reasons & nvml.APPLICATION_CLOCKS or lowered:
         yield Finding(
             ADVICE,
             f"{name}: application clocks are set" + (f" ({set_to} MHz, default {default_clock})" if lowered else ""),
@@ -172,3 +190,124 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
 def version_numbers(version: str) -> tuple[int, ...]:
     """The first two numbers of a version: `2.13.0+cpu` -> (2, 13)."""
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+
+
+OLDEST_TORCH = (2, 9)
+# A worker with torch loaded takes about 1 GiB; inputs, oracle and eager scores of the small suites fit into the rest.
+LEAST_MEMORY_BYTES, AMPLE_MEMORY_BYTES = 2 * GIB, 8 * GIB
+LEAST_DISK_BYTES, AMPLE_DISK_BYTES = GIB // 10, 2 * GIB
+# Other work on a quarter of the cores shows in the medians of multi-threaded CPU timings.
+BUSY_SHARE = 0.25
+# From one ready process a core on, a CPU's times are those of the queue: they differ by a multiple from run to run.
+OVERLOADED_SHARE = 1.0
+# More than this is taken from a measurement sooner or later.
+STOLEN_SHARE = 0.01
+
+
+def torch_findings() -> Iterator[Finding]:
+    version = installed_version("torch")
+    if version is None:
+        yield Finding(
+            PROBLEM, "torch is not installed", "Nothing can be checked or timed without it.", 'pip install "torch>=2.9"'
+        )
+        return
+    if version_numbers(version) < OLDEST_TORCH:
+        yield Finding(
+            PROBLEM,
+            f"torch {version} is too old",
+            "The backends are written for torch 2.9 and newer.",
+            'pip install --upgrade "torch>=2.9"',
+        )
+        return
+    reason = lacks_cuda_torch() if gpus() else None
+    if reason:
+        yield Finding(
+            PROBLEM,
+            f"torch {version} cannot use the GPU here",
+            "Every GPU backend stays out of the run.",
+            reason.partition(": ")[2] or reason,
+        )
+        return
+    yield Finding(OK, f"torch {version}")
+
+
+def cpu_findings() -> Iterator[Finding]:
+    cpu = host.cpu_facts()
+    yield Finding(OK, f"CPU: {cpu['model']}, {cpu['cores']} of {cpu['logical']} logical cores usable")
+    if cpu["governor"] is None:
+        yield Finding(NOT_APPLICABLE, "CPU clock policy: not shown here")
+    elif cpu["governor"] != "performance":
+        yield Finding(
+            ADVICE,
+            f'CPU clock policy is "{cpu["governor"]}"',
+            "The clock follows the load, so that a CPU timing depends on what ran before it.",
+            "sudo cpupower frequency-set -g performance",
+        )
+    if cpu.get("boost"):
+        yield Finding(
+            ADVICE,
+            "CPU boost is on",
+            "The clock above its base falls as the chip warms up and as more cores work: CPU figures wander with it.",
+            host.boost_switch() or "switch it off in the firmware",
+        )
+    quota = cpu["quota_cores"]
+    if quota is not None and quota < cpu["cores"]:
+        yield Finding(
+            ADVICE,
+            f"the container may use {quota:g} of {cpu['cores']} cores' time",
+            "More threads than that are stopped in the middle of a timing.",
+            f"taskset -c 0-{max(0, int(quota) - 1)} attnbench ...",
+        )
+    if cpu["virtual_machine"]:
+        yield Finding(
+            ADVICE,
+            "a virtual machine",
+            "Neighbours take time that nothing here can see; compare CPU figures within one run only.",
+        )
+    yield from _neighbour_findings(cpu)
+
+
+def _neighbour_findings(cpu: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whoever else works on these CPUs."""
+    stolen = cpu.get("stolen")
+    if stolen is not None and stolen > STOLEN_SHARE:
+        yield Finding(
+            ADVICE,
+            f"the host kept {stolen:.1%} of CPU time for others since boot",
+            "What it takes in the middle of a timing shows as noise; records are flagged cpu_stolen where it does.",
+            "a machine with CPUs of its own",
+        )
+    load = os.getloadavg()[0]
+    if load > BUSY_SHARE * cpu["cores"]:
+        spoilt = load > OVERLOADED_SHARE * cpu["cores"] and not gpus()
+        yield Finding(
+            PROBLEM if spoilt else ADVICE,
+            f"load average {load:.1f} on {cpu['cores']} cores",
+            "Other work takes part of the cores: CPU timings will vary.",
+            "top -o %CPU, then wait or end it",
+        )
+
+
+def memory_findings() -> Iterator[Finding]:
+    size = host.memory_bytes()
+    shown = f"memory: {size / GIB:.1f} GiB"
+    if size < AMPLE_MEMORY_BYTES:
+        severity = PROBLEM if size < LEAST_MEMORY_BYTES else ADVICE
+        yield Finding(
+            severity,
+            shown,
+            "Larger cases will be unsupported here, or end out of memory.",
+            "raise the container's memory limit, or use a larger machine",
+        )
+    else:
+        yield Finding(OK, shown)
+
+
+def disk_findings() -> Iterator[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free
+    shown = f"disk: {free / GIB:.1f} GiB free in the working directory"
+    if free < AMPLE_DISK_BYTES:
+        severity = PROBLEM if free < LEAST_DISK_BYTES else ADVICE
+        yield Finding(severity, shown, "A full disk ends a run; records taken before stay.", "free some, or use --out")
+    else:
+        yield Finding(OK, shown)
