@@ -17,7 +17,7 @@ from attnbench.kernel_library import DTYPES, CLibrary, Variant
 if TYPE_CHECKING:
     from torch import Tensor
 
-ABI_VERSION = 1
+QUANTIZE_ABI_VERSION = 1
 SOURCE = "quantize"  # stem of the kernel file
 SCALINGS = {"none": 0, "tensor": 1, "head": 2, "block": 3}
 # Tokens that are permuted among themselves in the transposed v, and what its rows are padded to.
@@ -71,7 +71,7 @@ class QuantizeVariant:
 class QuantizeLibrary(CLibrary):
     """A loaded build of kernels/quantize.cu."""
 
-    PREFIX, VERSION, ROW, ARGS = "quantize_", ABI_VERSION, QuantizeRow, QuantizeArgs
+    PREFIX, VERSION, ROW, ARGS = "quantize_", QUANTIZE_ABI_VERSION, QuantizeRow, QuantizeArgs
     variants: tuple[QuantizeVariant, ...]
 
     def table(self) -> list[Variant]:

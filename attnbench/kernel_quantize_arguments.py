@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from attnbench.kernel_arguments import TORCH_DTYPES
 from attnbench.kernel_library import DTYPES, KernelError, Strides
 from attnbench.kernel_quantize import (
-    ABI_VERSION,
+    QUANTIZE_ABI_VERSION,
     MOST_COLUMNS,
     SCALINGS,
     VALUE_GROUP,
@@ -155,7 +155,7 @@ def quantize_args(q: Tensor, k: Tensor, v: Tensor, scheme: Scheme, made: DeviceQ
                 "q_descale": made.q_descale, "k_descale": made.k_descale, "v_descale": made.v_descale}  # fmt: skip
     signs = sign_bits(q.shape[3], scheme.seed) if scheme.hadamard and q.shape[3] <= MOST_COLUMNS else []
     return QuantizeArgs(
-        abi_version=ABI_VERSION,
+        abi_version=QUANTIZE_ABI_VERSION,
         struct_size=ctypes.sizeof(QuantizeArgs),
         dtype=DTYPES[TORCH_DTYPES[str(q.dtype)]],
         scaling=SCALINGS[scheme.scaling],

@@ -11,7 +11,7 @@ from attnbench.kernel_quantize import QuantizeLibrary
 from attnbench.kernel_quantize_arguments import DeviceQuantized, Scheme, allocate
 from attnbench.kernel_quantizer import quantize_by, quantize_on_device
 
-SCHEMA = (
+QUANTIZE_SCHEMA = (
     "(Tensor q, Tensor k, Tensor v, str scaling, int block_size, bool hadamard, int seed)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
@@ -21,8 +21,8 @@ def _tensors(made: DeviceQuantized):
     return made.q, made.k, made.v_transposed, made.q_descale, made.k_descale, made.v_descale
 
 
-@torch.library.custom_op("attnbench::hopper_quantize", mutates_args=(), device_types="cuda", schema=SCHEMA)
-def hopper_quantize(q, k, v, scaling, block_size, hadamard, seed):  # types: SCHEMA
+@torch.library.custom_op("attnbench::hopper_quantize", mutates_args=(), device_types="cuda", schema=QUANTIZE_SCHEMA)
+def hopper_quantize(q, k, v, scaling, block_size, hadamard, seed):  # types: QUANTIZE_SCHEMA
     """e4m3 q, k, transposed v, and their fp32 descales, on the current stream; layouts as in `DeviceQuantized`.
 
     q (batch, seqlen_q, num_heads, head_dim), k and v (batch, seqlen_k, num_heads_kv, head_dim), fp16 or bf16; scaling,
@@ -32,11 +32,11 @@ def hopper_quantize(q, k, v, scaling, block_size, hadamard, seed):  # types: SCH
 
 
 @hopper_quantize.register_fake
-def _shapes(q, k, v, scaling, block_size, hadamard, seed):
+def _quantize_shapes(q, k, v, scaling, block_size, hadamard, seed):
     return _tensors(allocate(q, k, v, Scheme(scaling, block_size, hadamard, seed)))
 
 
-def register_emulation(library: QuantizeLibrary) -> None:
+def register_quantize_emulation(library: QuantizeLibrary) -> None:
     """Gives the operator a CPU implementation by an emulated library, for tests: the same host code as on the GPU."""
 
     @hopper_quantize.register_kernel("cpu")

@@ -41,7 +41,7 @@ def _rules(entries: Sequence[Entry]) -> str:
         worst = max(failures, key=ratio) if failures else None
         figure = f"{worst.value:.2g} / {worst.limit:.2g} = {significant(ratio(worst), 3)}" if worst else "—"
         also = [plain(check.rule) for check in failures if check is not worst]
-        rule = plain(worst.rule if worst else _first_line(result))
+        rule = plain(worst.rule if worst else _reason_line(result))
         rule += AFTER_TIMING if result.record.accuracy.recheck == "failed" else ""
         rows.append([
             code(series), code(case.key), rule, figure,
@@ -51,7 +51,7 @@ def _rules(entries: Sequence[Entry]) -> str:
     return table(headers, rows, left=6)
 
 
-def _first_line(result: Result) -> str:
+def _reason_line(result: Result) -> str:
     return anonymous(result.record.reason).strip().partition("\n")[0]
 
 

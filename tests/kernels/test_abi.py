@@ -67,7 +67,7 @@ def test_codes(tmp_path):
 
 
 def test_codes_of_the_quantizer(tmp_path):
-    codes = {"ATTNBENCH_QUANTIZE_ABI_VERSION": kernel_quantize.ABI_VERSION}
+    codes = {"ATTNBENCH_QUANTIZE_ABI_VERSION": kernel_quantize.QUANTIZE_ABI_VERSION}
     codes |= {f"ATTNBENCH_SCALING_{name.upper()}": code for name, code in kernel_quantize.SCALINGS.items()}
     codes |= {"ATTNBENCH_QUANTIZE_TILE": kernel_quantize.TILE_TOKENS}
     codes |= {"ATTNBENCH_VALUE_GROUP": kernel_quantize.VALUE_GROUP}

@@ -22,7 +22,7 @@ from attnbench.kernel_library import NO_DRIVER, KernelError, KernelLibrary, Stri
 from attnbench.kernel_limits import violations
 from attnbench.kernel_quantize import SCALINGS, SOURCE, VALUE_ORDER, QuantizeArgs, QuantizeLibrary
 from attnbench.kernel_quantize_arguments import BoundQuantize, Scheme, descale_shape, quantize_args, sign_bits
-from attnbench.kernel_quantize_operator import hopper_quantize, register_emulation
+from attnbench.kernel_quantize_operator import hopper_quantize, register_quantize_emulation
 from attnbench.kernel_quantizer import quantize_by, quantize_on_device
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_sass import parse_sass
@@ -267,7 +267,7 @@ def test_memory_is_moved_in_wide_pieces(cuda_library, disassembler):
 
 @pytest.fixture
 def operator(emulated):
-    register_emulation(emulated)
+    register_quantize_emulation(emulated)
     return hopper_quantize
 
 
