@@ -19,8 +19,8 @@ __all__ = ["Backend", "Case", "Inputs", "Outputs", "check", "load"]
 
 
 def load(*runs: Any) -> pandas.DataFrame:
-    """One row a record, flat columns; see `attnbench.frame.load`."""
-    from attnbench.frame import load as load_frame  # pandas is slow to import and only needed here
+    """One row a record, flat columns; see `attnbench.records.frame.load`."""
+    from attnbench.records.frame import load as load_frame  # pandas is slow to import and only needed here
 
     return load_frame(*runs)
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from attnbench.differences import NotEnough, noise_floor, process_differences
-from attnbench.record import Record
-from attnbench.replication import merge_processes
+from attnbench.records.record import Record, merge_processes
 from attnbench.rounds import take_turns
 from attnbench.side import ArmLost, RemoteArm, Side
 from attnbench.suite import Job

@@ -25,7 +25,7 @@ from attnbench.junit import make_room
 from attnbench.kernel_build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
-from attnbench.record import Record
+from attnbench.records.record import Record
 from attnbench.ruling import INCOMPLETE, Ruling, rule
 from attnbench.run import RunError, unknown_backend
 from attnbench.run_command import choose_device

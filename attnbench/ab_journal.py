@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from attnbench.measurement import RecordError
-from attnbench.record import Record
-from attnbench.store import StoreError, append_line, complete_length, lock_folder
+from attnbench.records.measurement import RecordError
+from attnbench.records.record import Record
+from attnbench.records.store import StoreError, append_line, complete_length, lock_folder
 
 JOURNAL = "processes.jsonl"
 

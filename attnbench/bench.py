@@ -12,8 +12,8 @@ from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.inputs import input_bytes, make_inputs
 from attnbench.judge import Reference, make_reference
 from attnbench.machine.facts import available_memory_bytes
-from attnbench.measurement import PrepTiming
 from attnbench.phases import Phases
+from attnbench.records.measurement import PrepTiming
 from attnbench.sampling import Unwatched, Watch
 from attnbench.settings import Checks, Timing
 

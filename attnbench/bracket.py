@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attnbench.crew import RunError
-from attnbench.sentinel import END, PERIOD_S, PERIODIC, START
+from attnbench.records.environment import END, PERIOD_S, PERIODIC, START
 
 
 class Bracket:

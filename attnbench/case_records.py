@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.case import Case
-from attnbench.measurement import Measurement
 from attnbench.pairing import ByRun
-from attnbench.record import Record
-from attnbench.store import Run
+from attnbench.records.measurement import Measurement
+from attnbench.records.record import Record
+from attnbench.records.store import Run
 from attnbench.verdict import INCONCLUSIVE, MISSING, NEW, NOT_COMPARABLE, Pair
 
 Name = tuple[str, str]  # (case key, backend)

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from attnbench.measurement import Measurement
-from attnbench.peaks import Machine, gpu_of, section
-from attnbench.sentinel import why_suspect
-from attnbench.store import Run
+from attnbench.records.environment import Machine, gpu_of, section, why_suspect
+from attnbench.records.measurement import Measurement
+from attnbench.records.store import Run
 from attnbench.units import count
 
 NOT_RECORDED = "not recorded"

@@ -22,11 +22,11 @@ from attnbench.comparable import (
     suspicion,
 )
 from attnbench.differences import PROCESS, RUN
-from attnbench.measurement import Measurement
 from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
 from attnbench.quality import Finding, findings
+from attnbench.records.measurement import Measurement
+from attnbench.records.store import Run, StoreError
 from attnbench.sides import Side
-from attnbench.store import Run, StoreError
 from attnbench.units import count
 from attnbench.usable_runs import Usable, usable
 from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one

@@ -28,7 +28,7 @@ def run_directories(context: click.Context, parameter: click.Parameter, incomple
     """What `incomplete` may become; a folder that is no run ends in a slash, so that one can go on."""
     from click.shell_completion import CompletionItem
 
-    from attnbench.store import is_run
+    from attnbench.records.store import is_run
 
     head, _, start = incomplete.rpartition("/")
     folder = Path(f"{head}/") if "/" in incomplete else Path()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from attnbench.machine import nvml
-from attnbench.measurement import Conditions
+from attnbench.records.measurement import Conditions
 from attnbench.sampling import BACKWARDS, Usability
 
 # Flags, as they stand in a measurement.

@@ -10,7 +10,7 @@ from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.errors import UserError
-from attnbench.record import Record, RecordError
+from attnbench.records.record import Record, RecordError
 from attnbench.suite import Job
 from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 

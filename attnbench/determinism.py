@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Backend, Call, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.contract import check_contract
-from attnbench.record import Check
+from attnbench.records.record import Check
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attnbench.measurement import Block
+from attnbench.records.measurement import Block
 from attnbench.units import count
 
 # What a block counts as: its median in seconds, or in cycles.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnbench.case import Case
 from attnbench.fp8 import FORMATS
 from attnbench.probe_rules import row_place
-from attnbench.record import Check
+from attnbench.records.record import Check
 from attnbench.reference import Rows
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from attnbench.backend import Backend, Outputs
 from attnbench.determinism import process_check, repeat_check, repeatable
 from attnbench.lab import BenchLab
 from attnbench.probes import run_probes
-from attnbench.record import Accuracy
+from attnbench.records.record import Accuracy
 from attnbench.settings import Factors
 
 if TYPE_CHECKING:

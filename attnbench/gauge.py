@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Outputs
-from attnbench.measurement import known_facts
+from attnbench.records.measurement import known_facts
 from attnbench.sampling import Watch
 from attnbench.settings import Timing
 from attnbench.timers import make_timer

@@ -14,8 +14,8 @@ import click
 from attnbench.compare import Comparison
 from attnbench.compare_text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
 from attnbench.markdown import anonymous, bullets, plain, table
+from attnbench.records.store import StoreError
 from attnbench.ruling import PASSED, REGRESSED, Ruling
-from attnbench.store import StoreError
 from attnbench.verdict import signed
 
 SUMMARY = "GITHUB_STEP_SUMMARY"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Backend
 from attnbench.interleave import TimedArm
 from attnbench.prepared import Prepared
-from attnbench.record import Record
+from attnbench.records.record import Record
 from attnbench.trial import DURING, check_trial, guarded
 
 if TYPE_CHECKING:

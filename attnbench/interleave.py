@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attnbench.backend import Call
-from attnbench.measurement import KEPT_SAMPLES, Measurement
+from attnbench.records.measurement import KEPT_SAMPLES, Measurement
+from attnbench.records.stats import units_needed
 from attnbench.rounds import BLOCKS_A_ROUND
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.settings import Timing
-from attnbench.stats import units_needed
 from attnbench.timing import (
     BURST_IDLE_S,
     BURST_WORK_S,

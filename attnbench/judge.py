@@ -27,7 +27,7 @@ from attnbench.error_rules import (
 from attnbench.hypotheses import plain_inputs
 from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
 from attnbench.probe_rules import Known, own_checks, row_place
-from attnbench.record import Accuracy, Check
+from attnbench.records.record import Accuracy, Check
 from attnbench.reference import Attention, Rows, visible_keys
 from attnbench.rounding import rounding_bound, row_sum_bound
 from attnbench.settings import Factors

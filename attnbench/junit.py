@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 from attnbench.compare import Cell, Comparison
 from attnbench.compare_text import besides, headlines, kind, notes, why
+from attnbench.records.store import StoreError, write_file
 from attnbench.ruling import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, Ruling
-from attnbench.store import StoreError, write_file
 from attnbench.verdict import INCONCLUSIVE, NEW, SLOWER, signed
 
 # What XML 1.0 cannot hold (its section 2.2), and terminal colours, which nobody can read there.

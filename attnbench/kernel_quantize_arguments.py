@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from attnbench.kernel_arguments import TORCH_DTYPES
 from attnbench.kernel_library import DTYPES, KernelError, Strides
 from attnbench.kernel_quantize import (
-    QUANTIZE_ABI_VERSION,
     MOST_COLUMNS,
+    QUANTIZE_ABI_VERSION,
     SCALINGS,
     VALUE_GROUP,
     QuantizeArgs,

@@ -12,7 +12,7 @@ from attnbench.contract import checksums, guarded_call
 from attnbench.diagnose import Diagnosis
 from attnbench.inputs import make_inputs
 from attnbench.judge import Reference, diagnosed, judge, make_reference
-from attnbench.record import Accuracy
+from attnbench.records.record import Accuracy
 from attnbench.settings import Factors
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ def list_probes(plugins: Sequence[str]) -> Iterator[str]:
 
 
 def list_metrics(plugins: Sequence[str]) -> Iterator[str]:
-    from attnbench.metrics import METRICS
+    from attnbench.records.metrics import METRICS
 
     return _columns([(metric.name, metric.unit, metric.about) for metric in METRICS])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnbench.probe_rules import row_place
-from attnbench.record import Check
+from attnbench.records.record import Check
 from attnbench.reference import Rows, visible_keys
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from attnbench.differences import (
     process_differences,
     suite_mean,
 )
-from attnbench.measurement import Block, Measurement
+from attnbench.records.measurement import Block, Measurement
 from attnbench.stored_baseline import Levels, against_runs, suite_against_runs
 from attnbench.verdict import FEWEST_PROCESSES, INCONCLUSIVE, Pair
 

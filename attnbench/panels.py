@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attnbench.case import Case, forward_flops
-from attnbench.metrics import RELATIVE_RMSE
+from attnbench.records.record import RELATIVE_RMSE
+from attnbench.records.result import Result
 from attnbench.report_data import Cells, Family, ReportData, show_field
 from attnbench.report_speed import TIE
-from attnbench.result import Result
 from attnbench.units import lengths
 
 PANEL_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale")

@@ -10,7 +10,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Inputs, PrepCall, prep_call, trait
-from attnbench.measurement import REFERENCE_PREP, PrepTiming
+from attnbench.records.measurement import REFERENCE_PREP, PrepTiming
 from attnbench.sampling import KEPT_DIGITS, Timer
 from attnbench.timers import make_flush, make_timer
 

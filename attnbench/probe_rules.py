@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.fp8 import FORMATS
 from attnbench.probe_inputs import NEEDLE_KEYS
-from attnbench.record import Check
+from attnbench.records.record import Check
 from attnbench.reference import Rows, visible_keys
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.determinism import pressure_check, repeatable, stream_check
 from attnbench.probe_inputs import PROBE_INPUTS
-from attnbench.record import Accuracy, Check
+from attnbench.records.record import Accuracy, Check
 from attnbench.relations import RELATIONS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from attnbench.record import Record
+from attnbench.records.record import Record
 from attnbench.units import show_time
 
 if TYPE_CHECKING:

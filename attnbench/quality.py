@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench.metrics import RELATIVE_RMSE
-from attnbench.record import Record
+from attnbench.records.record import RELATIVE_RMSE, Record
 from attnbench.units import error, show_bytes
 
 # Another order of rounding (tile width, split keys) moves an error by a few percent; what exceeds the largest of the

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from attnbench import plots, store
+from attnbench import plots
+from attnbench.records import store
 from attnbench.report_accuracy import accuracy_lab_sections
 from attnbench.report_context import conventions_section, environment_section, reproduce_section, title
 from attnbench.report_data import ReportData, gather

@@ -14,9 +14,9 @@ from functools import cached_property
 from string import ascii_uppercase
 
 from attnbench.case import DTYPES, Case
-from attnbench.peaks import Machine
-from attnbench.result import Result, latest, results
-from attnbench.store import Run
+from attnbench.records.environment import Machine
+from attnbench.records.result import Result, latest, results
+from attnbench.records.store import Run
 from attnbench.units import count, lengths
 
 # What a table varies over, in the order of its columns and of its rows.

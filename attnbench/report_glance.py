@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from attnbench.case import Case
 from attnbench.markdown import code, filled_table, listing
+from attnbench.records.result import Result
 from attnbench.report_data import Cells, Family, ReportData, preferred
 from attnbench.report_errors import ratio
 from attnbench.report_races import Race, close, leads, mean_and_range, races, ratios, wins
 from attnbench.report_speed import percent, plus_minus, speedup
-from attnbench.result import Result
 from attnbench.units import count, significant
 
 NONE = "—"

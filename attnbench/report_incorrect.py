@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from attnbench.case import Case
 from attnbench.markdown import anonymous, code, count, fence, numberless, plain, table
+from attnbench.records.result import Result
 from attnbench.report_errors import ratio
-from attnbench.result import Result
 from attnbench.units import significant
 
 AFTER_TIMING = " (right when checked, wrong after timing)"

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attnbench.case import Case
+from attnbench.records.stats import Statistics
 from attnbench.report_data import Cells
 from attnbench.report_speed import TIE
-from attnbench.stats import Statistics
 
 
 @dataclass(frozen=True, slots=True)

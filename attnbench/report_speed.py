@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from attnbench import units
 from attnbench.case import compulsory_bytes
 from attnbench.markdown import anonymous, code, details, filled_table, listing, plain, table
+from attnbench.records.result import Result
 from attnbench.report_data import Family, ReportData, row_label
-from attnbench.result import Result
 from attnbench.units import significant
 
 # Two medians closer than this are level: the margin that a gate would ask for, and above the usual A/A noise.

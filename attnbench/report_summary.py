@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from attnbench.markdown import anonymous, code, count, listing, plain
-from attnbench.measurement import REFERENCE_PREP
+from attnbench.records.environment import why_suspect
+from attnbench.records.measurement import REFERENCE_PREP
+from attnbench.records.result import Result
 from attnbench.report_data import ReportData
 from attnbench.report_glance import glance_section
 from attnbench.report_paper import paper_headline
 from attnbench.report_speed import percent, speedup
-from attnbench.result import Result
-from attnbench.sentinel import why_suspect
 from attnbench.units import significant
 
 # The backend that emulates e4m3 in fp32.

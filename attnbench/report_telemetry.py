@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from attnbench import units
 from attnbench.markdown import code, details, filled_table, plain, table
-from attnbench.observed import Observed
+from attnbench.records.environment import DRIFT_LIMIT, GEMM, drifts, figures
+from attnbench.records.result import Observed, Result
 from attnbench.report_data import Family, LabelledRun, ReportData
 from attnbench.report_speed import percent
-from attnbench.result import Result
-from attnbench.sentinel import DRIFT_LIMIT, GEMM, drifts, figures
 from attnbench.units import significant
 
 NONE = "—"

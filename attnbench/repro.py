@@ -20,9 +20,9 @@ from attnbench.case import Case
 from attnbench.errors import suggest
 from attnbench.input_file import is_file
 from attnbench.probes import FRESH_SET
-from attnbench.record import Record
+from attnbench.records.record import Record
+from attnbench.records.store import StoreError, read
 from attnbench.relations import RELATIONS
-from attnbench.store import StoreError, read
 
 # Rules about bits that must come again, as `determinism` names them: how the script asks for them, and how often.
 AGAIN = {

@@ -14,16 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from attnbench import store
 from attnbench.bracket import Bracket
 from attnbench.crew import Crew, RunError
 from attnbench.errors import suggest
 from attnbench.kernel_build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
-from attnbench.record import Record
-from attnbench.replication import merge_processes
-from attnbench.sentinel import suspicions
+from attnbench.records import store
+from attnbench.records.environment import suspicions
+from attnbench.records.record import Record, merge_processes
 from attnbench.suite import Job, Suite
 
 STATUS_MEANS = {

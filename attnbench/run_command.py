@@ -18,11 +18,11 @@ from attnbench.backends import builtin
 from attnbench.command_group import terminated_like_interrupted
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
-from attnbench.peaks import section
 from attnbench.progress import make_progress
-from attnbench.record import Record
+from attnbench.records.environment import section
+from attnbench.records.record import Record
+from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, run_suite, unknown_backend
-from attnbench.store import SUITE, Run, read, refuse_occupied
 from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
 
 RESULTS = Path("results")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from attnbench.backend import Call, Outputs
-from attnbench.measurement import KEPT_SAMPLES, Block, Conditions
+from attnbench.records.measurement import KEPT_SAMPLES, Block, Conditions
 
 # A spoilt block is taken again so many times, each after a pause in which a hot chip cools down; and a measurement that
 # loses so many in all is given up, well before its time-out ends it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnbench.store import Run, StoreError, is_run, read
+from attnbench.records.store import Run, StoreError, is_run, read
 from attnbench.stored_baseline import FEWEST_RUNS
 from attnbench.units import count
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from attnbench.result import Result, latest
+from attnbench.records.result import Result, latest
 from attnbench.units import lengths, show_time, significant
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from attnbench.case import Case
-    from attnbench.record import Record
+    from attnbench.records.record import Record
 
 # A table with more rows scrolls off any terminal: then one row stands for a family on a backend.
 MAX_ROWS = 100

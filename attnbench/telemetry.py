@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.machine.host import cpus_allowed
-from attnbench.measurement import Conditions
+from attnbench.records.measurement import Conditions
 from attnbench.sampling import BACKWARDS, Clock, SystemClock, Usability
 
 # Clocks and power are known every 10 ms: the driver renews its own figures no faster than that.

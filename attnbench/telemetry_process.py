@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from attnbench.conditions import make_judge
-from attnbench.measurement import Conditions, known_facts
+from attnbench.records.measurement import Conditions, known_facts
 from attnbench.sampling import Clock, SystemClock, Usability
 from attnbench.telemetry import PERIOD_S, Telemetry
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from attnbench.backend import Backend
 from attnbench.plugins import FunctionBackend
-from attnbench.record import Record
+from attnbench.records.record import Record
 from attnbench.suite import Job, load_suite, parse_only, with_overrides
 
 # Failures that a message shows in full; the rest are counted.

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from attnbench.backend import Call
-from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
+from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement
+from attnbench.records.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers, relative_stdev
 from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.settings import Timing
-from attnbench.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers, relative_stdev
 
 WARMUP_CALLS = 5
 # Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.

@@ -19,7 +19,7 @@ from attnbench.contract import guarded_call
 from attnbench.examine import examine
 from attnbench.failures import describe, failure_kind
 from attnbench.prepared import Checked, Prepared
-from attnbench.record import LIKELY_CAUSE, Accuracy, Record
+from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.settings import Factors
 from attnbench.timing import measure
 

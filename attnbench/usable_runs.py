@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attnbench.comparable import differences_of_machines, disqualified, of_one_kind, one_of_its_kind, suspicion
-from attnbench.peaks import gpu_of
+from attnbench.records.environment import gpu_of
+from attnbench.records.store import Run
 from attnbench.sides import Side
-from attnbench.store import Run
 from attnbench.stored_baseline import FEWEST_RUNS
 from attnbench.units import count
 

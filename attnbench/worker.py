@@ -32,7 +32,7 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.machine.facts import GET_TORCH
 from attnbench.phases import Phases
-from attnbench.record import Record
+from attnbench.records.record import Record
 from attnbench.settings import Checks, Timing
 from attnbench.telemetry_process import TelemetryProcess
 

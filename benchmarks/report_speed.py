@@ -20,8 +20,8 @@ from itertools import product
 from pathlib import Path
 
 from attnbench.case import Case, forward_flops
-from attnbench.measurement import KEPT_SAMPLES, Block, Measurement
-from attnbench.record import Accuracy, Check, Record
+from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement
+from attnbench.records.record import Accuracy, Check, Record
 from attnbench.sampling import KEPT_DIGITS
 
 LIMIT_S = 10.0

@@ -9,8 +9,8 @@ from typing import Any
 import numpy
 from report_runs import H200, accuracy, case, write_run
 
-from attnbench.measurement import Block, Conditions, Measurement
-from attnbench.record import Record
+from attnbench.records.measurement import Block, Conditions, Measurement
+from attnbench.records.record import Record
 
 MACHINE = {**H200, "device": "cuda:0", "machine": "0123456789abcdef"}
 SEQLENS = (512, 1024, 2048, 4096, 8192)

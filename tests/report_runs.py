@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.case import Case
-from attnbench.measurement import Block, Measurement
-from attnbench.record import Accuracy, Check, Record
+from attnbench.records.measurement import Block, Measurement
+from attnbench.records.record import Accuracy, Check, Record
 
 H200 = {
     "attnbench": {"version": "0.1.0", "revision": "0123456789abcdef", "dirty": False},

@@ -19,9 +19,9 @@ from attnbench.ab_journal import JOURNAL
 from attnbench.ab_runs import COMPARISON
 from attnbench.case import Case
 from attnbench.errors import user_errors
-from attnbench.measurement import Block, Measurement
-from attnbench.record import Accuracy, Check, Record
-from attnbench.store import read
+from attnbench.records.measurement import Block, Measurement
+from attnbench.records.record import Accuracy, Check, Record
+from attnbench.records.store import read
 from attnbench.suite import parse_suite
 from attnbench.verdict import Margin
 from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent

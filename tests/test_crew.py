@@ -11,8 +11,7 @@ from attnbench import run
 from attnbench.case import Case
 from attnbench.crew import Crew, Listener, RunError
 from attnbench.plugins import plain_spec
-from attnbench.record import Check, Record
-from attnbench.replication import merge_processes
+from attnbench.records.record import Check, Record, merge_processes
 from attnbench.run import choose_backends
 from attnbench.suite import parse_suite
 from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck

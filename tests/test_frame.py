@@ -5,9 +5,9 @@ import pytest
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.case import FIELDS, forward_flops
-from attnbench.frame import load
-from attnbench.metrics import METRICS
-from attnbench.store import StoreError
+from attnbench.records.frame import load
+from attnbench.records.metrics import METRICS
+from attnbench.records.store import StoreError
 
 RECORDS = (
     ok("fa3", 1e-3, accuracy(e1=0.1), {"prep_s": 0.25, "converged": False, "unmet": ("stdev", "time")}, ["clock low"]),

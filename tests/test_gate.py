@@ -14,8 +14,8 @@ from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, sui
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
-from attnbench.measurement import Block, Conditions
 from attnbench.pairing import pair_of_turns
+from attnbench.records.measurement import Block, Conditions
 
 
 def call(*arguments, env=None):

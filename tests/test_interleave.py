@@ -16,11 +16,11 @@ from attnbench.interleave import (
     block_samples,
     lead_in,
 )
-from attnbench.measurement import KEPT_SAMPLES
+from attnbench.records.measurement import KEPT_SAMPLES
+from attnbench.records.stats import units_needed
 from attnbench.rounds import BLOCKS_A_ROUND, take_turns
 from attnbench.sampling import Unwatched
 from attnbench.settings import Timing
-from attnbench.stats import units_needed
 from attnbench.timing import BURST_IDLE_S, BURST_WORK_S, WARMUP_CALLS
 
 OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=5.0, warmup_s=0.0, settle_s=0.0)

@@ -6,10 +6,10 @@ import pytest
 from report_runs import H200, LAPTOP, accuracy, case, measurement, ok, unsupported
 
 from attnbench.case import compulsory_bytes, forward_flops
-from attnbench.measurement import PrepTiming
-from attnbench.metrics import METRICS
-from attnbench.peaks import Machine
-from attnbench.result import Result, latest
+from attnbench.records.environment import Machine
+from attnbench.records.measurement import PrepTiming
+from attnbench.records.metrics import METRICS
+from attnbench.records.result import Result, latest
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (4, 4)]
 

@@ -13,14 +13,15 @@ import pytest
 from paths import ROOT
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import report_errors, report_incorrect, report_speed, store
+from attnbench import report_errors, report_incorrect, report_speed
 from attnbench.markdown import anonymous, fence, plain, table
-from attnbench.measurement import REFERENCE_PREP, Block, PrepTiming
+from attnbench.records import store
+from attnbench.records.measurement import REFERENCE_PREP, Block, PrepTiming
+from attnbench.records.stats import median_interval
+from attnbench.records.store import StoreError
 from attnbench.report import write_report
 from attnbench.report_glance import anchor
 from attnbench.report_incomplete import MAX_KEYS
-from attnbench.stats import median_interval
-from attnbench.store import StoreError
 
 GOLDEN = Path(__file__).parent / "golden_report" / "report.md"
 CRASH = """in phase check: the worker process was killed by SIGSEGV

@@ -7,13 +7,12 @@ from report_runs import H200, LAPTOP, ok, write_run
 
 from attnbench import load
 from attnbench.case import forward_flops
-from attnbench.measurement import Block, Conditions
-from attnbench.metrics import METRICS
-from attnbench.observed import Observed, power_w, sm_clock_mhz
-from attnbench.peaks import Machine
+from attnbench.records.environment import Machine
+from attnbench.records.measurement import Block, Conditions
+from attnbench.records.metrics import METRICS
+from attnbench.records.result import Observed, Result, power_w, sm_clock_mhz
+from attnbench.records.store import SENTINELS
 from attnbench.report import write_report
-from attnbench.result import Result
-from attnbench.store import SENTINELS
 
 
 def block(time_s, duration_s, busy=0.95, **conditions):

@@ -15,9 +15,9 @@ from attnbench.case import Case
 from attnbench.inputs import DISTRIBUTIONS, make_inputs
 from attnbench.phases import Phases
 from attnbench.plugins import load
+from attnbench.records.store import StoreError
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.store import StoreError
 from attnbench.trial import run_trial
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from attnbench.records.store import read
 from attnbench.run import STATUS_MEANS, Outcome
-from attnbench.store import read
 
 BAD = ROOT / "tests" / "plugins_bad"
 ONE_CASE = (

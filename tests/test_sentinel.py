@@ -12,11 +12,10 @@ from attnbench import timers
 from attnbench.bracket import Bracket
 from attnbench.crew import RunError
 from attnbench.gauge import Work, gauge
-from attnbench.peaks import Machine
+from attnbench.records.environment import PERIOD_S, Machine, drifts, gemm_flops_per_s, suspicions, why_suspect
+from attnbench.records.store import SENTINELS, StoreError, Writer, read
 from attnbench.sampling import Unwatched
-from attnbench.sentinel import PERIOD_S, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.settings import Timing
-from attnbench.store import SENTINELS, StoreError, Writer, read
 
 
 def row(gemm=700e12, copy=2.5e12, role="periodic", **fields):

@@ -6,8 +6,8 @@ import numpy
 import pytest
 from report_runs import measurement
 
-from attnbench.measurement import Block, Measurement
-from attnbench.stats import Statistics, median_interval, modified_z, outliers
+from attnbench.records.measurement import Block, Measurement
+from attnbench.records.stats import Statistics, median_interval, modified_z, outliers
 
 
 def made(*blocks: Block) -> Measurement:

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 from report_runs import failed, ok, unsupported
 
-from attnbench.store import ENVIRONMENT, RECORDS, SUITE, StoreError, Writer, read, write_file
+from attnbench.records.store import ENVIRONMENT, RECORDS, SUITE, StoreError, Writer, read, write_file
 
 FIRST, SECOND, THIRD = ok("naive", 1e-3), unsupported("flex", "needs CUDA"), failed("triton", "crash", "signal 11")
 
@@ -144,7 +144,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 OPEN = """
     import sys
     from pathlib import Path
-    from attnbench.store import StoreError, Writer
+    from attnbench.records.store import StoreError, Writer
     try:
         Writer.{how}
     except StoreError as error:
@@ -173,7 +173,7 @@ def test_two_that_create_the_same_directory_at_once_do_not_share_it(run_director
     code = """
         import sys
         from pathlib import Path
-        import attnbench.store as store
+        import attnbench.records.store as store
         looks = []
         real = store.refuse_occupied
         store.refuse_occupied = lambda path: looks.append(path) or (real(path) if len(looks) > 1 else None)
@@ -192,8 +192,8 @@ def test_the_lock_ends_with_a_killed_process(run_directory):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from attnbench.record import Record
-        from attnbench.store import Writer
+        from attnbench.records.record import Record
+        from attnbench.records.store import Writer
         writer = Writer.create(Path(sys.argv[1]), {}, "")
         writer.append(Record.from_json(sys.argv[2]))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -254,8 +254,8 @@ def test_a_write_that_the_system_cuts_short_is_taken_back(run_directory):
     code = """
         import resource, sys
         from pathlib import Path
-        from attnbench.record import Record
-        from attnbench.store import StoreError, Writer
+        from attnbench.records.record import Record
+        from attnbench.records.store import StoreError, Writer
         writer = Writer.create(Path(sys.argv[1]), {}, "")
         record = Record.from_json(sys.argv[2])
         size = len(record.to_json()) + 1

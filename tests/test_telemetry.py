@@ -15,8 +15,8 @@ from attnbench.conditions import Reading, make_judge, summarize
 from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
 from attnbench.gauge import gauge
 from attnbench.machine import host, nvml
-from attnbench.measurement import Conditions
 from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
+from attnbench.records.measurement import Conditions
 from attnbench.sampling import Unstable, Usability
 from attnbench.settings import Timing
 from attnbench.telemetry import PERIOD_S, Telemetry

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from attnbench.backend import Outputs
-from attnbench.measurement import KEPT_SAMPLES, Block, Conditions, Measurement
+from attnbench.records.measurement import KEPT_SAMPLES, Block, Conditions, Measurement
+from attnbench.records.stats import median_interval
 from attnbench.sampling import SystemClock, Unwatched, thin
 from attnbench.settings import Timing
-from attnbench.stats import median_interval
 from attnbench.timing import (
     BURST_IDLE_S,
     BURST_WORK_S,

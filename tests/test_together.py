@@ -6,7 +6,7 @@ from test_trial import CASE, QUICK, Backend, bench
 from attnbench import rotation, together
 from attnbench.differences import process_differences
 from attnbench.phases import Phases
-from attnbench.record import Record
+from attnbench.records.record import Record
 from attnbench.together import order_seed, time_together
 from attnbench.trial import check_trial
 

@@ -18,7 +18,7 @@ from attnbench.differences import (
     process_differences,
     suite_mean,
 )
-from attnbench.measurement import Block
+from attnbench.records.measurement import Block
 from attnbench.verdict import (
     CLOCK_OR_POWER,
     CODE,

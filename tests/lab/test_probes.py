@@ -16,7 +16,7 @@ from attnbench.planted import DecodingGroupReversed, ScaleSquaredWhereGiven, Thi
 from attnbench.planted_forward import TiledForward
 from attnbench.probe_inputs import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.probes import PROBES, kept
-from attnbench.record import Check
+from attnbench.records.record import Check
 from attnbench.settings import Checks, Timing
 from attnbench.suite import SuiteError, parse_suite
 from attnbench.trial import run_trial

@@ -13,10 +13,10 @@ from attnbench.case import Case
 from attnbench.inputs import make_inputs
 from attnbench.phases import Phases
 from attnbench.plugins import load
+from attnbench.records.store import StoreError
 from attnbench.relations import RELATIONS
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.store import StoreError
 from attnbench.trial import run_trial
 
 KERNEL = """

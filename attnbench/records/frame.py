@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas
 
-from attnbench import store
 from attnbench.case import FIELDS, compulsory_bytes, forward_flops
-from attnbench.metrics import METRICS
-from attnbench.result import Result, results
+from attnbench.records import store
+from attnbench.records.metrics import METRICS
+from attnbench.records.result import Result, results
 
 Paths = str | Path | Iterable[str | Path]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from attnbench.errors import UserError
-from attnbench.record import Record, RecordError
+from attnbench.records.record import Record, RecordError
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"

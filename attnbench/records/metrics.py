@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 
 from attnbench import units
 from attnbench.case import compulsory_bytes
+from attnbench.records.record import MAX_ERROR, RELATIVE_RMSE, WORST_ROW
 
 if TYPE_CHECKING:
-    from attnbench.result import Result
-# Rules as `judge` names them.
-RELATIVE_RMSE = "relative RMSE"
-WORST_ROW = "worst row's relative RMSE"
-MAX_ERROR = "max error"
+    from attnbench.records.result import Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from functools import cache
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
-from attnbench.measurement import Block, Measurement
+from attnbench.records.measurement import Block, Measurement
 
 if TYPE_CHECKING:
     import numpy
+
 
 Sliced = TypeVar("Sliced", bound="Sequence[float] | numpy.ndarray")
 
