@@ -7,13 +7,12 @@ from typing import Any
 
 from attnbench.backend import Backend, Outputs, extra_bytes, trait
 from attnbench.case import Case
-from attnbench.contract import checksums
 from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
-from attnbench.inputs import input_bytes, make_inputs
-from attnbench.judge import Reference, make_reference
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.phases import Phases
 from attnbench.records.measurement import PrepTiming
+from attnbench.reference.inputs import checksums, input_bytes, make_inputs
+from attnbench.reference.oracle import Reference, make_reference
 from attnbench.sampling import Unwatched, Watch
 from attnbench.settings import Checks, Timing
 

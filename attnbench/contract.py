@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Backend, ContractError, Inputs, Outputs
 from attnbench.case import Case
-from attnbench.inputs import input_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs, float]:
@@ -51,19 +50,3 @@ def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
             raise ContractError(f"{name} has dtype {tensor.dtype}, not {dtype}")
         if tensor.device != inputs.q.device:
             raise ContractError(f"{name} is on {tensor.device}, not on {inputs.q.device}")
-
-
-def checksums(inputs: Inputs) -> list[int]:
-    """Per tensor, the weighted sums of its bits as integers: a write changes them, and so does moving values about."""
-    return [_checksum(tensor) for tensor in input_tensors(inputs)]
-
-
-def _checksum(tensor: Tensor) -> int:
-    import torch
-
-    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
-    bits = tensor.view(width).flatten(0, -2) if tensor.dim() > 1 else tensor.view(width)[None]
-    total = 0
-    for sums in (bits.sum(dim=0, dtype=torch.int64), bits.sum(dim=1, dtype=torch.int64)):
-        total += int((sums * torch.arange(1, sums.numel() + 1, device=sums.device)).sum())
-    return total

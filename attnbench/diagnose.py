@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.hypotheses import likely_mistake
-from attnbench.reference import Rows, visible_keys
+from attnbench.reference.oracle import Rows, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnbench.judge import Reference
+    from attnbench.reference.oracle import Reference
 
 # Query rows a column of the map; wider where that would be more than MAP_COLUMNS.
 MAP_TILE = 64
@@ -153,7 +153,7 @@ def _shape(ref: Reference, rows: Rows, wrong: Tensor) -> str:
 
 def _places(rows: Rows, wrong: Tensor) -> str:
     """`12 rows, the first at batch 0, head 1, row 85`"""
-    from attnbench.probe_rules import row_place
+    from attnbench.reference.oracle import row_place
 
     count = int(wrong.sum())
     place = row_place(rows, int(wrong.flatten().int().argmax()))

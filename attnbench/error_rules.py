@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.case import Case
-from attnbench.fp8 import FORMATS
-from attnbench.probe_rules import row_place
 from attnbench.records.record import Check
-from attnbench.reference import Rows
+from attnbench.reference.fp8 import FORMATS
+from attnbench.reference.oracle import Rows, row_place
 
 if TYPE_CHECKING:
     from torch import Tensor

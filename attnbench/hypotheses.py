@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.quantize import dequantize
-from attnbench.reference import Rows, oracle, visible_keys
+from attnbench.reference.oracle import Rows, oracle, visible_keys
+from attnbench.reference.quantize import plain_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 # Rows a head on which hypotheses are tried: the wrongest ones.
 ROWS_TRIED = 32
@@ -79,15 +80,6 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         yield Hypothesis(f"scale: {words}", replace(case, softmax_scale=scale), inputs, rows)
     if quantized.quantized is not None:
         yield from _descales(case, quantized, rows)
-
-
-def plain_inputs(case: Case, inputs: Inputs) -> Inputs:
-    """What the kernel was given, as plain tensors: e4m3 dequantized, in fp32."""
-    held = inputs.quantized
-    if held is None:
-        return inputs
-    pairs = ((held.q, held.q_descale), (held.k, held.k_descale), (held.v, held.v_descale))
-    return Inputs(*(dequantize(stored, descale, case) for stored, descale in pairs))
 
 
 def _masks(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from attnbench import reference
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
 from attnbench.diagnose import Diagnosis, diagnose
@@ -24,45 +22,16 @@ from attnbench.error_rules import (
     lse_check,
     relative_errors,
 )
-from attnbench.hypotheses import plain_inputs
 from attnbench.nan_rule import swallowed_check, tainted_heads, without_heads
-from attnbench.probe_rules import Known, own_checks, row_place
+from attnbench.probe_rules import Known, own_checks
 from attnbench.records.record import Accuracy, Check
-from attnbench.reference import Attention, Rows, visible_keys
+from attnbench.reference.oracle import Reference, Rows, row_place, visible_keys
+from attnbench.reference.quantize import plain_inputs
 from attnbench.rounding import rounding_bound, row_sum_bound
 from attnbench.settings import Factors
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What the outputs of one case are held against; made once a case, used for every backend.
-
-    originals: the oracle on the unquantized inputs, for 8-bit dtypes. budgets: the eager reference by accumulator, made
-    when first asked for.
-    """
-
-    case: Case
-    inputs: Inputs
-    rows: Rows
-    oracle: Attention
-    originals: Attention | None
-    budgets: dict[str, Attention] = field(default_factory=dict)
-
-    def eager(self, accumulator: str) -> Attention:
-        if accumulator not in self.budgets:
-            self.budgets[accumulator] = reference.eager(self.case, self.inputs, self.rows, accumulator)
-        return self.budgets[accumulator]
-
-
-def make_reference(case: Case, inputs: Inputs, coverage: str = "auto") -> Reference:
-    """The oracle at the rows that `coverage` ("auto", "full", "sampled") chooses."""
-    rows = reference.choose_rows(case, coverage, inputs.q.device)
-    exact = reference.oracle(case, inputs, rows)
-    originals = reference.oracle(case, inputs, rows, originals=True) if case.is_fp8 else None
-    return Reference(case, inputs, rows, exact, originals)
 
 
 def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Accuracy:

@@ -63,7 +63,7 @@ class DeviceQuantized:
 
 def sign_bits(head_dim: int, seed: int) -> list[int]:
     """The signs of `hadamard.rotate` as words; a bit that is set negates its column."""
-    from attnbench.hadamard import signs
+    from attnbench.reference.quantize import signs
 
     words = [0] * (MOST_COLUMNS // 32)
     for column, sign in enumerate(signs(head_dim, seed).tolist()):

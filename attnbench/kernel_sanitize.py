@@ -204,7 +204,7 @@ def launch_all(schedule: str, head_dim: int) -> int:
     import torch
 
     from attnbench.case import Case
-    from attnbench.inputs import make_inputs
+    from attnbench.reference.inputs import make_inputs
 
     backend, launches = _backend(schedule), 0
     for batch, seqlen_q, seqlen_k, num_heads, num_heads_kv in SHAPES:

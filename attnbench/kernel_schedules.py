@@ -41,7 +41,7 @@ SCHEDULES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Fp8Schedule:
-    """Stem of the file under kernels/, and how its products are summed (attnbench.accumulate)."""
+    """Stem of the file under kernels/, and how its products are summed (attnbench.reference.fp8)."""
 
     file: str
     accumulator: str

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, ContractError, Inputs, Outputs, trait
 from attnbench.case import Case
-from attnbench.contract import checksums, guarded_call
+from attnbench.contract import guarded_call
 from attnbench.diagnose import Diagnosis
-from attnbench.inputs import make_inputs
-from attnbench.judge import Reference, diagnosed, judge, make_reference
+from attnbench.judge import diagnosed, judge
 from attnbench.records.record import Accuracy
+from attnbench.reference.inputs import checksums, make_inputs
+from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ def list_suites(plugins: Sequence[str]) -> Iterator[str]:
 
 
 def list_inputs(plugins: Sequence[str]) -> Iterator[str]:
-    from attnbench.inputs import DISTRIBUTIONS
+    from attnbench.reference.distributions import DISTRIBUTIONS
 
     rows = [(name, distribution.about) for name, distribution in DISTRIBUTIONS.items()]
     return _columns([*rows, ("FILE.safetensors", "q, k and v of your own, (batch, seqlen, heads, head_dim)")])

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attnbench.probe_rules import row_place
 from attnbench.records.record import Check
-from attnbench.reference import Rows, visible_keys
+from attnbench.reference.oracle import Rows, row_place, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor

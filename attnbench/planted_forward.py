@@ -12,11 +12,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from attnbench.accumulate import matmul_into
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case
-from attnbench.fp8 import to_fp8
-from attnbench.quantize import dequantize
+from attnbench.reference.fp8 import matmul_into, to_fp8
+from attnbench.reference.quantize import dequantize
 
 if TYPE_CHECKING:
     import torch

@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attnbench.accumulate import matmul_into
 from attnbench.backend import Inputs, Outputs
 from attnbench.case import FP8_DTYPES, Case
 from attnbench.planted_bug import Planted
 from attnbench.planted_forward import Choices, Running
+from attnbench.reference.fp8 import matmul_into
 
 if TYPE_CHECKING:
     import torch

@@ -37,7 +37,7 @@ def time_prep_call(bench: Bench, backend: Backend, inputs: Inputs) -> PrepTiming
     if not case.is_fp8 or trait(backend, "own_quantizer"):
         return None
     if bench.reference_prep is None:
-        from attnbench.quantize import quantize
+        from attnbench.reference.quantize import quantize
 
         reference = PrepCall(REFERENCE_PREP, lambda: quantize(inputs.q, inputs.k, inputs.v, case))
         bench.reference_prep = _timed(bench, reference)

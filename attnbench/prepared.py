@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs
-from attnbench.contract import check_contract, checksums, guarded_call
-from attnbench.inputs import in_place_of, input_bytes
+from attnbench.contract import check_contract, guarded_call
 from attnbench.judge import judge
 from attnbench.prep_timing import time_prep_call
 from attnbench.records.measurement import Measurement
 from attnbench.records.record import Accuracy, Record
+from attnbench.reference.inputs import checksums, in_place_of, input_bytes
 from attnbench.rotation import rotation, rotation_warning
 from attnbench.timers import make_flush, make_timer
 

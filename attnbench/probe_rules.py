@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from attnbench.fp8 import FORMATS
-from attnbench.probe_inputs import NEEDLE_KEYS
 from attnbench.records.record import Check
-from attnbench.reference import Rows, visible_keys
+from attnbench.reference.distributions import NEEDLE_KEYS
+from attnbench.reference.fp8 import FORMATS
+from attnbench.reference.oracle import Rows, row_place, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from attnbench.case import Case
+
 
 # A row counts as retrieved when the oracle leaves less than this of any other: far below every dtype's rounding.
 RETRIEVED = 1e-9
@@ -126,13 +127,6 @@ def _bias(known: Known) -> list[Check]:
 def _counted(rule: str, wrong: Tensor, rows: Rows) -> Check:
     count = int(wrong.sum())
     return Check(rule, count, 0, count == 0, row_place(rows, int(wrong.flatten().int().argmax())) if count else "")
-
-
-def row_place(rows: Rows, flat: int) -> str:
-    """A flat index into (batch, num_heads, rows) in words."""
-    _, heads, count = rows.index.shape
-    batch, head = flat // (heads * count), flat // count % heads
-    return f"batch {batch}, head {head}, row {int(rows.index.flatten()[flat])}"
 
 
 _RULES: dict[str, Callable[[Known], list[Check]]] = {

@@ -92,7 +92,7 @@ from attnbench.backend import Inputs
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.plugins import load
-from attnbench.quantize import dequantize, quantize
+from attnbench.reference.quantize import dequantize, quantize
 
 backend = (builtin() | load($plugins))["$backend"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Call, Inputs, extra_bytes
 from attnbench.case import Case
-from attnbench.inputs import copy_inputs, input_bytes
 from attnbench.machine.facts import available_memory_bytes
+from attnbench.reference.inputs import copy_inputs, input_bytes
 
 if TYPE_CHECKING:
     from attnbench.bench import Bench

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.fp8 import FORMATS
-from attnbench.reference import Rows, rounding_scatter
+from attnbench.reference.fp8 import FORMATS
+from attnbench.reference.oracle import Rows, rounding_scatter
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -252,7 +252,7 @@ def _check_input_files(groups: tuple[Group, ...], source: Source) -> None:
     for group in groups:
         for case in group.cases:
             if not case.inputs.isidentifier():
-                from attnbench.input_file import InputFileError, check_header, check_numbers
+                from attnbench.reference.inputs import InputFileError, check_header, check_numbers
 
                 try:
                     check_header(case)

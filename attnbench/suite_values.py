@@ -63,7 +63,7 @@ def parse_size(text: str) -> int | None:
 def allowed_names(name: str) -> tuple[str, ...]:
     """What `dtype`, `scaling` and `inputs` may be."""
     if name == "inputs":
-        from attnbench.inputs import DISTRIBUTIONS
+        from attnbench.reference.distributions import DISTRIBUTIONS
 
         return tuple(DISTRIBUTIONS)
     return {"dtype": DTYPES, "scaling": SCALINGS}[name]

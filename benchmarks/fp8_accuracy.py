@@ -19,17 +19,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "emulation")]
 
 from emulator import EmulatedKernel, Schedule  # noqa: E402
 
-from attnbench import reference  # noqa: E402
-from attnbench.accumulate import ACCUMULATORS  # noqa: E402
 from attnbench.backend import Inputs  # noqa: E402
 from attnbench.backends.paper_rows import Fp8Baseline  # noqa: E402
 from attnbench.case import Case  # noqa: E402
-from attnbench.hypotheses import plain_inputs  # noqa: E402
-from attnbench.inputs import make_inputs  # noqa: E402
 from attnbench.judge import relative_errors  # noqa: E402
 from attnbench.kernel_fp8 import bind, reference_operands  # noqa: E402
 from attnbench.kernel_recipe import KERNELS  # noqa: E402
 from attnbench.kernel_schedules import FP8_SCHEDULES  # noqa: E402
+from attnbench.reference import oracle  # noqa: E402
+from attnbench.reference.fp8 import ACCUMULATORS  # noqa: E402
+from attnbench.reference.inputs import make_inputs  # noqa: E402
+from attnbench.reference.quantize import plain_inputs  # noqa: E402
 
 SHORTEST, LONGEST, KERNEL_LONGEST = 1024, 131072, 8192
 ROWS = 8  # queries of the error against seqlen
@@ -63,9 +63,9 @@ def e1_ratios(kernel: EmulatedKernel) -> list[tuple]:
             for scaling in ("head", "block"):
                 case = Case.make(batch=1, seqlen_q=130, seqlen_k=700, num_heads=2, num_heads_kv=1, head_dim=head_dim,
                                  dtype="e4m3", causal=True, scaling=scaling, inputs="outliers")  # fmt: skip
-                inputs, every = make_inputs(case), reference.choose_rows(case, "full", "cpu")
-                exact = reference.oracle(case, inputs, every).out
-                eager = rmse(reference.eager(case, inputs, every, facts.accumulator).out, exact)
+                inputs, every = make_inputs(case), oracle.choose_rows(case, "full", "cpu")
+                exact = oracle.oracle(case, inputs, every).out
+                eager = rmse(oracle.eager(case, inputs, every, facts.accumulator).out, exact)
                 e1 = rmse(kernel_out(kernel, schedule, case, inputs), exact)
                 rows.append((schedule, head_dim, scaling, e1, eager, e1 / eager))
     return rows
@@ -113,16 +113,16 @@ def outlier_errors(kernel: EmulatedKernel, head_dim: int, seed: int) -> OutlierE
     case, inputs = some_queries(whole, make_inputs(whole), blocks)
     plain = replace(whole, scaling="tensor", hadamard=False, p_scale=1)
     tensor_case, tensor_inputs = some_queries(plain, make_inputs(plain), blocks)
-    every = reference.choose_rows(case, "full", "cpu")
-    exact = reference.oracle(case, inputs, every, originals=True).out
+    every = oracle.choose_rows(case, "full", "cpu")
+    exact = oracle.oracle(case, inputs, every, originals=True).out
 
     def pipeline(case: Case, inputs: Inputs) -> float:
-        return rmse(reference.eager(case, inputs, every, "fp32").out, exact)
+        return rmse(oracle.eager(case, inputs, every, "fp32").out, exact)
 
     given, stored = Inputs(inputs.q, inputs.k, inputs.v), plain_inputs(case, inputs)
-    qk = reference.oracle(case, Inputs(stored.q, stored.k, given.v), every).out
-    v = reference.oracle(case, Inputs(given.q, given.k, stored.v), every).out
-    p = reference.emulated(case, given, every, "fp32", round_p=True).out
+    qk = oracle.oracle(case, Inputs(stored.q, stored.k, given.v), every).out
+    v = oracle.oracle(case, Inputs(given.q, given.k, stored.v), every).out
+    p = oracle.emulated(case, given, every, "fp32", round_p=True).out
     paper = Fp8Baseline().prepare(tensor_case, tensor_inputs)().out.transpose(1, 2)
     return OutlierErrors(
         seed, head_dim, rmse(paper, exact), pipeline(tensor_case, tensor_inputs), pipeline(case, inputs),
@@ -133,9 +133,9 @@ def outlier_errors(kernel: EmulatedKernel, head_dim: int, seed: int) -> OutlierE
 
 def _kernels_over_pipeline(kernel: EmulatedKernel, whole: Case, block: torch.Tensor) -> tuple[float, ...]:
     case, inputs = some_queries(whole, make_inputs(whole), block)
-    every = reference.choose_rows(case, "full", "cpu")
-    exact = reference.oracle(case, inputs, every, originals=True).out
-    pipeline = rmse(reference.eager(case, inputs, every, "fp32").out, exact)
+    every = oracle.choose_rows(case, "full", "cpu")
+    exact = oracle.oracle(case, inputs, every, originals=True).out
+    pipeline = rmse(oracle.eager(case, inputs, every, "fp32").out, exact)
     return tuple(rmse(kernel_out(kernel, schedule, case, inputs), exact) / pipeline for schedule in FP8_SCHEDULES)
 
 
@@ -159,9 +159,9 @@ def against_seqlen(kernel: EmulatedKernel, longest: int) -> list[tuple]:
     while seqlen <= longest:
         case = Case.make(batch=1, seqlen_q=ROWS, seqlen_k=seqlen, num_heads=1, head_dim=128, dtype="e4m3",
                          scaling="block", inputs="same_sign_v")  # fmt: skip
-        inputs, every = make_inputs(case), reference.choose_rows(case, "full", "cpu")
-        exact = reference.oracle(case, inputs, every).out
-        pipeline = [rmse(reference.eager(case, inputs, every, one).out, exact) for one in ACCUMULATORS]
+        inputs, every = make_inputs(case), oracle.choose_rows(case, "full", "cpu")
+        exact = oracle.oracle(case, inputs, every).out
+        pipeline = [rmse(oracle.eager(case, inputs, every, one).out, exact) for one in ACCUMULATORS]
         kernels = [None] * len(FP8_SCHEDULES)
         if seqlen <= KERNEL_LONGEST:
             kernels = [rmse(kernel_out(kernel, schedule, case, inputs), exact) for schedule in FP8_SCHEDULES]

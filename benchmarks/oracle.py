@@ -4,8 +4,8 @@ import resource
 import time
 
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.reference import choose_rows, oracle
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import choose_rows, oracle
 
 CASE = Case.make(batch=1, seqlen=4096, num_heads=8, head_dim=128)
 TIMES = 3

@@ -56,7 +56,7 @@ def moved_bytes(case: Case) -> int:
 def report(case: Case, copy_bytes_per_s: float) -> int:
     """Prints the figures of one case; returns how many targets it misses."""
     from attnbench.backends.hopper_fp8 import HopperFp8
-    from attnbench.inputs import drawn_inputs
+    from attnbench.reference.inputs import drawn_inputs
 
     drawn = drawn_inputs(case, "cuda")
     inputs = Inputs(drawn.q.bfloat16(), drawn.k.bfloat16(), drawn.v.bfloat16())

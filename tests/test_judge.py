@@ -8,10 +8,10 @@ import torch
 
 from attnbench.backend import Outputs
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.judge import judge, make_reference, relative_errors
-from attnbench.quantize import dequantize
-from attnbench.reference import choose_rows, eager, visible_keys
+from attnbench.judge import judge, relative_errors
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import choose_rows, eager, make_reference, visible_keys
+from attnbench.reference.quantize import dequantize
 from attnbench.settings import Factors
 
 TILE = 32

@@ -45,7 +45,7 @@ def test_flops_of_the_flashattention_3_grid():
 @pytest.mark.parametrize("scaling", ["none", "tensor", "head", "token", "block"])
 @pytest.mark.parametrize("seqlen_q, seqlen_k", SHAPES)
 def test_e4m3_bytes_are_those_of_the_tensors(seqlen_q, seqlen_k, scaling):
-    from attnbench.inputs import make_inputs
+    from attnbench.reference.inputs import make_inputs
 
     problem = case(batch=2, num_heads=4, num_heads_kv=2, head_dim=16, head_dim_v=8, seqlen_q=seqlen_q,
                    seqlen_k=seqlen_k, seqlen=None, dtype="e4m3", scaling=scaling, block_size=3)  # fmt: skip
@@ -57,7 +57,7 @@ def test_e4m3_bytes_are_those_of_the_tensors(seqlen_q, seqlen_k, scaling):
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_16_bit_bytes_are_those_of_the_tensors(dtype):
-    from attnbench.inputs import make_inputs
+    from attnbench.reference.inputs import make_inputs
 
     problem = case(batch=2, num_heads=4, num_heads_kv=2, head_dim=16, head_dim_v=8, seqlen=5, dtype=dtype)
     made = make_inputs(problem)

@@ -74,7 +74,7 @@ def test_e4m3_records_carry_the_reference_quantizers_time():
 
 def test_the_reference_quantizer_is_timed_once_for_all_backends_of_a_case(monkeypatch):
     calls = []
-    monkeypatch.setattr("attnbench.quantize.quantize", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("attnbench.reference.quantize.quantize", lambda *arguments: calls.append(arguments))
     place = bench(FP8)
     inputs = dataclasses.replace(place.reference.inputs)
     first = time_prep_call(place, builtin()["fp8_emulated"], inputs)

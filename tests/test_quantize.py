@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from attnbench.accumulate import ACCUMULATORS, FRACTION_BITS, WGMMA_K, matmul_into
 from attnbench.case import SCALINGS, Case
-from attnbench.fp8 import FORMATS, to_fp8
-from attnbench.hadamard import rotate, signs, walsh_hadamard
-from attnbench.inputs import make_inputs
-from attnbench.quantize import dequantize, quantize, quantize_tensor
-from attnbench.reference import choose_rows, oracle
+from attnbench.reference.fp8 import ACCUMULATORS, FORMATS, FRACTION_BITS, WGMMA_K, matmul_into, to_fp8
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.quantize import dequantize, quantize, quantize_tensor, rotate, signs, walsh_hadamard
 
 BATCH, SEQLEN, HEADS, DIM = 2, 300, 3, 32
 
@@ -296,7 +294,7 @@ def test_sums_do_not_depend_on_how_rows_are_chunked(shape, monkeypatch):
         normal(*lead, rows, columns, seed=2),
     )
     whole = matmul_into(start, a, b, "hopper")
-    monkeypatch.setattr("attnbench.accumulate.PRODUCTS_AT_ONCE", 2**12)
+    monkeypatch.setattr("attnbench.reference.fp8.PRODUCTS_AT_ONCE", 2**12)
     assert torch.equal(matmul_into(start, a, b, "hopper"), whole)
     alone = torch.cat(
         [matmul_into(start[..., r : r + 1, :], a[..., r : r + 1, :], b, "hopper") for r in range(rows)], -2

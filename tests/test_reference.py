@@ -7,13 +7,21 @@ import math
 import pytest
 import torch
 
-from attnbench import reference
 from attnbench.backend import Inputs
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.quantize import dequantize, quantize
-from attnbench.reference import FULL_SEQLEN, SAMPLE_RANDOM_ROWS, SAMPLE_TILE, choose_rows, eager, oracle, visible_keys
+from attnbench.reference import oracle as reference
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import (
+    FULL_SEQLEN,
+    SAMPLE_RANDOM_ROWS,
+    SAMPLE_TILE,
+    choose_rows,
+    eager,
+    oracle,
+    visible_keys,
+)
+from attnbench.reference.quantize import dequantize, quantize
 
 
 def make(**fields):

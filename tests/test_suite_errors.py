@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.inputs import DISTRIBUTIONS
+from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.suite import SuiteError, load_suite, parse_only, parse_suite, with_overrides
 
 SIZES = "batch: [1], seqlen: [64], num_heads: [4], head_dim: [64]"

@@ -12,10 +12,9 @@ from attnbench.backend import ContractError, Outputs
 from attnbench.backends import builtin
 from attnbench.bench import FRESH, Bench
 from attnbench.case import Case
-from attnbench.contract import checksums
 from attnbench.failures import REASON_CHARACTERS, describe, failure_kind
-from attnbench.inputs import copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.phases import Phases
+from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 

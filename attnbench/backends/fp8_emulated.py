@@ -30,7 +30,7 @@ class Fp8Emulated:
         return None if case.is_fp8 else f"it emulates e4m3 and e5m2, not {case.dtype}"
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
-        from attnbench.reference import choose_rows, eager
+        from attnbench.reference.oracle import choose_rows, eager
 
         rows = choose_rows(case, "full", inputs.q.device)
 

@@ -98,7 +98,7 @@ class Fp8Baseline(_Half):
         return None
 
     def operands(self, inputs: Inputs, case: Case) -> tuple[Tensor, Tensor, Tensor]:
-        from attnbench.hypotheses import plain_inputs
+        from attnbench.reference.quantize import plain_inputs
 
         plain = plain_inputs(case, inputs)
         return plain.q, plain.k, plain.v

@@ -20,8 +20,9 @@ from attnbench.backend import Inputs, Outputs, Quantized
 from attnbench.backends import builtin
 from attnbench.backends import triton as backend_module
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.judge import judge, make_reference
+from attnbench.judge import judge
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 from attnbench.triton_forward import attention_forward
 from attnbench.triton_launch import (
     Tile,
@@ -173,7 +174,7 @@ def quantized_as_fp16(case, smallest_descale=0.0):
 
 
 def dequantized(case, inputs):
-    from attnbench.quantize import dequantize
+    from attnbench.reference.quantize import dequantize
 
     source = inputs.quantized
     return (dequantize(getattr(source, name), getattr(source, f"{name}_descale"), case) for name in ("q", "k", "v"))

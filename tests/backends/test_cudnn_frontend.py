@@ -17,9 +17,9 @@ from plain_attention import attention, relative_rmse
 import attnbench
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
 from attnbench.machine.facts import module_installed
-from attnbench.quantize import dequantize
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.quantize import dequantize
 
 
 class FakeTensor:

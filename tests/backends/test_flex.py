@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from attnbench.backends import builtin
 from attnbench.backends.flex import causal_block_mask
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
+from attnbench.reference.inputs import make_inputs
 
 LENGTHS = [(1, 1), (128, 128), (129, 129), (113, 203), (203, 113), (1, 512), (512, 1), (257, 600), (600, 257)]
 

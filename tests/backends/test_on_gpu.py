@@ -6,8 +6,9 @@ import pytest
 
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.judge import judge, make_reference
+from attnbench.judge import judge
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 
 NAMES = ("cudnn", "fa2", "fa3", "flashinfer", "flex", "triton")
 SHAPES = [

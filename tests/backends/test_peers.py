@@ -13,8 +13,8 @@ from plain_attention import attention, relative_rmse
 
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.quantize import dequantize
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.quantize import dequantize
 
 
 def install(monkeypatch, name, **contents):

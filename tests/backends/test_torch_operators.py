@@ -8,7 +8,7 @@ from plain_attention import attention, relative_rmse
 
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
+from attnbench.reference.inputs import make_inputs
 
 
 def heads_last(tensor):

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
 from attnbench.machine.facts import installed_version, module_installed
+from attnbench.reference.inputs import make_inputs
 from attnbench.triton_launch import (
     TILES,
     Tile,

@@ -21,13 +21,13 @@ from problem import (
 )
 from torch import Tensor
 
-from attnbench import reference
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
 from attnbench.kernel_fp8 import Fp8Operands, fp8_args
 from attnbench.kernel_library import ForwardArgs, Variant
 from attnbench.kernel_quantize import transpose_values
-from attnbench.quantize import dequantize, quantize_tensor
+from attnbench.reference import oracle
+from attnbench.reference.quantize import dequantize, quantize_tensor
 
 BLOCK_SIZE = 128
 # How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.
@@ -44,7 +44,7 @@ TRUNCATED_UNIT, STEP_KEYS = 2.0**-12, 32
 
 @dataclass(frozen=True)
 class PipelineErrors:
-    """Of attnbench.reference.eager against fp64. rms: of the output, no less than bf16's own. lse: the largest one."""
+    """Of attnbench.reference.oracle.eager against fp64. rms: of the output, no less than bf16's own. lse: the largest one."""
 
     rms: float
     lse: float
@@ -131,6 +131,6 @@ def _placed(tensor: Tensor, layout: str) -> Tensor:
 
 def _pipeline_errors(case: Case, inputs: Inputs, out: Tensor, lse: Tensor, accumulator: str) -> PipelineErrors:
     floor = 2.0**-8 * float(out.square().mean().sqrt())
-    made = reference.eager(case, inputs, reference.choose_rows(case, "full", "cpu"), accumulator)
+    made = oracle.eager(case, inputs, oracle.choose_rows(case, "full", "cpu"), accumulator)
     error = made.out.transpose(1, 2) - out
     return PipelineErrors(max(float(error.square().mean().sqrt()), floor), largest_lse_error(made.lse, lse))

@@ -17,7 +17,7 @@ from attnbench.kernel_library import KernelError
 from attnbench.kernel_quantize import SOURCE, QuantizeLibrary
 from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
 from attnbench.kernel_recipe import KERNELS
-from attnbench.quantize import quantize
+from attnbench.reference.quantize import quantize
 
 SOURCE_FILE = KERNELS / f"{SOURCE}.cu"
 GUARD = 64  # bytes on both sides of an output that a launch must leave alone

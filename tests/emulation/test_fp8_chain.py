@@ -23,7 +23,7 @@ from attnbench.kernel_quantize import QuantizeLibrary
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_schedules import FP8_SCHEDULES
 from attnbench.phases import Phases
-from attnbench.quantize import quantize
+from attnbench.reference.quantize import quantize
 from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 

@@ -1,6 +1,6 @@
 """The emulated FP8 kernels before the harness's own judge: backend, argument struct, E1, E2, E3, probes, repetitions.
 
-The emulation sums as Hopper's tensor core is modelled to (attnbench.accumulate), so that E1 is held against the
+The emulation sums as Hopper's tensor core is modelled to (attnbench.reference.fp8), so that E1 is held against the
 accumulator that each backend declares.
 """
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from parallel import load
 
-from attnbench import reference
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
 from attnbench.kernel_recipe import KERNELS
+from attnbench.reference import oracle
+from attnbench.reference.inputs import make_inputs
 from benchmarks.fp8_accuracy import KERNEL_LONGEST, SHORTEST, against_seqlen, some_queries
 
 LONGEST = 16384
@@ -52,10 +52,10 @@ def test_some_queries_are_those_of_the_whole_case(scaling):
     inputs = make_inputs(case)
     part, some = some_queries(case, inputs, torch.tensor([2, 0]))
     rows = [*range(256, 384), *range(128)]
-    every, few = (reference.choose_rows(one, "full", "cpu") for one in (case, part))
-    whole = reference.eager(case, inputs, every).out[:, :, rows]
+    every, few = (oracle.choose_rows(one, "full", "cpu") for one in (case, part))
+    whole = oracle.eager(case, inputs, every).out[:, :, rows]
     assert part == replace(case, seqlen_q=256)
     # The shape of a product may change the order of its sums.
-    torch.testing.assert_close(reference.eager(part, some, few).out, whole, rtol=0, atol=2e-2)
-    exact = reference.oracle(case, inputs, every, originals=True).out[:, :, rows]
-    torch.testing.assert_close(reference.oracle(part, some, few, originals=True).out, exact)
+    torch.testing.assert_close(oracle.eager(part, some, few).out, whole, rtol=0, atol=2e-2)
+    exact = oracle.oracle(case, inputs, every, originals=True).out[:, :, rows]
+    torch.testing.assert_close(oracle.oracle(part, some, few, originals=True).out, exact)

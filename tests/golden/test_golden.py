@@ -18,9 +18,9 @@ import pytest
 import record
 import torch
 
-from attnbench.accumulate import matmul_into
 from attnbench.kernel_build import build_emulated, compile_library
 from attnbench.kernel_recipe import KERNELS, hopper_recipe
+from attnbench.reference.fp8 import matmul_into
 
 SOURCE = KERNELS / "golden.cu"
 VECTORS = Path(__file__).with_name("hopper.npz")
@@ -88,7 +88,7 @@ def test_truncated_sums_are_bit_exact_and_differ_from_fp32(emulated: ctypes.CDLL
 
 
 def test_the_lab_predicts_with_the_same_sums() -> None:
-    """attnbench.accumulate, which E1 of a kernel is held against, and what the emulation is held against above."""
+    """attnbench.reference.fp8, which E1 of a kernel is held against, and what the emulation is held against above."""
     generator = np.random.default_rng(3)
     stored = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     stored = stored[np.isfinite(stored)]

@@ -11,14 +11,14 @@ from attnbench import kernel_backend
 from attnbench.backend import Backend
 from attnbench.backends.hopper_fp8 import BACKENDS, HopperFp8
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
 from attnbench.kernel_build import Build, build_emulated
 from attnbench.kernel_fp8 import bind, fp8_case_args, reference_operands
 from attnbench.kernel_library import KernelError, KernelLibrary, Strides
 from attnbench.kernel_operator import hopper_fp8_forward, register_emulation
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_schedules import FP8_SCHEDULES, BuiltKernel
-from attnbench.reference import choose_rows, oracle
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import choose_rows, oracle
 
 
 def case(**values) -> Case:

@@ -14,14 +14,14 @@ from test_library import reference
 
 from attnbench.backends.hopper_fp8 import BACKENDS
 from attnbench.case import Case
-from attnbench.hypotheses import plain_inputs
-from attnbench.inputs import make_inputs
 from attnbench.kernel_arguments import BoundForward
 from attnbench.kernel_build import build_emulated
 from attnbench.kernel_fp8 import Fp8Operands, bind, reference_operands
 from attnbench.kernel_library import KernelLibrary, Variant
 from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_schedules import FP8_SCHEDULES, built_kernel
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.quantize import plain_inputs
 
 # (batch, seqlen_q, seqlen_k, num_heads, num_heads_kv): tails, GQA, rows that see no key, many tiles.
 SHAPES = ((1, 1, 1, 1, 1), (2, 130, 200, 4, 2), (1, 300, 70, 2, 1), (2, 700, 1500, 8, 8))

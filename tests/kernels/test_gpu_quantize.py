@@ -13,7 +13,7 @@ from attnbench.case import Case
 from attnbench.kernel_quantize import transpose_values
 from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
 from attnbench.kernel_schedules import DEFAULT_SCHEDULE
-from attnbench.quantize import quantize
+from attnbench.reference.quantize import quantize
 
 pytestmark = pytest.mark.gpu
 

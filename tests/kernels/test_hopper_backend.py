@@ -120,7 +120,7 @@ def test_prepare_returns_the_bare_launch(backend, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream(handles.pop(0)))
     original = KernelLibrary.launch
     monkeypatch.setattr(KernelLibrary, "launch", lambda self, args: (seen.append(args.stream), original(self, args))[1])
-    from attnbench.inputs import make_inputs
+    from attnbench.reference.inputs import make_inputs
 
     problem = case(causal=True, num_heads=4, num_heads_kv=2)
     inputs = make_inputs(problem)
@@ -137,7 +137,7 @@ def test_prepare_returns_the_bare_launch(backend, monkeypatch):
 
 
 def test_prepare_refuses_another_device(backend, monkeypatch):
-    from attnbench.inputs import make_inputs
+    from attnbench.reference.inputs import make_inputs
 
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     with pytest.raises(ValueError, match="inputs are on cpu, but the current device is 3"):
@@ -158,7 +158,7 @@ def test_schedules_match_the_built_libraries(nvcc):
 def test_cuda_graph_capture():
     """On Hopper: a captured launch replays to the same bits as a direct one, also the second time, for which the counter
     that deals out the tiles must be set back. Hence more tiles than multiprocessors."""
-    from attnbench.inputs import make_inputs
+    from attnbench.reference.inputs import make_inputs
 
     ready = [backend for backend in BACKENDS if backend.unavailable() is None]
     if not ready:

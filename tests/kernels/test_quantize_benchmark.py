@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from attnbench.backends.hopper_fp8 import HopperFp8
-from attnbench.inputs import drawn_inputs
 from attnbench.machine.nvml import gpus
+from attnbench.reference.inputs import drawn_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "quantize_kernel.py"
@@ -42,7 +42,7 @@ def test_targets(benchmark, monkeypatch, capsys, quantize_us, attention_us, hada
     monkeypatch.setattr(HopperFp8, "prepare", lambda self, case, inputs: "call")
     monkeypatch.setattr(benchmark, "median_s", lambda call: times_us[call] * 1e-6)
     small = benchmark.Case.make(batch=1, seqlen=8, num_heads=1, head_dim=8, dtype="e4m3")
-    monkeypatch.setattr("attnbench.inputs.drawn_inputs", lambda case, device: drawn_inputs(small))
+    monkeypatch.setattr("attnbench.reference.inputs.drawn_inputs", lambda case, device: drawn_inputs(small))
     copy = 3 * 3 * 16384 * 2048 / 120e-6 / 0.8  # 80 % of copy is reached in 120 us
     assert benchmark.report(case, copy) == missed
     printed = capsys.readouterr().out

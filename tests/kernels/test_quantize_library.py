@@ -14,7 +14,6 @@ import torch
 
 from attnbench import kernel_quantizer
 from attnbench.case import Case
-from attnbench.hadamard import signs
 from attnbench.kernel_arguments import ALIGNED_ADDRESS
 from attnbench.kernel_build import build_all, build_emulated, kernel_sources, library_path, read_build
 from attnbench.kernel_inspect import inspect_build
@@ -28,7 +27,7 @@ from attnbench.kernel_recipe import KERNELS
 from attnbench.kernel_sass import parse_sass
 from attnbench.kernel_toolchain import find_host_compiler
 from attnbench.machine.nvml import gpus
-from attnbench.quantize import quantize
+from attnbench.reference.quantize import quantize, signs
 
 GIB = 2**30
 TENSORS = ("q", "k", "v", "q8", "k8", "v8t", "q_descale", "k_descale", "v_descale")

@@ -8,9 +8,9 @@ import torch
 from attnbench.backend import Outputs
 from attnbench.case import Case
 from attnbench.determinism import first_difference, pressure_check, repeat_check, stream_check
-from attnbench.inputs import make_inputs
 from attnbench.planted import Nondeterministic
 from attnbench.planted_forward import TiledForward
+from attnbench.reference.inputs import make_inputs
 from attnbench.run import Request, run_suite
 from attnbench.suite import parse_suite
 

@@ -8,9 +8,10 @@ import torch
 
 from attnbench.case import Case
 from attnbench.error_sources import SOURCES, SUMMED_ROWS, _spread, source_errors
-from attnbench.inputs import make_inputs
-from attnbench.judge import make_reference, relative_errors
-from attnbench.quantize import quantize
+from attnbench.judge import relative_errors
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
+from attnbench.reference.quantize import quantize
 
 
 def make(**fields):

@@ -11,11 +11,12 @@ from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.far_memory import REACH, far_apart
-from attnbench.inputs import make_inputs
-from attnbench.judge import judge, make_reference
+from attnbench.judge import judge
 from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
 from attnbench.probes import PROBES
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 

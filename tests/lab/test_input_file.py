@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case, CaseError
-from attnbench.inputs import make_inputs
 from attnbench.phases import Phases
+from attnbench.reference.inputs import make_inputs
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite import SuiteError, parse_suite

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from attnbench.case import DTYPES, Case
-from attnbench.inputs import make_inputs
-from attnbench.judge import judge, make_reference
+from attnbench.judge import judge
 from attnbench.planted_forward import Choices, TiledForward
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 
 
 class OwnQuantizer(TiledForward):

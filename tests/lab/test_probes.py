@@ -9,14 +9,15 @@ import attnbench
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
-from attnbench.judge import judge, make_reference
+from attnbench.judge import judge
 from attnbench.phases import Phases
 from attnbench.planted import DecodingGroupReversed, ScaleSquaredWhereGiven, ThirdElementReadsSecond
 from attnbench.planted_forward import TiledForward
-from attnbench.probe_inputs import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.probes import PROBES, kept
 from attnbench.records.record import Check
+from attnbench.reference.distributions import NEEDLE_KEYS, PROBE_INPUTS
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.suite import SuiteError, parse_suite
 from attnbench.trial import run_trial

@@ -10,10 +10,10 @@ from report_runs import write_run
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.inputs import make_inputs
 from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.records.store import StoreError
+from attnbench.reference.inputs import make_inputs
 from attnbench.relations import RELATIONS
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing

@@ -13,10 +13,10 @@ from attnbench import selftest, selftest_units
 from attnbench.backend import Outputs
 from attnbench.case import DTYPES, Case
 from attnbench.cli import main
-from attnbench.inputs import make_inputs
 from attnbench.planted import BUGS, MaskSeesOneMore, NanSwallowed
 from attnbench.planted_forward import Choices, TiledForward
-from attnbench.reference import choose_rows, oracle
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import choose_rows, oracle
 from attnbench.selftest_units import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.

@@ -1,20 +1,22 @@
 """Input distributions whose right answer is known beforehand, or that bring one weakness of kernels to light.
 
-Each function changes a `Draw` of `attnbench.inputs` in place, like the distributions there. Those with an exact answer
+Each function changes a `Draw` of `attnbench.reference.inputs` in place, like the distributions there. Those with an exact answer
 have their own rule in `probe_rules`. With N(0, 1) inputs the output shrinks like 1 / sqrt(seqlen), so that a mask that
 is off by one at seqlen 65536 passes every tolerance in use; these inputs keep such a mistake as large as the output.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from attnbench.case import Case
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from attnbench.case import Case
-    from attnbench.inputs import Draw
 
 # A needle's logit: unrelated sign vectors of 64 entries stay about 100 below it, and exp(-60) is nothing in any dtype.
 NEEDLE_LOGIT = 240.0
@@ -40,6 +42,16 @@ LOGIT_FACTORS = (1e3, 1.0, 1e-3)
 # Largest numbers, smallest ones (2^-9 and 2^-16 are subnormal), and plain ones: of e4m3, and of e5m2.
 E4M3_EXTREMES = (448.0, -448.0, 2.0**-9, -(2.0**-9), 3 * 2.0**-9, 2.0**-6, 1.0, -1.0, 0.0)
 E5M2_EXTREMES = (57344.0, -57344.0, 2.0**-16, -(2.0**-16), 3 * 2.0**-16, 2.0**-14, 1.0, -1.0, 0.0)
+
+
+class Draw(NamedTuple):
+    """What a distribution works with: fp32 q, k, v in the layout of Inputs, and the case. Changed in place."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    case: Case
+    generator: torch.Generator
 
 
 class ProbeInput(NamedTuple):
@@ -198,4 +210,89 @@ PROBE_INPUTS: dict[str, ProbeInput] = {
     "shifted_keys": ProbeInput("N(0, 1) with a constant vector added to every key", _shifted_keys),
     "fp8_extremes": ProbeInput("v of the largest, subnormal and zero 8-bit numbers", _fp8_extremes),
     "fp8_descales": ProbeInput("heads a millionth and a thousand times as large: extreme descales", _fp8_descales),
+}
+
+
+# FlashAttention-3 paper (arXiv 2407.08608), section 4.3: N(0, 1) + N(0, 100) * Bernoulli(0.001), 100 being a variance.
+OUTLIER_PROBABILITY = 0.001
+OUTLIER_STD = 10.0
+# Language models show a few channels of q and k far above the rest (LLM.int8(), arXiv 2208.07339, section 4).
+OUTLIER_CHANNELS = 4
+CHANNEL_GAIN = 10.0
+# Attention sink (arXiv 2309.17453): the first key collects most of the weight. The others' logits are N(0, 2), so that
+# their exponentials add up to seqlen_k e on average; a logit of log(seqlen_k) + 3 then takes e^2 / (1 + e^2) = 88 %.
+SINK_LOGIT = 3.0
+# Scaled logits reach about +-LARGE_LOGIT, far outside what exp can take without the running maximum.
+LARGE_LOGIT = 1000.0
+
+
+class Distribution(NamedTuple):
+    about: str
+    apply: Callable[[Draw], None]
+
+
+def _normal(draw: Draw) -> None:
+    """Plain N(0, 1), which is what the tensors already hold."""
+
+
+def _outliers(draw: Draw) -> None:
+    import torch
+
+    for tensor in (draw.q, draw.k, draw.v):
+        hit = torch.rand(tensor.shape, generator=draw.generator) < OUTLIER_PROBABILITY
+        tensor += hit * torch.randn(tensor.shape, generator=draw.generator) * OUTLIER_STD
+
+
+def _channel_outliers(draw: Draw) -> None:
+    import torch
+
+    channels = torch.randperm(draw.q.shape[-1], generator=draw.generator)[:OUTLIER_CHANNELS]
+    draw.q[..., channels] *= CHANNEL_GAIN**0.5
+    draw.k[..., channels] *= CHANNEL_GAIN
+
+
+def _sink(draw: Draw) -> None:
+    """Key 0 lies in a direction that all queries share, its scaled logit SINK_LOGIT above the log of seqlen_k."""
+    draw.q.add_(1.0)
+    draw.k[:, 0] = (math.log(draw.k.shape[1]) + SINK_LOGIT) / (draw.case.scale * draw.q.shape[-1])
+
+
+def _large_logits(draw: Draw) -> None:
+    """Scaled logits with a standard deviation of a quarter of LARGE_LOGIT."""
+    gain = (LARGE_LOGIT / 4 / (draw.case.scale * draw.q.shape[-1] ** 0.5)) ** 0.5
+    draw.q.mul_(gain)
+    draw.k.mul_(gain)
+
+
+def _rising(draw: Draw) -> None:
+    """Logits rise with the key index, so that every key tile brings a new running maximum."""
+    _ramp(draw, rising=True)
+
+
+def _falling(draw: Draw) -> None:
+    """Logits fall with the key index, so that the first tile's maximum must survive."""
+    _ramp(draw, rising=False)
+
+
+def _ramp(draw: Draw, rising: bool) -> None:
+    import torch
+
+    seqlen_k, head_dim = draw.k.shape[1], draw.k.shape[-1]
+    ramp = torch.linspace(0.0, 40.0, seqlen_k)
+    ramp = ramp if rising else ramp.flip(0)
+    draw.q[..., 0] = 1.0 / (draw.case.scale * head_dim**0.5)
+    draw.k[..., 0] = ramp[None, :, None] * head_dim**0.5
+
+
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "normal": Distribution("N(0, 1)", _normal),
+    "outliers": Distribution(
+        "N(0, 1) + N(0, 100) * Bernoulli(0.001), the FlashAttention-3 paper's error test", _outliers
+    ),
+    "channel_outliers": Distribution("N(0, 1) with 4 channels of q and k far above the rest", _channel_outliers),
+    "sink": Distribution("N(0, 1) with a first key that collects most of the weight", _sink),
+    "large_logits": Distribution("scaled logits up to about 1000", _large_logits),
+    "rising": Distribution("logits rise with the key index: a new running maximum in every key tile", _rising),
+    "falling": Distribution("logits fall with the key index: the first maximum must survive", _falling),
+    **{name: Distribution(*probe) for name, probe in PROBE_INPUTS.items()},
 }

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from attnbench.accumulate import matmul_into
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.fp8 import to_fp8
-from attnbench.quantize import dequantize
+from attnbench.reference.fp8 import matmul_into, to_fp8
+from attnbench.reference.quantize import dequantize
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
 
 FULL_SEQLEN = 4096
 # Every tile height in use (64, 80, 96, 128, 192, 256) begins and ends near one of these rows, or random ones hit it.
@@ -267,3 +267,39 @@ def _empty(case: Case, rows: Rows, dtype: torch.dtype) -> Attention:
     shape = rows.index.shape
     out = torch.empty((*shape, case.head_dim_v), dtype=dtype, device=rows.index.device)
     return Attention(out, torch.empty(shape, dtype=dtype, device=rows.index.device))
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the outputs of one case are held against; made once a case, used for every backend.
+
+    originals: the oracle on the unquantized inputs, for 8-bit dtypes. budgets: the eager reference by accumulator, made
+    when first asked for.
+    """
+
+    case: Case
+    inputs: Inputs
+    rows: Rows
+    oracle: Attention
+    originals: Attention | None
+    budgets: dict[str, Attention] = field(default_factory=dict)
+
+    def eager(self, accumulator: str) -> Attention:
+        if accumulator not in self.budgets:
+            self.budgets[accumulator] = eager(self.case, self.inputs, self.rows, accumulator)
+        return self.budgets[accumulator]
+
+
+def make_reference(case: Case, inputs: Inputs, coverage: str = "auto") -> Reference:
+    """The oracle at the rows that `coverage` ("auto", "full", "sampled") chooses."""
+    rows = choose_rows(case, coverage, inputs.q.device)
+    exact = oracle(case, inputs, rows)
+    originals = oracle(case, inputs, rows, originals=True) if case.is_fp8 else None
+    return Reference(case, inputs, rows, exact, originals)
+
+
+def row_place(rows: Rows, flat: int) -> str:
+    """A flat index into (batch, num_heads, rows) in words."""
+    _, heads, count = rows.index.shape
+    batch, head = flat // (heads * count), flat // count % heads
+    return f"batch {batch}, head {head}, row {int(rows.index.flatten()[flat])}"
