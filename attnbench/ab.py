@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from attnbench.differences import NotEnough, noise_floor, process_differences
 from attnbench.records.record import Record, merge_processes
-from attnbench.rounds import take_turns
 from attnbench.side import ArmLost, RemoteArm, Side
 from attnbench.suite import Job
+from attnbench.timing.rounds import take_turns
 
 # Cases on which base is measured against itself: evenly spaced over the suite.
 NULL_CASES = 3

@@ -13,8 +13,8 @@ from attnbench.phases import Phases
 from attnbench.records.measurement import PrepTiming
 from attnbench.reference.inputs import checksums, input_bytes, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
-from attnbench.sampling import Unwatched, Watch
 from attnbench.settings import Checks, Timing
+from attnbench.timing.sampling import Unwatched, Watch
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8

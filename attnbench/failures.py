@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from attnbench.backend import ContractError
-from attnbench.sampling import Unstable
+from attnbench.timing.sampling import Unstable
 
 REASON_CHARACTERS = 2000
 OWN_FOLDER = Path(__file__).parent

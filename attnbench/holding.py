@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend
-from attnbench.interleave import TimedArm
 from attnbench.prepared import Prepared
 from attnbench.records.record import Record
+from attnbench.timing.interleave import TimedArm
 from attnbench.trial import DURING, check_trial, guarded
 
 if TYPE_CHECKING:

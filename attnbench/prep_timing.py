@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Inputs, PrepCall, prep_call, trait
 from attnbench.records.measurement import REFERENCE_PREP, PrepTiming
-from attnbench.sampling import KEPT_DIGITS, Timer
-from attnbench.timers import make_flush, make_timer
+from attnbench.timing.sampling import KEPT_DIGITS, Timer
+from attnbench.timing.timers import make_flush, make_timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

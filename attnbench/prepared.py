@@ -16,7 +16,7 @@ from attnbench.records.measurement import Measurement
 from attnbench.records.record import Accuracy, Record
 from attnbench.reference.inputs import checksums, in_place_of, input_bytes
 from attnbench.rotation import rotation, rotation_warning
-from attnbench.timers import make_flush, make_timer
+from attnbench.timing.timers import make_flush, make_timer
 
 if TYPE_CHECKING:
     from attnbench.bench import Bench

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnbench.bench import MEMORY_SHARE
-from attnbench.interleave import TimedArm
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.prepared import Checked, Prepared
 from attnbench.records.record import Record
 from attnbench.reference.inputs import copy_inputs, input_bytes
 from attnbench.rotation import set_bytes
-from attnbench.rounds import take_turns
+from attnbench.timing.interleave import TimedArm
+from attnbench.timing.rounds import take_turns
 from attnbench.trial import DURING, guarded, time_alone
 
 if TYPE_CHECKING:

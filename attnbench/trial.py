@@ -21,7 +21,7 @@ from attnbench.failures import describe, failure_kind
 from attnbench.prepared import Checked, Prepared
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.settings import Factors
-from attnbench.timing import measure
+from attnbench.timing.measure import measure
 
 T = TypeVar("T")
 # Ahead of the reason of an error that came after the check.

@@ -34,7 +34,7 @@ from attnbench.machine.facts import GET_TORCH
 from attnbench.phases import Phases
 from attnbench.records.record import Record
 from attnbench.settings import Checks, Timing
-from attnbench.telemetry_process import TelemetryProcess
+from attnbench.timing.telemetry import TelemetryProcess
 
 if TYPE_CHECKING:
     from attnbench.bench import Bench
@@ -143,7 +143,7 @@ class Worker:
             self._report(record)
 
     def _gauge(self, job: dict[str, Any]) -> None:
-        from attnbench.gauge import gauge
+        from attnbench.timing.sentinel import gauge
 
         self._send(event="gauged", figures=gauge(self._device, self._watch))
 

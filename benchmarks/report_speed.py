@@ -22,7 +22,7 @@ from pathlib import Path
 from attnbench.case import Case, forward_flops
 from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.records.record import Accuracy, Check, Record
-from attnbench.sampling import KEPT_DIGITS
+from attnbench.timing.sampling import KEPT_DIGITS
 
 LIMIT_S = 10.0
 BACKENDS = ("hopper", "hopper[ws]", "hopper[pingpong]", "cudnn", "fa3", "fa2", "triton", "flex", "flashinfer", "naive")

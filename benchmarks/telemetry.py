@@ -18,9 +18,8 @@ import sys
 import threading
 import time
 
-from attnbench.telemetry import PERIOD_S
-from attnbench.telemetry_process import TelemetryProcess
-from attnbench.timers import CpuTimer
+from attnbench.timing.telemetry import PERIOD_S, TelemetryProcess
+from attnbench.timing.timers import CpuTimer
 
 LIMIT = 0.005
 CALL_S = 50e-6

@@ -6,7 +6,10 @@ import math
 import pytest
 from test_timing import COUNTED, FakeClock, FakeTimer
 
-from attnbench.interleave import (
+from attnbench.records.measurement import KEPT_SAMPLES
+from attnbench.records.stats import units_needed
+from attnbench.settings import Timing
+from attnbench.timing.interleave import (
     BLOCK_S,
     BLOCK_SAMPLES,
     LEAD_IN_CALLS,
@@ -16,12 +19,9 @@ from attnbench.interleave import (
     block_samples,
     lead_in,
 )
-from attnbench.records.measurement import KEPT_SAMPLES
-from attnbench.records.stats import units_needed
-from attnbench.rounds import BLOCKS_A_ROUND, take_turns
-from attnbench.sampling import Unwatched
-from attnbench.settings import Timing
-from attnbench.timing import BURST_IDLE_S, BURST_WORK_S, WARMUP_CALLS
+from attnbench.timing.measure import BURST_IDLE_S, BURST_WORK_S, WARMUP_CALLS
+from attnbench.timing.rounds import BLOCKS_A_ROUND, take_turns
+from attnbench.timing.sampling import Unwatched
 
 OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=5.0, warmup_s=0.0, settle_s=0.0)
 

@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 
-from attnbench import rounds
-from attnbench.rounds import ROUNDS_UNTIL_DOUBLED, growth, orders, take_turns
+from attnbench.timing import rounds
+from attnbench.timing.rounds import ROUNDS_UNTIL_DOUBLED, growth, orders, take_turns
 
 
 def first(arms, seed, count):

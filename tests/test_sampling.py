@@ -8,8 +8,8 @@ from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
 from attnbench.records.measurement import Block, Conditions
 from attnbench.records.record import RecordError, _block
-from attnbench.sampling import COOL_DOWN_S, MOST_DISCARDED, RETRIES, Sampler, Unstable, Usability
-from attnbench.timing import BURST_IDLE_S, measure
+from attnbench.timing.measure import BURST_IDLE_S, measure
+from attnbench.timing.sampling import COOL_DOWN_S, MOST_DISCARDED, RETRIES, Sampler, Unstable, Usability
 
 HOT = "hardware thermal slowdown"
 

@@ -7,15 +7,15 @@ import pytest
 from report_runs import H200, LAPTOP, ok, write_run
 from test_timing import FakeClock
 
-from attnbench import gauge as gauge_module
-from attnbench import timers
 from attnbench.bracket import Bracket
 from attnbench.crew import RunError
-from attnbench.gauge import Work, gauge
 from attnbench.records.environment import PERIOD_S, Machine, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.records.store import SENTINELS, StoreError, Writer, read
-from attnbench.sampling import Unwatched
 from attnbench.settings import Timing
+from attnbench.timing import sentinel as gauge_module
+from attnbench.timing import timers
+from attnbench.timing.sampling import Unwatched
+from attnbench.timing.sentinel import Work, gauge
 
 
 def row(gemm=700e12, copy=2.5e12, role="periodic", **fields):

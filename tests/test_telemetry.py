@@ -10,19 +10,18 @@ import torch
 from fake_nvml import Card, FakeNvml, two_cards
 from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
-from attnbench import conditions, telemetry_process
-from attnbench.conditions import Reading, make_judge, summarize
-from attnbench.cpu_sensor import CPUINFO_EVERY, CpuSensor
-from attnbench.gauge import gauge
 from attnbench.machine import host, nvml
-from attnbench.nvml_sensor import SLOW_EVERY, NvmlSensor
 from attnbench.records.measurement import Conditions
-from attnbench.sampling import Unstable, Usability
 from attnbench.settings import Timing
-from attnbench.telemetry import PERIOD_S, Telemetry
-from attnbench.telemetry_process import TelemetryProcess
-from attnbench.timers import CpuTimer
-from attnbench.timing import measure
+from attnbench.timing import conditions
+from attnbench.timing import telemetry as telemetry_process
+from attnbench.timing.conditions import Reading, make_judge, summarize
+from attnbench.timing.measure import measure
+from attnbench.timing.sampling import Unstable, Usability
+from attnbench.timing.sensors import CPUINFO_EVERY, SLOW_EVERY, CpuSensor, NvmlSensor
+from attnbench.timing.sentinel import gauge
+from attnbench.timing.telemetry import PERIOD_S, Telemetry, TelemetryProcess
+from attnbench.timing.timers import CpuTimer
 
 
 class ScriptedGpu:

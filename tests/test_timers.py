@@ -8,11 +8,12 @@ import pytest
 import torch
 from fake_cuda import FakeCuda
 
-from attnbench import timers
 from attnbench.backend import Outputs
-from attnbench.sampling import Unwatched
 from attnbench.settings import Timing
-from attnbench.timers import (
+from attnbench.timing import timers
+from attnbench.timing.measure import measure
+from attnbench.timing.sampling import Unwatched
+from attnbench.timing.timers import (
     CPU_RESOLUTION_S,
     DETECTION_S,
     EVENT_BATCH,
@@ -29,7 +30,6 @@ from attnbench.timers import (
     make_flush,
     make_timer,
 )
-from attnbench.timing import measure
 
 
 def spinning(length_s, name="out", noted=None):

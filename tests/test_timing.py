@@ -8,9 +8,8 @@ import pytest
 from attnbench.backend import Outputs
 from attnbench.records.measurement import KEPT_SAMPLES, Block, Conditions, Measurement
 from attnbench.records.stats import median_interval
-from attnbench.sampling import SystemClock, Unwatched, thin
 from attnbench.settings import Timing
-from attnbench.timing import (
+from attnbench.timing.measure import (
     BURST_IDLE_S,
     BURST_WORK_S,
     SETTLE_S,
@@ -22,6 +21,7 @@ from attnbench.timing import (
     settle_s,
     warm_up,
 )
+from attnbench.timing.sampling import SystemClock, Unwatched, thin
 
 
 class FakeClock:

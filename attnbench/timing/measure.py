@@ -17,8 +17,8 @@ from typing import Protocol
 from attnbench.backend import Call
 from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.records.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers, relative_stdev
-from attnbench.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 from attnbench.settings import Timing
+from attnbench.timing.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
 
 WARMUP_CALLS = 5
 # Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.

@@ -1,11 +1,7 @@
-"""Telemetry in a process of its own: the process that samples, and the watch that asks it.
+"""Looks at the machine every 10 ms and joins what it saw to blocks of samples by time.
 
-A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the median of
-a 50 us call by half a percent on a busy machine; this process does not (benchmarks/telemetry.py). It is asked between
-blocks and answers with their conditions; it ends when its parent does, however that ends.
-
-requests  {"ask": "between", "start_s": s, "end_s": s}    {"ask": "facts"}    one JSON line each on stdin
-answers   conditions as `record.known_facts`               facts               one JSON line each on stdout
+Errors of the driver are data: a query that a card does not answer is named once, one that fails stands in the
+conditions of the blocks it failed in, a card that disappears ends no run. Runs in a process of its own, see `telemetry_process`.
 """
 
 from __future__ import annotations
@@ -18,14 +14,83 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from attnbench.conditions import make_judge
+from attnbench.machine.host import cpus_allowed
 from attnbench.records.measurement import Conditions, known_facts
-from attnbench.sampling import Clock, SystemClock, Usability
-from attnbench.telemetry import PERIOD_S, Telemetry
+from attnbench.timing.conditions import Reading, make_judge, summarize
+from attnbench.timing.sampling import BACKWARDS, Clock, SystemClock, Usability
+
+# Clocks and power are known every 10 ms: the driver renews its own figures no faster than that.
+PERIOD_S = 0.01
+# Readings kept: the longest measurement (max_time_s and its pauses) with room to spare.
+KEPT_READINGS = 12_000
+
+
+class Sensor(Protocol):
+    """Reads the machine. `values` are fields of `conditions.Reading`; what cannot be read is left out or a problem."""
+
+    name: str
+
+    def values(self) -> Mapping[str, Any]: ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What it can and cannot read here, for `environment.json`."""
+
+    def close(self) -> None: ...
+
+
+class Telemetry:
+    """A `sampling.Watch` over the readings that `tick` takes."""
+
+    def __init__(self, sensor: Sensor, clock: Clock | None = None, period_s: float = PERIOD_S, cpus: int | None = None):
+        self._sensor, self.clock, self._period_s = sensor, clock or SystemClock(), period_s
+        self._judge = make_judge(cpus or len(cpus_allowed()))
+        self._readings: deque[Reading] = deque(maxlen=KEPT_READINGS)
+
+    def tick(self) -> None:
+        """Takes one reading. Never raises for what a sensor does."""
+        try:
+            reading = Reading(self.clock.now(), **self._sensor.values())
+        except Exception as error:
+            reading = Reading(self.clock.now(), problems=(f"{self._sensor.name}: {error}",))
+        if self._readings and reading.time_s < self._readings[-1].time_s:
+            # What was read before cannot be told from what comes now: it is dropped, and said.
+            self._readings.clear()
+            self._readings.append(Reading(reading.time_s, problems=(f"telemetry: {BACKWARDS}",)))
+        self._readings.append(reading)
+
+    def between(self, start_s: float, end_s: float) -> Conditions:
+        """What was seen from start_s to end_s; a block shorter than the period has its neighbours' readings."""
+        margin_s = 2 * self._period_s
+        around: list[Reading] = []
+        for reading in reversed(self._readings):
+            if reading.time_s < start_s - margin_s:
+                break
+            if reading.time_s <= end_s + margin_s:
+                around.append(reading)
+        return summarize(around[::-1], start_s, end_s)
+
+    def usability(self, conditions: Conditions | None) -> Usability:
+        return self._judge(conditions)
+
+    def facts(self) -> dict[str, Any]:
+        """How the machine was watched, for `environment.json`."""
+        return {"sensor": self._sensor.name, "period_s": self._period_s, **self._sensor.facts()}
+
+
+# Telemetry in a process of its own: the process that samples, and the watch that asks it.
+#
+# A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the median of
+# a 50 us call by half a percent on a busy machine; this process does not (benchmarks/telemetry.py). It is asked between
+# blocks and answers with their conditions; it ends when its parent does, however that ends.
+#
+# requests  {"ask": "between", "start_s": s, "end_s": s}    {"ask": "facts"}    one JSON line each on stdin
+# answers   conditions as `record.known_facts`               facts               one JSON line each on stdout
 
 # An answer takes a millisecond; a process that has not answered by then is stuck in the driver, or starved.
 ANSWER_TIMEOUT_S = 5.0
@@ -43,7 +108,7 @@ class TelemetryProcess:
         self._judge = make_judge(cpus)
         self._lost = ""
         # NOTE: -P and this very package's folder, or an `attnbench` in the worker's folder would take its place.
-        own = (sys.executable, "-P", "-m", "attnbench.telemetry_process", device, repr(self.clock.epoch_s))
+        own = (sys.executable, "-P", "-m", "attnbench.timing.telemetry", device, repr(self.clock.epoch_s))
         try:
             self._process = subprocess.Popen(
                 command or own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
@@ -134,8 +199,7 @@ def answer(telemetry: Telemetry, request: dict[str, Any]) -> dict[str, Any]:
 
 def sensor_of(device: str) -> Any:
     """The sensor of "cpu", "cuda" or "cuda:1"."""
-    from attnbench.cpu_sensor import CpuSensor
-    from attnbench.nvml_sensor import NvmlSensor
+    from attnbench.timing.sensors import CpuSensor, NvmlSensor
 
     kind, _, index = device.partition(":")
     return CpuSensor() if kind == "cpu" else NvmlSensor(int(index or 0))

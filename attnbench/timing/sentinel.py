@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Outputs
 from attnbench.records.measurement import known_facts
-from attnbench.sampling import Watch
 from attnbench.settings import Timing
-from attnbench.timers import make_timer
-from attnbench.timing import measure
+from attnbench.timing.measure import measure
+from attnbench.timing.sampling import Watch
+from attnbench.timing.timers import make_timer
 
 if TYPE_CHECKING:
     import torch

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from attnbench.backend import Call
 from attnbench.records.measurement import KEPT_SAMPLES, Measurement
 from attnbench.records.stats import units_needed
-from attnbench.rounds import BLOCKS_A_ROUND
-from attnbench.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.settings import Timing
-from attnbench.timing import (
+from attnbench.timing.measure import (
     BURST_IDLE_S,
     BURST_WORK_S,
     Convergence,
@@ -28,6 +26,8 @@ from attnbench.timing import (
     settle_s,
     warm_up,
 )
+from attnbench.timing.rounds import BLOCKS_A_ROUND
+from attnbench.timing.sampling import Clock, Sampler, Taken, Timer, Watch
 
 BLOCK_S = 0.02
 BLOCK_SAMPLES = 10

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Call, Outputs
-from attnbench.timing import region_calls
+from attnbench.timing.measure import region_calls
 
 if TYPE_CHECKING:
     import torch
+
 
 # CUDA events tick at about 0.5 us; perf_counter_ns at tens of nanoseconds, a call of it included.
 EVENT_RESOLUTION_S = 0.5e-6

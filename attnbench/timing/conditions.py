@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from attnbench.machine import nvml
 from attnbench.records.measurement import Conditions
-from attnbench.sampling import BACKWARDS, Usability
+from attnbench.timing.sampling import BACKWARDS, Usability
 
 # Flags, as they stand in a measurement.
 POWER_CAPPED = "power_capped"  # the software power cap was active: usual for attention on H100, and part of the result
