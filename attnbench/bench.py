@@ -7,7 +7,7 @@ from typing import Any
 
 from attnbench.backend import Backend, Outputs, extra_bytes, trait
 from attnbench.case import Case
-from attnbench.error_sources import drawn_oracle, rmse_drawn, source_errors
+from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.phases import Phases
 from attnbench.records.measurement import PrepTiming

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Outputs
-from attnbench.determinism import process_check, repeat_check, repeatable
+from attnbench.correctness.determinism import process_check, repeat_check, repeatable
+from attnbench.correctness.probes import run_probes
 from attnbench.lab import BenchLab
-from attnbench.probes import run_probes
 from attnbench.records.record import Accuracy
 from attnbench.settings import Factors
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, ContractError, Inputs, Outputs, trait
 from attnbench.case import Case
-from attnbench.contract import guarded_call
-from attnbench.diagnose import Diagnosis
-from attnbench.judge import diagnosed, judge
+from attnbench.correctness.contract import guarded_call
+from attnbench.correctness.diagnose import Diagnosis
+from attnbench.correctness.judge import diagnosed, judge
 from attnbench.records.record import Accuracy
 from attnbench.reference.inputs import checksums, make_inputs
 from attnbench.reference.oracle import Reference, make_reference

@@ -39,7 +39,7 @@ def list_inputs(plugins: Sequence[str]) -> Iterator[str]:
 
 
 def list_probes(plugins: Sequence[str]) -> Iterator[str]:
-    from attnbench.probes import PROBES
+    from attnbench.correctness.probes import PROBES
 
     return _columns([(probe.name, probe.about) for probe in PROBES.values()])
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs
-from attnbench.contract import check_contract, guarded_call
-from attnbench.judge import judge
+from attnbench.correctness.contract import check_contract, guarded_call
+from attnbench.correctness.judge import judge
 from attnbench.prep_timing import time_prep_call
 from attnbench.records.measurement import Measurement
 from attnbench.records.record import Accuracy, Record

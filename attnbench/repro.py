@@ -16,13 +16,13 @@ from types import CodeType, FunctionType, ModuleType
 from attnbench import repro_judge
 from attnbench import repro_templates as text
 from attnbench.case import Case
+from attnbench.correctness.probes import FRESH_SET
+from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
-from attnbench.probes import FRESH_SET
 from attnbench.records.record import Record
 from attnbench.records.store import StoreError, read
 from attnbench.reference import inputs as drawing
 from attnbench.reference.inputs import is_file
-from attnbench.relations import RELATIONS
 
 # Rules about bits that must come again, as `determinism` names them: how the script asks for them, and how often.
 AGAIN = {

@@ -174,7 +174,7 @@ out, lse = vars(changed.undo(answered)).values()
 
 RELATION_BUILTIN = Template("""
 
-from attnbench.relations import RELATIONS
+from attnbench.correctness.relations import RELATIONS
 
 changed = RELATIONS["$probe"](*made(case, q, k, v))
 answered = changed.undo(backend.prepare(changed.case, changed.inputs)())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.case import DTYPES
-from attnbench.probes import PROBES
+from attnbench.correctness.probes import PROBES
 from attnbench.selftest_units import OWN, BugUnit, RightUnit
 
 # Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.

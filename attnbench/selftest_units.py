@@ -9,11 +9,11 @@ from typing import Any
 from attnbench.backend import ContractError
 from attnbench.bench import Bench
 from attnbench.case import Case
+from attnbench.correctness.probes import PROBES
 from attnbench.lab import BenchLab
 from attnbench.phases import Phases
 from attnbench.planted import BUGS, Planted
 from attnbench.planted_forward import Choices, TiledForward
-from attnbench.probes import PROBES
 from attnbench.settings import Checks, Factors, Timing
 from attnbench.trial import poisoned_memory, run_trial
 

@@ -19,7 +19,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 def _name_probes(schema: dict[str, Any]) -> None:
     """Makes it say: one name, or a list of them."""
-    from attnbench.probes import PROBES
+    from attnbench.correctness.probes import PROBES
 
     names = {"enum": ["all", *PROBES]}
     about = {name: schema[name] for name in ("default", "description", "title")}
@@ -125,7 +125,7 @@ def validate(source: Source) -> SuiteModel:
 
 
 def _refuse_unknown_probes(model: SuiteModel, source: Source) -> None:
-    from attnbench.probes import PROBES
+    from attnbench.correctness.probes import PROBES
 
     places = [(("checks",), model.checks)]
     places += [(("groups", index, "checks"), group.checks) for index, group in enumerate(model.groups)]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from attnbench.backend import Backend, ContractError, kernel_facts, trait
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.contract import guarded_call
+from attnbench.correctness.contract import guarded_call
 from attnbench.examine import examine
 from attnbench.failures import describe, failure_kind
 from attnbench.prepared import Checked, Prepared

@@ -8,7 +8,7 @@ import torch
 
 from attnbench.backend import Outputs
 from attnbench.case import Case
-from attnbench.judge import judge, relative_errors
+from attnbench.correctness.judge import judge, relative_errors
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, eager, make_reference, visible_keys
 from attnbench.reference.quantize import dequantize

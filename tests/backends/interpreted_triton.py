@@ -20,7 +20,7 @@ from attnbench.backend import Inputs, Outputs, Quantized
 from attnbench.backends import builtin
 from attnbench.backends import triton as backend_module
 from attnbench.case import Case
-from attnbench.judge import judge
+from attnbench.correctness.judge import judge
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.triton_forward import attention_forward

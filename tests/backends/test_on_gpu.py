@@ -6,7 +6,7 @@ import pytest
 
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.judge import judge
+from attnbench.correctness.judge import judge
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 

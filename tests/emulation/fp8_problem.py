@@ -32,9 +32,9 @@ from attnbench.reference.quantize import dequantize, quantize_tensor
 BLOCK_SIZE = 128
 # How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.
 LOUDNESS = {"q": (1.0, 0.5, 1.5), "k": (1.0, 0.4, 1.6, 0.7), "v": (1.0, 8.0, 0.25, 3.0)}
-# E1: root mean square error at most this times the emulated pipeline's (attnbench.judge.Factors).
+# E1: root mean square error at most this times the emulated pipeline's (attnbench.correctness.judge.Factors).
 E1_FACTOR = 1.3
-# Largest error of an lse where sums are cut: at most this times the emulated pipeline's (attnbench.judge).
+# Largest error of an lse where sums are cut: at most this times the emulated pipeline's (attnbench.correctness.judge).
 LSE_FACTOR = 4.0
 # e4m3 keeps three fraction bits, and steps of 2^-9 below its smallest normal number.
 WEIGHT_UNIT, WEIGHT_STEP = 2.0**-4, 2.0**-10

@@ -7,7 +7,7 @@ import torch
 
 from attnbench.backend import Outputs
 from attnbench.case import Case
-from attnbench.determinism import first_difference, pressure_check, repeat_check, stream_check
+from attnbench.correctness.determinism import first_difference, pressure_check, repeat_check, stream_check
 from attnbench.planted import Nondeterministic
 from attnbench.planted_forward import TiledForward
 from attnbench.reference.inputs import make_inputs

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attnbench.case import Case
-from attnbench.error_sources import SOURCES, SUMMED_ROWS, _spread, source_errors
-from attnbench.judge import relative_errors
+from attnbench.correctness.fp8_sources import SOURCES, SUMMED_ROWS, _spread, source_errors
+from attnbench.correctness.judge import relative_errors
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.reference.quantize import quantize

@@ -10,11 +10,11 @@ from attnbench.backend import Inputs, Outputs
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.far_memory import REACH, far_apart
-from attnbench.judge import judge
+from attnbench.correctness.judge import judge
+from attnbench.correctness.probes import PROBES
+from attnbench.correctness.relations import REACH, far_apart
 from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
-from attnbench.probes import PROBES
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.settings import Checks, Timing

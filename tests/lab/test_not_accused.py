@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnbench.case import DTYPES, Case
-from attnbench.judge import judge
+from attnbench.correctness.judge import judge
 from attnbench.planted_forward import Choices, TiledForward
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference

@@ -9,11 +9,11 @@ import attnbench
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.judge import judge
+from attnbench.correctness.judge import judge
+from attnbench.correctness.probes import PROBES, kept
 from attnbench.phases import Phases
 from attnbench.planted import DecodingGroupReversed, ScaleSquaredWhereGiven, ThirdElementReadsSecond
 from attnbench.planted_forward import TiledForward
-from attnbench.probes import PROBES, kept
 from attnbench.records.record import Check
 from attnbench.reference.distributions import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.reference.inputs import make_inputs

@@ -10,11 +10,11 @@ from report_runs import write_run
 from attnbench.backends import builtin
 from attnbench.bench import Bench
 from attnbench.case import Case
+from attnbench.correctness.relations import RELATIONS
 from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.records.store import StoreError
 from attnbench.reference.inputs import make_inputs
-from attnbench.relations import RELATIONS
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial

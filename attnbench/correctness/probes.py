@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from attnbench.backend import Backend, Inputs, Outputs, trait
 from attnbench.case import Case
-from attnbench.determinism import pressure_check, repeatable, stream_check
+from attnbench.correctness.determinism import pressure_check, repeatable, stream_check
+from attnbench.correctness.relations import RELATIONS
 from attnbench.records.record import Accuracy, Check
 from attnbench.reference.distributions import PROBE_INPUTS
-from attnbench.relations import RELATIONS
 
 if TYPE_CHECKING:
     from attnbench.reference.oracle import Reference
+
 
 # Their numbers leave fp16: heads of a millionth are below it, v of 448 times a weight is not.
 NOT_IN_FP16 = ("fp8_descales",)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attnbench.backend import Backend, ContractError, Inputs, Outputs
 from attnbench.case import Case
-
-if TYPE_CHECKING:
-    pass
 
 
 def guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs, float]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attnbench.judge import relative_errors
+from attnbench.correctness.judge import relative_errors
 from attnbench.reference.inputs import drawn_inputs
 from attnbench.reference.oracle import Reference, eager, emulated, oracle
 from attnbench.reference.quantize import plain_inputs
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from attnbench.backend import Inputs
     from attnbench.case import Case
     from attnbench.reference.oracle import Rows
+
 
 # 64 rows of 128 numbers give an RMSE within about 2 %; at seqlen 131072 each accumulator then takes about a minute.
 SUMMED_ROWS = 64

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend, Call, Inputs, Outputs, trait
 from attnbench.case import Case
-from attnbench.contract import check_contract
+from attnbench.correctness.contract import check_contract
 from attnbench.records.record import Check
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 # Blocks of the output's size that are filled with NaN; every other one is then freed for the kernel to find.
 PRESSURE_BLOCKS = 16

@@ -1,0 +1,319 @@
+"""Compares outputs with the fp64 oracle and says which rule failed, by how much, and where.
+
+Every relative limit is factor x max(eager error, u): the eager reference's own error on the same inputs is the budget,
+u is half the machine epsilon of the output dtype (without that floor, rows with few keys would accuse right kernels).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from attnbench.backend import Backend, Inputs, Outputs, trait
+from attnbench.case import Case
+from attnbench.correctness.diagnose import Diagnosis, diagnose
+from attnbench.correctness.exact_rules import Known, own_checks, swallowed_check, tainted_heads, without_heads
+from attnbench.records.record import Accuracy, Check
+from attnbench.reference.fp8 import FORMATS
+from attnbench.reference.oracle import Reference, Rows, rounding_scatter, row_place, visible_keys
+from attnbench.reference.quantize import plain_inputs
+from attnbench.settings import Factors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Accuracy:
+    """Applies every rule to outputs whose types and shapes are already known to be right."""
+    case, rows = ref.case, ref.rows
+    exact = ref.oracle
+    if case.is_fp8 and trait(backend, "own_quantizer"):
+        exact = ref.originals
+    budget = ref.eager(trait(backend, "accumulator"))
+    tainted = tainted_heads(case, ref.inputs.v)
+    out = outputs.out.transpose(1, 2).gather(2, rows.index[..., None].expand_as(exact.out)).double()
+    checks = [_finite_check(outputs.out, tainted)]
+    if tainted is not None:
+        checks.append(swallowed_check(case, rows, ref.inputs.v, out))
+    values: Mapping[str, float] = {}
+    if checks[0].passed:
+        out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
+        checks += _blind_row_checks(case, rows, out)
+        errors, eager = relative_errors(out, exact_out), relative_errors(budget_out, exact_out)
+        largest, *others = error_checks(case, rows, errors, eager, factors, trait(backend, "partials_16bit"))
+
+        def bound() -> Tensor:
+            explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, _unit(case, backend))
+            return without_heads(explained, tainted) * (factors.max_error / Factors().max_error)
+
+        checks += [beyond_rounding(largest, rows, out - exact_out, exact_out, bound), *others]
+        checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
+        values = _values(ref, out, exact_out, errors, eager, tainted)
+    if outputs.lse is not None:
+        lse = outputs.lse.gather(2, rows.index).double()
+        checks.append(lse_check(case, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
+    return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
+
+
+def diagnosed(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Diagnosis:
+    """Where outputs that failed are wrong, and why most likely."""
+    index = ref.rows.index
+    out = outputs.out.transpose(1, 2).gather(2, index[..., None].expand_as(ref.oracle.out)).double()
+    lse = None if outputs.lse is None else outputs.lse.gather(2, index).double()
+    eager = ref.eager(trait(backend, "accumulator")).out
+    worst, floor = relative_errors(eager, ref.oracle.out).worst_row, HALF_EPSILON[ref.case.dtype]
+    return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
+
+
+def _plain(ref: Reference, backend: Backend) -> Inputs:
+    """What the kernel was given, not quantized: 8 bits dequantized, or the originals."""
+    return ref.inputs if trait(backend, "own_quantizer") else plain_inputs(ref.case, ref.inputs)
+
+
+def _row_sums(ref: Reference, backend: Backend) -> Tensor:
+    return row_sum_bound(ref.case, _plain(ref, backend), ref.rows)
+
+
+def _unit(case: Case, backend: Backend) -> float:
+    return HALF_EPSILON[case.dtype] * (2 if trait(backend, "partials_16bit") else 1)
+
+
+def _known(ref: Reference, backend: Backend, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
+    return Known(
+        ref.case, ref.rows, _plain(ref, backend).v, out, exact, eager, _unit(ref.case, backend),
+        exact_accumulator=trait(backend, "accumulator") == "fp32",
+        exact_v=not trait(backend, "own_quantizer"),
+        exact_partials=not trait(backend, "partials_16bit"),
+    )  # fmt: skip
+
+
+def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:
+    """The whole output, not only the sampled rows: an element never written is NaN, since outputs start as NaN."""
+    count, where = 0, ""
+    for batch, element in enumerate(out):  # one at a time: a mask of the whole may be of gigabytes
+        bad = ~element.isfinite()
+        if tainted is not None:
+            bad &= ~tainted[batch][None, :, None]
+        found = int(bad.sum())
+        if found and not count:
+            row, head, column = (int(i) for i in bad.nonzero()[0])
+            where = f"batch {batch}, head {head}, row {row}, column {column}"
+        count += found
+    return Check("non-finite outputs", count, 0, count == 0, where)
+
+
+def _blind_row_checks(case: Case, rows: Rows, out: Tensor) -> list[Check]:
+    """A row that sees no key has output exactly 0."""
+    import torch
+
+    blind = visible_keys(case, rows.index) == 0
+    if not bool(blind.any()):
+        return []
+    largest = torch.where(blind, out.abs().amax(dim=-1), torch.zeros((), dtype=out.dtype, device=out.device))
+    place = int(largest.argmax())
+    value = float(largest.flatten()[place])
+    return [bounded("output of rows that see no key", value, 0.0, row_place(rows, place))]
+
+
+def _values(
+    ref: Reference, out: Tensor, exact: Tensor, errors: Errors, eager: Errors, tainted: Tensor | None
+) -> Mapping[str, float]:
+    """Figures that are reported and not judged. Relative ones are relative to RMS(ref)."""
+    import torch
+
+    scale = float(exact.square().mean().sqrt()) or 1.0
+    cosine = torch.nn.functional.cosine_similarity(out, exact, dim=-1)
+    seen = visible_keys(ref.case, ref.rows.index) > 0
+    values = {
+        "bias": float((out - exact).mean()) / scale,
+        "min_row_cosine": float(cosine[seen].min()) if bool(seen.any()) else 1.0,
+        "relative_l1": float((out - exact).abs().sum() / exact.abs().sum().clamp(min=1e-300)),
+        "rms_ratio": errors.rms_ratio,
+        "rmse": errors.rmse * scale,
+        "eager_max_error": eager.max_error,
+        "eager_rmse": eager.rmse,
+        "eager_worst_row": eager.worst_row,
+    }
+    if ref.originals is not None:
+        values |= _fp8_values(ref, out, tainted)
+    return values
+
+
+def _fp8_values(ref: Reference, out: Tensor, tainted: Tensor | None) -> Mapping[str, float]:
+    """E1 kernel, E2 quantization, E3 end to end: relative RMSEs."""
+    exact, originals, emulated = (
+        without_heads(x, tainted) for x in (ref.oracle.out, ref.originals.out, ref.eager("fp32").out)
+    )
+    return {
+        "e1": relative_errors(out, exact).rmse,
+        "e1_emulated": relative_errors(emulated, exact).rmse,
+        "e2": relative_errors(exact, originals).rmse,
+        "e3": relative_errors(out, originals).rmse,
+    }
+
+
+# How far a result may be from the oracle: limits as multiples of the eager reference's error on the same inputs.
+
+# Half the machine epsilon of the output dtype: fp16 has 10 fraction bits, bf16 (and so the output of 8-bit cases) 7.
+HALF_EPSILON = {"fp16": 2.0**-11, "bf16": 2.0**-8, "e4m3": 2.0**-8, "e5m2": 2.0**-8}
+# Each weight is rounded to the dtype's fraction bits (e4m3: by up to 2^-4 of itself), either way depending on the order
+# of tiles. Where a few keys hold all the weight, one lucky rounding of the emulation would accuse right kernels: this
+# part of a weight's rounding is left to them.
+LUCKY_ROUNDING = 0.25
+# The RMS of N errors of independent rows scatters by 1 / sqrt(2 N) of itself, the quotient of two such by 1 / sqrt(N).
+# E1 is held to a small factor, so that below about 100 rows three times that has to be left to chance.
+CHANCE_SIGMAS = 3.0
+# In place of `Factors.max_error` where a kernel declares that it keeps partial results in 16 bits. With it the defaults
+# of `Factors` held for 302,400 right results in simulation.
+PARTIALS_16BIT = 3.0
+LSE_ABSOLUTE = 1e-3
+LSE_RELATIVE = 4 * 2.0**-23
+RMS_RATIO = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Relative errors of one tensor against the oracle; places are flat indices into (batch, num_heads, rows)."""
+
+    max_error: float
+    max_place: int
+    rmse: float
+    worst_row: float
+    worst_place: int
+    rms_ratio: float
+
+
+def relative_errors(out: Tensor, exact: Tensor) -> Errors:
+    """max abs error and RMSE relative to the RMS of `exact`; the worst row's RMSE relative to that row's own RMS.
+
+    out and exact are (batch, num_heads, rows, head_dim_v), fp64. Rows that are exactly zero in the oracle have no
+    relative error.
+    """
+    import torch
+
+    error = out - exact
+    rms = exact.square().mean().sqrt()
+    scale = rms if rms > 0 else torch.ones_like(rms)
+    row_rms = exact.square().mean(dim=-1).sqrt()
+    row_error = torch.where(row_rms > 0, error.square().mean(dim=-1).sqrt() / row_rms, torch.zeros_like(row_rms))
+    largest = error.abs().amax(dim=-1)
+    place, worst = int(largest.argmax()), int(row_error.argmax())
+    return Errors(
+        max_error=float(largest.flatten()[place] / scale),
+        max_place=place,
+        rmse=float(error.square().mean().sqrt() / scale),
+        worst_row=float(row_error.flatten()[worst]),
+        worst_place=worst,
+        rms_ratio=float(out.square().mean().sqrt() / scale) if rms > 0 else 1.0,
+    )
+
+
+def error_checks(
+    case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, partials_16bit: bool
+) -> list[Check]:
+    """The rules for the output as a whole; the first is that of the largest error (see `beyond_rounding`)."""
+    floor = HALF_EPSILON[case.dtype]
+    max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding) if case.is_fp8 else floor
+    max_limit = (PARTIALS_16BIT if partials_16bit else factors.max_error) * max(eager.max_error, max_floor)
+    rmse_factor = factors.rmse
+    if case.is_fp8:
+        rmse_factor = max(factors.fp8, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
+    row_limit = factors.worst_row * max(eager.worst_row, floor)
+    return [
+        bounded("max error", errors.max_error, max_limit, row_place(rows, errors.max_place)),
+        bounded("relative RMSE", errors.rmse, rmse_factor * max(eager.rmse, floor)),
+        bounded("worst row's relative RMSE", errors.worst_row, row_limit, row_place(rows, errors.worst_place)),
+        bounded("RMS(out) / RMS(ref) - 1", abs(errors.rms_ratio - 1.0), max(RMS_RATIO, eager.rmse)),
+    ]
+
+
+def beyond_rounding(failed: Check, rows: Rows, error: Tensor, exact: Tensor, bound: Callable[[], Tensor]) -> Check:
+    """The check of the largest error again, each element allowed what rounding its own weights explains.
+
+    failed: the check against one limit for all; error, exact, bound() (batch, num_heads, rows, head_dim_v), fp64. It
+    reports the element furthest over its own limit, or the largest error and its limit where none is over.
+    """
+    if failed.passed or not math.isfinite(failed.value):
+        return failed
+    rms = float(exact.square().mean().sqrt()) or 1.0
+    allowed = (bound() / rms).clamp(min=failed.limit)
+    error = error.abs() / rms
+    place = int((error / allowed if bool((error > allowed).any()) else error).argmax())
+    where = row_place(rows, place // error.shape[-1])
+    return bounded(failed.rule, float(error.flatten()[place]), float(allowed.flatten()[place]), where)
+
+
+def lse_check(
+    case: Case, rows: Rows, lse: Tensor, exact: Tensor, budget: Tensor, row_sum_bound: Callable[[], Tensor]
+) -> Check:
+    """|lse - exact| relative to its own limit; places of -inf must agree. lse, exact, budget (batch, num_heads, rows).
+
+    8 bits: at least 4 x the emulation's error. And at least what rounding its weights does to a row's sum, since to sum
+    them as rounded, on the tensor core beside P V, is as right (SageAttention2, arXiv 2411.10958).
+    """
+    blind = exact == -math.inf
+    allowed = LSE_ABSOLUTE + LSE_RELATIVE * exact.abs()
+    if case.is_fp8:
+        allowed = allowed + 4 * (budget - exact).abs().masked_fill(blind, 0.0).amax()
+    check = _lse_within(rows, lse, exact, allowed)
+    return check if check.passed else _lse_within(rows, lse, exact, allowed.maximum(LSE_ABSOLUTE + row_sum_bound()))
+
+
+def _lse_within(rows: Rows, lse: Tensor, exact: Tensor, allowed: Tensor) -> Check:
+    import torch
+
+    blind = exact == -math.inf
+    error = (lse - exact).abs()
+    ratio = torch.where(blind, torch.where(lse == -math.inf, 0.0, math.inf), error / allowed)
+    ratio = ratio.nan_to_num(nan=math.inf, posinf=math.inf)
+    place = int(ratio.argmax())
+    worst = ratio.flatten()[place]
+    limit = LSE_ABSOLUTE if blind.flatten()[place] else float(allowed.flatten()[place])
+    value = math.inf if not bool(worst.isfinite()) else float(worst) * limit
+    return bounded("LSE error", value, limit, row_place(rows, place))
+
+
+def bounded(rule: str, value: float, limit: float, where: str = "") -> Check:
+    """Passed where value <= limit; a NaN never is. The place is kept of a failure only."""
+    passed = value <= limit
+    return Check(rule, value, limit, passed, "" if passed else where)
+
+
+# How far rounding alone can move an element of the output: what no kernel that rounds P may be accused of.
+#
+# The judge's limits are multiples of what the eager reference gets wrong. Where a few weights decide, that is luck: two
+# keys whose weights happen to be representable give a budget of almost nothing. So an element over the limit is held
+# against this a-priori estimate as well: independent roundings add up like the root of their sum of squares (Higham and
+# Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019).
+
+# Of the root sum of squares of all largest roundings. A rounding is about 0.4 of the largest one, so that this is 5 of
+# the sum's standard deviations; and up to four equal weights that all round one way are within it.
+ROUNDINGS = 2.0
+# By dtype: the largest relative rounding of a weight, and half the distance of its subnormal numbers.
+WEIGHTS = {
+    "fp16": (2.0**-11, 2.0**-25),
+    "bf16": (2.0**-8, 0.0),
+    **{name: (form.rounding, form.smallest / 2) for name, form in FORMATS.items()},
+}
+
+
+def rounding_bound(case: Case, plain: Inputs, rows: Rows, exact: Tensor, unit: float) -> Tensor:
+    """(batch, num_heads, rows, head_dim_v) fp64: unit x abs(exact), the output's rounding, and what P's adds.
+
+    plain: q, k, v as the oracle took them; exact: what it made of them; unit: half the output's machine epsilon.
+    """
+    return unit * exact.abs() + ROUNDINGS * rounding_scatter(case, plain, rows, *_weight_rounding(case))
+
+
+def row_sum_bound(case: Case, plain: Inputs, rows: Rows) -> Tensor:
+    """(batch, num_heads, rows) fp64: how far off the sum of a row's rounded weights may be, relative to it."""
+    ones = replace(plain, v=plain.v.new_ones((*plain.v.shape[:-1], 1)))
+    scatter = rounding_scatter(replace(case, head_dim_v=1), ones, rows, *_weight_rounding(case))
+    return ROUNDINGS * scatter.squeeze(-1)
+
+
+def _weight_rounding(case: Case) -> tuple[float, float]:
+    relative, absolute = WEIGHTS[case.dtype]
+    return relative, absolute / case.p_scale if case.is_fp8 else absolute
