@@ -21,8 +21,8 @@ from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
 from attnbench.gate import end, write_outputs
+from attnbench.hopper.build import build_facts
 from attnbench.junit import make_room
-from attnbench.kernel_build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Record

@@ -271,7 +271,7 @@ def build(names: tuple[str, ...], force: bool) -> None:
 
     A spill in a main loop, or a line of ptxas about serialized wgmma, is an error.
     """
-    from attnbench.kernel_build import build_all
+    from attnbench.hopper.build import build_all
     from attnbench.kernel_table import build_line
 
     told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
@@ -289,8 +289,8 @@ def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
 
     Exit status 1 where a limit is broken or a recorded figure has changed.
     """
-    from attnbench.kernel_inspect import inspect_all
-    from attnbench.kernel_static import update_recorded
+    from attnbench.hopper.inspect import inspect_all
+    from attnbench.hopper.recorded import update_recorded
     from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
     facts = told(inspect_all, names)

@@ -24,7 +24,7 @@ def backend_findings() -> Iterator[Finding]:
     """Backends by what keeps them from running; a reason names its own way out."""
     from attnbench.backend import trait
     from attnbench.backends import builtin
-    from attnbench.kernel_schedules import WAY_OUT
+    from attnbench.hopper.schedules import WAY_OUT
 
     groups: dict[str | None, list[str]] = defaultdict(list)
     for name, backend in builtin().items():
@@ -53,9 +53,8 @@ def backend_findings() -> Iterator[Finding]:
 
 
 def kernel_findings() -> Iterator[Finding]:
-    from attnbench.kernel_recipe import KERNELS
-    from attnbench.kernel_schedules import FILES, missing
-    from attnbench.kernel_toolchain import NVCC_WHEELS, PINNED_NVCC, ToolMissing, find_nvcc
+    from attnbench.hopper.schedules import FILES, missing
+    from attnbench.hopper.toolchain import KERNELS, NVCC_WHEELS, PINNED_NVCC, ToolMissing, find_nvcc
 
     if not KERNELS.is_dir():
         yield Finding(NOT_APPLICABLE, "our own kernels: their sources are not part of this installation")

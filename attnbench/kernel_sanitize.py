@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnbench import kernel_quantizer
-from attnbench.kernel_quantize_arguments import Scheme
-from attnbench.kernel_recipe import ROOT
-from attnbench.kernel_schedules import FILES, FP8_SCHEDULES, built_kernel
+from attnbench.hopper import quantizer
+from attnbench.hopper.quantizer import Scheme
+from attnbench.hopper.schedules import FILES, FP8_SCHEDULES, built_kernel
+from attnbench.hopper.toolchain import ROOT
 
 if TYPE_CHECKING:
-    from attnbench.kernel_backend import KernelBackend
+    from attnbench.hopper.schedules import KernelBackend
 
 # memcheck: out-of-bounds and misaligned accesses. synccheck: misuse of barriers. racecheck: shared-memory hazards;
 # last, since it is the slowest and knows least of asynchronous copies.
@@ -91,7 +91,7 @@ def steps(schedules: Iterable[str] = (*FILES, QUANTIZE)) -> list[SanitizerStep]:
 def _targets(schedule: str) -> list[tuple[str, int, str]]:
     """(schedule, head_dim, digest of its library) of what a schedule has kernels for."""
     if schedule == QUANTIZE:
-        build = kernel_quantizer.built()
+        build = quantizer.built()
         head_dims, digest = {row["head_dim"] for row in build.variants}, build.digest
     else:
         kernel = built_kernel(schedule)
@@ -105,7 +105,7 @@ def find_sanitizer() -> Path | None:
     found = shutil.which("compute-sanitizer")
     if found:
         return Path(found)
-    from attnbench.kernel_toolchain import cuda_homes
+    from attnbench.hopper.toolchain import cuda_homes
 
     candidates = (home / "bin" / "compute-sanitizer" for home in cuda_homes(os.environ))
     return next((path for path in candidates if path.is_file()), None)
@@ -232,7 +232,7 @@ def quantize_all(head_dim: int) -> int:
         for dtype in (torch.float16, torch.bfloat16):
             q, k, v = (tensor.to(dtype).to("cuda") for tensor in drawn)
             for scheme in SCHEMES:
-                kernel_quantizer.quantize_on_device(q, k, v, Scheme(*scheme))
+                quantizer.quantize_on_device(q, k, v, Scheme(*scheme))
                 calls += 1
     torch.cuda.synchronize()
     return calls
@@ -276,7 +276,7 @@ def _backend(schedule: str) -> KernelBackend:
 
 
 def _cannot_run() -> str | None:
-    reasons = (*(_backend(schedule).unavailable() for schedule in FILES), kernel_quantizer.missing())
+    reasons = (*(_backend(schedule).unavailable() for schedule in FILES), quantizer.missing())
     return next((reason for reason in reasons if reason), None)
 
 

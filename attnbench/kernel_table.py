@@ -10,11 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.kernel_build import Build
-from attnbench.kernel_inspect import KernelFacts, record_facts
-from attnbench.kernel_limits import violations
-from attnbench.kernel_static import NotComparable, compare_recorded, read_recorded
-from attnbench.kernel_toolchain import DISASSEMBLER_WHEELS
+from attnbench.hopper.build import Build
+from attnbench.hopper.inspect import KernelFacts, record_facts, violations
+from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded
+from attnbench.hopper.toolchain import DISASSEMBLER_WHEELS
 
 # Shown where the machine code could not be read; never a number.
 UNREAD = "-"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from attnbench.bracket import Bracket
 from attnbench.crew import Crew, RunError
 from attnbench.errors import suggest
-from attnbench.kernel_build import build_facts
+from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.records import store

@@ -23,9 +23,9 @@ from attnbench.backend import Inputs  # noqa: E402
 from attnbench.backends.paper_rows import Fp8Baseline  # noqa: E402
 from attnbench.case import Case  # noqa: E402
 from attnbench.correctness.judge import relative_errors  # noqa: E402
-from attnbench.kernel_fp8 import bind, reference_operands  # noqa: E402
-from attnbench.kernel_recipe import KERNELS  # noqa: E402
-from attnbench.kernel_schedules import FP8_SCHEDULES  # noqa: E402
+from attnbench.hopper.forward import bind, reference_operands  # noqa: E402
+from attnbench.hopper.schedules import FP8_SCHEDULES  # noqa: E402
+from attnbench.hopper.toolchain import KERNELS  # noqa: E402
 from attnbench.reference import oracle  # noqa: E402
 from attnbench.reference.fp8 import ACCUMULATORS  # noqa: E402
 from attnbench.reference.inputs import make_inputs  # noqa: E402

@@ -293,19 +293,17 @@ def test_backends_by_what_keeps_them_out(monkeypatch):
 
 
 def test_kernels_and_their_compiler(monkeypatch):
-    from attnbench import kernel_schedules, kernel_toolchain
+    from attnbench.hopper import schedules, toolchain
 
     def no_nvcc():
-        raise kernel_toolchain.ToolMissing("no nvcc")
+        raise toolchain.ToolMissing("no nvcc")
 
-    monkeypatch.setattr(kernel_toolchain, "find_nvcc", no_nvcc)
-    monkeypatch.setattr(
-        kernel_schedules, "missing", lambda schedule: "fwd.cu is not built; build it: attnbench kernels build"
-    )
+    monkeypatch.setattr(toolchain, "find_nvcc", no_nvcc)
+    monkeypatch.setattr(schedules, "missing", lambda schedule: "fwd.cu is not built; build it: attnbench kernels build")
     assert [what for what, _ in told(examination.kernel_findings, ADVICE)] == ["no nvcc"]
     FakeNvml([Card()]).install(monkeypatch)
     assert told(examination.kernel_findings, ADVICE)[1:] == [("fwd.cu is not built", "attnbench kernels build")]
-    monkeypatch.setattr(kernel_schedules, "missing", lambda schedule: None)
+    monkeypatch.setattr(schedules, "missing", lambda schedule: None)
     assert told(examination.kernel_findings, OK) == [("our own kernels are built and fresh", "")]
 
 

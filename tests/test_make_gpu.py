@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from attnbench.kernel_recipe import ROOT
+from attnbench.hopper.toolchain import ROOT
 
 # Fails where $STOPS matches the command, ends as if killed where $KILLED does; an unfinished run is one whose command
 # matches $UNFINISHED. Prints $SAYS.

@@ -7,14 +7,15 @@ import tomllib
 
 from paths import ROOT
 
-from attnbench import kernel_recipe, paths
+from attnbench import paths
+from attnbench.hopper import toolchain
 
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
 def test_a_checkout_uses_its_own_folders():
     assert paths.shipped_folder("suites") == ROOT / "suites"
-    assert (kernel_recipe.KERNELS, kernel_recipe.BUILD) == (ROOT / "kernels", ROOT / "build" / "kernels")
+    assert (toolchain.KERNELS, toolchain.BUILD) == (ROOT / "kernels", ROOT / "build" / "kernels")
 
 
 def test_every_package_and_every_shipped_file_is_in_the_wheel():
@@ -35,7 +36,7 @@ def test_an_installation_finds_them_inside_and_builds_in_the_users_cache(tmp_pat
                         dirs_exist_ok=True)  # fmt: skip
     (site / "kernels").mkdir()
     code = """
-from attnbench.kernel_recipe import BUILD, KERNELS
+from attnbench.hopper.toolchain import BUILD, KERNELS
 from attnbench.suite import load_suite, shipped_suites
 print(KERNELS, BUILD, len(shipped_suites()), load_suite("quick").name)"""
     environment = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.kernel_backend import KernelBackend
-from attnbench.kernel_schedules import DEFAULT_SCHEDULE, SCHEDULES, built_kernel
+from attnbench.hopper.schedules import DEFAULT_SCHEDULE, SCHEDULES, KernelBackend, built_kernel
 
 if TYPE_CHECKING:
-    from attnbench.kernel_arguments import BoundForward
-    from attnbench.kernel_library import ForwardArgs, Variant
+    from attnbench.hopper.forward import BoundForward
+    from attnbench.hopper.library import ForwardArgs, Variant
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Hopper(KernelBackend):
         return None if case.head_dim_v == case.head_dim else "it takes one head_dim for q, k and v"
 
     def case_arguments(self, variant: Variant, case: Case) -> ForwardArgs:
-        from attnbench.kernel_arguments import case_args
+        from attnbench.hopper.forward import case_args
 
         return case_args(variant, case)
 
     def bind(self, case: Case, inputs: Inputs) -> BoundForward:
-        from attnbench.kernel_arguments import BoundForward
+        from attnbench.hopper.forward import BoundForward
 
         library = built_kernel(self.schedule).library
         return BoundForward.of(library, self.variant(case), inputs.q, inputs.k, inputs.v, case.causal, case.scale)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Inputs, PrepCall
 from attnbench.case import Case
-from attnbench.kernel_backend import KernelBackend
-from attnbench.kernel_schedules import DEFAULT_FP8_SCHEDULE, FP8_SCHEDULES, built_kernel
+from attnbench.hopper.schedules import DEFAULT_FP8_SCHEDULE, FP8_SCHEDULES, KernelBackend, built_kernel
 
 if TYPE_CHECKING:
-    from attnbench.kernel_arguments import BoundForward
-    from attnbench.kernel_library import ForwardArgs, Variant
+    from attnbench.hopper.forward import BoundForward
+    from attnbench.hopper.library import ForwardArgs, Variant
 
 # Scalings whose descales the kernels take: one for everything, a head, or a block of tokens.
 SCALINGS = ("none", "tensor", "head", "block")
@@ -41,7 +40,7 @@ class HopperFp8(KernelBackend):
         return "hopper_fp8" if default else f"hopper_fp8[{self.schedule.removeprefix('fp8_')}]"
 
     def unavailable(self) -> str | None:
-        from attnbench.kernel_quantizer import missing
+        from attnbench.hopper.quantizer import missing
 
         return super().unavailable() or missing()
 
@@ -54,14 +53,14 @@ class HopperFp8(KernelBackend):
 
     def extra_bytes(self, case: Case) -> int:
         """V^T and its making, and what the quantize kernel writes; descales and workspace are a thousandth of that."""
-        from attnbench.kernel_fp8 import padded_tokens
+        from attnbench.hopper.forward import padded_tokens
 
         values = case.num_heads_kv * case.head_dim_v * padded_tokens(case.seqlen_k)
         queries_and_keys = (case.seqlen_q * case.num_heads + case.seqlen_k * case.num_heads_kv) * case.head_dim
         return case.batch * ((V_COPIES + 1) * values + queries_and_keys)
 
     def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
-        from attnbench.kernel_quantizer import version
+        from attnbench.hopper.quantizer import version
 
         facts = super().kernel_facts(case)
         return None if facts is None else {**facts, "quantizer": version()}
@@ -70,22 +69,22 @@ class HopperFp8(KernelBackend):
         """Quantization of the originals by our kernel. Raises KernelError where its bits are not the reference's."""
         import torch
 
-        from attnbench import kernel_quantizer
-        from attnbench.kernel_library import KernelError
+        from attnbench.hopper import quantizer
+        from attnbench.hopper.library import KernelError
 
-        bound = kernel_quantizer.bind(inputs, case)
-        wrong = kernel_quantizer.differences(bound.launch(torch.cuda.current_stream().cuda_stream), inputs.quantized)
+        bound = quantizer.bind(inputs, case)
+        wrong = quantizer.differences(bound.launch(torch.cuda.current_stream().cuda_stream), inputs.quantized)
         if wrong:
             raise KernelError(f"the quantize kernel's bits are not the reference quantizer's: {wrong}")
         return PrepCall(QUANTIZER, lambda: bound.launch(torch.cuda.current_stream().cuda_stream))
 
     def case_arguments(self, variant: Variant, case: Case) -> ForwardArgs:
-        from attnbench.kernel_fp8 import fp8_case_args
+        from attnbench.hopper.forward import fp8_case_args
 
         return fp8_case_args(variant, case)
 
     def bind(self, case: Case, inputs: Inputs) -> BoundForward:
-        from attnbench.kernel_fp8 import bind, reference_operands
+        from attnbench.hopper.forward import bind, reference_operands
 
         library, operands = built_kernel(self.schedule).library, reference_operands(case, inputs.quantized)
         return bind(library, self.variant(case), operands, case.causal, case.scale, case.p_scale, inputs.q.dtype)

@@ -7,8 +7,8 @@ from ctypes import c_char_p, c_int32, c_uint32, c_uint64
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from attnbench.kernel_build import build_emulated
-from attnbench.kernel_library import KernelLibrary
+from attnbench.hopper.build import build_emulated
+from attnbench.hopper.library import KernelLibrary
 
 LAZY, EAGER, RANDOM = "lazy", "eager", "random"
 DELIVERIES = (LAZY, EAGER, RANDOM)

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
-from attnbench.kernel_fp8 import Fp8Operands, fp8_args
-from attnbench.kernel_library import ForwardArgs, Variant
-from attnbench.kernel_quantize import transpose_values
+from attnbench.hopper.forward import Fp8Operands, fp8_args
+from attnbench.hopper.library import ForwardArgs, Variant, transpose_values
 from attnbench.reference import oracle
 from attnbench.reference.quantize import dequantize, quantize_tensor
 

@@ -16,7 +16,7 @@ from fp8_problem import operands
 from parallel import load
 from problem import Outcome, Problem, launch
 
-from attnbench.kernel_recipe import KERNELS
+from attnbench.hopper.toolchain import KERNELS
 
 _SHARED_A = ("a_start", "a_step", "a_stride", "a_leading", "a_swizzle")
 _SHARED_B = ("b_start", "b_step", "b_stride", "b_leading", "b_swizzle")

@@ -9,8 +9,8 @@ import torch
 from emulator import EmulatedKernel, Hazard, Schedule
 from torch import Tensor
 
-from attnbench.kernel_arguments import forward_args
-from attnbench.kernel_library import ForwardArgs, KernelError, Variant
+from attnbench.hopper.forward import forward_args
+from attnbench.hopper.library import ForwardArgs, KernelError, Variant
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LSE_LIMIT = 1e-3

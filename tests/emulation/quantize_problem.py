@@ -12,11 +12,10 @@ from problem import DTYPES, Outcome, allocate
 from torch import Tensor
 
 from attnbench.case import Case
-from attnbench.kernel_build import build_emulated
-from attnbench.kernel_library import KernelError
-from attnbench.kernel_quantize import SOURCE, QuantizeLibrary
-from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
-from attnbench.kernel_recipe import KERNELS
+from attnbench.hopper.build import build_emulated
+from attnbench.hopper.library import SOURCE, KernelError, QuantizeLibrary
+from attnbench.hopper.quantizer import BoundQuantize, DeviceQuantized, Scheme
+from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference.quantize import quantize
 
 SOURCE_FILE = KERNELS / f"{SOURCE}.cu"

@@ -19,9 +19,9 @@ from fp8_problem import operands
 from parallel import load, run_parallel
 from problem import Problem, launch
 
-from attnbench.kernel_build import build_emulated
-from attnbench.kernel_library import Variant
-from attnbench.kernel_recipe import KERNELS
+from attnbench.hopper.build import build_emulated
+from attnbench.hopper.library import Variant
+from attnbench.hopper.toolchain import KERNELS
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 SHAPES = (

@@ -12,16 +12,16 @@ from emulator import EmulatedKernel, Schedule
 from parallel import load
 from quantize_problem import load_quantizer
 
-from attnbench import kernel_backend, kernel_quantizer
 from attnbench.backends import hopper_fp8
 from attnbench.backends.hopper_fp8 import QUANTIZER, HopperFp8
 from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.kernel_fp8 import Fp8Operands, bind, case_block_size
-from attnbench.kernel_library import KernelError
-from attnbench.kernel_quantize import QuantizeLibrary
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_schedules import FP8_SCHEDULES
+from attnbench.hopper import quantizer as kernel_quantizer
+from attnbench.hopper import schedules
+from attnbench.hopper.forward import Fp8Operands, bind, case_block_size
+from attnbench.hopper.library import KernelError, QuantizeLibrary
+from attnbench.hopper.schedules import FP8_SCHEDULES
+from attnbench.hopper.toolchain import KERNELS
 from attnbench.phases import Phases
 from attnbench.reference.quantize import quantize
 from attnbench.settings import Checks, Timing
@@ -82,7 +82,7 @@ def emulated(quantizer: EmulatedKernel, monkeypatch: pytest.MonkeyPatch) -> Iter
     def library() -> QuantizeLibrary:
         return quantizer.library
 
-    for module in (kernel_backend, hopper_fp8):
+    for module in (schedules, hopper_fp8):
         monkeypatch.setattr(module, "built_kernel", built)
     monkeypatch.setattr(kernel_quantizer, "built_library", library)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)

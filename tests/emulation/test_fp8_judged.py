@@ -13,11 +13,12 @@ import torch
 from emulator import Emulator, Schedule
 from parallel import load
 
-from attnbench import check, kernel_backend
+from attnbench import check
 from attnbench.backends.hopper_fp8 import HopperFp8
-from attnbench.kernel_build import Build
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_schedules import FP8_SCHEDULES, BuiltKernel
+from attnbench.hopper import schedules
+from attnbench.hopper.build import Build
+from attnbench.hopper.schedules import FP8_SCHEDULES, BuiltKernel
+from attnbench.hopper.toolchain import KERNELS
 
 SOURCE = KERNELS / "fwd_fp8.cu"
 # Groups of suites/edges.yaml, and what to keep of each.
@@ -56,7 +57,7 @@ def backend(request, monkeypatch) -> HopperFp8:
     kernel = BuiltKernel(
         library.path, Build(SOURCE.name, library.path.name, "emulated", "d", "s", "g++", (), 0.0, "", rows)
     )
-    monkeypatch.setattr(kernel_backend, "built_kernel", lambda schedule: kernel)
+    monkeypatch.setattr(schedules, "built_kernel", lambda schedule: kernel)
     monkeypatch.setattr("attnbench.backends.hopper_fp8.built_kernel", lambda schedule: kernel)
     monkeypatch.setattr(HopperFp8, "unavailable", lambda self: None)
     monkeypatch.setattr(HopperFp8, "kernel_facts", lambda self, case: None)  # there is no machine code

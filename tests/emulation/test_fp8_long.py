@@ -12,7 +12,7 @@ import torch
 from parallel import load
 
 from attnbench.case import Case
-from attnbench.kernel_recipe import KERNELS
+from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference import oracle
 from attnbench.reference.inputs import make_inputs
 from benchmarks.fp8_accuracy import KERNEL_LONGEST, SHORTEST, against_seqlen, some_queries

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from emulator import DELIVERIES, EAGER, LAZY, Emulator, Schedule
 
-from attnbench.kernel_build import build_emulated
+from attnbench.hopper.build import build_emulated
 
 SOURCE = Path(__file__).with_name("hazards.cu")
 SEEDS = range(6)

@@ -24,7 +24,7 @@ from mutation import (
 from parallel import run_parallel
 from tabulate import tabulate
 
-from attnbench.kernel_recipe import KERNELS
+from attnbench.hopper.toolchain import KERNELS
 
 SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 

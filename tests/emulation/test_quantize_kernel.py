@@ -27,9 +27,9 @@ from quantize_problem import (
     rearranged,
 )
 
-from attnbench.kernel_build import build_emulated
-from attnbench.kernel_quantize import transpose_values
-from attnbench.kernel_quantize_arguments import Scheme
+from attnbench.hopper.build import build_emulated
+from attnbench.hopper.library import transpose_values
+from attnbench.hopper.quantizer import Scheme
 
 SCALINGS = (
     ("none", 128), ("tensor", 128), ("head", 128), ("block", 128), ("block", 32), ("block", 64), ("block", 256),

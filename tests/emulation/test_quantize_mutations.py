@@ -16,7 +16,7 @@ from parallel import run_parallel
 from problem import Outcome
 from quantize_problem import QuantizeProblem, expected, launch, load_quantizer, make_operands
 
-from attnbench.kernel_quantize_arguments import Scheme
+from attnbench.hopper.quantizer import Scheme
 
 KINDS = {**APPLICABLE, "shuffle": ("drop",)}
 # One pass and two, rotated: between them every line of the kernels runs. Several tiles a CTA, tails, GQA.

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_toolchain import find_host_compiler
+from attnbench.hopper.toolchain import KERNELS, find_host_compiler
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "standalone.cpp"

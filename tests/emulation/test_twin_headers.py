@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.kernel_recipe import KERNELS
+from attnbench.hopper.toolchain import KERNELS
 
 REAL = KERNELS / "include" / "attnbench"
 EMULATED = KERNELS / "emulation" / "include" / "attnbench"

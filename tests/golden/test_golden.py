@@ -18,8 +18,8 @@ import pytest
 import record
 import torch
 
-from attnbench.kernel_build import build_emulated, compile_library
-from attnbench.kernel_recipe import KERNELS, hopper_recipe
+from attnbench.hopper.build import build_emulated, compile_library
+from attnbench.hopper.toolchain import KERNELS, hopper_recipe
 from attnbench.reference.fp8 import matmul_into
 
 SOURCE = KERNELS / "golden.cu"

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.kernel_build import build_all, build_emulated, compile_library, kernel_sources, library_path
-from attnbench.kernel_library import KernelLibrary
-from attnbench.kernel_recipe import emulated_recipe, hopper_recipe
-from attnbench.kernel_toolchain import ToolMissing, find_disassembler, find_nvcc
+from attnbench.hopper.build import build_all, build_emulated, compile_library, kernel_sources, library_path
+from attnbench.hopper.library import KernelLibrary
+from attnbench.hopper.toolchain import ToolMissing, emulated_recipe, find_disassembler, find_nvcc, hopper_recipe
 
 HERE = Path(__file__).parent
 

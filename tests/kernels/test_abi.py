@@ -8,15 +8,14 @@ import subprocess
 
 import pytest
 
-from attnbench import kernel_library, kernel_quantize
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_toolchain import find_host_compiler
+from attnbench.hopper import library
+from attnbench.hopper.toolchain import KERNELS, find_host_compiler
 
 HEADERS = [KERNELS / "include" / "attnbench" / name for name in ("abi.h", "quantize_abi.h")]
 HEADER = HEADERS[0]
 STRUCTS = {
-    "AttnbenchForwardArgs": kernel_library.ForwardArgs, "AttnbenchVariant": kernel_library.VariantRow,
-    "AttnbenchQuantizeArgs": kernel_quantize.QuantizeArgs, "AttnbenchQuantizeVariant": kernel_quantize.QuantizeRow,
+    "AttnbenchForwardArgs": library.ForwardArgs, "AttnbenchVariant": library.VariantRow,
+    "AttnbenchQuantizeArgs": library.QuantizeArgs, "AttnbenchQuantizeVariant": library.QuantizeRow,
 }  # fmt: skip
 
 
@@ -55,22 +54,22 @@ def test_no_field_is_missing(name):
 
 
 def test_codes(tmp_path):
-    codes = {"ATTNBENCH_ABI_VERSION": kernel_library.ABI_VERSION}
-    codes |= {f"ATTNBENCH_DTYPE_{name.upper()}": code for name, code in kernel_library.DTYPES.items()}
-    codes |= {f"ATTNBENCH_FLAG_{name.upper()}": bit for name, bit in kernel_library.FLAGS.items()}
-    codes |= {f"ATTNBENCH_ACCUMULATOR_{name.upper()}": code for code, name in enumerate(kernel_library.ACCUMULATORS)}
+    codes = {"ATTNBENCH_ABI_VERSION": library.ABI_VERSION}
+    codes |= {f"ATTNBENCH_DTYPE_{name.upper()}": code for name, code in library.DTYPES.items()}
+    codes |= {f"ATTNBENCH_FLAG_{name.upper()}": bit for name, bit in library.FLAGS.items()}
+    codes |= {f"ATTNBENCH_ACCUMULATOR_{name.upper()}": code for code, name in enumerate(library.ACCUMULATORS)}
     statuses = ("OK", "WORKSPACE_TOO_SMALL", "NO_DRIVER", "WRONG_ARCHITECTURE")
-    codes |= {f"ATTNBENCH_{name}": getattr(kernel_library, name) for name in statuses}
+    codes |= {f"ATTNBENCH_{name}": getattr(library, name) for name in statuses}
     assert c_values(tmp_path, list(codes)) == list(codes.values())
     header_flags = set(re.findall(r"ATTNBENCH_FLAG_\w+", HEADER.read_text()))
     assert {name for name in codes if "FLAG" in name} == header_flags - {"ATTNBENCH_FLAG_"}
 
 
 def test_codes_of_the_quantizer(tmp_path):
-    codes = {"ATTNBENCH_QUANTIZE_ABI_VERSION": kernel_quantize.QUANTIZE_ABI_VERSION}
-    codes |= {f"ATTNBENCH_SCALING_{name.upper()}": code for name, code in kernel_quantize.SCALINGS.items()}
-    codes |= {"ATTNBENCH_QUANTIZE_TILE": kernel_quantize.TILE_TOKENS}
-    codes |= {"ATTNBENCH_VALUE_GROUP": kernel_quantize.VALUE_GROUP}
+    codes = {"ATTNBENCH_QUANTIZE_ABI_VERSION": library.QUANTIZE_ABI_VERSION}
+    codes |= {f"ATTNBENCH_SCALING_{name.upper()}": code for name, code in library.SCALINGS.items()}
+    codes |= {"ATTNBENCH_QUANTIZE_TILE": library.TILE_TOKENS}
+    codes |= {"ATTNBENCH_VALUE_GROUP": library.VALUE_GROUP}
     assert c_values(tmp_path, list(codes)) == list(codes.values())
     in_header = set(re.findall(r"ATTNBENCH_SCALING_\w+", HEADERS[1].read_text()))
     assert in_header == {name for name in codes if "SCALING" in name}

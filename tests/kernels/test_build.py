@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import kernel_build, kernel_recipe, kernel_toolchain
-from attnbench.kernel_build import BuildError, compile_library, is_stale, kernel_sources, read_build
-from attnbench.kernel_recipe import Recipe, emulated_recipe, hopper_recipe, included_files
-from attnbench.kernel_toolchain import ToolMissing, find_disassembler, find_host_compiler, find_nvcc
+from attnbench.hopper import build as kernel_build
+from attnbench.hopper import toolchain
+from attnbench.hopper.build import BuildError, compile_library, is_stale, kernel_sources, read_build
+from attnbench.hopper.toolchain import (
+    Recipe,
+    ToolMissing,
+    emulated_recipe,
+    find_disassembler,
+    find_host_compiler,
+    find_nvcc,
+    hopper_recipe,
+    included_files,
+)
 
 HERE = Path(__file__).parent
 
@@ -47,7 +56,7 @@ def test_nvcc_is_found_in_order(tmp_path):
 
 
 def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path)
+    monkeypatch.setattr(toolchain, "DEFAULT_CUDA_HOME", tmp_path)
     with pytest.raises(ToolMissing, match="pip install --no-deps nvidia-cuda-nvcc==13.0.88"):
         find_nvcc({"PATH": str(tmp_path)}, [])
     with pytest.raises(ToolMissing, match="no cuobjdump and no nvdisasm: pip install"):
@@ -62,18 +71,18 @@ def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
 
 
 def test_the_installers_folder_is_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path / "cuda")
+    monkeypatch.setattr(toolchain, "DEFAULT_CUDA_HOME", tmp_path / "cuda")
     installed = fake_nvcc(tmp_path / "cuda" / "bin" / "nvcc", "13.0.5")
     assert find_nvcc({"PATH": ""}, []).path == installed
 
 
 def test_the_makefile_installs_the_wheels_that_the_message_names():
-    makefile = (kernel_recipe.ROOT / "Makefile").read_text()
-    assert [wheel for wheel in kernel_toolchain.NVCC_WHEELS if wheel not in makefile] == []
+    makefile = (toolchain.ROOT / "Makefile").read_text()
+    assert [wheel for wheel in toolchain.NVCC_WHEELS if wheel not in makefile] == []
 
 
 def test_disassembler_from_triton(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_toolchain, "DEFAULT_CUDA_HOME", tmp_path)
+    monkeypatch.setattr(toolchain, "DEFAULT_CUDA_HOME", tmp_path)
     folder = tmp_path / "triton" / "backends" / "nvidia" / "bin"
     for name in ("cuobjdump", "nvdisasm"):
         program(folder / name, "true")
@@ -146,7 +155,7 @@ def test_a_flood_of_errors_is_cut_and_kept(small):
 
 
 def test_every_header_of_ours_counts():
-    names = [name for name, _ in included_files(HERE / "tiny.cu", [kernel_recipe.KERNELS / "include"])]
+    names = [name for name, _ in included_files(HERE / "tiny.cu", [toolchain.KERNELS / "include"])]
     expected = {"tiny.cu", "tiny_answer.h", "attnbench/host.h", "attnbench/abi.h", "attnbench/ptx/wgmma.cuh"}
     assert expected <= set(names)
     assert len(names) == len(set(names))
@@ -243,7 +252,7 @@ def test_no_torch_at_import():
 
     names = ("kernel_build", "kernel_inspect", "kernel_limits", "kernel_table", "kernel_library", "backends.hopper")
     code = f"import sys, {', '.join(f'attnbench.{name}' for name in names)}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=kernel_recipe.ROOT).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=toolchain.ROOT).returncode == 0
 
 
 def test_build_facts_tell_the_compiler_and_hash_the_libraries(tmp_path, monkeypatch):

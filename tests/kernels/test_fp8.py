@@ -7,16 +7,16 @@ import dataclasses
 import pytest
 import torch
 
-from attnbench import kernel_backend
 from attnbench.backend import Backend
 from attnbench.backends.hopper_fp8 import BACKENDS, HopperFp8
 from attnbench.case import Case
-from attnbench.kernel_build import Build, build_emulated
-from attnbench.kernel_fp8 import bind, fp8_case_args, reference_operands
-from attnbench.kernel_library import KernelError, KernelLibrary, Strides
-from attnbench.kernel_operator import hopper_fp8_forward, register_emulation
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_schedules import FP8_SCHEDULES, BuiltKernel
+from attnbench.hopper import schedules
+from attnbench.hopper.build import Build, build_emulated
+from attnbench.hopper.forward import bind, fp8_case_args, reference_operands
+from attnbench.hopper.library import KernelError, KernelLibrary, Strides
+from attnbench.hopper.operators import hopper_fp8_forward, register_emulation
+from attnbench.hopper.schedules import FP8_SCHEDULES, BuiltKernel
+from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
 
@@ -37,7 +37,7 @@ def backend(library, monkeypatch) -> HopperFp8:
     kernel = BuiltKernel(
         library.path, Build("fwd_fp8.cu", "fwd_fp8.so", "emulated", "d", "s", "g++", (), 0.0, "", rows)
     )
-    monkeypatch.setattr(kernel_backend, "built_kernel", lambda schedule: kernel)
+    monkeypatch.setattr(schedules, "built_kernel", lambda schedule: kernel)
     return HopperFp8("fp8")
 
 

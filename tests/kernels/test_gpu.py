@@ -9,8 +9,8 @@ import torch
 from test_library import reference
 
 from attnbench.backends.hopper import BACKENDS
-from attnbench.kernel_arguments import BoundForward
-from attnbench.kernel_schedules import SCHEDULES, built_kernel
+from attnbench.hopper.forward import BoundForward
+from attnbench.hopper.schedules import SCHEDULES, built_kernel
 
 pytestmark = pytest.mark.gpu
 
@@ -86,7 +86,7 @@ def test_a_thread_that_has_done_nothing_with_cuda_launches():
 
 
 def test_operator_under_compile():
-    from attnbench.kernel_operator import hopper_forward
+    from attnbench.hopper.operators import hopper_forward
 
     named = draw((2, 130, 200, 4, 2), "bf16", 128, transposed=False)
     torch.library.opcheck(hopper_forward, (*named.values(), True, 0.1, "overlap"))

@@ -14,12 +14,11 @@ from test_library import reference
 
 from attnbench.backends.hopper_fp8 import BACKENDS
 from attnbench.case import Case
-from attnbench.kernel_arguments import BoundForward
-from attnbench.kernel_build import build_emulated
-from attnbench.kernel_fp8 import Fp8Operands, bind, reference_operands
-from attnbench.kernel_library import KernelLibrary, Variant
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_schedules import FP8_SCHEDULES, built_kernel
+from attnbench.hopper.build import build_emulated
+from attnbench.hopper.forward import BoundForward, Fp8Operands, bind, reference_operands
+from attnbench.hopper.library import KernelLibrary, Variant
+from attnbench.hopper.schedules import FP8_SCHEDULES, built_kernel
+from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.quantize import plain_inputs
 
@@ -165,7 +164,7 @@ def test_a_captured_launch_replays_to_the_same_bits(hopper_machine, schedule, ca
 @pytest.mark.gpu
 @pytest.mark.parametrize("schedule", FP8_SCHEDULES)
 def test_operator_under_compile(hopper_machine, schedule):
-    from attnbench.kernel_operator import hopper_fp8_forward
+    from attnbench.hopper.operators import hopper_fp8_forward
 
     one, _ = draw((2, 130, 200, 4, 2), 128, "block", True, False, "cuda")
     tensors = (one.q, one.k, one.v_t, one.q_descale, one.k_descale, one.v_descale)

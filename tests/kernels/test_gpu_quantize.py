@@ -7,12 +7,12 @@ import itertools
 import pytest
 import torch
 
-from attnbench import kernel_quantizer
 from attnbench.backends.hopper import Hopper
 from attnbench.case import Case
-from attnbench.kernel_quantize import transpose_values
-from attnbench.kernel_quantize_arguments import BoundQuantize, DeviceQuantized, Scheme
-from attnbench.kernel_schedules import DEFAULT_SCHEDULE
+from attnbench.hopper import quantizer
+from attnbench.hopper.library import transpose_values
+from attnbench.hopper.quantizer import BoundQuantize, DeviceQuantized, Scheme
+from attnbench.hopper.schedules import DEFAULT_SCHEDULE
 from attnbench.reference.quantize import quantize
 
 pytestmark = pytest.mark.gpu
@@ -27,7 +27,7 @@ NAMES = ("q", "k", "v_transposed", "q_descale", "k_descale", "v_descale")
 
 @pytest.fixture(autouse=True)
 def hopper_machine():
-    reason = Hopper(DEFAULT_SCHEDULE).unavailable() or kernel_quantizer.missing()
+    reason = Hopper(DEFAULT_SCHEDULE).unavailable() or quantizer.missing()
     if reason:
         pytest.skip(f"not run: {reason}")
 
@@ -73,7 +73,7 @@ def test_every_bit_is_the_references(dtype, head_dim):
     for (i, shape), scheme in itertools.product(enumerate(SHAPES), SCHEMES):
         operands = draw(shape, head_dim, dtype, transposed=i % 2 == 1)
         wanted = expected(shape, head_dim, scheme, *(one.cpu() for one in operands))
-        same(kernel_quantizer.quantize_on_device(*operands, scheme), wanted, f"{shape}, {scheme}")
+        same(quantizer.quantize_on_device(*operands, scheme), wanted, f"{shape}, {scheme}")
         for one, other in zip(expected(shape, head_dim, scheme, *operands), wanted):
             assert torch.equal(bits(one), bits(other)), f"the reference differs between CPU and GPU: {shape}, {scheme}"
 
@@ -82,7 +82,7 @@ def test_every_bit_is_the_references(dtype, head_dim):
 def test_a_captured_call_on_another_stream_gives_the_same_bits(scheme):
     operands = draw(SHAPES[1], 128, torch.bfloat16)
     wanted = expected(SHAPES[1], 128, scheme, *(one.cpu() for one in operands))
-    bound = BoundQuantize.of(kernel_quantizer.built_library(), *operands, scheme)
+    bound = BoundQuantize.of(quantizer.built_library(), *operands, scheme)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         bound.launch(torch.cuda.current_stream().cuda_stream)
@@ -95,7 +95,7 @@ def test_a_captured_call_on_another_stream_gives_the_same_bits(scheme):
 
 
 def test_the_operator_under_compile():
-    from attnbench.kernel_quantize_operator import hopper_quantize
+    from attnbench.hopper.operators import hopper_quantize
 
     operands = draw(SHAPES[1], 128, torch.bfloat16)
     arguments = (*operands, "block", 128, True, 3)

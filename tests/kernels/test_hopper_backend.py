@@ -9,15 +9,16 @@ import json
 import pytest
 import torch
 
-from attnbench import kernel_backend, kernel_build, kernel_schedules
 from attnbench.backend import Backend
 from attnbench.backends import hopper
 from attnbench.backends.hopper import BACKENDS, Hopper
 from attnbench.case import Case
-from attnbench.kernel_build import Build
-from attnbench.kernel_inspect import KernelFacts, PtxasFacts
-from attnbench.kernel_library import KernelLibrary
-from attnbench.kernel_schedules import DEFAULT_SCHEDULE, FILES, SCHEDULES, BuiltKernel
+from attnbench.hopper import build as kernel_build
+from attnbench.hopper import schedules
+from attnbench.hopper.build import Build
+from attnbench.hopper.inspect import KernelFacts, PtxasFacts
+from attnbench.hopper.library import KernelLibrary
+from attnbench.hopper.schedules import DEFAULT_SCHEDULE, FILES, SCHEDULES, BuiltKernel
 from attnbench.machine.nvml import Gpu
 
 
@@ -35,7 +36,7 @@ def scalar_kernel(library: KernelLibrary) -> BuiltKernel:
 def backend(scalar_library, monkeypatch) -> Hopper:
     """The default schedule on scalar attention instead of a Hopper library."""
     kernel = scalar_kernel(scalar_library)
-    for module in (hopper, kernel_backend):
+    for module in (hopper, schedules):
         monkeypatch.setattr(module, "built_kernel", lambda schedule: kernel)
     return Hopper(DEFAULT_SCHEDULE)
 
@@ -99,7 +100,7 @@ def test_kernel_facts(backend, monkeypatch, scalar_library):
         read.append(variant)
         return [KernelFacts("fwd_overlap", "nvcc 1.2.3", "d1g3st", variant, PtxasFacts(168, 0, 0, 0), (), None)]
 
-    monkeypatch.setattr("attnbench.kernel_inspect.inspect_build", inspect)
+    monkeypatch.setattr("attnbench.hopper.inspect.inspect_build", inspect)
     row = backend.kernel_facts(case())
     assert row["kernel"] == "scalar_bf16" and row["registers"] == 168 and row["library_digest"] == "d1g3st"
     assert "hgmma" not in row, "what was not read is absent, never zero"
@@ -146,12 +147,12 @@ def test_prepare_refuses_another_device(backend, monkeypatch):
 
 def test_schedules_match_the_built_libraries(nvcc):
     """The fixed table names exactly the schedules that the variant tables hold, each in its file."""
-    from attnbench.kernel_build import build_all
+    from attnbench.hopper.build import build_all
 
     forward = [build for build in build_all() if build.name.startswith("fwd_")]
     built = {(row["schedule"], build.name) for build in forward for row in build.variants}
     assert built == set(FILES.items())
-    assert kernel_schedules.DEFAULT_SCHEDULE in SCHEDULES
+    assert schedules.DEFAULT_SCHEDULE in SCHEDULES
 
 
 @pytest.mark.gpu

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from attnbench.case import Case
-from attnbench.kernel_arguments import ALIGNED_ADDRESS, BoundForward, case_args, forward_args
-from attnbench.kernel_library import NO_DRIVER, WRONG_ARCHITECTURE, ForwardArgs, KernelError, KernelLibrary, Strides
-from attnbench.kernel_toolchain import find_host_compiler
+from attnbench.hopper.forward import ALIGNED_ADDRESS, BoundForward, case_args, forward_args
+from attnbench.hopper.library import NO_DRIVER, WRONG_ARCHITECTURE, ForwardArgs, KernelError, KernelLibrary, Strides
+from attnbench.hopper.toolchain import find_host_compiler
 from attnbench.machine.nvml import gpus
 
 GIB = 2**30

@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from attnbench.kernel_inspect import KernelFacts, PtxasFacts, record_facts
-from attnbench.kernel_library import Variant
-from attnbench.kernel_limits import LIMITS, violations
-from attnbench.kernel_sass import LoopFacts, SassFacts
-from attnbench.kernel_static import NotComparable, compare_recorded, read_recorded, recorded_figures, update_recorded
+from attnbench.hopper.inspect import LIMITS, KernelFacts, PtxasFacts, record_facts, violations
+from attnbench.hopper.library import Variant
+from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, recorded_figures, update_recorded
+from attnbench.hopper.sass import LoopFacts, SassFacts
 from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
 # head_dim 128, tile 128x128, two warpgroups: 8 + 8 wgmma, 64 scores a thread.

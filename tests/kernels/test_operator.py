@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_library import reference, tensors
 
-from attnbench.kernel_library import KernelError
-from attnbench.kernel_operator import hopper_forward, register_emulation
+from attnbench.hopper.library import KernelError
+from attnbench.hopper.operators import hopper_forward, register_emulation
 
 
 @pytest.fixture(params=[("scalar_library", "overlap"), ("emulated_library", "simple")], ids=["scalar", "emulated"])

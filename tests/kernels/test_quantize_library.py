@@ -12,20 +12,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench import kernel_quantizer
 from attnbench.case import Case
-from attnbench.kernel_arguments import ALIGNED_ADDRESS
-from attnbench.kernel_build import build_all, build_emulated, kernel_sources, library_path, read_build
-from attnbench.kernel_inspect import inspect_build
-from attnbench.kernel_library import NO_DRIVER, KernelError, KernelLibrary, Strides
-from attnbench.kernel_limits import violations
-from attnbench.kernel_quantize import SCALINGS, SOURCE, VALUE_ORDER, QuantizeArgs, QuantizeLibrary
-from attnbench.kernel_quantize_arguments import BoundQuantize, Scheme, descale_shape, quantize_args, sign_bits
-from attnbench.kernel_quantize_operator import hopper_quantize, register_quantize_emulation
-from attnbench.kernel_quantizer import quantize_by, quantize_on_device
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_sass import parse_sass
-from attnbench.kernel_toolchain import find_host_compiler
+from attnbench.hopper import quantizer
+from attnbench.hopper.build import build_all, build_emulated, kernel_sources, library_path, read_build
+from attnbench.hopper.forward import ALIGNED_ADDRESS
+from attnbench.hopper.inspect import inspect_build, violations
+from attnbench.hopper.library import (
+    NO_DRIVER,
+    SCALINGS,
+    SOURCE,
+    VALUE_ORDER,
+    KernelError,
+    KernelLibrary,
+    QuantizeArgs,
+    QuantizeLibrary,
+    Strides,
+)
+from attnbench.hopper.operators import hopper_quantize, register_quantize_emulation
+from attnbench.hopper.quantizer import (
+    BoundQuantize,
+    Scheme,
+    descale_shape,
+    quantize_args,
+    quantize_by,
+    quantize_on_device,
+    sign_bits,
+)
+from attnbench.hopper.sass import parse_sass
+from attnbench.hopper.toolchain import KERNELS, find_host_compiler
 from attnbench.machine.nvml import gpus
 from attnbench.reference.quantize import quantize, signs
 
@@ -176,8 +190,8 @@ def test_cpu_tensors_are_refused_by_the_cuda_build(cuda_library):
 
 
 def test_a_missing_library_says_the_way_out(monkeypatch):
-    monkeypatch.setattr(kernel_quantizer, "missing_library", lambda name: f"kernels/{name}.cu is not built; build it")
-    kernel_quantizer.built_library.cache_clear()
+    monkeypatch.setattr(quantizer, "missing_library", lambda name: f"kernels/{name}.cu is not built; build it")
+    quantizer.built_library.cache_clear()
     with pytest.raises(KernelError, match="kernels/quantize.cu is not built; build it"):
         quantize_on_device(**tensors(), scheme=Scheme())
 

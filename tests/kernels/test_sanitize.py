@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attnbench import kernel_sanitize
-from attnbench.kernel_recipe import ROOT
+from attnbench.hopper.toolchain import ROOT
 from attnbench.kernel_sanitize import (
     FINDINGS_EXIT,
     STEP_TIMEOUT_S,

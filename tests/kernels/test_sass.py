@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from attnbench.kernel_ptxas import ptxas_facts
-from attnbench.kernel_sass import SassFacts, parse_sass, sass_facts
+from attnbench.hopper.build import ptxas_facts
+from attnbench.hopper.sass import SassFacts, parse_sass, sass_facts
 
 # As cuobjdump 13.2 prints it.
 RECORDED = """

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.kernel_build import kernel_sources, library_path, read_build
-from attnbench.kernel_inspect import inspect_all, inspect_build
-from attnbench.kernel_limits import violations
-from attnbench.kernel_static import compare_recorded, read_recorded
-from attnbench.kernel_toolchain import PINNED_NVCC
+from attnbench.hopper.build import kernel_sources, library_path, read_build
+from attnbench.hopper.inspect import inspect_all, inspect_build, violations
+from attnbench.hopper.recorded import compare_recorded, read_recorded
+from attnbench.hopper.toolchain import PINNED_NVCC
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import UserError
-from attnbench.kernel_ptxas import main_loop_spills
-from attnbench.kernel_recipe import ARCH, BUILD, KERNELS, Recipe, emulated_recipe, hopper_recipe, source_digest
-from attnbench.kernel_toolchain import ToolMissing, find_nvcc
+from attnbench.hopper.sass import parse_sass, sass_facts
+from attnbench.hopper.toolchain import (
+    ARCH,
+    BUILD,
+    KERNELS,
+    Recipe,
+    ToolMissing,
+    emulated_recipe,
+    find_disassembler,
+    find_nvcc,
+    hopper_recipe,
+    source_digest,
+)
 
 # Compilers at a time. A GPU machine is lent by the minute and has the cores; one compiler takes about 1 GB.
 JOBS = len(os.sched_getaffinity(0))
@@ -175,8 +185,7 @@ def _refuse_slow_code(name: str, log: str, library: Path) -> None:
 
 def _variant_rows(library: Path) -> tuple[dict[str, Any], ...]:
     """The variant table; empty for a library that has none (the golden-vector probes)."""
-    from attnbench.kernel_library import KernelLibrary, has_table
-    from attnbench.kernel_quantize import QuantizeLibrary
+    from attnbench.hopper.library import KernelLibrary, QuantizeLibrary, has_table
 
     if has_table(library, KernelLibrary.PREFIX):
         return tuple(asdict(variant) for variant in KernelLibrary(library).variants)
@@ -221,3 +230,54 @@ def _build_each(
     if failures:
         raise BuildError("\n".join(failures))
     return builds
+
+
+# What `ptxas -v` printed of each kernel: registers, spills, shared memory; and the kernels that spill where it hurts.
+
+_ENTRY = re.compile(r"Compiling entry function '(\S+)' for")
+_PROPERTIES = re.compile(r"Function properties for '?([^\s']+)'?")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers(?:, used (\d+) barriers)?(?:.*?, (\d+) bytes smem)?")
+
+
+@dataclass(frozen=True)
+class PtxasFacts:
+    """What `ptxas -v` printed of one kernel. Registers are per thread at entry, before setmaxnreg moves them."""
+
+    registers: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+    static_shared_bytes: int
+
+
+def ptxas_facts(log: str) -> dict[str, PtxasFacts]:
+    """Figures of every kernel in the output of `ptxas -v`, by symbol."""
+    found: dict[str, PtxasFacts] = {}
+    entry = described = None
+    spills = (0, 0)
+    for line in log.splitlines():
+        if match := _ENTRY.search(line):
+            entry, spills = match.group(1), (0, 0)
+        elif match := _PROPERTIES.search(line):
+            described = match.group(1)
+        elif (match := _STACK.search(line)) and described == entry:
+            spills = (int(match.group(2)), int(match.group(3)))
+        elif (match := _USED.search(line)) and entry is not None:
+            found[entry] = PtxasFacts(int(match.group(1)), *spills, int(match.group(3) or 0))
+    return found
+
+
+def main_loop_spills(log: str, library: Path) -> list[str]:
+    """A line for each kernel that reads or writes spilled registers in its main loop or between its wgmma.
+
+    Where the machine code cannot be read, every kernel that spills at all is named: the place is unknown.
+    """
+    spilling = [name for name, facts in ptxas_facts(log).items() if facts.spill_store_bytes or facts.spill_load_bytes]
+    if not spilling:
+        return []
+    try:
+        functions = parse_sass(find_disassembler().sass(library))
+    except ToolMissing as error:
+        return [f"{name}: spills, and nothing here can tell where ({error})" for name in spilling]
+    counts = {name: sass_facts(functions[name]).main_spills for name in spilling}
+    return [f"{name}: {count} LDL/STL between wgmma or in the main loop" for name, count in counts.items() if count]

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import UserError
-from attnbench.kernel_inspect import KernelFacts, sass_figures
-from attnbench.kernel_limits import violations
-from attnbench.kernel_recipe import KERNELS
-from attnbench.kernel_toolchain import PINNED_NVCC
+from attnbench.hopper.inspect import KernelFacts, sass_figures, violations
+from attnbench.hopper.toolchain import KERNELS, PINNED_NVCC
 
 STATIC = KERNELS / "static.json"
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attnbench.kernel_arguments import TORCH_DTYPES, BoundForward
-from attnbench.kernel_fp8 import Fp8Operands, bind
-from attnbench.kernel_library import KernelError, KernelLibrary
-from attnbench.kernel_schedules import built_kernel
+from attnbench.hopper.forward import BoundForward, Fp8Operands, bind
+from attnbench.hopper.library import TORCH_DTYPES, KernelError, KernelLibrary, QuantizeLibrary
+from attnbench.hopper.quantizer import DeviceQuantized, Scheme, allocate, quantize_by, quantize_on_device
+from attnbench.hopper.schedules import built_kernel
 
 FP8_SCHEMA = (
     "(Tensor q, Tensor k, Tensor v_t, Tensor q_descale, Tensor k_descale, Tensor v_descale, int block_size, bool causal,"
@@ -116,3 +116,40 @@ def register_emulation(library_of: Callable[[str], KernelLibrary]) -> None:
                       schedule):  # fmt: skip
         operands = Fp8Operands(q, k, v_t, q_descale, k_descale, v_descale, block_size)
         return fp8_forward(library_of(schedule), operands, causal, softmax_scale, p_scale, out_dtype, schedule)
+
+
+# The quantize kernel as a torch operator: attnbench::hopper_quantize, so that torch.compile accepts it.
+#
+# Importing this module imports torch and registers the operator.
+
+QUANTIZE_SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v, str scaling, int block_size, bool hadamard, int seed)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _tensors(made: DeviceQuantized):
+    return made.q, made.k, made.v_transposed, made.q_descale, made.k_descale, made.v_descale
+
+
+@torch.library.custom_op("attnbench::hopper_quantize", mutates_args=(), device_types="cuda", schema=QUANTIZE_SCHEMA)
+def hopper_quantize(q, k, v, scaling, block_size, hadamard, seed):  # types: QUANTIZE_SCHEMA
+    """e4m3 q, k, transposed v, and their fp32 descales, on the current stream; layouts as in `DeviceQuantized`.
+
+    q (batch, seqlen_q, num_heads, head_dim), k and v (batch, seqlen_k, num_heads_kv, head_dim), fp16 or bf16; scaling,
+    block_size, hadamard and seed as in `Scheme`.
+    """
+    return _tensors(quantize_on_device(q, k, v, Scheme(scaling, block_size, hadamard, seed)))
+
+
+@hopper_quantize.register_fake
+def _quantize_shapes(q, k, v, scaling, block_size, hadamard, seed):
+    return _tensors(allocate(q, k, v, Scheme(scaling, block_size, hadamard, seed)))
+
+
+def register_quantize_emulation(library: QuantizeLibrary) -> None:
+    """Gives the operator a CPU implementation by an emulated library, for tests: the same host code as on the GPU."""
+
+    @hopper_quantize.register_kernel("cpu")
+    def _emulated(q, k, v, scaling, block_size, hadamard, seed):
+        return _tensors(quantize_by(library, q, k, v, Scheme(scaling, block_size, hadamard, seed)))
