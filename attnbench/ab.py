@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from attnbench.differences import NotEnough, noise_floor, process_differences
 from attnbench.records.record import Record, merge_processes
 from attnbench.side import ArmLost, RemoteArm, Side
-from attnbench.suite import Job
+from attnbench.suite.suite import Job
 from attnbench.timing.rounds import take_turns
 
 # Cases on which base is measured against itself: evenly spaced over the suite.

@@ -30,7 +30,8 @@ from attnbench.ruling import INCOMPLETE, Ruling, rule
 from attnbench.run import RunError, unknown_backend
 from attnbench.run_command import choose_device
 from attnbench.side import Side
-from attnbench.suite import Suite, load_suite, parse_only, with_overrides
+from attnbench.suite.load import load_suite, with_overrides
+from attnbench.suite.suite import Suite, parse_only
 from attnbench.units import count
 from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees

@@ -12,7 +12,7 @@ def suite_names(context: click.Context, parameter: click.Parameter, incomplete: 
     """Files, and the suites that ship."""
     from click.shell_completion import CompletionItem
 
-    from attnbench.suite import shipped_suites
+    from attnbench.suite.load import shipped_suites
 
     names = [(name, about) for name, about, _ in shipped_suites() if name.startswith(incomplete)]
     return [CompletionItem(incomplete, type="file"), *(CompletionItem(name, help=about) for name, about in names)]

@@ -11,7 +11,7 @@ from typing import Any
 from attnbench.backends import builtin
 from attnbench.errors import UserError
 from attnbench.records.record import Record, RecordError
-from attnbench.suite import Job
+from attnbench.suite.suite import Job
 from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.

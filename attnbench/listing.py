@@ -26,7 +26,7 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
 
 
 def list_suites(plugins: Sequence[str]) -> Iterator[str]:
-    from attnbench.suite import shipped_suites
+    from attnbench.suite.load import shipped_suites
 
     return _columns([(name, about) for name, about, _ in shipped_suites()])
 

@@ -14,7 +14,7 @@ from attnbench.units import show_time
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-    from attnbench.suite import Job
+    from attnbench.suite.suite import Job
 
 
 def outcome_text(record: Record) -> str:

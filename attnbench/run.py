@@ -23,7 +23,7 @@ from attnbench.plugins import plain_spec
 from attnbench.records import store
 from attnbench.records.environment import suspicions
 from attnbench.records.record import Record, merge_processes
-from attnbench.suite import Job, Suite
+from attnbench.suite.suite import Job, Suite
 
 STATUS_MEANS = {
     0: "all good",

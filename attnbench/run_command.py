@@ -23,7 +23,8 @@ from attnbench.records.environment import section
 from attnbench.records.record import Record
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, run_suite, unknown_backend
-from attnbench.suite import Suite, load_suite, parse_only, parse_suite, with_overrides
+from attnbench.suite.load import load_suite, parse_suite, with_overrides
+from attnbench.suite.suite import Suite, parse_only
 
 RESULTS = Path("results")
 # Columns of the summary where the output is no terminal.

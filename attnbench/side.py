@@ -11,7 +11,7 @@ from typing import Any
 from attnbench.crew import Listener, RunError, end_worker
 from attnbench.plugins import split_spec
 from attnbench.records.record import Record
-from attnbench.suite import Job
+from attnbench.suite.suite import Job
 from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
 from attnbench.worktree import Repository, Revision
 

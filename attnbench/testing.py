@@ -8,7 +8,8 @@ from typing import Any
 from attnbench.backend import Backend
 from attnbench.plugins import FunctionBackend
 from attnbench.records.record import Record
-from attnbench.suite import Job, load_suite, parse_only, with_overrides
+from attnbench.suite.load import load_suite, with_overrides
+from attnbench.suite.suite import Job, parse_only
 
 # Failures that a message shows in full; the rest are counted.
 SHOWN = 3

@@ -26,7 +26,7 @@ groups:
 
 def main() -> None:
     started = time.perf_counter()
-    from attnbench.suite import parse_suite
+    from attnbench.suite.load import parse_suite
 
     suite = parse_suite(TEXT.format(lengths=", ".join(map(str, range(1, 501)))), "large.yaml")
     loaded_s = time.perf_counter() - started

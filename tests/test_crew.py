@@ -13,7 +13,7 @@ from attnbench.crew import Crew, Listener, RunError
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Check, Record, merge_processes
 from attnbench.run import choose_backends
-from attnbench.suite import parse_suite
+from attnbench.suite.load import parse_suite
 from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 
 SUITE = """

@@ -37,7 +37,7 @@ def test_an_installation_finds_them_inside_and_builds_in_the_users_cache(tmp_pat
     (site / "kernels").mkdir()
     code = """
 from attnbench.hopper.toolchain import BUILD, KERNELS
-from attnbench.suite import load_suite, shipped_suites
+from attnbench.suite.load import load_suite, shipped_suites
 print(KERNELS, BUILD, len(shipped_suites()), load_suite("quick").name)"""
     environment = {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

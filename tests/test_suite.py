@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from attnbench.case import Case
-from attnbench.suite import SuiteError, json_schema, load_suite, parse_only, parse_suite, shipped_suites, with_overrides
+from attnbench.suite.load import json_schema, load_suite, parse_suite, shipped_suites, with_overrides
+from attnbench.suite.suite import SuiteError, parse_only
 
 FULL = """
 name: full
@@ -273,7 +274,7 @@ def test_schema_describes_every_key_and_value():
 
 def test_reading_suites_imports_no_torch_and_listing_them_no_pydantic():
     code = (
-        "import sys; from attnbench.suite import load_suite, shipped_suites;"
+        "import sys; from attnbench.suite.load import load_suite, shipped_suites;"
         "names = [row[0] for row in shipped_suites()];"
         "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules); load_suite('quick').to_yaml();"
         "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules); print(*names)"

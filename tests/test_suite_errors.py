@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from attnbench.reference.distributions import DISTRIBUTIONS
-from attnbench.suite import SuiteError, load_suite, parse_only, parse_suite, with_overrides
+from attnbench.suite.load import load_suite, parse_suite, with_overrides
+from attnbench.suite.suite import SuiteError, parse_only
 
 SIZES = "batch: [1], seqlen: [64], num_heads: [4], head_dim: [64]"
 WHOLE = f"groups: [{{name: a, axes: {{{SIZES}}}}}]\n"

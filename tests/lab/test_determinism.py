@@ -12,7 +12,7 @@ from attnbench.planted import Nondeterministic
 from attnbench.planted_forward import TiledForward
 from attnbench.reference.inputs import make_inputs
 from attnbench.run import Request, run_suite
-from attnbench.suite import parse_suite
+from attnbench.suite.load import parse_suite
 
 CASE = Case.make(batch=1, seqlen=200, num_heads=2, head_dim=32, causal=True)
 SUITE = """

@@ -19,7 +19,8 @@ from attnbench.reference.distributions import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.settings import Checks, Timing
-from attnbench.suite import SuiteError, parse_suite
+from attnbench.suite.load import parse_suite
+from attnbench.suite.suite import SuiteError
 from attnbench.trial import run_trial
 
 FORWARD = TiledForward()

@@ -1,104 +1,25 @@
-"""Suites: a YAML file becomes jobs, every mistake in it one line with file and line number.
-
-Reading half: no torch. pydantic is imported when a suite is loaded, not before.
-"""
+"""TODO."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.case import Case
 from attnbench.errors import suggest
-from attnbench.expand import expand
 from attnbench.paths import shipped_folder
-from attnbench.plan import Match, Plan, build_defaults, build_match, build_plan
-from attnbench.selection import GROUP, field_text, matcher, merge_only, only_text, parse_only
-from attnbench.suite_yaml import Source, SuiteError, parse_source, read_source
+from attnbench.suite.groups import Match, build_defaults, build_match, build_plan, expand
+from attnbench.suite.source import Source, SuiteError, parse_source, read_source
+from attnbench.suite.suite import GROUP, Group, Suite, field_text, matcher, merge_only, only_text
 
 if TYPE_CHECKING:
-    from attnbench.settings import Checks, Timing
-    from attnbench.suite_model import SuiteModel
+    from attnbench.settings import Timing
+    from attnbench.suite.schema import SuiteModel
 
-__all__ = ["Group", "Job", "Suite", "SuiteError", "json_schema", "load_suite", "parse_only", "parse_suite",
-           "shipped_suites", "with_overrides"]  # fmt: skip
 
 _SHIPPED = shipped_folder("suites")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One case to run on every backend, and how."""
-
-    case: Case
-    group: str
-    time: bool
-    timing: Timing
-    checks: Checks
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """An expanded group; its timing and checks are complete, the suite's merged with its own."""
-
-    plan: Plan
-    time: bool
-    timing: Timing
-    checks: Checks
-    cases: tuple[Case, ...]
-    excluded: tuple[tuple[Case, str], ...]
-
-    @property
-    def name(self) -> str:
-        return self.plan.name
-
-
-@dataclass(frozen=True, slots=True)
-class Suite:
-    """A loaded suite. `backends` None: all that are available. `only`: the cases to keep, by field and values."""
-
-    name: str
-    about: str
-    backends: tuple[str, ...] | None
-    path: Path
-    groups: tuple[Group, ...]
-    timing: Timing
-    checks: Checks
-    only: Match
-    source: Source = field(compare=False, repr=False)
-
-    def jobs(self) -> tuple[Job, ...]:
-        """Every case that `only` keeps, group by group, in the order of the file. Never empty."""
-        keep = matcher(self.only)
-        return tuple(
-            Job(case, group.name, group.time, group.timing, group.checks)
-            for group in self.groups
-            for case in group.cases
-            if keep(case)
-        )
-
-    def excluded(self) -> dict[Case, str]:
-        """The cases that the file excludes, with the reason it gives; those that `only` drops are not among them."""
-        keep = matcher(self.only)
-        return {case: reason for group in self.groups for case, reason in group.excluded if keep(case)}
-
-    def check_backends(self, known: Iterable[str]) -> None:
-        """Raises SuiteError, at its line, for a backend in the list that is not known."""
-        known = list(known)
-        for index, name in enumerate(self.backends or ()):
-            if name not in known:
-                message = f'unknown backend "{name}" under "backends"{suggest(name, known)}'
-                raise self.source.error(("backends", index), message)
-
-    def to_yaml(self) -> str:
-        """The resolved suite: defaults merged into the groups, every setting spelled out. Loads to the same jobs."""
-        from attnbench.suite_text import suite_text
-
-        return suite_text(self)
 
 
 def load_suite(path: str | Path) -> Suite:
@@ -157,9 +78,9 @@ def _chosen_groups(suite: Suite, names: list[str]) -> tuple[Group, ...]:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the suite format, for editors."""
-    from attnbench import suite_model
+    from attnbench.suite import schema
 
-    return suite_model.json_schema()
+    return schema.json_schema()
 
 
 def _find(path: str | Path) -> Path:
@@ -176,7 +97,7 @@ def _find(path: str | Path) -> Path:
 
 
 def _build(source: Source, path: Path) -> Suite:
-    from attnbench.suite_model import validate
+    from attnbench.suite.schema import validate
 
     model = validate(source)
     name = model.name or _name_from(path, source)
@@ -194,7 +115,7 @@ def _build(source: Source, path: Path) -> Suite:
 def _name_from(path: Path, source: Source) -> str:
     import re
 
-    from attnbench.suite_model import NAME_PATTERN
+    from attnbench.suite.schema import NAME_PATTERN
 
     if not re.match(NAME_PATTERN, path.stem):
         raise source.error((), '"name" is missing at the top level, and the file\'s own name cannot stand for it')
@@ -202,7 +123,7 @@ def _name_from(path: Path, source: Source) -> str:
 
 
 def _groups(model: SuiteModel, defaults: Mapping[str, Any], source: Source) -> Iterator[Group]:
-    from attnbench.suite_model import merge
+    from attnbench.suite.schema import merge
 
     for index, group in enumerate(model.groups):
         location = ("groups", index)
@@ -286,6 +207,6 @@ def _refuse_nothing_left(suite: Suite, asked: str) -> None:
 def _timing_changer(changes: Mapping[str, Any]) -> Callable[[Timing], Timing]:
     if not changes:
         return lambda timing: timing
-    from attnbench.suite_model import change_timing
+    from attnbench.suite.schema import change_timing
 
     return lambda timing: change_timing(timing, changes)

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, WithJsonSchema
 
 from attnbench.errors import suggest
 from attnbench.settings import Checks, Factors, StrictModel, Timing
-from attnbench.suite_values import FACTORS, FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
-from attnbench.suite_yaml import Location, Source, SuiteError
+from attnbench.suite.source import Location, Source, SuiteError
+from attnbench.suite.values import FACTORS, FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
 
 # Group and suite names become parts of folder names and of report headings.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
