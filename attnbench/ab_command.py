@@ -20,6 +20,7 @@ from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
+from attnbench.crew import RunError
 from attnbench.gate import end, write_outputs
 from attnbench.hopper.build import build_facts
 from attnbench.junit import make_room
@@ -27,7 +28,7 @@ from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Record
 from attnbench.ruling import INCOMPLETE, Ruling, rule
-from attnbench.run import RunError, unknown_backend
+from attnbench.run import unknown_backend
 from attnbench.run_command import choose_device
 from attnbench.side import Side
 from attnbench.suite.load import load_suite, with_overrides

@@ -223,7 +223,7 @@ def schema() -> None:
     """Print the JSON Schema of the suite format, for editors."""
     import json
 
-    from attnbench.suite.load import json_schema
+    from attnbench.suite.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 

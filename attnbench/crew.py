@@ -10,7 +10,8 @@ from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.errors import UserError
-from attnbench.records.record import Record, RecordError
+from attnbench.records.measurement import RecordError
+from attnbench.records.record import Record
 from attnbench.suite.suite import Job
 from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 

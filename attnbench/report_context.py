@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from attnbench import units
-from attnbench.markdown import anonymous, bullets, code, count, details, fence, listing, plain, table
+from attnbench.markdown import anonymous, bullets, code, details, fence, listing, plain, table
 from attnbench.records.environment import gpu_of, section
 from attnbench.records.stats import CONFIDENCE, OUTLIER_Z
 from attnbench.report_data import LabelledRun, ReportData
 from attnbench.report_speed import TIE
+from attnbench.units import count
 
 NOT_RECORDED = "not recorded"
 MAX_SUITE_LINES = 400

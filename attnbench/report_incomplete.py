@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from attnbench.case import Case
-from attnbench.markdown import anonymous, bullets, code, count, details, fence, numberless, plain, table
+from attnbench.markdown import anonymous, bullets, code, details, fence, numberless, plain, table
 from attnbench.records.environment import gpu_of, why_suspect
 from attnbench.records.result import Result
 from attnbench.report_data import Cells, LabelledRun, ReportData
 from attnbench.report_incorrect import incorrect_sections
+from attnbench.units import count
 
 # A page that lists more keys of one reason is no longer read; the DataFrame holds them all.
 MAX_KEYS = 200

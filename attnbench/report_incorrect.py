@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from attnbench.case import Case
-from attnbench.markdown import anonymous, code, count, fence, numberless, plain, table
+from attnbench.markdown import anonymous, code, fence, numberless, plain, table
 from attnbench.records.result import Result
 from attnbench.report_errors import ratio
-from attnbench.units import significant
+from attnbench.units import count, significant
 
 AFTER_TIMING = " (right when checked, wrong after timing)"
 NO_CAUSE = "none suggests itself"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from attnbench.case import Case
-from attnbench.markdown import bullets, code, count, table
+from attnbench.markdown import bullets, code, table
 from attnbench.report_data import ReportData
-from attnbench.units import lengths
+from attnbench.units import count, lengths
 
 
 class Entry(NamedTuple):

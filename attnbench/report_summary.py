@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 
-from attnbench.markdown import anonymous, code, count, listing, plain
+from attnbench.markdown import anonymous, code, listing, plain
 from attnbench.records.environment import why_suspect
 from attnbench.records.measurement import REFERENCE_PREP
 from attnbench.records.result import Result
@@ -14,7 +14,7 @@ from attnbench.report_data import ReportData
 from attnbench.report_glance import glance_section
 from attnbench.report_paper import paper_headline
 from attnbench.report_speed import percent, speedup
-from attnbench.units import significant
+from attnbench.units import count, significant
 
 # The backend that emulates e4m3 in fp32.
 EMULATION = "fp8_emulated"

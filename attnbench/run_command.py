@@ -16,13 +16,14 @@ import click
 from attnbench import plugins
 from attnbench.backends import builtin
 from attnbench.command_group import terminated_like_interrupted
+from attnbench.crew import RunError
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
 from attnbench.progress import make_progress
 from attnbench.records.environment import section
 from attnbench.records.record import Record
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
-from attnbench.run import STATUS_MEANS, Outcome, Request, RunError, run_suite, unknown_backend
+from attnbench.run import STATUS_MEANS, Outcome, Request, run_suite, unknown_backend
 from attnbench.suite.load import load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 

@@ -12,7 +12,8 @@ from attnbench.case import Case
 from attnbench.correctness.probes import PROBES
 from attnbench.lab import BenchLab
 from attnbench.phases import Phases
-from attnbench.planted import BUGS, Planted
+from attnbench.planted import BUGS
+from attnbench.planted_bug import Planted
 from attnbench.planted_forward import Choices, TiledForward
 from attnbench.settings import Checks, Factors, Timing
 from attnbench.trial import poisoned_memory, run_trial

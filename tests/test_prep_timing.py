@@ -8,15 +8,8 @@ from test_trial import CASE, FP8, Backend, bench
 
 from attnbench.backend import PrepCall
 from attnbench.backends import builtin
-from attnbench.prep_timing import (
-    LEAST_SAMPLES,
-    MOST_SAMPLES,
-    PREP_TIME_S,
-    REFERENCE_PREP,
-    WARMUP_CALLS,
-    sample,
-    time_prep_call,
-)
+from attnbench.prep_timing import LEAST_SAMPLES, MOST_SAMPLES, PREP_TIME_S, WARMUP_CALLS, sample, time_prep_call
+from attnbench.records.measurement import REFERENCE_PREP
 from attnbench.trial import run_trial
 
 

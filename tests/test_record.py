@@ -7,8 +7,8 @@ import math
 import pytest
 
 from attnbench.case import Case
-from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement, PrepTiming
-from attnbench.records.record import KINDS, SCHEMA, Accuracy, Check, Record, RecordError
+from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement, PrepTiming, RecordError
+from attnbench.records.record import KINDS, SCHEMA, Accuracy, Check, Record
 
 CASE = Case.make(batch=2, seqlen=128, num_heads=4, head_dim=64)
 PASSED = Check("relative RMSE", 0.001, 0.002, True)

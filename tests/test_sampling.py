@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
-from attnbench.records.measurement import Block, Conditions
-from attnbench.records.record import RecordError, _block
+from attnbench.records.measurement import Block, Conditions, RecordError
+from attnbench.records.record import _block
 from attnbench.timing.measure import BURST_IDLE_S, measure
 from attnbench.timing.sampling import COOL_DOWN_S, MOST_DISCARDED, RETRIES, Sampler, Unstable, Usability
 

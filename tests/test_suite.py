@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from attnbench.case import Case
-from attnbench.suite.load import json_schema, load_suite, parse_suite, shipped_suites, with_overrides
-from attnbench.suite.suite import SuiteError, parse_only
+from attnbench.suite.load import load_suite, parse_suite, shipped_suites, with_overrides
+from attnbench.suite.schema import json_schema
+from attnbench.suite.source import SuiteError
+from attnbench.suite.suite import parse_only
 
 FULL = """
 name: full

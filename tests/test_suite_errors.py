@@ -6,7 +6,8 @@ import pytest
 
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.suite.load import load_suite, parse_suite, with_overrides
-from attnbench.suite.suite import SuiteError, parse_only
+from attnbench.suite.source import SuiteError
+from attnbench.suite.suite import parse_only
 
 SIZES = "batch: [1], seqlen: [64], num_heads: [4], head_dim: [64]"
 WHOLE = f"groups: [{{name: a, axes: {{{SIZES}}}}}]\n"

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from attnbench.errors import UserError
-from attnbench.records.record import Record, RecordError
+from attnbench.records.measurement import RecordError
+from attnbench.records.record import Record
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"

@@ -1,4 +1,7 @@
-"""TODO."""
+"""A YAML file becomes a suite, every mistake in it one line with file and line number.
+
+Reading half: no torch. pydantic is imported when a suite is loaded, not before.
+"""
 
 from __future__ import annotations
 
@@ -74,13 +77,6 @@ def _chosen_groups(suite: Suite, names: list[str]) -> tuple[Group, ...]:
         if name not in known:
             raise SuiteError(f'--only group={name}: suite "{suite.name}" has no such group{suggest(name, known)}')
     return tuple(group for group in suite.groups if not names or group.name in names)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of the suite format, for editors."""
-    from attnbench.suite import schema
-
-    return schema.json_schema()
 
 
 def _find(path: str | Path) -> Path:

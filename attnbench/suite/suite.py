@@ -1,7 +1,4 @@
-"""Suites: a YAML file becomes jobs, every mistake in it one line with file and line number.
-
-Reading half: no torch. pydantic is imported when a suite is loaded, not before.
-"""
+"""A loaded suite: its groups, the jobs it comes to, which cases `--only` keeps, and its text as stored with a run."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ import yaml
 from attnbench.case import Case
 from attnbench.errors import suggest
 from attnbench.suite.groups import Match, Plan, match_to_dict
-from attnbench.suite.load import json_schema, load_suite, parse_suite, shipped_suites, with_overrides
 from attnbench.suite.source import SCIENTIFIC, Source, SuiteError
 from attnbench.suite.values import check_name, parse_value
 
@@ -24,10 +20,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from attnbench.settings import Checks, Timing
-
-
-__all__ = ["Group", "Job", "Suite", "SuiteError", "json_schema", "load_suite", "parse_only", "parse_suite",
-           "shipped_suites", "with_overrides"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from attnbench.backends.hopper import BACKENDS, Hopper
 from attnbench.case import Case
 from attnbench.hopper import build as kernel_build
 from attnbench.hopper import schedules
-from attnbench.hopper.build import Build
-from attnbench.hopper.inspect import KernelFacts, PtxasFacts
+from attnbench.hopper.build import Build, PtxasFacts
+from attnbench.hopper.inspect import KernelFacts
 from attnbench.hopper.library import KernelLibrary
 from attnbench.hopper.schedules import DEFAULT_SCHEDULE, FILES, SCHEDULES, BuiltKernel
 from attnbench.machine.nvml import Gpu

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from attnbench.hopper.inspect import LIMITS, KernelFacts, PtxasFacts, record_facts, violations
+from attnbench.hopper.build import PtxasFacts
+from attnbench.hopper.inspect import LIMITS, KernelFacts, record_facts, violations
 from attnbench.hopper.library import Variant
 from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, recorded_figures, update_recorded
 from attnbench.hopper.sass import LoopFacts, SassFacts

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import attnbench
-from attnbench.suite.suite import SuiteError
+from attnbench.suite.source import SuiteError
 
 SMALL = {"dtype": "bf16", "group": "unequal_lengths"}
 

@@ -8,8 +8,8 @@ import torch
 from attnbench.backend import Outputs
 from attnbench.case import Case
 from attnbench.correctness.determinism import first_difference, pressure_check, repeat_check, stream_check
-from attnbench.planted import Nondeterministic
 from attnbench.planted_forward import TiledForward
+from attnbench.planted_outputs import Nondeterministic
 from attnbench.reference.inputs import make_inputs
 from attnbench.run import Request, run_suite
 from attnbench.suite.load import parse_suite

@@ -5,25 +5,25 @@ import pytest
 from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.phases import Phases
-from attnbench.planted import (
-    AllZeros,
-    DescalesSwapped,
+from attnbench.planted_masks import (
     LastTileDropped,
-    LseInLog2,
-    LseSign,
     MaskSeesOneLess,
     MaskSeesOneMore,
     MaskTopLeft,
     MaskTurnedRound,
+    TailUnmasked,
+)
+from attnbench.planted_outputs import (
+    AllZeros,
+    LseInLog2,
+    LseSign,
     NanSwallowed,
     Nondeterministic,
     RowNeverWritten,
     RowZeroed,
-    ScaleFivePercentHigh,
-    ScaleMissing,
-    TailUnmasked,
-    WrongGqaHead,
-)  # fmt: skip
+)
+from attnbench.planted_reads import DescalesSwapped, WrongGqaHead
+from attnbench.planted_softmax import ScaleFivePercentHigh, ScaleMissing
 from attnbench.settings import Checks, Timing
 from attnbench.trial import run_trial
 

@@ -18,7 +18,7 @@ from attnbench.reference.inputs import make_inputs
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
-from attnbench.suite.suite import SuiteError
+from attnbench.suite.source import SuiteError
 from attnbench.trial import run_trial
 
 SUITE = """groups:

@@ -13,8 +13,10 @@ from attnbench import selftest, selftest_units
 from attnbench.backend import Outputs
 from attnbench.case import DTYPES, Case
 from attnbench.cli import main
-from attnbench.planted import BUGS, MaskSeesOneMore, NanSwallowed
+from attnbench.planted import BUGS
 from attnbench.planted_forward import Choices, TiledForward
+from attnbench.planted_masks import MaskSeesOneMore
+from attnbench.planted_outputs import NanSwallowed
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
 from attnbench.selftest_units import RIGHT, BugUnit, RightUnit
