@@ -19,12 +19,8 @@ from plain_attention import attention, relative_rmse
 from attnbench.backend import Inputs, Outputs, Quantized
 from attnbench.backends import builtin
 from attnbench.backends import triton as backend_module
-from attnbench.case import Case
-from attnbench.correctness.judge import judge
-from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import make_reference
-from attnbench.triton_forward import attention_forward
-from attnbench.triton_launch import (
+from attnbench.backends.triton.forward import attention_forward
+from attnbench.backends.triton.launch import (
     Tile,
     allocate,
     arguments,
@@ -33,7 +29,11 @@ from attnbench.triton_launch import (
     strides,
     tile_arguments,
     tma_takes,
-)  # fmt: skip
+)
+from attnbench.case import Case
+from attnbench.correctness.judge import judge
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 
 PATHS = pytest.mark.parametrize("tma", [True, False], ids=["tma", "pointers"])
 

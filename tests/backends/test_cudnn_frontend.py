@@ -112,7 +112,7 @@ def frontend(monkeypatch):
 
 def _forget_graph_module():
     """It imports `cudnn` at its top: the next import must find the one that is installed then."""
-    sys.modules.pop("attnbench.cudnn_graph", None)
+    sys.modules.pop("attnbench.backends.cudnn.graph", None)
     vars(attnbench).pop("cudnn_graph", None)
 
 
@@ -185,7 +185,7 @@ def test_the_real_frontend_takes_the_description(dtype, node):
     case = Case.make(
         batch=2, seqlen_q=20, seqlen_k=33, num_heads=4, num_heads_kv=2, head_dim=64, causal=True, dtype=dtype, **scaling
     )
-    described = importlib.import_module("attnbench.cudnn_graph").describe(case)
+    described = importlib.import_module("attnbench.backends.cudnn.graph").describe(case)
     (only,) = described.graph.nodes
     assert only.node_type.name == node
     assert only.params["use_causal_mask_bottom_right"] is True

@@ -14,10 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench.case import Case
-from attnbench.machine.facts import installed_version, module_installed
-from attnbench.reference.inputs import make_inputs
-from attnbench.triton_launch import (
+from attnbench.backends.triton.launch import (
     TILES,
     Tile,
     allocate,
@@ -26,7 +23,10 @@ from attnbench.triton_launch import (
     set_block_shapes,
     strides,
     tile_arguments,
-)  # fmt: skip
+)
+from attnbench.case import Case
+from attnbench.machine.facts import installed_version, module_installed
+from attnbench.reference.inputs import make_inputs
 
 HERE = Path(__file__).parent
 SHARED_BYTES = {90: 232_448, 80: 166_912}  # CUDA programming guide, technical specifications per compute capability
@@ -56,7 +56,7 @@ def compiled(case, tile, tma, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from attnbench.triton_forward import attention_forward as kernel
+    from attnbench.backends.triton.forward import attention_forward as kernel
 
     inputs = make_inputs(case)
     out, lse = allocate(case, inputs.q)

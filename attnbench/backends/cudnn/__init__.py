@@ -77,15 +77,15 @@ def _through_frontend(case: Case, inputs: Inputs) -> Call:
     # NOTE: torch first. The frontend looks for libcudnn among the loaded libraries; it must find torch's.
     import torch
 
-    from attnbench import cudnn_graph
+    from attnbench.backends.cudnn import graph
 
     source = inputs.quantized if case.is_fp8 else inputs
     buffers = {name: getattr(source, name).contiguous() for name in ("q", "k", "v")}
     if case.is_fp8:
         descales = {name: getattr(source, name) for name in ("q_descale", "k_descale", "v_descale")}
-        buffers |= cudnn_graph.fp8_buffers(case, descales)
+        buffers |= graph.fp8_buffers(case, descales)
     buffers = {name: _heads_first(name, buffer) for name, buffer in buffers.items()}
-    execute = cudnn_graph.executor(cudnn_graph.planned(case), buffers)
+    execute = graph.executor(graph.planned(case), buffers)
 
     def call() -> Outputs:
         out = inputs.q.new_empty((case.batch, case.seqlen_q, case.num_heads, case.head_dim_v))

@@ -1,4 +1,4 @@
-"""Our own Triton forward (`attnbench.triton_forward`), its tile chosen by Triton's autotuner in the first call.
+"""Our own Triton forward (`attnbench.backends.triton.forward`), its tile chosen by Triton's autotuner in the first call.
 
 Operands are read through TMA descriptors on Hopper and later where their strides allow it, through pointers elsewhere;
 `kernel_facts` says which. For e4m3 through TMA, `prepare` also stores V transposed (untimed).
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.backend import Call, Inputs, Outputs
-from attnbench.case import Case
-from attnbench.triton_launch import (
+from attnbench.backends.triton.launch import (
     TILES,
     allocate,
     arguments,
@@ -23,7 +22,8 @@ from attnbench.triton_launch import (
     strides,
     tile_arguments,
     tma_takes,
-)  # fmt: skip
+)
+from attnbench.case import Case
 
 # The two versions that the kernel is written for, 3.6 and 3.7: their `tl` names and host-side TMA descriptors.
 OLDEST_TRITON = (3, 6)
@@ -101,7 +101,7 @@ def _tuned_kernel() -> Any:
     """The kernel behind Triton's autotuner: one choice of tile per problem, made in the first call."""
     import triton
 
-    from attnbench.triton_forward import attention_forward
+    from attnbench.backends.triton.forward import attention_forward
 
     configs = [
         triton.Config(tile_arguments(tile), num_warps=tile.warps, num_stages=tile.stages, pre_hook=set_block_shapes)

@@ -1,4 +1,4 @@
-"""Launch arguments of `attnbench.triton_forward`: operands and descriptors, descales, tiles."""
+"""Launch arguments of `attnbench.backends.triton.forward`: operands and descriptors, descales, tiles."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from attnbench.case import Case
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 # tl.dot reduces over at least 16 elements, 32 for one-byte types.
 SMALLEST_BLOCK_D = {1: 32, 2: 16}

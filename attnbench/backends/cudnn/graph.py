@@ -18,6 +18,7 @@ from attnbench.case import Case
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 # Plans that Python engines of the frontend offer beside the cuDNN library's carry this in their names.
 PYTHON_ENGINES = "sdpa_fwd"
 FP8_INPUT_SCALES = ("q_descale", "k_descale", "v_descale", "s_descale", "s_scale", "o_scale")
