@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.backend import ContractError
-from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.correctness.probes import PROBES
-from attnbench.lab import BenchLab
-from attnbench.phases import Phases
 from attnbench.planted import BUGS
 from attnbench.planted_bug import Planted
 from attnbench.planted_forward import Choices, TiledForward
 from attnbench.settings import Checks, Factors, Timing
-from attnbench.trial import poisoned_memory, run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import BenchLab, poisoned_memory, run_trial
 
 # The column of the ordinary checks on the case's own inputs.
 OWN = "own inputs"

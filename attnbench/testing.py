@@ -63,9 +63,8 @@ def _values(value: Any) -> str:
 
 
 def _record(job: Job, backend: Backend, device: str) -> Record:
-    from attnbench.bench import Bench
-    from attnbench.phases import Phases
-    from attnbench.trial import run_trial
+    from attnbench.worker.problem import Bench, Phases
+    from attnbench.worker.trial import run_trial
 
     place = "cuda:0" if device == "cuda" else device
     return run_trial(Bench(job.case, place, job.checks, job.timing, 0, Phases()), backend, timed=False)

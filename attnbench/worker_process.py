@@ -73,7 +73,7 @@ class WorkerProcess:
                 sys.executable,
                 *(["-P"] if place else []),
                 "-m",
-                "attnbench.worker",
+                "attnbench.worker.worker",
                 str(jobs_read),
                 str(events_write),
                 device,

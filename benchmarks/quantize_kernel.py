@@ -75,8 +75,8 @@ def report(case: Case, copy_bytes_per_s: float) -> int:
 
 def median_s(call: Callable[[], object]) -> float:
     """Seconds of a call with a cold cache, by CUDA events."""
-    from attnbench.prep_timing import sample
     from attnbench.timing.timers import EventTimer, make_flush
+    from attnbench.worker.prepared import sample
 
     taken = sample(PrepCall("", call), EventTimer(), make_flush("cuda", 0))
     return statistics.median(taken.samples_s)

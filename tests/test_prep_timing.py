@@ -8,9 +8,9 @@ from test_trial import CASE, FP8, Backend, bench
 
 from attnbench.backend import PrepCall
 from attnbench.backends import builtin
-from attnbench.prep_timing import LEAST_SAMPLES, MOST_SAMPLES, PREP_TIME_S, WARMUP_CALLS, sample, time_prep_call
 from attnbench.records.measurement import REFERENCE_PREP
-from attnbench.trial import run_trial
+from attnbench.worker.prepared import LEAST_SAMPLES, MOST_SAMPLES, PREP_TIME_S, WARMUP_CALLS, sample, time_prep_call
+from attnbench.worker.trial import run_trial
 
 
 class FakeTimer:

@@ -10,16 +10,15 @@ from paths import ROOT
 from report_runs import write_run
 
 from attnbench.backends import builtin
-from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.records.store import StoreError
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 CASE = Case.make(batch=2, num_heads=4, num_heads_kv=2, head_dim=32, seqlen_q=40, seqlen_k=56, dtype="bf16", causal=True)

@@ -3,12 +3,13 @@
 import pytest
 from test_trial import CASE, QUICK, Backend, bench
 
-from attnbench import rotation, together
 from attnbench.differences import process_differences
-from attnbench.phases import Phases
 from attnbench.records.record import Record
-from attnbench.together import order_seed, time_together
-from attnbench.trial import check_trial
+from attnbench.worker import arms
+from attnbench.worker import prepared as rotation
+from attnbench.worker.arms import order_seed, time_together
+from attnbench.worker.problem import Phases
+from attnbench.worker.trial import check_trial
 
 
 def named(name, change=None, **traits):
@@ -129,7 +130,7 @@ def test_an_interruption_is_not_swallowed():
 
 
 def test_what_cannot_be_held_together_is_timed_one_after_the_other_and_says_so(monkeypatch):
-    monkeypatch.setattr(together, "available_memory_bytes", lambda device: 2**20)
+    monkeypatch.setattr(arms, "available_memory_bytes", lambda device: 2**20)
     greedy = {"extra_bytes": lambda case: 2**19}
     found = records(bench(), named("one", **greedy), named("two", **greedy))
     for record in found.values():

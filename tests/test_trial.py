@@ -1,22 +1,20 @@
-"""One trial in this process: phases, memory, rotation, failures by kind, inputs that stay whole between backends."""
+"""One trial in this process: phases, memory, prepared, failures by kind, inputs that stay whole between backends."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from attnbench import bench as bench_module
-from attnbench import phases as phases_module
-from attnbench import rotation
 from attnbench.backend import ContractError, Outputs
 from attnbench.backends import builtin
-from attnbench.bench import FRESH, Bench
 from attnbench.case import Case
-from attnbench.failures import REASON_CHARACTERS, describe, failure_kind
-from attnbench.phases import Phases
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
-from attnbench.trial import run_trial
+from attnbench.worker import prepared
+from attnbench.worker import problem as bench_module
+from attnbench.worker import problem as phases_module
+from attnbench.worker.problem import FRESH, Bench, Phases
+from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
 FP8 = dataclasses.replace(CASE, dtype="e4m3")
@@ -244,7 +242,7 @@ def test_a_cold_cache_rotates_enough_input_sets():
 
 
 def test_a_rotation_that_would_take_too_long_says_that_the_cache_is_partly_warm(monkeypatch):
-    monkeypatch.setattr(rotation, "ROTATION_PREPARE_S", 0.0)
+    monkeypatch.setattr(prepared, "ROTATION_PREPARE_S", 0.0)
     cold = QUICK.model_copy(update={"cache": "cold"})
     record = run_trial(bench(timing=cold, cache_bytes=2**20), Backend(), timed=True)
     assert record.status == "ok" and record.measurement.input_sets == 1

@@ -14,7 +14,6 @@ from quantize_problem import load_quantizer
 
 from attnbench.backends import hopper_fp8
 from attnbench.backends.hopper_fp8 import QUANTIZER, HopperFp8
-from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.hopper import quantizer as kernel_quantizer
 from attnbench.hopper import schedules
@@ -22,10 +21,10 @@ from attnbench.hopper.forward import Fp8Operands, bind, case_block_size
 from attnbench.hopper.library import KernelError, QuantizeLibrary
 from attnbench.hopper.schedules import FP8_SCHEDULES
 from attnbench.hopper.toolchain import KERNELS
-from attnbench.phases import Phases
 from attnbench.reference.quantize import quantize
 from attnbench.settings import Checks, Timing
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 QUICK = Timing(min_samples=1, min_time_s=1e-6, max_time_s=1e-3, warmup_s=1e-6, cache="warm", timer="cpu")
 CHAINS = (

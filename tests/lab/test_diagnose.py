@@ -2,9 +2,7 @@
 
 import pytest
 
-from attnbench.bench import Bench
 from attnbench.case import Case
-from attnbench.phases import Phases
 from attnbench.planted_masks import (
     LastTileDropped,
     MaskSeesOneLess,
@@ -25,7 +23,8 @@ from attnbench.planted_outputs import (
 from attnbench.planted_reads import DescalesSwapped, WrongGqaHead
 from attnbench.planted_softmax import ScaleFivePercentHigh, ScaleMissing
 from attnbench.settings import Checks, Timing
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 CAUSES = {
     MaskSeesOneMore: "mask: each query sees one key too many",

@@ -8,17 +8,16 @@ import torch
 
 from attnbench.backend import Inputs, Outputs
 from attnbench.backends import builtin
-from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.correctness.judge import judge
 from attnbench.correctness.probes import PROBES
 from attnbench.correctness.relations import REACH, far_apart
-from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.settings import Checks, Timing
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 PROBE = Checks(probes=("far_apart",), repeats=0)
 

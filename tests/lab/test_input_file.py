@@ -11,15 +11,14 @@ from report_runs import write_run
 from safetensors.torch import save_file
 
 from attnbench.backends import builtin
-from attnbench.bench import Bench
 from attnbench.case import Case, CaseError
-from attnbench.phases import Phases
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 SUITE = """groups:
   - name: mine

@@ -7,11 +7,9 @@ import torch
 
 import attnbench
 from attnbench.backends import builtin
-from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.correctness.judge import judge
 from attnbench.correctness.probes import PROBES, kept
-from attnbench.phases import Phases
 from attnbench.planted_forward import TiledForward
 from attnbench.planted_outputs import DecodingGroupReversed
 from attnbench.planted_reads import ThirdElementReadsSecond
@@ -23,7 +21,8 @@ from attnbench.reference.oracle import make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 FORWARD = TiledForward()
 

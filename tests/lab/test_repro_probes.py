@@ -8,16 +8,15 @@ import pytest
 from report_runs import write_run
 
 from attnbench.backends import builtin
-from attnbench.bench import Bench
 from attnbench.case import Case
 from attnbench.correctness.relations import RELATIONS
-from attnbench.phases import Phases
 from attnbench.plugins import load
 from attnbench.records.store import StoreError
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.trial import run_trial
+from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.trial import run_trial
 
 KERNEL = """
 import torch

@@ -31,14 +31,15 @@ from attnbench.backend import Backend, trait
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.machine.facts import GET_TORCH
-from attnbench.phases import Phases
 from attnbench.records.record import Record
 from attnbench.settings import Checks, Timing
 from attnbench.timing.telemetry import TelemetryProcess
+from attnbench.worker.problem import Phases
 
 if TYPE_CHECKING:
-    from attnbench.bench import Bench
-    from attnbench.holding import Holding
+    from attnbench.worker.arms import Holding
+    from attnbench.worker.problem import Bench
+
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
 
@@ -126,8 +127,8 @@ class Worker:
 
     def _run(self, job: dict[str, Any]) -> None:
         """All backends of one case; inputs and oracle are made once."""
-        from attnbench.together import time_together
-        from attnbench.trial import check_trial, time_alone
+        from attnbench.worker.arms import time_together
+        from attnbench.worker.trial import check_trial, time_alone
 
         bench, held = self._bench(job), []
         for name in job["backends"]:
@@ -148,7 +149,7 @@ class Worker:
         self._send(event="gauged", figures=gauge(self._device, self._watch))
 
     def _hold(self, job: dict[str, Any]) -> None:
-        from attnbench.holding import Holding, strays
+        from attnbench.worker.arms import Holding, strays
 
         (name,) = job["backends"]
         self._begin(name)
@@ -173,7 +174,7 @@ class Worker:
         self._report(held.release(tuple(job["together"]), job["order_seed"], job["timed"]))
 
     def _bench(self, job: dict[str, Any]) -> Bench:
-        from attnbench.bench import Bench
+        from attnbench.worker.problem import Bench
 
         return Bench(
             case=Case.make(**job["case"]),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.backend import Backend, Outputs, extra_bytes, trait
 from attnbench.case import Case
 from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.machine.facts import available_memory_bytes
-from attnbench.phases import Phases
 from attnbench.records.measurement import PrepTiming
 from attnbench.reference.inputs import checksums, input_bytes, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
@@ -105,3 +107,35 @@ class Bench:
         if need <= have:
             return None
         return f"needs about {need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB of the {self.device} memory may be used"
+
+
+# What a worker is doing, told as it begins, and the seconds that each phase took.
+
+
+@dataclass
+class Phases:
+    """Seconds spent per phase, and a word to whoever watches when a phase begins: of which backend, and which.
+
+    backend: whom the phases that begin next are about.
+    """
+
+    announce: Callable[[str, str], None] = lambda backend, phase: None
+    backend: str = ""
+    spent_s: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """A phase may lie inside another: its time is then its own, and the other is announced again at its end."""
+        self._open.append(phase)
+        self.announce(self.backend, phase)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent_s = time.perf_counter() - started
+            self._open.pop()
+            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + spent_s
+            if self._open:
+                self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - spent_s
+                self.announce(self.backend, self._open[-1])

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import json
 import signal
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from attnbench.backend import Backend, ContractError, kernel_facts, trait
-from attnbench.bench import Bench
+from attnbench.backend import Backend, ContractError, Inputs, Outputs, kernel_facts, trait
 from attnbench.case import Case
 from attnbench.correctness.contract import guarded_call
-from attnbench.examine import examine
-from attnbench.failures import describe, failure_kind
-from attnbench.prepared import Checked, Prepared
+from attnbench.correctness.determinism import process_check, repeat_check, repeatable
+from attnbench.correctness.diagnose import Diagnosis
+from attnbench.correctness.judge import diagnosed, judge
+from attnbench.correctness.probes import run_probes
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
+from attnbench.reference.inputs import checksums, make_inputs
+from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
 from attnbench.timing.measure import measure
+from attnbench.timing.sampling import Unstable
+from attnbench.worker.prepared import Checked, Prepared
+from attnbench.worker.problem import Bench
 
 T = TypeVar("T")
 # Ahead of the reason of an error that came after the check.
@@ -147,3 +154,111 @@ def _version(backend: Backend) -> str:
         return str(backend.version())
     except (Exception, SystemExit) as error:  # a library that is not installed has no version; `unavailable` says why
         return f"unknown ({type(error).__name__})"
+
+
+# All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; what a failure means.
+
+
+def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
+    """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need earlier ones passed."""
+    lab = BenchLab(bench, factors, backend)
+    accuracy = lab.judged(bench.reference, backend, outputs)
+    if bench.checks.sources:
+        accuracy = replace(accuracy, values={**accuracy.values, **bench.sources(outputs)})
+    if accuracy.passed and bench.checks.repeats and repeatable(backend):
+        check = repeat_check(bench.case, backend, bench.reference.inputs, outputs, bench.checks.repeats)
+        accuracy = replace(accuracy, checks=(*accuracy.checks, check))
+    if accuracy.passed and bench.bits and repeatable(backend):
+        check = process_check(Path(bench.bits), backend, outputs)
+        accuracy = replace(accuracy, checks=(*accuracy.checks, check))
+    if accuracy.passed and bench.checks.probes:
+        further = tuple(run_probes(bench.checks.probes, lab, backend))
+        accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
+    if accuracy.passed:
+        return accuracy, ""
+    diagnosis = lab.diagnosis()
+    return replace(accuracy, error_map=diagnosis.error_map), diagnosis.cause
+
+
+# What probes work with: further problems at the shape of a trial's case, posed once and shared by its backends.
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+class BenchLab:
+    """The `probes.Lab` of a bench. References of other inputs are kept; those of given inputs are not."""
+
+    def __init__(self, bench: Bench, factors: Factors, backend: Backend):
+        self._bench, self._factors, self._backend = bench, factors, backend
+        self._failed: tuple[Reference, Backend, Outputs] | None = None  # the first result that did
+
+    @property
+    def case(self) -> Case:
+        return self._bench.case
+
+    @property
+    def reference(self) -> Reference:
+        return self._bench.reference
+
+    def posed(self, case: Case, input_set: int = 0, inputs: Inputs | None = None) -> Reference:
+        bench = self._bench
+        kept = bench.posed.get((case, input_set)) if inputs is None else None
+        if kept is None:
+            with bench.phases("inputs"):
+                drawn = make_inputs(case, bench.device, input_set) if inputs is None else inputs
+            with bench.phases("oracle"):
+                kept = make_reference(case, drawn, bench.checks.oracle)
+            if inputs is None:
+                bench.posed[case, input_set] = kept
+        with bench.phases("oracle"):
+            kept.eager(trait(self._backend, "accumulator"))
+            if case.is_fp8:
+                kept.eager("fp32")
+        return kept
+
+    def called(self, case: Case, inputs: Inputs, backend: Backend) -> Outputs:
+        before = checksums(inputs)
+        outputs = guarded_call(case, backend, inputs)[0]
+        if checksums(inputs) != before:
+            self._bench.posed.clear()
+            self._bench.inputs_written()
+            raise ContractError("it wrote its inputs: their checksum changed during the call")
+        return outputs
+
+    def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy:
+        accuracy = judge(reference, backend, outputs, self._factors)
+        if not accuracy.passed and self._failed is None:
+            self._failed = reference, backend, outputs
+        return accuracy
+
+    def diagnosis(self) -> Diagnosis:
+        """Of the first result that failed; empty where none did."""
+        return Diagnosis() if self._failed is None else diagnosed(*self._failed, self._factors)
+
+
+# What a backend's exception becomes in a record: its kind, and what happened where.
+
+REASON_CHARACTERS = 2000
+OWN_FOLDER = Path(__file__).parent
+
+
+def failure_kind(error: BaseException) -> str:
+    if isinstance(error, (ContractError, Unstable)):
+        return "contract" if isinstance(error, ContractError) else "unstable"
+    return "oom" if is_out_of_memory(error) else "exception"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def describe(error: BaseException) -> str:
+    """The error and where it came from, innermost first, without this machine's paths."""
+    if isinstance(error, (ContractError, Unstable)):
+        return str(error)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != OWN_FOLDER]
+    frames = frames[-3:]
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
+    return f"{text} ({places})" if places else text

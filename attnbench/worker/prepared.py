@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs
+from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs, PrepCall, extra_bytes, prep_call, trait
+from attnbench.case import Case
 from attnbench.correctness.contract import check_contract, guarded_call
 from attnbench.correctness.judge import judge
-from attnbench.prep_timing import time_prep_call
-from attnbench.records.measurement import Measurement
+from attnbench.machine.facts import available_memory_bytes
+from attnbench.records.measurement import REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import Accuracy, Record
-from attnbench.reference.inputs import checksums, in_place_of, input_bytes
-from attnbench.rotation import rotation, rotation_warning
+from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes
+from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.timers import make_flush, make_timer
 
 if TYPE_CHECKING:
-    from attnbench.bench import Bench
-    from attnbench.case import Case
+    from attnbench.worker.problem import Bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +118,95 @@ def _prepare_watched(case: Case, backend: Backend, inputs: Inputs) -> tuple[Call
     call()
     torch.cuda.synchronize()
     return call, prep_s, torch.cuda.max_memory_allocated() - held + input_bytes(case)
+
+
+# Input sets that are called in turn, so that each call finds the cache cold.
+
+# Input sets for a cold cache: enough to hold this many caches, within this share of memory and so long a preparation.
+CACHES_ROTATED = 5
+ROTATION_MEMORY_SHARE = 0.25
+ROTATION_PREPARE_S = 2.0
+
+
+def rotation(bench: Bench, backend: Backend, inputs: Inputs, first: Call, held: Sequence[Backend]) -> list[Call]:
+    """The first call, on `inputs`, and one on each further set: as many as a cold cache takes, memory holds for all of
+    `held` (the backends that are prepared at the same time), or ROTATION_PREPARE_S allows."""
+    calls, started = [first], time.perf_counter()
+    sets = _input_sets(bench, held)
+    while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
+        calls.append(backend.prepare(bench.case, copy_inputs(inputs)))
+    return calls
+
+
+def set_bytes(case: Case, held: Sequence[Backend]) -> int:
+    """What one input set of each takes, with what each backend says that it needs beside its inputs."""
+    return sum(input_bytes(case) + extra_bytes(backend, case) for backend in held)
+
+
+def _input_sets(bench: Bench, held: Sequence[Backend]) -> int:
+    if bench.timing.cache == "warm" or bench.timing.regime == "burst":
+        return 1
+    memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
+    return max(1, min(_sets_for_cold(bench), int(memory // set_bytes(bench.case, held))))
+
+
+def _sets_for_cold(bench: Bench) -> int:
+    size = input_bytes(bench.case)
+    rotated = CACHES_ROTATED * bench.cache_bytes
+    return 1 if size > rotated else -(-rotated // size) + 1
+
+
+def rotation_warning(bench: Bench, sets: int) -> tuple[str, ...]:
+    wanted = _sets_for_cold(bench)
+    if bench.timing.cache == "warm" or bench.timing.regime == "burst" or sets >= wanted:
+        return ()
+    return (f"cache partly warm: {sets} input sets in turn, {wanted} would hold {CACHES_ROTATED} times the cache",)
+
+
+# The time of what use repeats ahead of every call, quantization, beside the time of the call itself.
+#
+# FlashAttention-3 and its peers report FP8 kernels without it; a kernel is only as fast as what has to run before it.
+
+# A figure beside the headline: this long, and within these numbers of samples, is enough for its median.
+PREP_TIME_S = 0.3
+LEAST_SAMPLES, MOST_SAMPLES = 3, 30
+WARMUP_CALLS = 2
+
+
+def time_prep_call(bench: Bench, backend: Backend, inputs: Inputs) -> PrepTiming | None:
+    """Of the backend's own preparation; for a backend that starts from the reference quantizer's tensors, of that.
+
+    None where nothing of the preparation is repeated, or where a backend with a quantizer of its own does not give it.
+    """
+    case = bench.case
+    own = prep_call(backend, case, inputs)
+    if own is not None:
+        return _timed(bench, own)
+    if not case.is_fp8 or trait(backend, "own_quantizer"):
+        return None
+    if bench.reference_prep is None:
+        from attnbench.reference.quantize import quantize
+
+        reference = PrepCall(REFERENCE_PREP, lambda: quantize(inputs.q, inputs.k, inputs.v, case))
+        bench.reference_prep = _timed(bench, reference)
+    return bench.reference_prep
+
+
+def _timed(bench: Bench, prep: PrepCall) -> PrepTiming:
+    timing = bench.timing
+    timer = make_timer(timing.timer, bench.device, 1)
+    # One input set, so the cache is emptied ahead of each sample; but for captured graphs, which cannot, and for the
+    # CPU, where that takes a hundred times as long as what is timed.
+    cold = timing.cache == "cold" and timer.name == "events"
+    return sample(prep, timer, make_flush(bench.device, bench.cache_bytes) if cold else None)
+
+
+def sample(prep: PrepCall, timer: Timer, before: Callable[[], None] | None) -> PrepTiming:
+    """Samples of a preparation: about PREP_TIME_S of them after a warm-up; `before` runs, untimed, ahead of each."""
+    calls = itertools.repeat(prep.call)
+    estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, before))
+    per_sample = timer.region(estimate_s)
+    count = max(LEAST_SAMPLES, min(MOST_SAMPLES, int(PREP_TIME_S / (estimate_s * per_sample))))
+    taken = timer.take(calls, count, per_sample, before)
+    kept = tuple(float(f"{one:.{KEPT_DIGITS}g}") for one in taken)
+    return PrepTiming(prep.about, kept, per_sample, "cold" if before is not None and per_sample == 1 else "warm")
