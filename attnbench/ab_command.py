@@ -20,7 +20,6 @@ from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare import Comparison
 from attnbench.compare_table import print_comparison
-from attnbench.crew import RunError
 from attnbench.gate import end, write_outputs
 from attnbench.hopper.build import build_facts
 from attnbench.junit import make_room
@@ -28,8 +27,8 @@ from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Record
 from attnbench.ruling import INCOMPLETE, Ruling, rule
-from attnbench.run import unknown_backend
-from attnbench.run_command import choose_device
+from attnbench.run.process import RunError
+from attnbench.run.runner import choose_device, unknown_backend
 from attnbench.side import Side
 from attnbench.suite.load import load_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only

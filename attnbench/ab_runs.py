@@ -12,7 +12,7 @@ from typing import Any
 from attnbench.ab import ARMS, Measured
 from attnbench.comparable import differences_of_environments
 from attnbench.records.store import StoreError, Writer, refuse_occupied, write_file
-from attnbench.run_command import RESULTS
+from attnbench.run.runner import RESULTS
 
 # What is compared with what: the suite, and the environment of either side.
 COMPARISON = "comparison.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
@@ -16,18 +15,17 @@ import click
 from attnbench import plugins
 from attnbench.backends import builtin
 from attnbench.command_group import terminated_like_interrupted
-from attnbench.crew import RunError
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
 from attnbench.progress import make_progress
 from attnbench.records.environment import section
 from attnbench.records.record import Record
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
-from attnbench.run import STATUS_MEANS, Outcome, Request, run_suite, unknown_backend
+from attnbench.run.process import RunError
+from attnbench.run.runner import RESULTS, STATUS_MEANS, Outcome, Request, choose_device, run_suite, unknown_backend
 from attnbench.suite.load import load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 
-RESULTS = Path("results")
 # Columns of the summary where the output is no terminal.
 LOG_WIDTH = 140
 # Exit statuses, the gravest first.
@@ -139,17 +137,6 @@ def _check_names(suites: Sequence[Suite], asked: tuple[str, ...], specs: tuple[s
     if not asked:
         for suite in suites:
             suite.check_backends(known)
-
-
-def choose_device(asked: str) -> str:
-    """The device that "auto" stands for. Raises RunError for a name that is no device."""
-    if asked == "auto":
-        return "cuda:0" if gpus() else "cpu"
-    if asked == "cuda":
-        return "cuda:0"
-    if asked != "cpu" and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", asked):
-        raise RunError(f'unknown device "{asked}"; use auto, cpu, cuda, or one card such as cuda:1')
-    return asked
 
 
 def _device_of(run: Run, asked: str) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnbench.crew import Listener, RunError, end_worker
 from attnbench.plugins import split_spec
 from attnbench.records.record import Record
+from attnbench.run.process import Place, RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
+from attnbench.run.supervisor import Listener, end_worker
 from attnbench.suite.suite import Job
-from attnbench.worker_process import Place, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
 from attnbench.worktree import Repository, Revision
 
 

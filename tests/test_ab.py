@@ -22,9 +22,9 @@ from attnbench.errors import user_errors
 from attnbench.records.measurement import Block, Measurement
 from attnbench.records.record import Accuracy, Check, Record
 from attnbench.records.store import read
+from attnbench.run.process import WorkerDied, WorkerRefused, WorkerSilent
 from attnbench.suite.load import parse_suite
 from attnbench.verdict import Margin
-from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent
 
 SUITE = """
 name: small

@@ -201,7 +201,7 @@ def test_no_suite_runs_where_another_has_no_place(in_process, tmp_path, monkeypa
 @pytest.fixture
 def requested(monkeypatch):
     """The requests that a command makes, instead of their running."""
-    from attnbench.run import Outcome
+    from attnbench.run.runner import Outcome
 
     made = []
     monkeypatch.setattr("attnbench.run_command.run_suite", lambda request: made.append(request) or Outcome(request.out))
@@ -224,7 +224,7 @@ def test_resume_runs_the_backends_that_were_begun_and_no_others(in_process, requ
 
 
 def test_what_an_interruption_left_unbegun_is_named(in_process, tmp_path, monkeypatch):
-    from attnbench.run import Outcome
+    from attnbench.run.runner import Outcome
 
     monkeypatch.chdir(tmp_path)
     for name in "abc":

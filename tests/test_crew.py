@@ -6,15 +6,15 @@ from collections import Counter
 import pytest
 from report_runs import accuracy, measurement
 
-from attnbench import crew as crew_module
-from attnbench import run
 from attnbench.case import Case
-from attnbench.crew import Crew, Listener, RunError
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Check, Record, merge_processes
-from attnbench.run import choose_backends
+from attnbench.run import runner
+from attnbench.run import supervisor as crew_module
+from attnbench.run.process import RunError, WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.run.runner import choose_backends
+from attnbench.run.supervisor import Crew, Listener
 from attnbench.suite.load import parse_suite
-from attnbench.worker_process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 
 SUITE = """
 groups: [{name: all, axes: {batch: 1, num_heads: 1, head_dim: 16, seqlen: [16, 32], dtype: fp16}}]
@@ -284,19 +284,19 @@ def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": processes}))
     hands = Crew("cpu", ())
     hands.hire()
-    (record,) = run._replicated(hands, job, ["a"], print, Counter())
+    (record,) = runner._replicated(hands, job, ["a"], print, Counter())
     assert scripted.hired == processes
     assert [block.process for block in record.measurement.blocks] == list(range(processes))
 
 
 def test_the_rest_of_a_half_recorded_case_says_whom_it_was_timed_apart_from():
     taken = [timed("a", 1e-3), passed("b"), timed("c", 1e-3)]
-    note = run._apart(JOB, taken)
+    note = runner._apart(JOB, taken)
     assert note == "timed apart from a, c, whose records are from before this run was resumed"
     other = parse_suite(SUITE, "made.yaml").jobs()[1]
-    assert run._apart(other, taken) == run._apart(JOB, [passed("b")]) == ""
+    assert runner._apart(other, taken) == runner._apart(JOB, [passed("b")]) == ""
     alone = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"interleave": False}))
-    assert run._apart(alone, taken) == ""
+    assert runner._apart(alone, taken) == ""
 
 
 def test_a_note_stands_on_records_that_were_timed_only(monkeypatch):
@@ -318,7 +318,7 @@ def test_one_process_that_fails_fails_the_record_and_needs_no_further_one(monkey
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
     monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": 3}))
-    records = run._replicated(Crew("cpu", ()), job, ["a", "b"], print, Counter())
+    records = runner._replicated(Crew("cpu", ()), job, ["a", "b"], print, Counter())
     assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)]
     assert scripted.submitted == [["a", "b"], ["a", "b"], ["b"], ["b"]]
     assert len(records[1].measurement.blocks) == 3
@@ -349,7 +349,7 @@ def test_blocks_pair_only_where_every_process_took_turns():
 
 def request(backends, add_plugins=True):
     head = "" if backends is None else f"backends: [{backends}]\n"
-    return run.Request(parse_suite(head + SUITE, "made.yaml"), "cpu", None, None, add_plugins=add_plugins)
+    return runner.Request(parse_suite(head + SUITE, "made.yaml"), "cpu", None, None, add_plugins=add_plugins)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +374,8 @@ def test_the_backends_of_a_run(backends, add_plugins, chosen):
 def test_what_is_left_of_a_run():
     jobs = parse_suite(SUITE, "made.yaml").jobs()
     taken = [passed("a"), passed("b"), passed("a", jobs[1].case), passed("gone", jobs[1].case)]
-    assert run._todo(jobs, ["a", "b"], taken) == [(jobs[1], ["b"])]
-    assert run._todo(jobs, ["a"], taken) == []
+    assert runner._todo(jobs, ["a", "b"], taken) == [(jobs[1], ["b"])]
+    assert runner._todo(jobs, ["a"], taken) == []
 
 
 def test_an_unknown_backend_gets_a_suggestion():

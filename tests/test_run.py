@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 from attnbench.records.store import read
-from attnbench.run import STATUS_MEANS, Outcome
+from attnbench.run.runner import STATUS_MEANS, Outcome
 
 BAD = ROOT / "tests" / "plugins_bad"
 ONE_CASE = (

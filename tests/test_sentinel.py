@@ -7,10 +7,10 @@ import pytest
 from report_runs import H200, LAPTOP, ok, write_run
 from test_timing import FakeClock
 
-from attnbench.bracket import Bracket
-from attnbench.crew import RunError
 from attnbench.records.environment import PERIOD_S, Machine, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.records.store import SENTINELS, StoreError, Writer, read
+from attnbench.run.process import RunError
+from attnbench.run.runner import Bracket
 from attnbench.settings import Timing
 from attnbench.timing import sentinel as gauge_module
 from attnbench.timing import timers

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import attnbench
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.run.process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 READY_BY_HAND = """
 import json, os, sys
@@ -88,7 +88,7 @@ def test_a_kill_is_a_crash_and_the_out_of_memory_killers_is_oom(worker_that, mon
     death = died(worker_that(kill))
     assert (death.kind, str(death)) == ("crash", "the worker process was killed by SIGKILL")
     kills = iter((3, 4))  # at the worker's start, and at its end
-    monkeypatch.setattr("attnbench.worker_process._oom_kills", lambda: next(kills))
+    monkeypatch.setattr("attnbench.run.process._oom_kills", lambda: next(kills))
     death = died(worker_that(kill))
     assert (death.kind, str(death)) == ("oom", "killed by the kernel: out of host memory")
 
@@ -101,7 +101,7 @@ def test_a_death_shows_even_while_a_child_holds_the_pipes(worker_that):
 
 
 def test_one_that_closes_its_pipe_and_lives_on_is_given_up(worker_that, monkeypatch):
-    monkeypatch.setattr("attnbench.worker_process.EXIT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("attnbench.run.process.EXIT_TIMEOUT_S", 0.2)
     death = died(worker_that("import os, time; os.closerange(3, 256); time.sleep(100)"))
     assert str(death) == "the worker closed the pipe that it reports through"
 

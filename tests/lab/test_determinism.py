@@ -11,7 +11,7 @@ from attnbench.correctness.determinism import first_difference, pressure_check, 
 from attnbench.planted_forward import TiledForward
 from attnbench.planted_outputs import Nondeterministic
 from attnbench.reference.inputs import make_inputs
-from attnbench.run import Request, run_suite
+from attnbench.run.runner import Request, run_suite
 from attnbench.suite.load import parse_suite
 
 CASE = Case.make(batch=1, seqlen=200, num_heads=2, head_dim=32, causal=True)

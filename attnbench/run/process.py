@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnbench.errors import UserError
+
 # Importing torch and opening a CUDA device, on a cold disk.
 START_TIMEOUT_S = 180.0
 # A process that has closed its end of the event pipe is on its way out; one that is not by then never will be.
@@ -230,3 +232,7 @@ def _oom_kills() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+class RunError(UserError):
+    """A run that cannot begin or go on; the message names the thing and the way out."""

@@ -6,6 +6,7 @@ context costs the one record that was being made; the rest of the job goes on in
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections import Counter
@@ -14,15 +15,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from attnbench.bracket import Bracket
-from attnbench.crew import Crew, RunError
 from attnbench.errors import suggest
 from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
+from attnbench.machine.nvml import gpus
 from attnbench.plugins import plain_spec
 from attnbench.records import store
-from attnbench.records.environment import suspicions
+from attnbench.records.environment import END, PERIOD_S, PERIODIC, START, suspicions
 from attnbench.records.record import Record, merge_processes
+from attnbench.run.process import RunError
+from attnbench.run.supervisor import Crew
 from attnbench.suite.suite import Job, Suite
 
 STATUS_MEANS = {
@@ -238,3 +240,64 @@ def _replicated(
 
 def _processes(job: Job) -> int:
     return max(job.checks.processes, job.timing.processes if job.time else 1)
+
+
+# Brackets a run with sentinels: one before the first timed case, one whenever the last is old, one at the end.
+
+
+class Bracket:
+    """Takes sentinels with `gauge` and hands each to `keep`. A run that times nothing has none.
+
+    now, wall: a clock that runs on evenly and the system's; the seconds between them change when the latter is set.
+    """
+
+    def __init__(
+        self,
+        gauge: Callable[[], dict[str, Any]],
+        keep: Callable[[dict[str, Any]], None],
+        spent_s: Counter[str],
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ):
+        self._gauge, self._keep, self._spent_s, self._now, self._wall = gauge, keep, spent_s, now, wall
+        self._offset_s = wall() - now()
+        self._last_s: float | None = None
+
+    def look(self) -> None:
+        """To be called ahead of every timed case. Raises RunError when no worker can start."""
+        if self._last_s is None:
+            self._take(START)
+        elif self._now() - self._last_s >= PERIOD_S:
+            self._take(PERIODIC)
+
+    def close(self) -> None:
+        """After the last case, where anything was timed."""
+        if self._last_s is not None:
+            self._take(END)
+
+    def _take(self, role: str) -> None:
+        started = self._now()
+        try:
+            figures = self._gauge()
+        except RunError as error:
+            if role != END:
+                raise
+            figures = {"error": str(error)}
+        self._last_s = self._now()
+        self._spent_s["sentinels"] += self._last_s - started
+        step_s = round(self._wall() - self._last_s - self._offset_s, 3)
+        self._keep({"role": role, **figures, "clock_step_s": step_s})
+
+
+RESULTS = Path("results")
+
+
+def choose_device(asked: str) -> str:
+    """The device that "auto" stands for. Raises RunError for a name that is no device."""
+    if asked == "auto":
+        return "cuda:0" if gpus() else "cpu"
+    if asked == "cuda":
+        return "cuda:0"
+    if asked != "cpu" and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", asked):
+        raise RunError(f'unknown device "{asked}"; use auto, cpu, cuda, or one card such as cuda:1')
+    return asked

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.backends import builtin
-from attnbench.errors import UserError
 from attnbench.records.measurement import RecordError
 from attnbench.records.record import Record
+from attnbench.run.process import RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 from attnbench.suite.suite import Job
-from attnbench.worker_process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("inputs", "oracle")
@@ -23,10 +22,6 @@ GAUGE_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
 # What the wall time of a job is told as that a worker did not live to the end of: it took its phases' times with it.
 LOST = "crashes and time-outs"
-
-
-class RunError(UserError):
-    """A run that cannot begin or go on; the message names the thing and the way out."""
 
 
 def end_worker(worker: WorkerProcess | None) -> None:
