@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from attnbench.differences import NotEnough, noise_floor, process_differences
+from attnbench.compare.differences import NotEnough, noise_floor, process_differences
 from attnbench.records.record import Record, merge_processes
 from attnbench.side import ArmLost, RemoteArm, Side
 from attnbench.suite.suite import Job

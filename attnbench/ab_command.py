@@ -18,22 +18,22 @@ from attnbench.ab_journal import Journal
 from attnbench.ab_runs import begin, choose_folder, continued, write_runs
 from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
 from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
-from attnbench.compare import Comparison
+from attnbench.compare.ci import make_room
+from attnbench.compare.comparison import Comparison
+from attnbench.compare.gate import INCOMPLETE, Ruling, rule
+from attnbench.compare.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.compare_table import print_comparison
 from attnbench.gate import end, write_outputs
 from attnbench.hopper.build import build_facts
-from attnbench.junit import make_room
 from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Record
-from attnbench.ruling import INCOMPLETE, Ruling, rule
 from attnbench.run.process import RunError
 from attnbench.run.runner import choose_device, unknown_backend
 from attnbench.side import Side
 from attnbench.suite.load import load_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 from attnbench.units import count
-from attnbench.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
 LEAST_PROCESSES = 2
@@ -220,7 +220,7 @@ def _tell(processes: int) -> Any:
 
 
 def _outcome(base: Record, head: Record) -> str:
-    from attnbench.differences import process_differences
+    from attnbench.compare.differences import process_differences
     from attnbench.progress import outcome_text
 
     if base.measurement and head.measurement:

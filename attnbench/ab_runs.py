@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.ab import ARMS, Measured
-from attnbench.comparable import differences_of_environments
+from attnbench.compare.comparable import differences_of_environments
 from attnbench.records.store import StoreError, Writer, refuse_occupied, write_file
 from attnbench.run.runner import RESULTS
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnbench.ab import Measured, Task
-from attnbench.compare import Comparison, compare
-from attnbench.pairing import pair_of_turns, suite_of_turns
-from attnbench.sides import read_sides
-from attnbench.verdict import SLOWER, Margin, confirm
+from attnbench.compare.baseline import read_sides
+from attnbench.compare.comparison import Comparison, compare
+from attnbench.compare.pairs import pair_of_turns, suite_of_turns
+from attnbench.compare.verdict import SLOWER, Margin, confirm
 from attnbench.worktree import Revision
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnbench.compare import Comparison
-from attnbench.compare_text import HEADERS, Row, extras, headlines, notes, rows
-from attnbench.quality import BROKEN, FAILS_AS_BEFORE, WRONG
-from attnbench.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
+from attnbench.compare.comparison import Comparison
+from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, WRONG
+from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
+from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
 if TYPE_CHECKING:
     from rich.table import Table

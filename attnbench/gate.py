@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from attnbench.compare import Comparison, compare
+from attnbench.compare.baseline import NoBaseline, read_sides
+from attnbench.compare.comparison import Comparison, compare
+from attnbench.compare.gate import INCOMPLETE, PASSED, Ruling, incompleteness, rule
+from attnbench.compare.verdict import Margin
 from attnbench.compare_table import print_comparison
-from attnbench.ruling import INCOMPLETE, PASSED, Ruling, incompleteness, rule
-from attnbench.sides import NoBaseline, read_sides
-from attnbench.verdict import Margin
 
 
 def gate_command(base: Path, new: Path, margin: Margin, junit: Path | None, github: bool, strict: bool, force: bool,
@@ -48,11 +48,11 @@ def _without_baseline(error: NoBaseline) -> Ruling:
 def write_outputs(verb: str, comparison: Comparison, ruling: Ruling, junit: Path | None, github: bool) -> None:
     """What a CI system reads, where it is asked for. Raises StoreError for a file that cannot be written."""
     if junit is not None:
-        from attnbench.junit import write_junit
+        from attnbench.compare.ci import write_junit
 
         write_junit(junit, verb, comparison, ruling)
     if github:
-        from attnbench.github_actions import annotate
+        from attnbench.compare.ci import annotate
 
         annotate(verb, comparison, ruling)
 

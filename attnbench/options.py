@@ -36,7 +36,7 @@ class Percentage(click.ParamType):
     name = "percentage"
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        from attnbench.verdict import Margin
+        from attnbench.compare.verdict import Margin
 
         if isinstance(value, Margin):
             return value

@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from simulated_noise import Noise, side, turns  # noqa: E402
 
-from attnbench.compare import compare  # noqa: E402
-from attnbench.pairing import pair_of_turns  # noqa: E402
-from attnbench.ruling import REGRESSED, rule  # noqa: E402
-from attnbench.verdict import SLOWER, Margin, confirm, decide, to_confirm  # noqa: E402
+from attnbench.compare.comparison import compare  # noqa: E402
+from attnbench.compare.gate import REGRESSED, rule  # noqa: E402
+from attnbench.compare.pairs import pair_of_turns  # noqa: E402
+from attnbench.compare.verdict import SLOWER, Margin, confirm, decide, to_confirm  # noqa: E402
 
 CASES, SUITES, MARGIN = 40, 500, Margin(0.01)
 MOST_FALSE, LEAST_FOUND = 0.01, 0.95

@@ -17,10 +17,10 @@ from compared_runs import MACHINE
 from report_runs import accuracy
 
 from attnbench.case import Case
+from attnbench.compare.baseline import Side
 from attnbench.records.measurement import Block, Conditions, Measurement
 from attnbench.records.record import Record
 from attnbench.records.store import Run
-from attnbench.sides import Side
 
 CLOCK_MHZ = 1755.0
 BURST_CALLS = 10

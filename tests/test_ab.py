@@ -18,13 +18,13 @@ from attnbench.ab import NULL_CASES, Task, null_tasks
 from attnbench.ab_journal import JOURNAL
 from attnbench.ab_runs import COMPARISON
 from attnbench.case import Case
+from attnbench.compare.verdict import Margin
 from attnbench.errors import user_errors
 from attnbench.records.measurement import Block, Measurement
 from attnbench.records.record import Accuracy, Check, Record
 from attnbench.records.store import read
 from attnbench.run.process import WorkerDied, WorkerRefused, WorkerSilent
 from attnbench.suite.load import parse_suite
-from attnbench.verdict import Margin
 
 SUITE = """
 name: small

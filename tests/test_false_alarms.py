@@ -51,7 +51,7 @@ def test_the_spread_of_a_process_is_what_the_limits_speak_of(simulation):
     """0.3 % between processes in the difference of two arms, within a tenth."""
     from simulated_noise import turns
 
-    from attnbench.differences import process_differences
+    from attnbench.compare.differences import process_differences
 
     dice, spreads = numpy.random.default_rng(15), []
     for _ in range(6):

@@ -14,7 +14,7 @@ from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, sui
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
 from attnbench.cli import main
-from attnbench.pairing import pair_of_turns
+from attnbench.compare.pairs import pair_of_turns
 from attnbench.records.measurement import Block, Conditions
 
 

@@ -6,16 +6,16 @@ import numpy
 import pytest
 from scipy import stats as scipy_stats
 
-from attnbench.differences import NotEnough
-from attnbench.stored_baseline import (
+from attnbench.compare.differences import (
     FEWEST_FOR_SHIFT,
     Levels,
+    NotEnough,
     _trigamma_inverse,
     against_runs,
     moderated,
     suite_against_runs,
 )
-from attnbench.verdict import SLOWER, Margin, Pair, decide
+from attnbench.compare.verdict import SLOWER, Margin, Pair, decide
 
 
 def test_one_case_is_the_textbooks_two_sample_t():

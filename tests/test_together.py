@@ -3,7 +3,7 @@
 import pytest
 from test_trial import CASE, QUICK, Backend, bench
 
-from attnbench.differences import process_differences
+from attnbench.compare.differences import process_differences
 from attnbench.records.record import Record
 from attnbench.worker import arms
 from attnbench.worker import prepared as rotation

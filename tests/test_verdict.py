@@ -7,7 +7,7 @@ import numpy
 import pytest
 from scipy import stats as scipy_stats
 
-from attnbench.differences import (
+from attnbench.compare.differences import (
     RUN,
     Difference,
     NotEnough,
@@ -18,8 +18,7 @@ from attnbench.differences import (
     process_differences,
     suite_mean,
 )
-from attnbench.records.measurement import Block
-from attnbench.verdict import (
+from attnbench.compare.verdict import (
     CLOCK_OR_POWER,
     CODE,
     FASTER,
@@ -38,6 +37,7 @@ from attnbench.verdict import (
     signed,
     to_confirm,
 )
+from attnbench.records.measurement import Block
 
 ONE = Margin(0.01)
 

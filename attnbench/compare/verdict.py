@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from attnbench.differences import RUN, TAIL, Difference
+from attnbench.compare.differences import RUN, TAIL, Difference
 
 Key = TypeVar("Key", bound=Hashable)
 

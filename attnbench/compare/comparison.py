@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from attnbench.case_records import CaseRecords, Name, gather, other_inputs, refusal
-from attnbench.comparable import (
+from attnbench.compare.baseline import Side, Usable, usable
+from attnbench.compare.comparable import (
     cautions,
     cautions_of_measurements,
     differences_of_machines,
@@ -21,15 +21,26 @@ from attnbench.comparable import (
     disqualified,
     suspicion,
 )
-from attnbench.differences import PROCESS, RUN
-from attnbench.pairing import ByRun, pair_of_turns, pairs_of_runs, suite_of_runs, suite_of_turns, took_turns, typical_s
-from attnbench.quality import Finding, findings
+from attnbench.compare.differences import PROCESS, RUN
+from attnbench.compare.pairs import (
+    ByRun,
+    CaseRecords,
+    Name,
+    gather,
+    other_inputs,
+    pair_of_turns,
+    pairs_of_runs,
+    refusal,
+    suite_of_runs,
+    suite_of_turns,
+    took_turns,
+    typical_s,
+)
+from attnbench.compare.regressions import Finding, findings
+from attnbench.compare.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 from attnbench.records.measurement import Measurement
 from attnbench.records.store import Run, StoreError
-from attnbench.sides import Side
 from attnbench.units import count
-from attnbench.usable_runs import Usable, usable
-from attnbench.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 
 
 @dataclass(frozen=True, slots=True)

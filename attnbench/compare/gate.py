@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from attnbench.compare import Cell, Comparison
-from attnbench.quality import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
-from attnbench.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
+from attnbench.compare.comparison import Cell, Comparison
+from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
+from attnbench.compare.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
 PASSED, REGRESSED, INCOMPLETE, UNDECIDED = 0, 1, 3, 4
 # Where several apply: 1 over 3 over 4.

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attnbench.compare import Cell, Comparison
-from attnbench.differences import PROCESS
-from attnbench.quality import BROKEN, ERROR, FAILS_AS_BEFORE, KERNEL, MEMORY, WRONG
+from attnbench.compare.comparison import Cell, Comparison
+from attnbench.compare.differences import PROCESS
+from attnbench.compare.regressions import BROKEN, ERROR, FAILS_AS_BEFORE, KERNEL, MEMORY, WRONG
+from attnbench.compare.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 from attnbench.units import count, show_time
-from attnbench.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
 
 HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "verdict", "why")
 # More rows scroll off a terminal; what is not shown is counted.
