@@ -87,7 +87,7 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
 
     A pure function of the run directories: the same records give the same bytes.
     """
-    from attnbench.report import write_report
+    from attnbench.report.page import write_report
 
     click.echo(f"report: {told(write_report, list(runs), output)}")
 

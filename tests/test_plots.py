@@ -6,13 +6,13 @@ import re
 import pytest
 from report_runs import H200, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import plots
 from attnbench.case import forward_flops
-from attnbench.panels import error_panels, rate_panels
 from attnbench.records import store
 from attnbench.records.measurement import Block
 from attnbench.records.stats import median_interval
-from attnbench.report_data import gather
+from attnbench.report import plots
+from attnbench.report.data import gather
+from attnbench.report.panels import error_panels, rate_panels
 
 LENGTHS = (512, 1024, 2048)
 

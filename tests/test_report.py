@@ -13,15 +13,15 @@ import pytest
 from paths import ROOT
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench import report_errors, report_incorrect, report_speed
 from attnbench.markdown import anonymous, fence, plain, table
 from attnbench.records import store
 from attnbench.records.measurement import REFERENCE_PREP, Block, PrepTiming
 from attnbench.records.stats import median_interval
 from attnbench.records.store import StoreError
-from attnbench.report import write_report
-from attnbench.report_glance import anchor
-from attnbench.report_incomplete import MAX_KEYS
+from attnbench.report import errors, failures, speed
+from attnbench.report.failures import MAX_KEYS
+from attnbench.report.page import write_report
+from attnbench.report.summary import anchor
 
 GOLDEN = Path(__file__).parent / "golden_report" / "report.md"
 CRASH = """in phase check: the worker process was killed by SIGSEGV
@@ -115,7 +115,7 @@ def test_same_records_same_bytes(tmp_path):
     made = []
     for seed in ("1", "2"):
         run = write_run(tmp_path / seed / "run", made_records())
-        code = f"from attnbench.report import write_report; write_report([{str(run)!r}], {str(run.parent / 'r.md')!r})"
+        code = f"from attnbench.report.page import write_report; write_report([{str(run)!r}], {str(run.parent / 'r.md')!r})"
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         made.append(
             {path.name: path.read_bytes() for path in run.parent.rglob("*.*") if path.suffix in (".md", ".svg")}
@@ -213,8 +213,8 @@ def test_every_cause_has_its_maps_and_the_rest_is_counted(tmp_path):
 
 
 def test_maps_and_rows_are_bounded_and_every_cause_has_one_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_incorrect, "MAX_MAPS", 3)
-    monkeypatch.setattr(report_incorrect, "MAX_ROWS", 4)
+    monkeypatch.setattr(failures, "MAX_MAPS", 3)
+    monkeypatch.setattr(failures, "MAX_ROWS", 4)
     records = [incorrect("fa2", ("one", "two")[n % 2], ["a map"], seqlen=64 * (n + 1)) for n in range(8)]
     text = section(report_of(tmp_path, records), "## Incomplete cases")
     assert re.findall(r"^`fa2`.*: (\w+)$", text, re.MULTILINE) == ["one", "one", "two"]
@@ -415,8 +415,8 @@ def test_every_link_has_its_place(made):
 
 
 def test_large_reports_leave_the_full_figures_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_speed, "MAX_FIGURE_ROWS", 3)
-    monkeypatch.setattr(report_errors, "MAX_ERROR_ROWS", 3)
+    monkeypatch.setattr(speed, "MAX_FIGURE_ROWS", 3)
+    monkeypatch.setattr(errors, "MAX_ERROR_ROWS", 3)
     text = report_of(tmp_path, made_records())
     assert "All figures" not in text and "Errors: bf16" not in text
     assert "13 measurements: all their figures are in `attnbench.load(run)`" in text

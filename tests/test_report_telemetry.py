@@ -12,7 +12,7 @@ from attnbench.records.measurement import Block, Conditions
 from attnbench.records.metrics import METRICS
 from attnbench.records.result import Observed, Result, power_w, sm_clock_mhz
 from attnbench.records.store import SENTINELS
-from attnbench.report import write_report
+from attnbench.report.page import write_report
 
 
 def block(time_s, duration_s, busy=0.95, **conditions):

@@ -3,10 +3,10 @@
 import pytest
 from report_runs import accuracy, ok, write_run
 
-from attnbench import report_accuracy
-from attnbench.plots import QUIET_STYLES
-from attnbench.report import write_report
-from attnbench.report_accuracy import prediction_panels
+from attnbench.report import fp8
+from attnbench.report.fp8 import prediction_panels
+from attnbench.report.page import write_report
+from attnbench.report.plots import QUIET_STYLES
 
 PAPER = {"num_heads": 1, "batch": 1, "inputs": "outliers", "seqlen": 8192}
 
@@ -21,7 +21,7 @@ def fp16(rmse, backend):
 
 
 def sources(*errors):
-    return dict(zip(report_accuracy.FIGURES, errors, strict=True))
+    return dict(zip(fp8.FIGURES, errors, strict=True))
 
 
 def text_of(tmp_path, records):
@@ -117,13 +117,13 @@ def test_a_kernels_error_grows_beside_its_predictions(tmp_path):
 
 
 def test_many_sources_are_folded_and_the_largest_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_accuracy, "MAX_GROUPS", 2)
+    monkeypatch.setattr(fp8, "MAX_GROUPS", 2)
     drawn = []
 
     def draw(path, title, groups, *rest):
         drawn.append(groups)
 
-    monkeypatch.setattr(report_accuracy.plots_accuracy, "source_bars", draw)
+    monkeypatch.setattr(fp8.plots_accuracy, "source_bars", draw)
     records = []
     for seqlen, qk in ((1024, 0.08), (2048, 0.01), (4096, 0.09)):
         values = accuracy(**sources(qk, 0.02, 0.01, 0.004, 0.001), e2=0.05, e3=0.06)

@@ -9,8 +9,8 @@ from attnbench import units
 from attnbench.markdown import code, details, filled_table, plain, table
 from attnbench.records.environment import DRIFT_LIMIT, GEMM, drifts, figures
 from attnbench.records.result import Observed, Result
-from attnbench.report_data import Family, LabelledRun, ReportData
-from attnbench.report_speed import percent
+from attnbench.report.data import Family, LabelledRun, ReportData
+from attnbench.report.speed import percent
 from attnbench.units import significant
 
 NONE = "—"

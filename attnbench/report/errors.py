@@ -9,7 +9,7 @@ from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.markdown import code, details, filled_table, table
 from attnbench.records.record import MAX_ERROR, RELATIVE_RMSE, WORST_ROW, Check
 from attnbench.records.result import Result
-from attnbench.report_data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
+from attnbench.report.data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
 from attnbench.units import error, significant
 
 # Each judged error, and the eager reference's own under `accuracy.values` that its limit derives from.

@@ -1,21 +1,70 @@
-"""What surrounds the numbers: the machine, the conventions that they follow, and how to make them again."""
+"""Records to markdown: a pure function of the run directories. Same records in, same bytes out, plots included."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from attnbench import units
 from attnbench.markdown import anonymous, bullets, code, details, fence, listing, plain, table
+from attnbench.records import store
 from attnbench.records.environment import gpu_of, section
 from attnbench.records.stats import CONFIDENCE, OUTLIER_Z
-from attnbench.report_data import LabelledRun, ReportData
-from attnbench.report_speed import TIE
+from attnbench.report import plots
+from attnbench.report.data import LabelledRun, ReportData, gather
+from attnbench.report.errors import error_sections
+from attnbench.report.failures import incomplete_section, warnings_section
+from attnbench.report.fp8 import accuracy_lab_sections
+from attnbench.report.speed import TIE, speed_sections
+from attnbench.report.summary import summary_section
+from attnbench.report.telemetry import telemetry_section
 from attnbench.units import count
+
+
+def write_report(runs: Iterable[str | Path], output: str | Path) -> Path:
+    """Writes the report of one or more run directories to `output`, its plots into `<stem>_plots/` beside it.
+
+    Several runs that measured different things on one machine read as one; otherwise each keeps its own columns, under
+    a letter. Plots of an earlier report of that name are replaced. Returns `output`. Raises StoreError for what is no
+    run directory, and for an output that cannot be written.
+    """
+    output = Path(output)
+    with store.without_collection():
+        try:
+            _write(gather([store.read(run) for run in runs]), output, output.with_name(f"{output.stem}_plots"))
+        except OSError as error:
+            raise store.StoreError(f"cannot write the report {output}: {error.strerror}") from None
+    return output
+
+
+def _write(data: ReportData, output: Path, folder: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    rates = plots.rate_plots(data, folder)
+    errors = plots.error_plots(data, folder)
+    sections = [
+        title(data),
+        *summary_section(data),
+        *environment_section(data),
+        *speed_sections(data, rates),
+        *telemetry_section(data),
+        *error_sections(data, errors),
+        *accuracy_lab_sections(data, folder),
+        *incomplete_section(data),
+        *warnings_section(data),
+        *conventions_section(data),
+        *reproduce_section(data),
+    ]
+    store.write_file(output, "\n\n".join(sections) + "\n")
+
+
+# What surrounds the numbers: the machine, the conventions that they follow, and how to make them again.
 
 NOT_RECORDED = "not recorded"
 MAX_SUITE_LINES = 400

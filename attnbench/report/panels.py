@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from attnbench.case import Case, forward_flops
 from attnbench.records.record import RELATIVE_RMSE
 from attnbench.records.result import Result
-from attnbench.report_data import Cells, Family, ReportData, show_field
-from attnbench.report_speed import TIE
+from attnbench.report.data import Cells, Family, ReportData, show_field
+from attnbench.report.speed import TIE
 from attnbench.units import lengths
 
 PANEL_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale")
