@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from attnbench.ab import Bout, Measured, Task, hire, null_tasks
-from attnbench.ab_journal import Journal
-from attnbench.ab_runs import begin, choose_folder, continued, write_runs
-from attnbench.ab_verdict import comparison_of, confirmed, tasks_to_confirm
+from attnbench.ab.journal import Journal, begin, choose_folder, continued, write_runs
+from attnbench.ab.measure import Bout, Measured, Task, comparison_of, confirmed, hire, null_tasks, tasks_to_confirm
+from attnbench.ab.revision import Side
+from attnbench.ab.worktree import BuildFailed, Repository, Revision, build, worktrees
 from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare.ci import make_room
 from attnbench.compare.comparison import Comparison
@@ -30,11 +30,9 @@ from attnbench.plugins import plain_spec
 from attnbench.records.record import Record
 from attnbench.run.process import RunError
 from attnbench.run.runner import choose_device, unknown_backend
-from attnbench.side import Side
 from attnbench.suite.load import load_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 from attnbench.units import count
-from attnbench.worktree import BuildFailed, Repository, Revision, build, worktrees
 
 LEAST_PROCESSES = 2
 

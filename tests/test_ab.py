@@ -13,10 +13,9 @@ from test_run import children, is_alive
 from test_worktree import git
 
 from attnbench import ab_command
-from attnbench import side as side_module
-from attnbench.ab import NULL_CASES, Task, null_tasks
-from attnbench.ab_journal import JOURNAL
-from attnbench.ab_runs import COMPARISON
+from attnbench.ab import revision as side_module
+from attnbench.ab.journal import COMPARISON, JOURNAL
+from attnbench.ab.measure import NULL_CASES, Task, null_tasks
 from attnbench.case import Case
 from attnbench.compare.verdict import Margin
 from attnbench.errors import user_errors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.worktree import BuildFailed, GitError, Repository, Revision, build, worktrees
+from attnbench.ab.worktree import BuildFailed, GitError, Repository, Revision, build, worktrees
 
 
 def git(folder, *arguments):
@@ -91,7 +91,7 @@ def test_a_second_revision_that_cannot_be_checked_out_takes_the_first_one_with_i
 def test_what_a_killed_comparison_left_is_removed_by_the_next(repository):
     known = Repository(repository)
     program = (
-        "import os, signal, sys; from pathlib import Path; from attnbench.worktree import Repository, worktrees\n"
+        "import os, signal, sys; from pathlib import Path; from attnbench.ab.worktree import Repository, worktrees\n"
         f"known = Repository(Path({str(repository)!r}))\n"
         "with worktrees(known, [known.revision('base', 'v1')]) as (place,):\n"
         "    print(place, flush=True); os.kill(os.getpid(), signal.SIGKILL)"

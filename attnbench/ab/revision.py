@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnbench.ab.worktree import Repository, Revision
 from attnbench.plugins import split_spec
 from attnbench.records.record import Record
 from attnbench.run.process import Place, RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
 from attnbench.run.supervisor import Listener, end_worker
 from attnbench.suite.suite import Job
-from attnbench.worktree import Repository, Revision
 
 
 class Side:
