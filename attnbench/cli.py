@@ -250,7 +250,7 @@ def selftest(short: bool) -> None:
     Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. Two to four minutes on two
     cores.
     """
-    from attnbench.selftest import run_selftest
+    from attnbench.selftest.runner import run_selftest
 
     sys.exit(run_selftest(short, click.echo))
 

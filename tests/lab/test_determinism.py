@@ -8,10 +8,10 @@ import torch
 from attnbench.backend import Outputs
 from attnbench.case import Case
 from attnbench.correctness.determinism import first_difference, pressure_check, repeat_check, stream_check
-from attnbench.planted_forward import TiledForward
-from attnbench.planted_outputs import Nondeterministic
 from attnbench.reference.inputs import make_inputs
 from attnbench.run.runner import Request, run_suite
+from attnbench.selftest.bugs.outputs import Nondeterministic
+from attnbench.selftest.forward import TiledForward
 from attnbench.suite.load import parse_suite
 
 CASE = Case.make(batch=1, seqlen=200, num_heads=2, head_dim=32, causal=True)

@@ -3,15 +3,17 @@
 import pytest
 
 from attnbench.case import Case
-from attnbench.planted_masks import (
+from attnbench.selftest.bugs.masks import (
+    DescalesSwapped,
     LastTileDropped,
     MaskSeesOneLess,
     MaskSeesOneMore,
     MaskTopLeft,
     MaskTurnedRound,
     TailUnmasked,
+    WrongGqaHead,
 )
-from attnbench.planted_outputs import (
+from attnbench.selftest.bugs.outputs import (
     AllZeros,
     LseInLog2,
     LseSign,
@@ -20,8 +22,7 @@ from attnbench.planted_outputs import (
     RowNeverWritten,
     RowZeroed,
 )
-from attnbench.planted_reads import DescalesSwapped, WrongGqaHead
-from attnbench.planted_softmax import ScaleFivePercentHigh, ScaleMissing
+from attnbench.selftest.bugs.softmax import ScaleFivePercentHigh, ScaleMissing
 from attnbench.settings import Checks, Timing
 from attnbench.worker.problem import Bench, Phases
 from attnbench.worker.trial import run_trial
@@ -71,7 +72,7 @@ def test_the_map_shows_the_head_and_the_tile():
 
 
 def test_a_right_result_has_no_map():
-    from attnbench.planted_forward import TiledForward
+    from attnbench.selftest.forward import TiledForward
 
     record = run_trial(
         Bench(Case.make(batch=1, seqlen=70, num_heads=2, head_dim=32), "cpu", Checks(), Timing(), 0, Phases()),

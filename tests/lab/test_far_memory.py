@@ -12,9 +12,9 @@ from attnbench.case import Case
 from attnbench.correctness.judge import judge
 from attnbench.correctness.probes import PROBES
 from attnbench.correctness.relations import REACH, far_apart
-from attnbench.planted_forward import TiledForward
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
+from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
 from attnbench.worker.problem import Bench, Phases
 from attnbench.worker.trial import run_trial

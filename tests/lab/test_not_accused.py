@@ -9,9 +9,9 @@ import torch
 
 from attnbench.case import DTYPES, Case
 from attnbench.correctness.judge import judge
-from attnbench.planted_forward import Choices, TiledForward
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
+from attnbench.selftest.forward import Choices, TiledForward
 
 
 class OwnQuantizer(TiledForward):

@@ -10,14 +10,14 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.correctness.judge import judge
 from attnbench.correctness.probes import PROBES, kept
-from attnbench.planted_forward import TiledForward
-from attnbench.planted_outputs import DecodingGroupReversed
-from attnbench.planted_reads import ThirdElementReadsSecond
-from attnbench.planted_softmax import ScaleSquaredWhereGiven
 from attnbench.records.record import Check
 from attnbench.reference.distributions import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
+from attnbench.selftest.bugs.masks import ThirdElementReadsSecond
+from attnbench.selftest.bugs.outputs import DecodingGroupReversed
+from attnbench.selftest.bugs.softmax import ScaleSquaredWhereGiven
+from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError

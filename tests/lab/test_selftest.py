@@ -9,17 +9,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from attnbench import selftest, selftest_units
 from attnbench.backend import Outputs
 from attnbench.case import DTYPES, Case
 from attnbench.cli import main
-from attnbench.planted import BUGS
-from attnbench.planted_forward import Choices, TiledForward
-from attnbench.planted_masks import MaskSeesOneMore
-from attnbench.planted_outputs import NanSwallowed
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
-from attnbench.selftest_units import RIGHT, BugUnit, RightUnit
+from attnbench.selftest import runner
+from attnbench.selftest.bugs import BUGS
+from attnbench.selftest.bugs.masks import MaskSeesOneMore
+from attnbench.selftest.bugs.outputs import NanSwallowed
+from attnbench.selftest.forward import Choices, TiledForward
+from attnbench.selftest.runner import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.
 LISTED = 50
@@ -50,7 +50,7 @@ def test_every_bug_is_planted_in_all_dtypes_it_applies_to():
 def test_every_bug_meets_a_problem_in_every_dtype(short):
     wanted = {(bug().name, dtype) for bug in BUGS for dtype in bug.dtypes if not short or dtype in ("bf16", "e4m3")}
     met = set()
-    for unit in selftest.units(short):
+    for unit in runner.units(short):
         if isinstance(unit, BugUnit):
             case = Case.make(**unit.case)
             takes = {bug().name for bug in BUGS if bug().unsupported(case) is None}
@@ -128,10 +128,10 @@ def test_a_right_kernel_among_the_bugs_escapes(monkeypatch):
     class NoBug(MaskSeesOneMore):
         shift = 0
 
-    monkeypatch.setattr(selftest_units, "BUGS", (NoBug,))
+    monkeypatch.setattr(runner, "BUGS", (NoBug,))
     unit = BugUnit(SMALL)
-    findings = selftest.Findings(judged=1)
-    selftest._take(findings, unit, unit.run())
+    findings = runner.Findings(judged=1)
+    runner._take(findings, unit, unit.run())
     assert findings.escaped == [("bf16", "no bug", "seqlen 70 x 70, causal")]
     assert findings.exit_status == 1
 
@@ -139,29 +139,29 @@ def test_a_right_kernel_among_the_bugs_escapes(monkeypatch):
 @pytest.mark.parametrize(
     ("findings", "said"),
     [
-        (selftest.Findings(escaped=[("bf16", "mask sees one more", "seqlen 9 x 9, causal")], judged=5, attempts=7),
+        (runner.Findings(escaped=[("bf16", "mask sees one more", "seqlen 9 x 9, causal")], judged=5, attempts=7),
          "ESCAPED: mask sees one more, bf16, seqlen 9 x 9, causal"),
-        (selftest.Findings(accused=["bf16-d64  tile_n 64  max error 2"], judged=5), "ACCUSED: bf16-d64  tile_n 64"),
+        (runner.Findings(accused=["bf16-d64  tile_n 64  max error 2"], judged=5), "ACCUSED: bf16-d64  tile_n 64"),
     ],
     ids=["a bug escapes", "a right kernel is accused"],
 )  # fmt: skip
 def test_the_command_says_so_and_exits_with_1(monkeypatch, findings, said):
-    monkeypatch.setattr(selftest, "_collect", lambda work: findings)
+    monkeypatch.setattr(runner, "_collect", lambda work: findings)
     done = CliRunner().invoke(main, ["selftest", "--short"])
     assert done.exit_code == 1
     assert said in done.output and "exit status 1" in done.output
 
 
 def test_a_wrong_kernel_among_the_right_ones_is_accused(monkeypatch):
-    monkeypatch.setattr(selftest_units, "TiledForward", lambda choices: MaskSeesOneMore())
+    monkeypatch.setattr(runner, "TiledForward", lambda choices: MaskSeesOneMore())
     judged, accused = RightUnit((SMALL,)).run()
     assert judged == len(RIGHT)
     assert len(accused) == judged
-    assert dataclasses.replace(selftest.Findings(), judged=judged, accused=accused).exit_status == 1
+    assert dataclasses.replace(runner.Findings(), judged=judged, accused=accused).exit_status == 1
 
 
 def test_nothing_judged_is_no_success():
-    assert selftest.Findings().exit_status == 1
+    assert runner.Findings().exit_status == 1
 
 
 def test_swallowed_nan_is_caught_by_its_own_probe_only():

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs, Outputs
 from attnbench.case import FP8_DTYPES, Case
-from attnbench.planted_bug import Planted
-from attnbench.planted_forward import Choices, Running
 from attnbench.reference.fp8 import matmul_into
+from attnbench.selftest.forward import Choices, Planted, Running
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
 
 SIXTEEN_BIT = ("fp16", "bf16")
 # Columns of the output that a bug of the second half of a tile reaches.

@@ -6,8 +6,10 @@ says what goes wrong; `unsupported` says where the bug cannot show.
 
 from __future__ import annotations
 
-from attnbench.planted_bug import Planted
-from attnbench.planted_masks import (
+from attnbench.selftest.bugs.masks import (
+    DescalesSwapped,
+    KDescaleOfNextHead,
+    KeysAtStrideOfQueries,
     LastTileDropped,
     MaskSeesOneLess,
     MaskSeesOneMore,
@@ -17,9 +19,12 @@ from attnbench.planted_masks import (
     SmallTilesSkipped,
     TailOfGroupsShifted,
     TailUnmasked,
+    ThirdElementReadsSecond,
     TileOfOneKeySkipped,
+    VTileTransposed,
+    WrongGqaHead,
 )
-from attnbench.planted_outputs import (
+from attnbench.selftest.bugs.outputs import (
     AllZeros,
     CachedAnswer,
     DecodingGroupReversed,
@@ -39,15 +44,7 @@ from attnbench.planted_outputs import (
     WrongDtype,
     WrongShape,
 )
-from attnbench.planted_reads import (
-    DescalesSwapped,
-    KDescaleOfNextHead,
-    KeysAtStrideOfQueries,
-    ThirdElementReadsSecond,
-    VTileTransposed,
-    WrongGqaHead,
-)
-from attnbench.planted_softmax import (
+from attnbench.selftest.bugs.softmax import (
     AccumulationTruncated,
     ColumnsNotRescaled,
     ExponentClamped,
@@ -64,7 +61,8 @@ from attnbench.planted_softmax import (
     StaleMaximum,
     SumsIn16Bit,
     WeightsTruncated,
-)  # fmt: skip
+)
+from attnbench.selftest.forward import Planted
 
 BUGS: tuple[type[Planted], ...] = (
     MaskSeesOneMore, MaskSeesOneLess, MaskTurnedRound, MaskTopLeft, MaskShortWithMoreQueries, TileOfOneKeySkipped,

@@ -13,13 +13,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Call, Inputs, Outputs
-from attnbench.case import Case
+from attnbench.case import DTYPES, Case
 from attnbench.reference.fp8 import matmul_into, to_fp8
 from attnbench.reference.quantize import dequantize
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
 
 # Of fp32's normal numbers.
 SMALLEST_EXPONENT = -126
@@ -250,3 +251,27 @@ class TiledForward:
 
     def finish(self, case: Case, inputs: Inputs, out: Tensor, lse: Tensor) -> Outputs:
         return Outputs(out.transpose(1, 2).to(inputs.q.dtype).contiguous(), lse.contiguous())
+
+
+# What a planted bug is: the right forward of `planted_forward` with one method overridden, the one it lives in.
+
+
+class Planted(TiledForward):
+    """A forward with one bug. `dtypes`: where it can be; `causal_only`: it lies in the mask."""
+
+    dtypes: tuple[str, ...] = DTYPES
+    causal_only = False
+
+    def __init__(self, choices: Choices = Choices()):
+        super().__init__(choices)
+        self.name = _words(type(self).__name__)
+
+    def unsupported(self, case: Case) -> str | None:
+        if case.dtype not in self.dtypes:
+            return f"the bug is one of {', '.join(self.dtypes)}"
+        return "the bug lies in the causal mask" if self.causal_only and not case.causal else None
+
+
+def _words(name: str) -> str:
+    """`MaskSeesOneMore` -> `mask sees one more`"""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()

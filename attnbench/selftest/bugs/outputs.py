@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case
-from attnbench.planted_bug import Planted
-from attnbench.planted_forward import Choices, Running
+from attnbench.selftest.forward import Choices, Planted, Running
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 # A kernel that does not wait for its stream is this late.
 LATE_S = 0.05
