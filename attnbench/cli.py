@@ -210,7 +210,7 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
 @click.argument("backend")
 def repro(run_directory: Path, case_key: str, backend: str) -> None:
     """Print a standalone Python script that reproduces one record."""
-    from attnbench.repro import repro_script
+    from attnbench.repro.script import repro_script
 
     click.echo(told(repro_script, run_directory, case_key, backend))
 

@@ -15,7 +15,7 @@ from attnbench.plugins import load
 from attnbench.records.store import StoreError
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import make_inputs
-from attnbench.repro import repro_script
+from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.worker.problem import Bench, Phases
 from attnbench.worker.trial import run_trial

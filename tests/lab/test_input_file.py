@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from attnbench.backends import builtin
 from attnbench.case import Case, CaseError
 from attnbench.reference.inputs import make_inputs
-from attnbench.repro import repro_script
+from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError

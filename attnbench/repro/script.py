@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from attnbench import repro_judge
-from attnbench import repro_templates as text
 from attnbench.case import Case
 from attnbench.correctness.probes import FRESH_SET
 from attnbench.correctness.relations import RELATIONS
@@ -23,6 +21,8 @@ from attnbench.records.record import Record
 from attnbench.records.store import StoreError, read
 from attnbench.reference import inputs as drawing
 from attnbench.reference.inputs import is_file
+from attnbench.repro import judge
+from attnbench.repro import templates as text
 
 # Rules about bits that must come again, as `determinism` names them: how the script asks for them, and how often.
 AGAIN = {
@@ -138,7 +138,7 @@ def _again(problem: _Problem) -> str:
 
 def _judging() -> str:
     parts: dict[str, str] = {}
-    for function in (repro_judge.measured, repro_judge.told):
+    for function in (judge.measured, judge.told):
         _collect(function, parts)
     return text.JUDGE.substitute(source="\n\n".join(parts.values()))
 
