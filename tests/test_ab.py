@@ -12,11 +12,11 @@ import pytest
 from test_run import children, is_alive
 from test_worktree import git
 
-from attnbench import ab_command
 from attnbench.ab import revision as side_module
 from attnbench.ab.journal import COMPARISON, JOURNAL
 from attnbench.ab.measure import NULL_CASES, Task, null_tasks
 from attnbench.case import Case
+from attnbench.cli import ab
 from attnbench.compare.verdict import Margin
 from attnbench.errors import user_errors
 from attnbench.records.measurement import Block, Measurement
@@ -135,7 +135,7 @@ def compared(tmp_path, monkeypatch, capsys):
         git(top, "commit", "--quiet", "-m", text)
         git(top, "tag", text)
     monkeypatch.chdir(top)
-    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
+    monkeypatch.setattr(ab.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
 
     def run(seconds=alike, habits=None, backends_of=lambda side: ["naive", "mine"], **options):
         fields = dict(log=[], alive=[], call_s=[], habits=habits or {}, seconds=staticmethod(seconds))
@@ -145,7 +145,7 @@ def compared(tmp_path, monkeypatch, capsys):
                      margin=Margin(0.01), device="cpu", out=tmp_path / "out", resume=None, timeout=None, strict=False,
                      junit=None, github=False)  # fmt: skip
         try:
-            status = ab_command.ab_command("suite.yaml", **(given | options))
+            status = ab.ab_command("suite.yaml", **(given | options))
         finally:
             run.log, run.call_s, run.out = fake.log, fake.call_s, tmp_path / "out"
             assert fake.alive == [], "no worker is left"
@@ -345,10 +345,10 @@ def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path, mon
         with pytest.raises(user_errors(), match=message):
             compared(**{"out": None, "resume": out, **options})
         assert compared.log == []
-    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "another", "cpu": {"model": "x"}})
+    monkeypatch.setattr(ab.environment, "collect", lambda device: {"machine": "another", "cpu": {"model": "x"}})
     with pytest.raises(user_errors(), match="the machine is not as it was; machine: made before, another now; use"):
         compared(processes=3, out=None, resume=out)
-    monkeypatch.setattr(ab_command.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
+    monkeypatch.setattr(ab.environment, "collect", lambda device: {"machine": "made", "cpu": {"model": "x"}})
     (out / COMPARISON).write_text("[]")
     with pytest.raises(user_errors(), match="comparison.json does not say what was compared"):
         compared(processes=3, out=None, resume=out)

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from fake_nvml import Card, FakeNvml
 
-from attnbench import doctor, examination
+from attnbench.cli import doctor
+from attnbench.cli import doctor as examination
 from attnbench.machine import findings as machine_findings
 from attnbench.machine import host
 from attnbench.machine.findings import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
@@ -329,7 +330,7 @@ def test_printed_lines(monkeypatch, capsys):
 
 
 def test_it_needs_no_torch():
-    code = "import sys; from attnbench.doctor import run_doctor; run_doctor(); assert 'torch' not in sys.modules"
+    code = "import sys; from attnbench.cli.doctor import run_doctor; run_doctor(); assert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True
     )

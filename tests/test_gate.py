@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from compared_runs import MACHINE, SEQLENS, baseline, card, new_run, record, suite, turns
 from report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 
-from attnbench.cli import main
+from attnbench.cli.verbs import main
 from attnbench.compare.pairs import pair_of_turns
 from attnbench.records.measurement import Block, Conditions
 
@@ -684,7 +684,7 @@ def test_cases_without_figures_that_share_a_reason_share_a_row(base, tmp_path):
 
 
 def test_completion_of_run_directories(base, tmp_path, monkeypatch):
-    from attnbench.completion import run_directories
+    from attnbench.cli.options import run_directories
 
     new_run(tmp_path / "results" / "one")
     new_run(tmp_path / "results" / "baselines" / "aa" / "1")

@@ -10,8 +10,8 @@ import rich.progress
 from report_runs import failed, incorrect, ok, unsupported
 from rich.console import Console
 
-from attnbench import progress
-from attnbench.progress import BarProgress, PlainProgress, first_line, show_left
+from attnbench.cli import terminal
+from attnbench.cli.terminal import BarProgress, PlainProgress, first_line, show_left
 
 RECORDS = (
     ok("naive", 1.5e-3),
@@ -24,7 +24,7 @@ RECORDS = (
 def test_lines_for_a_log(capsys, monkeypatch):
     """Of six records two were taken before; each takes 30 s."""
     clock = iter([0.0, 30.0, 60.0, 90.0, 120.0])
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     shown = PlainProgress()
     shown.begin(6, 2)
     for record in RECORDS:

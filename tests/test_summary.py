@@ -7,7 +7,7 @@ import pytest
 from report_runs import accuracy, failed, incorrect, ok, unsupported
 from rich.console import Console
 
-from attnbench.summary import MAX_ROWS, summary_table
+from attnbench.cli.terminal import MAX_ROWS, summary_table
 
 
 def printed(records, width=160):
@@ -80,5 +80,5 @@ def test_nothing_recorded_is_an_empty_table():
 
 @pytest.mark.parametrize("module", ["pandas", "matplotlib", "torch", "numpy"])
 def test_stays_light(module):
-    code = f"import attnbench.summary, sys; sys.exit({module!r} in sys.modules)"
+    code = f"import attnbench.cli.terminal, sys; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

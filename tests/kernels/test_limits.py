@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from attnbench.cli.kernels import inspection_json, print_changes, print_inspection
 from attnbench.hopper.build import PtxasFacts
 from attnbench.hopper.inspect import LIMITS, KernelFacts, record_facts, violations
 from attnbench.hopper.library import Variant
 from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, recorded_figures, update_recorded
 from attnbench.hopper.sass import LoopFacts, SassFacts
-from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
 # head_dim 128, tile 128x128, two warpgroups: 8 + 8 wgmma, 64 scores a thread.
 VARIANT = Variant(
@@ -243,7 +243,7 @@ def test_figures_that_were_not_read_are_not_compared(path):
 )
 def test_changes_are_printed(path, monkeypatch, facts, count, words):
     update_recorded([GOOD], path)
-    monkeypatch.setattr("attnbench.kernel_table.read_recorded", lambda: read_recorded(path))
+    monkeypatch.setattr("attnbench.cli.kernels.read_recorded", lambda: read_recorded(path))
     console = Console(width=150, record=True, file=open("/dev/null", "w"))
     assert print_changes(facts, console) == count
     assert words in console.export_text()

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnbench import kernel_sanitize
-from attnbench.hopper.toolchain import ROOT
-from attnbench.kernel_sanitize import (
+from attnbench.cli import sanitize as kernel_sanitize
+from attnbench.cli.sanitize import (
     FINDINGS_EXIT,
     STEP_TIMEOUT_S,
     SanitizerStep,
@@ -23,6 +22,7 @@ from attnbench.kernel_sanitize import (
     sanitize,
     verdict,
 )
+from attnbench.hopper.toolchain import ROOT
 from attnbench.machine.nvml import gpus
 
 TO = torch.Tensor.to
@@ -64,7 +64,7 @@ def test_all_clean_and_nothing_is_repeated(tmp_path):
     assert [result.step for result in results] == WANTED and exit_status(results, WANTED) == 0
     first = tool.commands[0]
     assert first[:5] == ["/bin/compute-sanitizer", "--tool", "memcheck", "--error-exitcode", str(FINDINGS_EXIT)]
-    assert first[5:] == [sys.executable, "-m", "attnbench.kernel_sanitize", "--launch", "ws", "64"]
+    assert first[5:] == [sys.executable, "-m", "attnbench.cli.sanitize", "--launch", "ws", "64"]
     again = Tool()
     assert sanitize(out, WANTED, Path("/bin/compute-sanitizer"), 1e9, again) == results
     assert again.commands == []
@@ -127,7 +127,7 @@ def test_time_limit_kills_the_whole_family(tmp_path):
 
 @pytest.mark.skipif(bool(gpus()), reason="not run: it is about a machine without a GPU")
 def test_without_a_gpu_it_says_not_run():
-    command = [sys.executable, "-m", "attnbench.kernel_sanitize"]
+    command = [sys.executable, "-m", "attnbench.cli.sanitize"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3
     assert done.stdout.startswith("compute-sanitizer: not run: no NVIDIA GPU on this machine")

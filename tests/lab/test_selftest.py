@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from attnbench.backend import Outputs
 from attnbench.case import DTYPES, Case
-from attnbench.cli import main
+from attnbench.cli.verbs import main
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
 from attnbench.selftest import runner

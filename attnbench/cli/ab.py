@@ -17,13 +17,12 @@ from attnbench.ab.journal import Journal, begin, choose_folder, continued, write
 from attnbench.ab.measure import Bout, Measured, Task, comparison_of, confirmed, hire, null_tasks, tasks_to_confirm
 from attnbench.ab.revision import Side
 from attnbench.ab.worktree import BuildFailed, Repository, Revision, build, worktrees
-from attnbench.command_group import INTERRUPTED, terminated_like_interrupted
+from attnbench.cli.compare import end, print_comparison, write_outputs
+from attnbench.cli.group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare.ci import make_room
 from attnbench.compare.comparison import Comparison
 from attnbench.compare.gate import INCOMPLETE, Ruling, rule
 from attnbench.compare.verdict import FEWEST_PROCESSES, Margin, signed
-from attnbench.compare_table import print_comparison
-from attnbench.gate import end, write_outputs
 from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.plugins import plain_spec
@@ -218,8 +217,8 @@ def _tell(processes: int) -> Any:
 
 
 def _outcome(base: Record, head: Record) -> str:
+    from attnbench.cli.terminal import outcome_text
     from attnbench.compare.differences import process_differences
-    from attnbench.progress import outcome_text
 
     if base.measurement and head.measurement:
         (difference,) = process_differences(base.measurement.blocks, head.measurement.blocks).values()

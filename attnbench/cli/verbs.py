@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from attnbench import __version__
-from attnbench.command_group import Commands, told
-from attnbench.completion import run_directories, suite_names
-from attnbench.options import (
+from attnbench.cli.group import Commands, told
+from attnbench.cli.options import (
     ALL,
     BACKENDS,
     DEVICE,
@@ -25,6 +24,8 @@ from attnbench.options import (
     STRICT,
     TIMEOUT,
     Duration,
+    run_directories,
+    suite_names,
 )
 
 
@@ -68,7 +69,7 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     Exit status: 0 all good; 1 a result is incorrect; 2 a mistake in the command or the suite; 3 incomplete;
     130 interrupted. Where several apply: 1 over 3.
     """
-    from attnbench.run_command import run_command
+    from attnbench.cli.run import run_command
 
     sys.exit(told(run_command, suites, **options))
 
@@ -111,7 +112,7 @@ def compare(base: Path, new: Path, **options: Any) -> None:
     Exit status: 0 compared, whatever the verdicts; 2 a mistake in the command; 3 nothing was compared, or a line of a
     run is unreadable.
     """
-    from attnbench.gate import compare_command
+    from attnbench.cli.compare import compare_command
 
     sys.exit(told(compare_command, base, new, **options))
 
@@ -144,7 +145,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
     Where several apply: 1 over 3 over 4.
     """
-    from attnbench.gate import gate_command
+    from attnbench.cli.compare import gate_command
 
     sys.exit(told(gate_command, base, new, **options))
 
@@ -181,7 +182,7 @@ def ab(suite: str, **options: Any) -> None:
     Exit status: 0 no regression; 1 a regression is confirmed, or HEAD is wrong; 2 a mistake in the command; 3 a build
     failed, or a case is missing, failed or could not be compared; 4 inconclusive, only with --strict; 130 interrupted.
     """
-    from attnbench.ab_command import ab_command
+    from attnbench.cli.ab import ab_command
 
     sys.exit(told(ab_command, suite, **options))
 
@@ -195,7 +196,7 @@ def ab(suite: str, **options: Any) -> None:
 @click.option("--plugin", "plugins", multiple=True, metavar="SPEC", help="Name these too; they are not imported.")
 def list_command(what: str, plugins: tuple[str, ...]) -> None:
     """What there is: backends (and why one cannot run here), suites, inputs, probes, metrics."""
-    from attnbench.listing import LISTINGS
+    from attnbench.cli.listing import LISTINGS
 
     for line in told(LISTINGS[what], plugins):
         click.echo(line)
@@ -234,7 +235,7 @@ def schema() -> None:
 )
 def doctor() -> None:
     """Is this machine fit to measure? What is missing, and the command that mends it. Exit status 3 where it is not."""
-    from attnbench.doctor import run_doctor
+    from attnbench.cli.doctor import run_doctor
 
     sys.exit(run_doctor())
 
@@ -271,8 +272,8 @@ def build(names: tuple[str, ...], force: bool) -> None:
 
     A spill in a main loop, or a line of ptxas about serialized wgmma, is an error.
     """
+    from attnbench.cli.kernels import build_line
     from attnbench.hopper.build import build_all
-    from attnbench.kernel_table import build_line
 
     told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
 
@@ -289,9 +290,9 @@ def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
 
     Exit status 1 where a limit is broken or a recorded figure has changed.
     """
+    from attnbench.cli.kernels import inspection_json, print_changes, print_inspection
     from attnbench.hopper.inspect import inspect_all
     from attnbench.hopper.recorded import update_recorded
-    from attnbench.kernel_table import inspection_json, print_changes, print_inspection
 
     facts = told(inspect_all, names)
     if update:

@@ -1,7 +1,7 @@
 """Runs NVIDIA compute-sanitizer over every schedule of the Hopper kernels and over the quantize kernel, on small
 shapes, in steps that resume.
 
-    python -m attnbench.kernel_sanitize --out results/sanitizer.jsonl --budget-s 450
+    python -m attnbench.cli.sanitize --out results/sanitizer.jsonl --budget-s 450
 
 One line of JSON per (tool, schedule, head_dim): clean, findings, timeout, failed, or not_run where the tool refuses the
 machine. A line for the same library is not repeated, so that the command is run again until it exits with 0. Exit
@@ -30,6 +30,7 @@ from attnbench.hopper.toolchain import ROOT
 
 if TYPE_CHECKING:
     from attnbench.hopper.schedules import KernelBackend
+
 
 # memcheck: out-of-bounds and misaligned accesses. synccheck: misuse of barriers. racecheck: shared-memory hazards;
 # last, since it is the slowest and knows least of asynchronous copies.
@@ -113,7 +114,7 @@ def find_sanitizer() -> Path | None:
 
 def run_step(step: SanitizerStep, sanitizer: Path, runner: Runner) -> SanitizerResult:
     """Runs one tool over one schedule and head_dim in a process of its own, and reads its verdict."""
-    child = [sys.executable, "-m", "attnbench.kernel_sanitize", "--launch", step.schedule, str(step.head_dim)]
+    child = [sys.executable, "-m", "attnbench.cli.sanitize", "--launch", step.schedule, str(step.head_dim)]
     command = [str(sanitizer), "--tool", step.tool, "--error-exitcode", str(FINDINGS_EXIT), *child]
     started = time.monotonic()
     exit_status, output = runner(command, STEP_TIMEOUT_S)

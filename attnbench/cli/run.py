@@ -14,10 +14,10 @@ import click
 
 from attnbench import plugins
 from attnbench.backends import builtin
-from attnbench.command_group import terminated_like_interrupted
+from attnbench.cli.group import terminated_like_interrupted
+from attnbench.cli.terminal import make_progress
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
-from attnbench.progress import make_progress
 from attnbench.records.environment import section
 from attnbench.records.record import Record
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
@@ -192,7 +192,7 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
     """
     from rich.console import Console
 
-    from attnbench.summary import summary_table
+    from attnbench.cli.terminal import summary_table
 
     if outcome.records:
         width = None if sys.stdout.isatty() else LOG_WIDTH
