@@ -151,11 +151,11 @@ step_inspect = $(GPU_PYTHON) -m attnbench kernels inspect $(call logged,inspect)
 step_golden = $(GPU_TESTS) --no-skips tests/golden -s $(call logged,golden)
 step_contact = $(call measure,contact,suites/contact.yaml --timeout 20 $(HOPPER_SCHEDULES),0)
 # Our own tests must all run; those of peers that are not installed need not.
-step_tests = status=0; $(GPU_TESTS) --no-skips tests/kernels $(call logged,tests) || status=$$?; \
-	$(GPU_TESTS) --ignore tests/kernels --ignore tests/golden $(call logged,tests) || status=$$?; exit $$status
+step_tests = status=0; $(GPU_TESTS) --no-skips tests/hopper $(call logged,tests) || status=$$?; \
+	$(GPU_TESTS) --ignore tests/hopper --ignore tests/golden $(call logged,tests) || status=$$?; exit $$status
 step_edges = $(call measure,edges,suites/edges.yaml --no-time $(HOPPER_SCHEDULES),0)
 step_large = $(call measure,large,suites/large.yaml,0 1 3)
-step_sanitizer = $(GPU_PYTHON) -m attnbench.kernel_sanitize --out $(GPU_RUNS)/sanitizer.jsonl --budget-s $(STEP_SECONDS)
+step_sanitizer = $(GPU_PYTHON) -m attnbench.cli.sanitize --out $(GPU_RUNS)/sanitizer.jsonl --budget-s $(STEP_SECONDS)
 step_smoke = $(call measure,smoke,suites/h100-smoke.yaml,0 1 3)
 # A missed target (1) is a finding; where it could not run at all, the step has not been done.
 step_quantize = status=0; $(TIMEOUT) $(STEP_SECONDS) $(GPU_PYTHON) -m benchmarks.quantize_kernel \

@@ -1,5 +1,5 @@
 """`python -m attnbench` is the same program as `attnbench`."""
 
-from attnbench.cli.verbs import main
+from attnbench.cli import main
 
 main(prog_name="attnbench")

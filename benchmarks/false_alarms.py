@@ -1,6 +1,6 @@
 """How often a verdict is wrong, over simulated suites of 40 cases: `ab` and `gate` on equal code, and a true slowdown found.
 
-Noise: tests/simulated_noise.py. Its samples go through what `ab` and `gate` decide with (pairing, verdict, compare,
+Noise: tests/fakes/simulated_noise.py. Its samples go through what `ab` and `gate` decide with (pairing, verdict, compare,
 ruling). Limits: a confirmed regression in at most 1 % of suites of equal code at the 1 % margin; 3 % on one case found by
 `ab` in at least 95 % of suites with 5 processes. Exit status 1 when one is missed. Usage: false_alarms.py [--suites N]
 """
@@ -19,7 +19,7 @@ import numpy
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from simulated_noise import Noise, side, turns  # noqa: E402
+from fakes.simulated_noise import Noise, side, turns  # noqa: E402
 
 from attnbench.compare.comparison import compare  # noqa: E402
 from attnbench.compare.gate import REGRESSED, rule  # noqa: E402

@@ -26,7 +26,7 @@ import click
 from attnbench.hopper import quantizer
 from attnbench.hopper.quantizer import Scheme
 from attnbench.hopper.schedules import FILES, FP8_SCHEDULES, built_kernel
-from attnbench.hopper.toolchain import ROOT
+from attnbench.paths import import_folder
 
 if TYPE_CHECKING:
     from attnbench.hopper.schedules import KernelBackend
@@ -142,9 +142,9 @@ def verdict(exit_status: int | None, output: str) -> str:
 
 def run_with_timeout(command: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
     """Exit status (None when it was killed for time) and output of a command, run in the repository."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join((import_folder(), os.environ.get("PYTHONPATH", "")))}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, **streams)
+    process = subprocess.Popen(command, cwd=import_folder(), env=environ, start_new_session=True, **streams)
     try:
         output, _ = process.communicate(timeout=timeout_s)
         return process.returncode, output
@@ -247,7 +247,7 @@ def exit_status(results: Sequence[SanitizerResult], wanted: Sequence[SanitizerSt
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "results" / "sanitizer.jsonl", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results") / "sanitizer.jsonl", show_default=True)
 @click.option("--budget-s", type=float, default=450.0, show_default=True, help="Start no step that may end later.")
 @click.option("--launch", nargs=2, metavar="SCHEDULE HEAD_DIM", help="What the tool runs: the launches alone.")
 def main(out: Path, budget_s: float, launch: tuple[str, str] | None) -> None:

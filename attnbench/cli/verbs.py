@@ -301,7 +301,3 @@ def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
         click.echo(inspection_json(facts))
         return
     sys.exit(1 if print_inspection(facts) + print_changes(facts) else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -150,7 +150,6 @@ def find_host_compiler(environ: Mapping[str, str] = os.environ) -> Path:
 
 # How a kernel file is compiled, and the hash of all that decides the result. Compiles nothing; imports no torch.
 
-ROOT = Path(__file__).resolve().parent.parent
 KERNELS = shipped_folder("kernels")
 BUILD = build_folder("kernels")
 ARCH = "sm_90a"

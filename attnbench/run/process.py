@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import UserError
+from attnbench.paths import import_folder
 
 # Importing torch and opening a CUDA device, on a cold disk.
 START_TIMEOUT_S = 180.0
@@ -75,7 +76,7 @@ class WorkerProcess:
                 sys.executable,
                 *(["-P"] if place else []),
                 "-m",
-                "attnbench.worker.worker",
+                "attnbench.worker",
                 str(jobs_read),
                 str(events_write),
                 device,
@@ -179,7 +180,7 @@ class WorkerProcess:
             text = text.partition("\n")[2] or text
         text = text.strip()
         text = re.sub(r'File "[^"]*/', 'File "', text)  # frames by their file's own name
-        for path in (sys.prefix, _package_folder(), self._folder, str(Path.home())):
+        for path in (sys.prefix, import_folder(), self._folder, str(Path.home())):
             text = text.replace(path + "/", "")
         return text
 
@@ -218,11 +219,7 @@ def _environment(place: Place | None) -> dict[str, str]:
 def _import_path(place: Place | None) -> str:
     """This very attnbench for the worker, whatever its working directory."""
     further = place.import_path if place else (os.environ.get("PYTHONPATH", ""),)
-    return os.pathsep.join(part for part in (_package_folder(), *further) if part)
-
-
-def _package_folder() -> str:
-    return str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(part for part in (import_folder(), *further) if part)
 
 
 def _oom_kills() -> int:

@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from attnbench.machine.host import cpus_allowed
+from attnbench.paths import import_folder
 from attnbench.records.measurement import Conditions, known_facts
 from attnbench.timing.conditions import Reading, make_judge, summarize
 from attnbench.timing.sampling import BACKWARDS, Clock, SystemClock, Usability
@@ -171,8 +171,7 @@ class TelemetryProcess:
 
 
 def _import_path() -> str:
-    folder = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join(part for part in (folder, os.environ.get("PYTHONPATH", "")) if part)
+    return os.pathsep.join(part for part in (import_folder(), os.environ.get("PYTHONPATH", "")) if part)
 
 
 def serve(telemetry: Telemetry, requests: IO[bytes], answers: IO[bytes], period_s: float = PERIOD_S) -> None:

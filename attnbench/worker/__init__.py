@@ -1,1 +1,4 @@
-"""TODO face."""
+"""The measuring process: one case and its backends at a time, checked, then timed.
+
+For others: nothing imports it but `selftest` and `testing`; `attnbench.run` starts it as `python -m attnbench.worker`.
+"""

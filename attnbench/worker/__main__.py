@@ -1,1 +1,5 @@
-"""TODO face."""
+"""`python -m attnbench.worker` is the measuring process; `attnbench.run.process` starts it."""
+
+from attnbench.worker.worker import main
+
+main()

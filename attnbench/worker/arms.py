@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Backend
 from attnbench.machine.facts import available_memory_bytes
+from attnbench.paths import PACKAGE
 from attnbench.records.record import Record
 from attnbench.reference.inputs import copy_inputs, input_bytes
 from attnbench.timing.interleave import TimedArm
@@ -152,7 +153,6 @@ class _Announced:
 # So two processes can take turns: two revisions of a kernel, which cannot both be imported into one.
 
 PROCESSES_AT_ONCE = 2  # each holds a backend, and the device's memory is for both
-OWN_FOLDER = Path(__file__).resolve().parent
 
 
 class Holding:
@@ -220,7 +220,7 @@ class Holding:
 
 def strays(checkout: Path) -> list[str]:
     """Files of imported modules that lie in a checkout, relative to it; this package and installed ones are none."""
-    spared = {OWN_FOLDER, *(Path(path).resolve() for path in sysconfig.get_paths().values())}
+    spared = {PACKAGE, *(Path(path).resolve() for path in sysconfig.get_paths().values())}
     spared |= {Path(path).resolve() for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     found = {Path(file).resolve() for file in files if isinstance(file, str)}

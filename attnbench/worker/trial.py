@@ -21,6 +21,7 @@ from attnbench.correctness.determinism import process_check, repeat_check, repea
 from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import run_probes
+from attnbench.paths import PACKAGE
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
@@ -239,7 +240,6 @@ class BenchLab:
 # What a backend's exception becomes in a record: its kind, and what happened where.
 
 REASON_CHARACTERS = 2000
-OWN_FOLDER = Path(__file__).parent
 
 
 def failure_kind(error: BaseException) -> str:
@@ -257,8 +257,14 @@ def describe(error: BaseException) -> str:
     """The error and where it came from, innermost first, without this machine's paths."""
     if isinstance(error, (ContractError, Unstable)):
         return str(error)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent != OWN_FOLDER]
-    frames = frames[-3:]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_harness(Path(frame.filename))][
+        -3:
+    ]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
     return f"{text} ({places})" if places else text
+
+
+def _is_harness(file: Path) -> bool:
+    """Whether a frame is the harness's own; one of a backend that comes with it is not."""
+    return file.is_relative_to(PACKAGE) and not file.is_relative_to(PACKAGE / "backends")

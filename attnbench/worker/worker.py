@@ -226,7 +226,3 @@ def _unavailable(backend: Backend) -> str | None:
 
 class DeviceError(Exception):
     """The device asked for is not there, or nothing that drives it."""
-
-
-if __name__ == "__main__":
-    main()

@@ -14,8 +14,7 @@ import pytest
 import torch
 from plain_attention import attention, relative_rmse
 
-import attnbench
-from attnbench.backends import builtin
+from attnbench.backends import builtin, cudnn
 from attnbench.case import Case
 from attnbench.machine.facts import module_installed
 from attnbench.reference.inputs import make_inputs
@@ -113,7 +112,7 @@ def frontend(monkeypatch):
 def _forget_graph_module():
     """It imports `cudnn` at its top: the next import must find the one that is installed then."""
     sys.modules.pop("attnbench.backends.cudnn.graph", None)
-    vars(attnbench).pop("cudnn_graph", None)
+    vars(cudnn).pop("graph", None)
 
 
 def test_bottom_right_through_the_frontend(frontend):

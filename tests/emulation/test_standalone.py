@@ -12,7 +12,7 @@ from attnbench.hopper.toolchain import KERNELS, find_host_compiler
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "standalone.cpp"
-SCALAR = HERE.parent / "kernels" / "scalar_attention.cpp"
+SCALAR = HERE.parent / "hopper" / "scalar_attention.cpp"
 INCLUDES = [f"-I{KERNELS / 'emulation' / 'include'}", f"-I{KERNELS / 'include'}"]
 # Debian's and Ubuntu's names: packages g++-aarch64-linux-gnu and qemu-user.
 CROSS_COMPILER, CROSS_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"

@@ -4,7 +4,7 @@
  * chooses a row of the variant table (attnbench_describe), and launches. The emulated build of the same source
  * exports the same symbols and takes host pointers.
  *
- * Every struct here is mirrored in attnbench/kernel_library.py; tests/kernels/test_abi.py compares the two field by
+ * Every struct here is mirrored in attnbench/hopper/library.py; tests/hopper/test_abi.py compares the two field by
  * field. A change of any struct, code or meaning raises ATTNBENCH_ABI_VERSION.
  */
 #ifndef ATTNBENCH_ABI_H

@@ -1,0 +1,390 @@
+"""The parent's bookkeeping with workers that do as they are told: who gets which record, when a worker is replaced."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from fakes.report_runs import accuracy, measurement
+
+from attnbench.case import Case
+from attnbench.plugins import plain_spec
+from attnbench.records.record import Check, Record, merge_processes
+from attnbench.run import runner
+from attnbench.run import supervisor as crew_module
+from attnbench.run.process import RunError, WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.run.runner import choose_backends
+from attnbench.run.supervisor import Crew, Listener
+from attnbench.suite.load import parse_suite
+
+SUITE = """
+groups: [{name: all, axes: {batch: 1, num_heads: 1, head_dim: 16, seqlen: [16, 32], dtype: fp16}}]
+timing: {timeout_s: 50}
+"""
+JOB = parse_suite(SUITE, "made.yaml").jobs()[0]
+
+
+def passed(backend, case=JOB.case):
+    return Record(case, backend, "1", "ok", accuracy=dataclasses.replace(accuracy(), recheck=""))
+
+
+def timed(backend, *times_s, **fields):
+    record = passed(backend)
+    return dataclasses.replace(record, accuracy=accuracy(), measurement=measurement(times_s[0], **fields))
+
+
+def phase(backend, name):
+    return {"event": "phase", "backend": backend, "phase": name}
+
+
+def told(record):
+    return {"event": "record", "record": record.to_json()}
+
+
+DONE = {"event": "done", "spent_s": {"check": 1.5}}
+
+
+class ScriptedWorker:
+    """Plays one script a worker: events are given, exceptions raised, one after the other."""
+
+    scripts, hired, submitted, allowed_s = [], 0, [], []
+
+    def __init__(self, device, plugins):
+        type(self).hired += 1
+        self.script, self.alive = iter(self.scripts[self.hired - 1]), True
+
+    def start(self):
+        return {"event": "ready", "facts": {}, "backends": {}, "unasked": [], "given": []}
+
+    def submit(self, job):
+        self.submitted.append(job["backends"].copy())
+
+    def next_event(self, timeout_s):
+        self.allowed_s.append(timeout_s)
+        event = next(self.script)
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def kill(self):
+        self.alive = False
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Runs JOB on backends a, b, c with scripted workers: (records, jobs, workers hired, time-outs, spent_s)."""
+
+    def play(*scripts, backends=("a", "b", "c")):
+        scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+        monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+        records, spent_s = [], Counter()
+        Crew("cpu", ()).work(JOB, backends, records.append, lambda backend, phase: None, spent_s)
+        return records, scripted.submitted, scripted.hired, scripted.allowed_s, spent_s
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("event", "figures", "hired"),
+    [
+        ({"event": "gauged", "figures": {"gemm_flops_per_s": 1e12}}, {"gemm_flops_per_s": 1e12}, 1),
+        (WorkerDied("gone"), {"error": "gone"}, 2),
+        (WorkerSilent(), {"error": "no figures within 60 s"}, 2),
+    ],
+)
+def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, hired):
+    scripts = ([event, DONE], [DONE])
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+    scripted.submit = lambda self, job: self.submitted.append(job)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    crew = Crew("cpu", ())
+    assert crew.gauge() == figures
+    crew.renew()  # a sentinel is no measurement: the process still counts as fresh
+    crew.work(JOB, (), None, None, Counter())
+    assert scripted.submitted == [{"do": "gauge"}]
+    if hired == 2:
+        crew.hire()
+    assert scripted.hired == hired
+
+
+def outcomes(records):
+    return [(record.backend, record.status, record.kind) for record in records]
+
+
+def test_one_worker_does_a_whole_job(work):
+    script = [event for name in "abc" for event in (phase(name, "start"), phase(name, "check"), told(passed(name)))]
+    records, submitted, hired, _, spent_s = work([*script, DONE])
+    assert outcomes(records) == [(name, "ok", None) for name in "abc"]
+    assert (submitted, hired, spent_s) == ([["a", "b", "c"]], 1, {"check": 1.5})
+
+
+def test_a_death_costs_the_record_at_work_and_the_rest_goes_to_a_fresh_worker(work):
+    first = [phase("a", "start"), told(passed("a")), phase("b", "start"), phase("b", "check")]
+    first.append(WorkerDied("gone", "oom"))
+    second = [phase("c", "start"), told(passed("c")), DONE]
+    records, submitted, hired, _, _ = work(first, second)
+    assert outcomes(records) == [("a", "ok", None), ("b", "error", "oom"), ("c", "ok", None)]
+    assert records[1].reason == "in phase check: gone"
+    assert (submitted, hired) == ([["a", "b", "c"], ["c"]], 2)
+
+
+def test_a_death_between_records_costs_none(work):
+    first = [phase("a", "start"), told(passed("a")), WorkerDied("gone")]
+    second = [phase("b", "start"), told(passed("b")), phase("c", "start"), told(passed("c")), DONE]
+    records, submitted, _, _, _ = work(first, second)
+    assert outcomes(records) == [(name, "ok", None) for name in "abc"]
+    assert submitted == [["a", "b", "c"], ["b", "c"]]
+
+
+def test_a_death_after_the_last_record_needs_no_other_worker(work):
+    records, _, hired, _, _ = work([phase("a", "start"), told(passed("a")), WorkerDied("gone")], backends=("a",))
+    assert outcomes(records) == [("a", "ok", None)] and hired == 1
+
+
+def test_workers_that_die_at_once_end_in_a_record_each(work):
+    records, _, hired, _, _ = work(*[[WorkerDied("gone")]] * 3)
+    assert outcomes(records) == [(name, "error", "crash") for name in "abc"] and hired == 3
+    assert records[0].reason == "gone"
+
+
+def test_silence_is_a_timeout(work):
+    records, _, hired, _, spent_s = work(
+        [phase("a", "start"), phase("a", "time"), WorkerSilent()], [phase("b", "start"), told(passed("b")), DONE],
+        backends=("a", "b"),
+    )  # fmt: skip
+    assert set(spent_s) == {"check", "crashes and time-outs"}, "what a hung worker took is no overhead of the harness"
+    assert outcomes(records) == [("a", "error", "timeout"), ("b", "ok", None)] and hired == 2
+    assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
+
+
+def test_a_worker_that_cannot_be_ended_ends_the_run_once_its_record_is_kept(monkeypatch):
+    def kill(self):
+        raise WorkerStuck("it waits in a driver")
+
+    script = [phase("a", "start"), phase("a", "time"), WorkerSilent()]
+    parts = dict(scripts=[script], hired=0, submitted=[], allowed_s=[], kill=kill)
+    scripted = type("Scripted", (ScriptedWorker,), parts)
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    records, crew = [], Crew("cpu", ())
+    with pytest.raises(RunError, match="it waits in a driver"):
+        crew.work(JOB, ["a", "b"], records.append, lambda backend, phase: None, Counter())
+    assert outcomes(records) == [("a", "error", "timeout")] and scripted.hired == 1
+    crew.dismiss()  # there is nobody left to end
+
+
+def checked_and_taking_turns(*names):
+    """Three backends that passed and are timed in turns, up to the moment that the last one named is at work."""
+    checks = [event for name in "abc" for event in (phase(name, "start"), phase(name, "check"))]
+    return [*checks, *(phase(name, "time") for name in names)]
+
+
+def test_one_that_dies_while_timed_with_others_is_tried_alone_and_the_others_go_on_without_it(work):
+    first = [*checked_and_taking_turns(*"abcb"), WorkerDied("gone")]
+    second = [phase("b", "start"), phase("b", "time"), WorkerDied("gone again")]
+    third = [phase("a", "start"), phase("c", "start"), phase("a", "time"), phase("c", "time")]
+    third += [told(timed("a", 1e-3)), told(timed("c", 1e-3)), DONE]
+    records, submitted, hired, _, _ = work(first, second, third)
+    assert outcomes(records) == [("b", "error", "crash"), ("a", "ok", None), ("c", "ok", None)]
+    assert records[0].reason == "in phase time: gone again"
+    assert (submitted, hired) == ([["a", "b", "c"], ["b"], ["a", "c"]], 3)
+    assert records[1].warnings == records[2].warnings == ()
+
+
+def test_one_that_is_right_alone_was_not_the_culprit_and_says_that_it_was_timed_alone(work):
+    first = [*checked_and_taking_turns(*"abc"), WorkerDied("killed by SIGSEGV")]
+    second = [phase("c", "start"), phase("c", "time"), told(timed("c", 1e-3)), DONE]
+    second += [*checked_and_taking_turns("a", "b", "a"), WorkerDied("killed by SIGSEGV")]
+    third = [phase("a", "start"), phase("a", "time"), WorkerDied("killed by SIGSEGV")]
+    fourth = [phase("b", "start"), phase("b", "time"), told(timed("b", 1e-3)), DONE]
+    records, submitted, _, _, _ = work(first, second, third, fourth)
+    assert outcomes(records) == [("c", "ok", None), ("a", "error", "crash"), ("b", "ok", None)]
+    assert records[0].warnings == ("timed alone: killed by SIGSEGV, when it was timed with others",)
+    assert records[2].warnings == ()
+    assert submitted == [["a", "b", "c"], ["c"], ["a", "b"], ["a"], ["b"]]
+
+
+def test_one_that_hangs_in_its_turn_is_the_culprit(work):
+    first = [*checked_and_taking_turns(*"abcb"), WorkerSilent()]
+    second = [phase("a", "start"), phase("a", "time"), phase("c", "time"), told(timed("a", 1e-3)),
+              told(timed("c", 1e-3)), DONE]  # fmt: skip
+    records, submitted, _, _, _ = work(first, second)
+    assert outcomes(records) == [("b", "error", "timeout"), ("a", "ok", None), ("c", "ok", None)]
+    assert submitted == [["a", "b", "c"], ["a", "c"]]
+
+
+def test_each_backend_has_the_time_out_for_its_own_turns(work, monkeypatch):
+    clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
+    monkeypatch.setattr(crew_module.time, "monotonic", lambda: next(clock))
+    script = [phase("a", "start"), phase("b", "start"), phase("a", "time"), phase("b", "time"), phase("a", "time"),
+              told(timed("a", 1e-3)), told(timed("b", 1e-3)), DONE]  # fmt: skip
+    _, _, _, allowed_s, _ = work(script, backends=("a", "b"))
+    #          a:start starts b:start     a 1st  b 1st  a 2nd  a's is in
+    assert allowed_s == [50.0, 50.0, 50.0, 40.0, 40.0, 30.0, 50.0, 50.0]
+
+
+def test_a_broken_cuda_context_is_left_behind(work):
+    failed = dataclasses.replace(passed("a"), status="error", kind="exception", reason="CUDA error", accuracy=None)
+    first = [phase("a", "start"), told(failed), {"event": "poisoned", "reason": "sticky"}]
+    records, submitted, hired, _, _ = work(first, [phase("b", "start"), told(passed("b")), DONE], backends=("a", "b"))
+    assert outcomes(records) == [("a", "error", "exception"), ("b", "ok", None)]
+    assert (submitted, hired) == ([["a", "b"], ["b"]], 2)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"event": "record", "record": "{}"},
+        {"event": "record", "record": "no json"},
+        told(passed("nobody")),
+        told(passed("a", Case.make(batch=9, seqlen=9, num_heads=9, head_dim=8))),
+    ],
+)
+def test_a_record_that_nobody_asked_for_is_not_kept(work, lie):
+    records, _, hired, _, _ = work([phase("a", "start"), lie], [phase("b", "start"), told(passed("b")), DONE],
+                                   backends=("a", "b"))  # fmt: skip
+    assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)] and hired == 2
+
+
+def test_the_harness_own_work_does_not_count_against_a_backend(work, monkeypatch):
+    clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
+    monkeypatch.setattr(crew_module.time, "monotonic", lambda: next(clock))
+    script = [
+        phase("a", "start"), phase("a", "inputs"), phase("a", "oracle"), phase("a", "check"), phase("a", "time"),
+        told(passed("a")), DONE,
+    ]  # fmt: skip
+    _, _, _, allowed_s, _ = work(script, backends=("a",))
+    #          start       inputs                    oracle               check           time, what is left of 50 s
+    assert allowed_s == [50.0, 50.0, crew_module.HARNESS_TIMEOUT_S, crew_module.HARNESS_TIMEOUT_S, 40.0, 30.0, 50.0]
+
+
+def test_a_message_holds_the_job():
+    message = Listener(JOB, ["a"], print, print, Counter()).message()
+    assert message["case"] == JOB.case.to_dict() and message["backends"] == ["a"] and message["time"] is True
+    assert message["timing"]["timeout_s"] == 50.0 and message["checks"]["oracle"] == "auto"
+
+
+@pytest.mark.parametrize("error", [WorkerRefused("no such plugin"), WorkerDied("gone", output="Traceback\nlast line")])
+def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error):
+    def start(self):
+        raise error
+
+    monkeypatch.setattr(ScriptedWorker, "scripts", [[]])
+    monkeypatch.setattr(ScriptedWorker, "hired", 0)
+    monkeypatch.setattr(ScriptedWorker, "start", start)
+    monkeypatch.setattr(crew_module, "WorkerProcess", ScriptedWorker)
+    with pytest.raises(RunError) as caught:
+        Crew("cpu", ()).hire()
+    assert str(caught.value) in ("no such plugin", "no worker could start, gone: last line")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
+    scripts = [[phase("a", "start"), told(timed("a", 1e-3 * (n + 1))), DONE] for n in range(processes)]
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": processes}))
+    hands = Crew("cpu", ())
+    hands.hire()
+    (record,) = runner._replicated(hands, job, ["a"], print, Counter())
+    assert scripted.hired == processes
+    assert [block.process for block in record.measurement.blocks] == list(range(processes))
+
+
+def test_the_rest_of_a_half_recorded_case_says_whom_it_was_timed_apart_from():
+    taken = [timed("a", 1e-3), passed("b"), timed("c", 1e-3)]
+    note = runner._apart(JOB, taken)
+    assert note == "timed apart from a, c, whose records are from before this run was resumed"
+    other = parse_suite(SUITE, "made.yaml").jobs()[1]
+    assert runner._apart(other, taken) == runner._apart(JOB, [passed("b")]) == ""
+    alone = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"interleave": False}))
+    assert runner._apart(alone, taken) == ""
+
+
+def test_a_note_stands_on_records_that_were_timed_only(monkeypatch):
+    script = [phase("a", "start"), told(passed("a")), phase("b", "start"), told(timed("b", 1e-3)), DONE]
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=[script], hired=0, submitted=[], allowed_s=[]))
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    records = []
+    Crew("cpu", ()).work(JOB, ["a", "b"], records.append, lambda *phase: None, Counter(), note="apart")
+    assert [record.warnings for record in records] == [(), ("apart",)]
+
+
+def test_one_process_that_fails_fails_the_record_and_needs_no_further_one(monkeypatch):
+    scripts = [
+        [phase("a", "start"), told(timed("a", 1e-3)), phase("b", "start"), told(timed("b", 1e-3)), DONE],
+        [phase("a", "start"), phase("a", "time"), WorkerDied("gone")],
+        [phase("b", "start"), told(timed("b", 2e-3)), DONE],
+        [phase("b", "start"), told(timed("b", 3e-3)), DONE],
+    ]
+    scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": 3}))
+    records = runner._replicated(Crew("cpu", ()), job, ["a", "b"], print, Counter())
+    assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)]
+    assert scripted.submitted == [["a", "b"], ["a", "b"], ["b"], ["b"]]
+    assert len(records[1].measurement.blocks) == 3
+
+
+def test_merging_keeps_everything_that_processes_said():
+    unsure = {"converged": False, "unmet": ("time",), "outliers": ((0, 3),)}
+    first = dataclasses.replace(timed("a", 1e-3, outliers=((0, 1),)), warnings=("w",))
+    second = dataclasses.replace(timed("a", 2e-3, **unsure), warnings=("w", "x"))
+    strained = Check("relative RMSE", 2.9e-3, 3e-3, True)
+    second = dataclasses.replace(second, accuracy=dataclasses.replace(accuracy(), checks=(strained,)))
+    merged = merge_processes([first, second])
+    assert merged.measurement.outliers == ((0, 1), (1, 3))
+    assert (merged.measurement.converged, merged.measurement.unmet) == (False, ("time",))
+    assert merged.warnings == ("w", "x")
+    assert merged.accuracy.checks == (strained,), "the accuracy that came closest to its limit"
+    assert merged.measurement.samples_s == first.measurement.samples_s + second.measurement.samples_s
+
+
+def test_blocks_pair_only_where_every_process_took_turns():
+    """Where one process had no memory for both at once, its rounds are no rounds of the other's."""
+    turns = timed("a", 1e-3, together=("a", "b"), order_seed=7)
+    merged = merge_processes([turns, turns]).measurement
+    assert (merged.together, merged.order_seed) == (("a", "b"), 7)
+    merged = merge_processes([turns, timed("a", 1e-3)]).measurement
+    assert (merged.together, merged.order_seed) == ((), None)
+
+
+def request(backends, add_plugins=True):
+    head = "" if backends is None else f"backends: [{backends}]\n"
+    return runner.Request(parse_suite(head + SUITE, "made.yaml"), "cpu", None, None, add_plugins=add_plugins)
+
+
+@pytest.mark.parametrize(
+    ("backends", "add_plugins", "chosen"),
+    [
+        ("naive", True, ("naive", "mine")),
+        ("naive", False, ("naive",)),
+        ("mine, naive", True, ("mine", "naive")),
+        ("flex", True, ("flex", "mine")),
+        (None, True, ("naive", "mine")),
+        (None, False, ("naive",)),
+    ],
+)
+def test_the_backends_of_a_run(backends, add_plugins, chosen):
+    ready = {
+        "backends": {"naive": None, "flex": "not here", "mine": "cannot run", "installed": None},
+        "unasked": ["naive"], "given": ["mine"],
+    }  # fmt: skip
+    assert choose_backends(request(backends, add_plugins), ready) == chosen
+
+
+def test_what_is_left_of_a_run():
+    jobs = parse_suite(SUITE, "made.yaml").jobs()
+    taken = [passed("a"), passed("b"), passed("a", jobs[1].case), passed("gone", jobs[1].case)]
+    assert runner._todo(jobs, ["a", "b"], taken) == [(jobs[1], ["b"])]
+    assert runner._todo(jobs, ["a"], taken) == []
+
+
+def test_an_unknown_backend_gets_a_suggestion():
+    with pytest.raises(RunError, match='unknown backend "naiv" .did you mean "naive"..; `attnbench list'):
+        choose_backends(request("naiv"), {"backends": {"naive": None}, "unasked": [], "given": []})
+
+
+def test_a_plugin_is_stored_without_this_machines_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert plain_spec(f"{tmp_path}/sub/a.py:f") == "sub/a.py:f"
+    assert plain_spec("/elsewhere/a.py:f") == "a.py:f" and plain_spec("/elsewhere/a.py") == "a.py"
+    assert plain_spec("module.sub:f") == "module.sub:f"
