@@ -1,6 +1,7 @@
 """What tests share: the command line as a user calls it, and suites that take no time."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 # NOTE: set before torch is imported by anyone, here and in the processes that tests start. Tensors in tests are tiny: a
 # second OpenMP thread only spins, and on a busy machine slows them down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# NOTE: a shell starts background jobs with SIGINT ignored, and processes inherit that; tests of Ctrl-C need it delivered.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough to run every step of timing once.

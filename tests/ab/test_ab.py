@@ -9,7 +9,7 @@ import time
 from xml.etree import ElementTree
 
 import pytest
-from test_run import children, is_alive
+from fakes.processes import children, is_alive
 from test_worktree import git
 
 from attnbench.ab import revision as side_module

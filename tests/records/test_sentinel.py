@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from fakes.report_runs import H200, LAPTOP, ok, write_run
-from test_timing import FakeClock
+from fakes.timing import FakeClock
 
 from attnbench.records.environment import PERIOD_S, Machine, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.records.store import SENTINELS, StoreError, Writer, read

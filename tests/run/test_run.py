@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes.processes import children, is_alive
 from paths import ROOT
 
 from attnbench.records.store import read
@@ -162,25 +163,6 @@ def wait_until(condition, timeout_s=120):
 
 def lines(path):
     return path.read_bytes().splitlines() if path.is_file() else []
-
-
-def children(pid):
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from test_timing import COUNTED, FakeClock, FakeTimer
+from fakes.timing import COUNTED, FakeClock, FakeTimer
 
 from attnbench.records.measurement import KEPT_SAMPLES
 from attnbench.records.stats import units_needed

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
+from fakes.timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
 from attnbench.records.measurement import Block, Conditions, RecordError
 from attnbench.records.record import _block

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from fakes.nvml import Card, FakeNvml, two_cards
-from test_timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
+from fakes.timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
 from attnbench.machine import host, nvml
 from attnbench.records.measurement import Conditions
