@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -33,12 +34,14 @@ from attnbench.timing import conditions, timers
 
 TOP = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
 SITE = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [*TOP, *SITE, *sorted((ROOT / "kernels").glob("*.md"))]
+PAGES = [*TOP, *SITE, *sorted((ROOT / "kernels").rglob("*.md"))]
 REFERENCE = ROOT / "docs" / "reference"
 README_LINES = 150
 COLUMNS = 120
 # Committed run with a measured and an unsupported record, an environment and sentinels.
 RUN = ROOT / "results" / "2026-11-26-quick-cpu"
+# Where paths of pages begin: at the top, and for headers where the compiler looks.
+PLACES = [ROOT, ROOT / "kernels" / "include", ROOT / "kernels" / "emulation" / "include"]
 # Files that a step on a Hopper machine makes.
 MADE_LATER = {"tests/golden/hopper.npz"}
 # What of the case fields' defaults follows from other fields, as the page says it.
@@ -132,13 +135,16 @@ def test_links_are_found_and_judged(tmp_path):
     assert anchors(["1 - 2"]) == set()
 
 
+def exists(place: Path, word: str) -> bool:
+    return any(place.glob(word)) if "*" in word else (place / word).exists()
+
+
 @each_page
 def test_every_path_exists(page):
     for span in page_of(page).spans:
         word = span.split()[0]
         if PATH.fullmatch(word) and word not in MADE_LATER:
-            found = sorted(ROOT.glob(word)) if "*" in word else [ROOT / word] if (ROOT / word).exists() else []
-            assert found, f"`{span}`: no such file"
+            assert any(exists(place, word) for place in PLACES), f"`{span}`: no such file"
 
 
 def test_paths_are_recognized():
@@ -224,6 +230,36 @@ def test_every_make_target_exists(page):
 def test_make_targets_are_found():
     assert {"run", "test", "gpu"} <= TARGETS and "running" not in TARGETS
     assert ["run", "TORCH_INDEX=<address>"] in makes_in(page_of(ROOT / "README.md"))
+
+
+@each_page
+def test_every_dotted_name_exists(page):
+    for span in page_of(page).spans:
+        name = re.match(r"attnbench(?:\.[A-Za-z_]\w*)+", span)
+        if name:
+            refuse_wrong_name(name[0])
+
+
+def refuse_wrong_name(name: str) -> None:
+    """Raises AssertionError unless it is a module, or something in one."""
+    parts = name.split(".")
+    inside = [parts.pop()] if not is_module(parts) else []
+    assert is_module(parts), f"no module {'.'.join(parts)}"
+    if inside:
+        assert hasattr(importlib.import_module(".".join(parts)), inside[0]), name
+
+
+def is_module(parts: list[str]) -> bool:
+    place = ROOT.joinpath(*parts)
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def test_dotted_names_are_judged():
+    for right in ("attnbench.case", "attnbench.load", "attnbench.backends.naive", "attnbench.case.Case"):
+        refuse_wrong_name(right)
+    for wrong in ("attnbench.nothing", "attnbench.case.nothing", "attnbench.nothing.at"):
+        with pytest.raises(AssertionError):
+            refuse_wrong_name(wrong)
 
 
 @each_page
