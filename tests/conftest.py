@@ -3,15 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 # NOTE: set before torch is imported by anyone, here and in the processes that tests start. Tensors in tests are tiny: a
 # second OpenMP thread only spins, and on a busy machine slows them down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).resolve().parent.parent
 # Enough to run every step of timing once.
 TIMING = "{min_samples: 10, min_time_s: 0.001, max_time_s: 0.05, warmup_s: 0.001, cache: warm}"
 
