@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from paths import ROOT
 from fake_nvml import Card, FakeNvml, two_cards
+from paths import ROOT
 
 from attnbench import environment, host
 from attnbench.environment import Gpu, available_memory_bytes, gpus, module_installed

@@ -14,9 +14,6 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from attnbench.cli.group import INTERRUPTED, USAGE_ERROR
-from attnbench.compare.gate import GRAVITY
-from attnbench.run.runner import STATUS_MEANS
 from paths import ROOT
 
 from attnbench import backend as protocol
@@ -24,9 +21,12 @@ from attnbench import check, load, plugins
 from attnbench.backends import builtin
 from attnbench.case import DEFAULTS, FIELDS, REQUIRED, RESERVED, SCALINGS, Case
 from attnbench.cli import main
+from attnbench.cli.group import INTERRUPTED, USAGE_ERROR
+from attnbench.compare.gate import GRAVITY
 from attnbench.records.measurement import Block, Conditions, Measurement, PrepTiming
 from attnbench.records.metrics import METRICS
 from attnbench.records.record import KINDS, STATUSES, Accuracy, Check, Record
+from attnbench.run.runner import STATUS_MEANS
 from attnbench.settings import Checks, Factors, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.schema import Exclude, SuiteModel
