@@ -262,12 +262,29 @@ def test_dotted_names_are_judged():
             refuse_wrong_name(wrong)
 
 
-@each_page
-def test_every_module_that_is_started_exists(page):
-    text = page.read_text()
-    for module in re.findall(r"python3? -m ((?:attnbench|benchmarks)[\w.]*)", text):
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "Makefile"], ids=name_of)
+def test_every_module_that_is_started_exists(path):
+    for module in started_in(path):
         place = ROOT / module.replace(".", "/")
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
+
+
+def started_in(path: Path) -> list[str]:
+    return re.findall(r" -m ((?:attnbench|benchmarks)[\w.]*)", path.read_text())
+
+
+def test_started_modules_are_found():
+    assert {"attnbench", "benchmarks.quantize_kernel"} <= set(started_in(ROOT / "Makefile"))
+
+
+def test_the_stops_of_a_case_have_their_functions():
+    stops = page_of(ROOT / "ARCHITECTURE.md").rows("The eight stops of a case")
+    assert len(stops) == 8
+    for stop, path, functions, _ in stops:
+        text = (ROOT / path.strip("`")).read_text()
+        assert f"attnbench/{stop}/" in path
+        for function in re.findall(r"`(?:\w+\.)?(\w+)`", functions):
+            assert re.search(rf"def {function}\(", text), f"{path}: no {function}"
 
 
 # ---- Examples
