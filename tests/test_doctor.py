@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fake_nvml import Card, FakeNvml
-from paths import ROOT
 
 from attnbench import doctor, examination, gpu_examination, host
 from attnbench.finding import ADVICE, NOT_APPLICABLE, OK, PROBLEM, Finding
@@ -330,6 +330,8 @@ def test_printed_lines(monkeypatch, capsys):
 
 def test_it_needs_no_torch():
     code = "import sys; from attnbench.doctor import run_doctor; run_doctor(); assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "fit to measure" in done.stdout.splitlines()[-1]
