@@ -57,6 +57,11 @@ test: $(VENV)/.tested ## install and run all tests
 test-full: $(VENV)/.tested ## the full product of the emulation tests too; takes long
 	$(BIN)/python -m pytest -q -m "full or not full"
 
+.PHONY: docs
+docs: $(VENV)/.installed ## build the documentation into docs-build/; a broken link is an error
+	$(PIP) $(CONSTRAINTS) -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
 .PHONY: kernels
 kernels: $(VENV)/.tested ## compile kernels/ for sm_90a into build/
 	$(BIN)/attnbench kernels build
@@ -204,5 +209,5 @@ bench-verdicts: $(VENV)/.installed ## how often verdicts are wrong: simulated su
 	@for benchmark in $(LONG_BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
 
 .PHONY: clean
-clean: ## remove .venv and build/
-	rm -rf $(VENV) build *.egg-info
+clean: ## remove .venv, build/ and docs-build/
+	rm -rf $(VENV) build docs-build *.egg-info

@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 # NOTE: set before torch is imported by anyone, here and in the processes that tests start. Tensors in tests are tiny: a
 # second OpenMP thread only spins, and on a busy machine slows them down many times over.
@@ -14,7 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # NOTE: a shell starts background jobs with SIGINT ignored, and processes inherit that; tests of Ctrl-C need it delivered.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parent.parent
 # Enough to run every step of timing once.
 TIMING = "{min_samples: 10, min_time_s: 0.001, max_time_s: 0.05, warmup_s: 0.001, cache: warm}"
 

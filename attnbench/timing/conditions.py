@@ -1,6 +1,6 @@
 """From readings of the machine to the conditions of a block, and to what becomes of it: discarded, flagged, kept.
 
-The rules are those of README, "How numbers are made"; each threshold is a constant here.
+The rules are those of docs/explanation/watching.md; each threshold is a constant here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Timing a call: warm-up, samples, a stopping rule. Method and thresholds: README, "How numbers are made".
+"""Timing a call: warm-up, samples, a stopping rule. Method: docs/explanation/timing.md.
 
 Seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a Watch looks at
 the machine (all in `sampling`), a StoppingRule says when there is enough. Devices are in `timers`; nothing here imports

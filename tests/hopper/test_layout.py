@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 INCLUDES = (ROOT / "kernels" / "emulation" / "include", ROOT / "kernels" / "include")
 SECTIONS = (
     "swizzle", "tiles", "k_major", "mn_major", "descriptor_fields", "fragments", "fragments_8bit", "stmatrix", "masks",

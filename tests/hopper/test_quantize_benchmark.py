@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from attnbench.backends.hopper_fp8 import HopperFp8
 from attnbench.machine.nvml import gpus
 from attnbench.reference.inputs import drawn_inputs
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "quantize_kernel.py"
 
 

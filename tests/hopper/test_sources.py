@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+KERNELS = ROOT / "kernels"
 INCLUDE = KERNELS / "include" / "attnbench"
 PRIMITIVES = sorted((INCLUDE / "ptx").glob("*.cuh"))
 EMULATED = KERNELS / "emulation" / "include" / "attnbench" / "ptx"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.nvml import Card, FakeNvml, two_cards
+from paths import ROOT
 
 from attnbench.machine import facts as environment
 from attnbench.machine import host
@@ -225,9 +226,8 @@ def test_collect_on_the_cpu_is_json_and_needs_no_torch():
         "import json, sys; from attnbench.machine.facts import collect; facts = collect('cpu');"
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); print(json.dumps(facts))"
     )
-    root = Path(__file__).parent.parent
     facts = json.loads(
-        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     )
     assert facts["device"] == "cpu" and facts["gpu"] is None and facts["memory_bytes"] > 2**28
     assert facts["versions"]["torch"] and facts["versions"]["numpy"]

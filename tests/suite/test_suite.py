@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 
 from attnbench.case import Case
 from attnbench.suite.load import load_suite, parse_suite, shipped_suites, with_overrides
@@ -281,9 +281,8 @@ def test_reading_suites_imports_no_torch_and_listing_them_no_pydantic():
         "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules); load_suite('quick').to_yaml();"
         "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules); print(*names)"
     )
-    root = Path(__file__).parent.parent
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert printed == [name for name, _, _ in shipped_suites()]
 
