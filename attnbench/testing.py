@@ -63,11 +63,11 @@ def _values(value: Any) -> str:
 
 
 def _record(job: Job, backend: Backend, device: str) -> Record:
-    from attnbench.worker.problem import Bench, Phases
+    from attnbench.worker.problem import Problem, Phases
     from attnbench.worker.trial import run_trial
 
     place = "cuda:0" if device == "cuda" else device
-    return run_trial(Bench(job.case, place, job.checks, job.timing, 0, Phases()), backend, timed=False)
+    return run_trial(Problem(job.case, place, job.checks, job.timing, 0, Phases()), backend, timed=False)
 
 
 def failure_message(name: str, suite: str, records: Sequence[Record]) -> str:

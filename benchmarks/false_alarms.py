@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from fakes.simulated_noise import Noise, side, turns  # noqa: E402
 
 from attnbench.compare.comparison import compare  # noqa: E402
-from attnbench.compare.gate import REGRESSED, rule  # noqa: E402
+from attnbench.compare.gate import REGRESSED, judge_gate  # noqa: E402
 from attnbench.compare.pairs import pair_of_turns  # noqa: E402
 from attnbench.compare.verdict import SLOWER, Margin, confirm, decide, to_confirm  # noqa: E402
 
@@ -55,7 +55,7 @@ def gate(dice: numpy.random.Generator, noise: Noise, runs: int, effects: dict[in
         side(dice, "base", runs, CASES, noise), side(dice, "new", 1, CASES, noise, effects=effects), MARGIN
     )
     found = comparison.cells[CHANGED].verdict.kind == SLOWER
-    return rule(comparison, strict=False).status == REGRESSED, found
+    return judge_gate(comparison, strict=False).status == REGRESSED, found
 
 
 def false_alarms(suites: int) -> int:

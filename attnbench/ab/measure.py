@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from attnbench.ab.revision import ArmLost, RemoteArm, Side
+from attnbench.ab.revision import ArmLost, RemoteArm, RevisionWorker
 from attnbench.ab.worktree import Revision
 from attnbench.compare.baseline import read_sides
 from attnbench.compare.comparison import Comparison, compare
@@ -100,15 +100,15 @@ def _null_differences(sides: Sides) -> list[float]:
 
 
 @dataclass
-class Bout:
+class PairedRun:
     """Measures tasks on two sides. Records land in `measured` as they come.
 
     again: base once more, for the A/A null. tell: a line a pair, for whoever watches; watch: (backend, phase).
     """
 
-    base: Side
-    head: Side
-    again: Side
+    base: RevisionWorker
+    head: RevisionWorker
+    again: RevisionWorker
     seed: int
     tell: Callable[[int, Task, Record, Record], None]
     watch: Callable[[str, str], None] = lambda backend, phase: None
@@ -122,25 +122,25 @@ class Bout:
                 self._process(process, tasks, nulls)
         finally:
             for side in (self.base, self.head, self.again):
-                side.dismiss()
+                side.stop()
         return self.measured
 
     def _process(self, process: int, tasks: Sequence[Task], nulls: Sequence[Task]) -> None:
         left = [task for task in tasks if self.measured.lacks(HEAD, task, process)]
         if left:
-            hire(self.base, self.head)
+            start(self.base, self.head)
         for task in left:
             pair = self._pair(task, (self.base, self.head), process)
             self.measured.add(HEAD, *pair)
             self.tell(process, task, *pair)
-        self.head.dismiss()
+        self.head.stop()
         left = [task for task in nulls if self.measured.lacks(NULL, task, process)]
         if left:
-            hire(self.again)
+            start(self.again)
         for task in left:
             self.measured.add(NULL, *self._pair(task, (self.base, self.again), process))
 
-    def _pair(self, task: Task, sides: Sequence[Side], process: int) -> tuple[Record, Record]:
+    def _pair(self, task: Task, sides: Sequence[RevisionWorker], process: int) -> tuple[Record, Record]:
         """The records of both sides: with their times where both are right, else without."""
         arms = [RemoteArm(side, task.job, task.backend, process, self.watch) for side in sides]
         limit_s = len(arms) * task.job.timing.max_time_s
@@ -158,7 +158,7 @@ class Bout:
         return one, other
 
 
-def hire(*sides: Side) -> list:
+def start(*sides: RevisionWorker) -> list:
     """A fresh worker for each, started at the same time; their ready events. Raises RunError."""
     for side in sides:
         side.start()

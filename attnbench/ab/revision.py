@@ -16,8 +16,8 @@ from attnbench.run.supervisor import Listener, end_worker
 from attnbench.suite.suite import Job
 
 
-class Side:
-    """A revision and, while it is hired, its worker."""
+class RevisionWorker:
+    """A revision and, while it runs, its worker."""
 
     def __init__(self, revision: Revision, top: Path, repository: Repository, device: str, specs: Sequence[str]):
         self.revision, self.repository = revision, repository
@@ -40,7 +40,7 @@ class Side:
     def start(self) -> None:
         """Starts a fresh worker unless there is one; `ready` waits for it, so that two can start at the same time."""
         if self._worker is None or self._used:
-            self.dismiss()
+            self.stop()
             self._worker = WorkerProcess(self._device, self.specs, self.place)
             self._used, self._event = False, None
 
@@ -62,7 +62,7 @@ class Side:
         self._used = True
         return self._worker
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Ends the worker. Raises RunError where it does not end."""
         worker, self._worker = self._worker, None
         end_worker(worker)
@@ -97,7 +97,7 @@ class ArmLost(Exception):
 class RemoteArm:
     """One backend on one case, held in a side's worker: an `Arm` of `rounds`. Raises ArmLost where it fails."""
 
-    def __init__(self, side: Side, job: Job, backend: str, process: int, watch: Callable[[str, str], None]):
+    def __init__(self, side: RevisionWorker, job: Job, backend: str, process: int, watch: Callable[[str, str], None]):
         self.name, self.record, self.done, self.lost_s, self.call_s = side.name, None, False, 0.0, 0.0
         self._side, self._process, self._held = side, process, False
         self._listener = Listener(job, [backend], self._keep, watch, Counter())
@@ -133,7 +133,7 @@ class RemoteArm:
         try:
             self._listener.listen(worker)
         except (WorkerDied, WorkerSilent) as error:
-            self._side.dismiss()
+            self._side.stop()
             if isinstance(error, WorkerDied):
                 self._listener.fail(error.kind, str(error))
             else:

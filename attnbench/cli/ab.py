@@ -14,14 +14,23 @@ from typing import Any
 import click
 
 from attnbench.ab.journal import Journal, begin, choose_folder, continued, write_runs
-from attnbench.ab.measure import Bout, Measured, Task, comparison_of, confirmed, hire, null_tasks, tasks_to_confirm
-from attnbench.ab.revision import Side
+from attnbench.ab.measure import (
+    PairedRun,
+    Measured,
+    Task,
+    comparison_of,
+    confirmed,
+    start,
+    null_tasks,
+    tasks_to_confirm,
+)
+from attnbench.ab.revision import RevisionWorker
 from attnbench.ab.worktree import BuildFailed, Repository, Revision, build, worktrees
 from attnbench.cli.compare import end, print_comparison, write_outputs
 from attnbench.cli.group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare.ci import make_room
 from attnbench.compare.comparison import Comparison
-from attnbench.compare.gate import INCOMPLETE, Ruling, rule
+from attnbench.compare.gate import INCOMPLETE, GateResult, judge_gate
 from attnbench.compare.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
@@ -37,7 +46,7 @@ LEAST_PROCESSES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AbRequest:
     """What the command line asks for."""
 
     suite: Suite
@@ -70,7 +79,7 @@ def ab_command(
     out = choose_folder(loaded.name, out, resume)
     if junit is not None:
         make_room(junit)
-    request = Request(
+    request = AbRequest(
         loaded, base, head, backends, plugins, build, processes, margin, choose_device(device),
         out, resume is not None, strict, junit, github,
     )  # fmt: skip
@@ -83,8 +92,8 @@ def ab_command(
             return _compared(request, repository, revisions)
     except BuildFailed as error:
         click.echo(f"attnbench: {error}", err=True)
-        ruling = Ruling(INCOMPLETE, reasons={str(error): INCOMPLETE})
-        write_outputs("ab", Comparison.of_nothing(base, head, margin), ruling, junit, github)
+        gate_result = GateResult(INCOMPLETE, reasons={str(error): INCOMPLETE})
+        write_outputs("ab", Comparison.of_nothing(base, head, margin), gate_result, junit, github)
         return INCOMPLETE
     except KeyboardInterrupt:
         so_far = f"the records so far: {out}; the same command with --resume {out} goes on"
@@ -93,18 +102,18 @@ def ab_command(
         return INTERRUPTED
 
 
-def _compared(request: Request, repository: Repository, revisions: Sequence[Revision]) -> int:
+def _compared(request: AbRequest, repository: Repository, revisions: Sequence[Revision]) -> int:
     with worktrees(repository, revisions) as tops, ExitStack() as at_the_end:
         places = [*zip(revisions, tops), (revisions[0], tops[0])]
-        sides = [Side(*place, repository, request.device, request.plugins) for place in places]
+        sides = [RevisionWorker(*place, repository, request.device, request.plugins) for place in places]
         for side in sides:
-            at_the_end.callback(side.dismiss)
+            at_the_end.callback(side.stop)
         base, head, again = sides
         if request.build:
             for side in (base, head):
                 click.echo(f"building {side.revision}: {request.build}")
                 build(request.build, side.revision, side.folder, side.environment())
-        ready = hire(base, head)
+        ready = start(base, head)
         tasks = _tasks(request, base, head, ready)
         for line in _what(request, repository, revisions, tasks, ready):
             click.echo(line)
@@ -113,19 +122,21 @@ def _compared(request: Request, repository: Repository, revisions: Sequence[Revi
             facts = continued(request.out, facts, _suite_text(request, tasks))
         begin(request.out, facts, _suite_text(request, tasks))
         seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
-        bout = Bout(base, head, again, seed, _tell(request.processes))
-        first = _measured(request, request.out, bout, facts, tasks, True)
+        paired_run = PairedRun(base, head, again, seed, _tell(request.processes))
+        first = _measured(request, request.out, paired_run, facts, tasks, True)
         comparison = comparison_of(request.out, revisions, replace(request.margin, noise_floor=first.floor()))
         slower = tasks_to_confirm(comparison, tasks)
         if slower:
             click.echo(f"slower: {len(slower)} to be measured again in fresh processes before that counts")
-            further = Bout(base, head, again, seed + 1, _tell(request.processes))
+            further = PairedRun(base, head, again, seed + 1, _tell(request.processes))
             second = _measured(request, request.out / "confirm", further, facts, slower, False)
             comparison = confirmed(comparison, second)
     return _ruled(request, comparison)
 
 
-def _tasks(request: Request, base: Side, head: Side, ready: Sequence[Mapping[str, Any]]) -> list[Task]:
+def _tasks(
+    request: AbRequest, base: RevisionWorker, head: RevisionWorker, ready: Sequence[Mapping[str, Any]]
+) -> list[Task]:
     """What both sides have: the backends asked for, else those of plugins, else the suite's.
 
     Raises RunError for one that is asked for and is not on both sides, and for one that only base has.
@@ -151,7 +162,7 @@ def _tasks(request: Request, base: Side, head: Side, ready: Sequence[Mapping[str
 
 
 def _what(
-    request: Request, repository: Repository, revisions: Sequence[Revision], tasks: Sequence[Task],
+    request: AbRequest, repository: Repository, revisions: Sequence[Revision], tasks: Sequence[Task],
     ready: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:  # fmt: skip
     """What is compared with what, and what is not."""
@@ -171,7 +182,9 @@ def _what(
         yield f"note: what is not committed in {repository.top} ({count(changed, 'file')}) is in neither side"
 
 
-def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _facts(
+    request: AbRequest, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The environment of either side's run."""
     collected, session = environment.collect(request.device) | build_facts(), secrets.token_hex(8)
     return [
@@ -193,19 +206,24 @@ def _facts(request: Request, revisions: Sequence[Revision], ready: Sequence[Mapp
 
 
 def _measured(
-    request: Request, out: Path, bout: Bout, facts: Sequence[dict[str, Any]], tasks: Sequence[Task], null: bool
+    request: AbRequest,
+    out: Path,
+    paired_run: PairedRun,
+    facts: Sequence[dict[str, Any]],
+    tasks: Sequence[Task],
+    null: bool,
 ) -> Measured:
     """Measures what the journal lacks, and writes one run directory per side: also what an interruption leaves."""
     text = _suite_text(request, tasks)
     with closing(Journal(out)) as journal:
-        bout.measured = Measured.of(journal.pairs(), journal.append)
+        paired_run.measured = Measured.of(journal.pairs(), journal.append)
         try:
-            return bout.run(tasks, request.processes, null_tasks(tasks) if null else ())
+            return paired_run.run(tasks, request.processes, null_tasks(tasks) if null else ())
         finally:
-            write_runs(out, facts, text, bout.measured)
+            write_runs(out, facts, text, paired_run.measured)
 
 
-def _suite_text(request: Request, tasks: Sequence[Task]) -> str:
+def _suite_text(request: AbRequest, tasks: Sequence[Task]) -> str:
     return replace(request.suite, backends=tuple(dict.fromkeys(task.backend for task in tasks))).to_yaml()
 
 
@@ -226,8 +244,8 @@ def _outcome(base: Record, head: Record) -> str:
     return f"base {outcome_text(base)}; head {outcome_text(head)}"
 
 
-def _ruled(request: Request, comparison: Comparison) -> int:
-    ruling = rule(comparison, request.strict)
+def _ruled(request: AbRequest, comparison: Comparison) -> int:
+    gate_result = judge_gate(comparison, request.strict)
     print_comparison(comparison)
-    write_outputs("ab", comparison, ruling, request.junit, request.github)
-    return end(ruling, [f"records: {request.out / 'base'} and {request.out / 'head'}"])
+    write_outputs("ab", comparison, gate_result, request.junit, request.github)
+    return end(gate_result, [f"records: {request.out / 'base'} and {request.out / 'head'}"])

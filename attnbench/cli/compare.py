@@ -11,7 +11,7 @@ import click
 
 from attnbench.compare.baseline import NoBaseline, read_sides
 from attnbench.compare.comparison import Comparison, compare
-from attnbench.compare.gate import INCOMPLETE, PASSED, Ruling, incompleteness, rule
+from attnbench.compare.gate import INCOMPLETE, PASSED, GateResult, incompleteness, judge_gate
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, WRONG
 from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
 from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER, Margin
@@ -26,14 +26,14 @@ def gate_command(base: Path, new: Path, margin: Margin, junit: Path | None, gith
     try:
         sides = read_sides(base, new)
     except NoBaseline as error:
-        ruling = _without_baseline(error)
-        write_outputs("gate", Comparison.of_nothing(str(base), str(new), margin), ruling, junit, github)
-        return end(ruling)
+        gate_result = _without_baseline(error)
+        write_outputs("gate", Comparison.of_nothing(str(base), str(new), margin), gate_result, junit, github)
+        return end(gate_result)
     comparison = compare(*sides, margin, force)
-    ruling = rule(comparison, strict)
+    gate_result = judge_gate(comparison, strict)
     print_comparison(comparison, every)
-    write_outputs("gate", comparison, ruling, junit, github)
-    return end(ruling)
+    write_outputs("gate", comparison, gate_result, junit, github)
+    return end(gate_result)
 
 
 def compare_command(base: Path, new: Path, margin: Margin, force: bool, every: bool) -> int:
@@ -44,31 +44,31 @@ def compare_command(base: Path, new: Path, margin: Margin, force: bool, every: b
         return end(_without_baseline(error))
     print_comparison(comparison, every)
     reasons = incompleteness(comparison)
-    return end(Ruling(INCOMPLETE, reasons=dict.fromkeys(reasons, INCOMPLETE))) if reasons else PASSED
+    return end(GateResult(INCOMPLETE, reasons=dict.fromkeys(reasons, INCOMPLETE))) if reasons else PASSED
 
 
-def _without_baseline(error: NoBaseline) -> Ruling:
-    return Ruling(INCOMPLETE, reasons={f"not comparable: {error}": INCOMPLETE})
+def _without_baseline(error: NoBaseline) -> GateResult:
+    return GateResult(INCOMPLETE, reasons={f"not comparable: {error}": INCOMPLETE})
 
 
-def write_outputs(verb: str, comparison: Comparison, ruling: Ruling, junit: Path | None, github: bool) -> None:
+def write_outputs(verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool) -> None:
     """What a CI system reads, where it is asked for. Raises StoreError for a file that cannot be written."""
     if junit is not None:
         from attnbench.compare.ci import write_junit
 
-        write_junit(junit, verb, comparison, ruling)
+        write_junit(junit, verb, comparison, gate_result)
     if github:
         from attnbench.compare.ci import annotate
 
-        annotate(verb, comparison, ruling)
+        annotate(verb, comparison, gate_result)
 
 
-def end(ruling: Ruling, more: Sequence[str] = ()) -> int:
+def end(gate_result: GateResult, more: Sequence[str] = ()) -> int:
     """Prints the reasons, further lines and the exit status, which it returns."""
-    for line in (*ruling.reasons, *more):
+    for line in (*gate_result.reasons, *more):
         click.echo(line)
-    click.echo(f"exit status {ruling.status}: {ruling.words}")
-    return ruling.status
+    click.echo(f"exit status {gate_result.status}: {gate_result.words}")
+    return gate_result.status
 
 
 # A comparison on the terminal, or as plain text where the output is none.

@@ -31,14 +31,14 @@ _COLORS = {OK: "green", ADVICE: "yellow", PROBLEM: "red", NOT_APPLICABLE: "brigh
 _WIDTH = 110
 
 
-def examine() -> list[Finding]:
+def all_findings() -> list[Finding]:
     """Everything that is looked at, in the order of the report."""
     return [finding for topic in TOPICS for finding in topic()]
 
 
 def run_doctor() -> int:
     """Prints the findings; the exit status is 3 where there is a problem, else 0."""
-    findings = examine()
+    findings = all_findings()
     for finding in findings:
         click.secho(f"{finding.severity:<15}", fg=_COLORS[finding.severity], nl=False)
         click.echo(finding.what)

@@ -57,7 +57,7 @@ def _help_hint(error: click.ClickException) -> str:
     return f" (see {context.command_path} --help)" if context is not None else ""
 
 
-def told(function: Any, *arguments: Any, **options: Any) -> Any:
+def reporting_mistakes(function: Any, *arguments: Any, **options: Any) -> Any:
     """Calls; a mistake of the user's becomes one line and exit status 2."""
     try:
         return function(*arguments, **options)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from attnbench import __version__
-from attnbench.cli.group import Commands, told
+from attnbench.cli.group import Commands, reporting_mistakes
 from attnbench.cli.options import (
     ALL,
     BACKENDS,
@@ -71,7 +71,7 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     """
     from attnbench.cli.run import run_command
 
-    sys.exit(told(run_command, suites, **options))
+    sys.exit(reporting_mistakes(run_command, suites, **options))
 
 
 @main.command(
@@ -90,7 +90,7 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     """
     from attnbench.report.page import write_report
 
-    click.echo(f"report: {told(write_report, list(runs), output)}")
+    click.echo(f"report: {reporting_mistakes(write_report, list(runs), output)}")
 
 
 @main.command(
@@ -114,7 +114,7 @@ def compare(base: Path, new: Path, **options: Any) -> None:
     """
     from attnbench.cli.compare import compare_command
 
-    sys.exit(told(compare_command, base, new, **options))
+    sys.exit(reporting_mistakes(compare_command, base, new, **options))
 
 
 @main.command(
@@ -147,7 +147,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     """
     from attnbench.cli.compare import gate_command
 
-    sys.exit(told(gate_command, base, new, **options))
+    sys.exit(reporting_mistakes(gate_command, base, new, **options))
 
 
 @main.command(
@@ -184,7 +184,7 @@ def ab(suite: str, **options: Any) -> None:
     """
     from attnbench.cli.ab import ab_command
 
-    sys.exit(told(ab_command, suite, **options))
+    sys.exit(reporting_mistakes(ab_command, suite, **options))
 
 
 @main.command(
@@ -198,7 +198,7 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
     """What there is: backends (and why one cannot run here), suites, inputs, probes, metrics."""
     from attnbench.cli.listing import LISTINGS
 
-    for line in told(LISTINGS[what], plugins):
+    for line in reporting_mistakes(LISTINGS[what], plugins):
         click.echo(line)
 
 
@@ -213,7 +213,7 @@ def repro(run_directory: Path, case_key: str, backend: str) -> None:
     """Print a standalone Python script that reproduces one record."""
     from attnbench.repro.script import repro_script
 
-    click.echo(told(repro_script, run_directory, case_key, backend))
+    click.echo(reporting_mistakes(repro_script, run_directory, case_key, backend))
 
 
 @main.command(
@@ -275,7 +275,7 @@ def build(names: tuple[str, ...], force: bool) -> None:
     from attnbench.cli.kernels import build_line
     from attnbench.hopper.build import build_all
 
-    told(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
+    reporting_mistakes(build_all, names, force=force, report=lambda done: click.echo(build_line(done)))
 
 
 @kernels.command(
@@ -294,9 +294,9 @@ def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
     from attnbench.hopper.inspect import inspect_all
     from attnbench.hopper.recorded import update_recorded
 
-    facts = told(inspect_all, names)
+    facts = reporting_mistakes(inspect_all, names)
     if update:
-        told(update_recorded, facts)
+        reporting_mistakes(update_recorded, facts)
     if as_json:
         click.echo(inspection_json(facts))
         return

@@ -110,7 +110,7 @@ def _of_machines(base: Path, fresh: Side) -> Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Usable:
+class UsableRuns:
     """The stored runs that are compared with. left_out: why others are not. forced: why they could not be compared.
     doubts: what speaks against runs that are used."""
 
@@ -120,7 +120,7 @@ class Usable:
     doubts: tuple[str, ...] = ()
 
 
-def usable(base: Side, new: Side, force: bool) -> Usable:
+def usable(base: Side, new: Side, force: bool) -> UsableRuns:
     """A run that is disqualified is left out where enough others are there; else it is used, and its drift widens what
     the runs are apart."""
     refusals = [(run, differences_of_machines(run, new.runs[0])) for run in base.runs]
@@ -129,7 +129,7 @@ def usable(base: Side, new: Side, force: bool) -> Usable:
     still = [run for run in alike if not disqualified(run)]
     if len(still) >= FEWEST_RUNS and not force:
         drifted = [run for run in alike if disqualified(run)]
-        return Usable(tuple(still), told + _suspicions(drifted, base), doubts=_suspicions(still, base))
+        return UsableRuns(tuple(still), told + _suspicions(drifted, base), doubts=_suspicions(still, base))
     if len(alike) < FEWEST_RUNS and not force:
         kin = [run for run in base.runs if of_one_kind(run, new.runs[0])]
         cards = _one_each(kin)
@@ -139,10 +139,10 @@ def usable(base: Side, new: Side, force: bool) -> Usable:
             found = len({one_of_its_kind(run) for run in kin})
             way_out = f"{_noun(new)}s of the same kind stand for each other from {FEWEST_RUNS} of them on"
             told += (f"{way_out}; stored runs are of {found}",)
-    return Usable(tuple(alike), () if force else told, told if force else (), _suspicions(alike, base))
+    return UsableRuns(tuple(alike), () if force else told, told if force else (), _suspicions(alike, base))
 
 
-def _of_its_kind(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side) -> Usable:
+def _of_its_kind(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side) -> UsableRuns:
     """One run each of several cards of NEW's kind."""
     rest = [(run, () if run in kin else differences_of_machines(run, new.runs[0])) for run in base.runs]
     told = _told(rest, base)
@@ -151,7 +151,7 @@ def _of_its_kind(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side
     own = count(sum(one_of_its_kind(run) == one_of_its_kind(new.runs[0]) for run in kin), "stored run")
     others = f"{len(cards)} {_noun(new)}s of its kind, one run each"
     words = f"{own} of NEW's own {_noun(new)}, so it is held against {others}"
-    return Usable(tuple(cards), told, doubts=(words, *_suspicions(cards, base)))
+    return UsableRuns(tuple(cards), told, doubts=(words, *_suspicions(cards, base)))
 
 
 def _one_each(runs: Iterable[Run]) -> list[Run]:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import click
 
 from attnbench.compare.comparison import Cell, Comparison
-from attnbench.compare.gate import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, Ruling
+from attnbench.compare.gate import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, GateResult
 from attnbench.compare.text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
 from attnbench.compare.verdict import INCONCLUSIVE, NEW, SLOWER, signed
 from attnbench.markdown import anonymous, bullets, plain, table
@@ -40,24 +40,26 @@ def make_room(path: Path) -> None:
         raise StoreError(f"cannot write the JUnit file {path}: {why}")
 
 
-def write_junit(path: Path, verb: str, comparison: Comparison, ruling: Ruling) -> None:
+def write_junit(path: Path, verb: str, comparison: Comparison, gate_result: GateResult) -> None:
     """One test suite a backend, one test case a case; what made the whole of `verb` fail are test cases of their own.
 
     Raises StoreError where the file cannot be written.
     """
     root = ElementTree.Element("testsuites", name=f"attnbench {verb}")
     backends: dict[str, list[tuple[Cell, int]]] = {}
-    for cell, status in zip(comparison.cells, ruling.by_cell, strict=True):
+    for cell, status in zip(comparison.cells, gate_result.by_cell, strict=True):
         backends.setdefault(cell.backend, []).append((cell, status))
     for backend, cells in backends.items():
         suite = ElementTree.SubElement(root, "testsuite", name=_text(backend))
         _properties(suite, comparison)
         for cell, status in cells:
             _case(suite, cell, status, forced=bool(comparison.forced))
-    if ruling.reasons:
+    if gate_result.reasons:
         suite = ElementTree.SubElement(root, "testsuite", name="comparison")
-        for status in dict.fromkeys(ruling.reasons.values()):
-            _whole(suite, comparison, status, [text for text, led_to in ruling.reasons.items() if led_to == status])
+        for status in dict.fromkeys(gate_result.reasons.values()):
+            _whole(
+                suite, comparison, status, [text for text, led_to in gate_result.reasons.items() if led_to == status]
+            )
     for suite in root:
         _count(suite)
     _count(root)
@@ -133,12 +135,12 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 SHOWN = 10
 
 
-def annotate(verb: str, comparison: Comparison, ruling: Ruling) -> None:
+def annotate(verb: str, comparison: Comparison, gate_result: GateResult) -> None:
     """Prints the annotations and appends to the file that GITHUB_STEP_SUMMARY names, where it is set.
 
     Raises StoreError where that file cannot be written.
     """
-    for line in annotations(verb, comparison, ruling):
+    for line in annotations(verb, comparison, gate_result):
         click.echo(line)
     target = os.environ.get(SUMMARY)
     if not target:
@@ -146,17 +148,17 @@ def annotate(verb: str, comparison: Comparison, ruling: Ruling) -> None:
         return
     try:
         with Path(target).open("a") as file:
-            file.write(step_summary(verb, comparison, ruling))
+            file.write(step_summary(verb, comparison, gate_result))
     except OSError as error:
         raise StoreError(f"cannot write the step summary {target} ({SUMMARY}): {error.strerror}") from None
 
 
-def annotations(verb: str, comparison: Comparison, ruling: Ruling) -> Iterator[str]:
+def annotations(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
     """`::error title=...::...`, the gravest first; what GitHub would drop is counted in one of its own."""
-    cells = sorted(zip(ruling.by_cell, comparison.cells, strict=True), key=lambda item: item[0] != REGRESSED)
+    cells = sorted(zip(gate_result.by_cell, comparison.cells, strict=True), key=lambda item: item[0] != REGRESSED)
     failing = [(status, cell) for status, cell in cells if status != PASSED]
-    room, title = SHOWN - len(ruling.reasons) - 1, f"attnbench {verb}"
-    for reason in ruling.reasons:
+    room, title = SHOWN - len(gate_result.reasons) - 1, f"attnbench {verb}"
+    for reason in gate_result.reasons:
         yield _command("error", title, reason)
     for _, cell in failing[:room]:
         moved = "" if cell.verdict is None or cell.verdict.time is None else f" {signed(cell.verdict.difference)}"
@@ -166,15 +168,15 @@ def annotations(verb: str, comparison: Comparison, ruling: Ruling) -> Iterator[s
         yield _command("error", title, f"{len(failing) - room} more cases: {counts(comparison)}")
     if comparison.forced:
         yield _command("warning", f"{title}: forced", "; ".join(comparison.forced))
-    elif ruling.status == PASSED and not any(cell.verdict and cell.verdict.time for cell in comparison.cells):
+    elif gate_result.status == PASSED and not any(cell.verdict and cell.verdict.time for cell in comparison.cells):
         yield _command("warning", f"{title}: no time was judged", counts(comparison))
 
 
-def step_summary(verb: str, comparison: Comparison, ruling: Ruling) -> str:
+def step_summary(verb: str, comparison: Comparison, gate_result: GateResult) -> str:
     """Markdown: the outcome, the headlines, the table, and what came up besides."""
     shown = rows(comparison)
-    parts = [f"## attnbench {verb}: {ruling.words}"]
-    parts.append(bullets(_shown(line) for line in (*ruling.reasons, *headlines(comparison))))
+    parts = [f"## attnbench {verb}: {gate_result.words}"]
+    parts.append(bullets(_shown(line) for line in (*gate_result.reasons, *headlines(comparison))))
     if shown.rows:
         parts.append(table(HEADERS, [[_shown(cell) for cell in row.cells] for row in shown.rows], left=2))
     if shown.hidden:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from attnbench.compare.baseline import Side, Usable, usable
+from attnbench.compare.baseline import Side, UsableRuns, usable
 from attnbench.compare.comparable import (
     cautions,
     cautions_of_measurements,
@@ -36,7 +36,7 @@ from attnbench.compare.pairs import (
     took_turns,
     typical_s,
 )
-from attnbench.compare.regressions import Finding, findings
+from attnbench.compare.regressions import Change, changes
 from attnbench.compare.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 from attnbench.records.measurement import Measurement
 from attnbench.records.store import Run, StoreError
@@ -54,7 +54,7 @@ class Cell:
     case_key: str
     backend: str
     verdict: Verdict | None
-    findings: tuple[Finding, ...]
+    changes: tuple[Change, ...]
     compared: bool
     base_s: float | None
     new_s: float | None
@@ -168,7 +168,7 @@ def _alike(base: ByRun, new: ByRun) -> tuple[list[Measurement | None], list[str]
 def _comparison(
     base: Side,
     new: Side,
-    stored: Usable,
+    stored: UsableRuns,
     cases: Mapping[Name, CaseRecords],
     pairs: Mapping[Name, Pair | None],
     margin: Margin,
@@ -205,7 +205,7 @@ def _comparison(
 def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
     base, new = [list(filter(None, side)) for side in (case.base, case.new)]
     compared = all(any(record.status == "ok" for record in side) for side in (base, new))
-    return Cell(*name, verdict, tuple(findings(base, new)), compared, *map(typical_s, case.timed))
+    return Cell(*name, verdict, tuple(changes(base, new)), compared, *map(typical_s, case.timed))
 
 
 def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:

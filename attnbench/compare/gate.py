@@ -21,7 +21,7 @@ _MEANS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class GateResult:
     """What the gate makes of a comparison. by_cell: each cell's own status, in order; reasons: of the whole, with the
     status that each leads to.
 
@@ -42,7 +42,7 @@ class Ruling:
         return f"{_MEANS[PASSED]} found, and {self.undecided:,} of {self.timed:,} timed cases are inconclusive"
 
 
-def rule(comparison: Comparison, strict: bool) -> Ruling:
+def judge_gate(comparison: Comparison, strict: bool) -> GateResult:
     """The exit status and where it comes from. A comparison in which nothing was compared does not pass."""
     by_cell = tuple(cell_status(cell, strict) for cell in comparison.cells)
     reasons = dict.fromkeys(incompleteness(comparison), INCOMPLETE)
@@ -51,7 +51,7 @@ def rule(comparison: Comparison, strict: bool) -> Ruling:
     found = {*by_cell, *reasons.values(), PASSED}
     status = next(status for status in GRAVITY if status in found)
     kinds = [cell.verdict.kind for cell in comparison.cells if cell.verdict is not None]
-    return Ruling(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds))
+    return GateResult(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds))
 
 
 def incompleteness(comparison: Comparison) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
 def cell_status(cell: Cell, strict: bool) -> int:
     """1 a regression or wrong, 3 missing, failed (as before or not) or not comparable, 4 inconclusive where that counts,
     else 0."""
-    kinds = {finding.kind for finding in cell.findings} | ({cell.verdict.kind} if cell.verdict else set())
+    kinds = {change.kind for change in cell.changes} | ({cell.verdict.kind} if cell.verdict else set())
     if kinds & {SLOWER, *REGRESSIONS}:
         return REGRESSED
     if kinds & {MISSING, NOT_COMPARABLE, BROKEN, FAILS_AS_BEFORE}:

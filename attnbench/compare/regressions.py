@@ -32,14 +32,14 @@ REGRESSIONS = (WRONG, ERROR, MEMORY, KERNEL)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Change:
     """Something about one case: worse than it was, as bad (FAILS_AS_BEFORE), or worth knowing (NOTE)."""
 
     kind: str
     text: str
 
 
-def findings(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Finding]:
+def changes(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Change]:
     """What is worse in any record of `new` (one a run) than in all of `base`, which is empty for a case that is new."""
     yield from _correctness(base, new)
     right = [record for record in base if record.status == "ok"]
@@ -51,34 +51,34 @@ def findings(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Finding]
                 yield from _kernel_growth(right, record)
 
 
-def _correctness(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Finding]:
+def _correctness(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Change]:
     before = {record.status for record in base}
     failures = {(record.status, record.kind) for record in base}
     for record in new:
         if record.status == "incorrect" and before == {"incorrect"}:
-            yield Finding(BROKEN, f"incorrect as before, so nothing was compared: {_first_line(record)}")
+            yield Change(BROKEN, f"incorrect as before, so nothing was compared: {_first_line(record)}")
         elif record.status == "incorrect":
             was = "was right" if "ok" in before else "not in the baseline" if not before else "was not judged"
-            yield Finding(WRONG, f"{was}, is incorrect: {_first_line(record)}")
+            yield Change(WRONG, f"{was}, is incorrect: {_first_line(record)}")
         elif record.status == "error" and failures == {("error", record.kind)}:
             was = f"{record.kind} in every run of the baseline and now: {_first_line(record)}"
-            yield Finding(FAILS_AS_BEFORE, f"{was}; `exclude` in the suite leaves such a case out")
+            yield Change(FAILS_AS_BEFORE, f"{was}; `exclude` in the suite leaves such a case out")
         elif record.status == "error":
             as_before = " as before" if "error" in before else ""
-            yield Finding(BROKEN, f"{record.kind}{as_before}: {_first_line(record)}")
+            yield Change(BROKEN, f"{record.kind}{as_before}: {_first_line(record)}")
     if "incorrect" in before and all(record.status == "ok" for record in new):
         times = sum(record.status == "incorrect" for record in base)
-        yield Finding(NOTE, f"incorrect in {times} of {len(base)} runs of the baseline, right now")
+        yield Change(NOTE, f"incorrect in {times} of {len(base)} runs of the baseline, right now")
 
 
-def _error_growth(base: Sequence[Record], new: Record) -> Iterator[Finding]:
+def _error_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:
     for name, now in _errors(new).items():
         before = [errors[name] for errors in map(_errors, base) if name in errors]
         if before and now > ERROR_GROWTH * max(before):
             least, most = error(min(before)), error(max(before))
             over = f" ({now / max(before):.2f}x, limit {ERROR_GROWTH:g}x)" if max(before) > 0 else ""
             interval = most if least == most else f"{least} to {most}"
-            yield Finding(ERROR, f"{name} {interval} before, {error(now)} now{over}")
+            yield Change(ERROR, f"{name} {interval} before, {error(now)} now{over}")
 
 
 def _errors(record: Record) -> dict[str, float]:
@@ -87,33 +87,33 @@ def _errors(record: Record) -> dict[str, float]:
     return found | ({"E3": record.accuracy.values["e3"]} if "e3" in record.accuracy.values else {})
 
 
-def _memory_growth(base: Sequence[Record], new: Record) -> Iterator[Finding]:
+def _memory_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:
     before = [peak for peak in map(_peak_bytes, base) if peak is not None]
     now = _peak_bytes(new)
     if before and now is not None:
         most = max(before)
         if now > most * MEMORY_GROWTH and now - most > MEMORY_SLACK_BYTES:
-            yield Finding(MEMORY, f"peak memory {show_bytes(most)} before, {show_bytes(now)} now")
+            yield Change(MEMORY, f"peak memory {show_bytes(most)} before, {show_bytes(now)} now")
 
 
 def _peak_bytes(record: Record) -> int | None:
     return None if record.measurement is None else record.measurement.peak_bytes
 
 
-def _kernel_growth(base: Sequence[Record], new: Record) -> Iterator[Finding]:
+def _kernel_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:
     if new.kernel is None:
         return
     compiler = new.kernel.get("compiler")
     alike = [record.kernel for record in base if record.kernel and record.kernel.get("compiler") == compiler]
     if not alike:
         if any(record.kernel for record in base):
-            yield Finding(NOTE, "static figures are of another compiler than the baseline's: not compared")
+            yield Change(NOTE, "static figures are of another compiler than the baseline's: not compared")
         return
     for name, unit in _KERNEL_UNITS.items():
         before = [figure for figure in (_figure(kernel, name) for kernel in alike) if figure is not None]
         now = _figure(new.kernel, name)
         if before and now is not None and -(-now // unit) > -(-max(before) // unit):
-            yield Finding(KERNEL, f"{_KERNEL_WORDS[name]}: {max(before):,} before, {now:,} now")
+            yield Change(KERNEL, f"{_KERNEL_WORDS[name]}: {max(before):,} before, {now:,} now")
 
 
 def _figure(kernel: Mapping[str, Any], name: str) -> int | None:

@@ -47,7 +47,7 @@ class Table:
 def kind(cell: Cell) -> str:
     """What became of a case in one word: wrong or broken before any time, then the verdict."""
     for worst in _WITHOUT_TIME:
-        if any(finding.kind == worst for finding in cell.findings):
+        if any(change.kind == worst for change in cell.changes):
             return worst
     if cell.verdict is not None:
         return cell.verdict.kind
@@ -59,7 +59,7 @@ def counts(comparison: Comparison) -> str:
     found = Counter(kind(cell) for cell in comparison.cells)
     order = (*_WITHOUT_TIME, *KINDS, CHECKED, SKIPPED)
     named = ", ".join(f"{found[name]:,} {name}" for name in order if found[name])
-    grown = sum(any(finding.kind in GROWN for finding in cell.findings) for cell in comparison.cells)
+    grown = sum(any(change.kind in GROWN for change in cell.changes) for cell in comparison.cells)
     named += f" ({grown:,} grew in error, memory or static figures)" if grown else ""
     return f"{named or 'nothing'}, of {count(len(comparison.cells), 'case')} (one case on one backend each)"
 
@@ -142,14 +142,14 @@ def _word(cell: Cell) -> str:
 def why(cell: Cell) -> str:
     """The reason of the verdict, or what is wrong; "" where the interval says it all."""
     if kind(cell) in _WITHOUT_TIME:
-        return next(finding.text for finding in cell.findings if finding.kind == kind(cell))
+        return next(change.text for change in cell.changes if change.kind == kind(cell))
     return "" if cell.verdict is None or cell.verdict.kind == SAME else cell.verdict.reason
 
 
 def besides(cell: Cell) -> list[str]:
     """What came up that is neither a time nor what `why` tells: errors, memory, static figures that grew, notes."""
-    found = [finding for finding in cell.findings if finding.text != why(cell)]
-    return [f"{finding.kind}: {finding.text}" for finding in found]
+    found = [change for change in cell.changes if change.text != why(cell)]
+    return [f"{change.kind}: {change.text}" for change in found]
 
 
 def extras(comparison: Comparison, every: bool = False) -> list[str]:

@@ -31,8 +31,8 @@ NOT_IN_FP16 = ("fp8_descales",)
 FRESH_SET = 2  # an input set that neither the check nor the recheck after timing uses
 
 
-class Lab(Protocol):
-    """What a probe needs of a trial: `bench.Bench` gives it."""
+class ProbeContext(Protocol):
+    """What a probe may ask of a trial; `attnbench.worker.trial.LiveProbeContext` answers in the worker."""
 
     case: Case
 
@@ -55,16 +55,16 @@ class Probe:
     name: str
     about: str
     cannot: Callable[[Case], str | None]
-    run: Callable[[Lab, Backend], Sequence[Check]]
+    run: Callable[[ProbeContext, Backend], Sequence[Check]]
 
 
-def run_probes(names: Sequence[str], lab: Lab, backend: Backend) -> Iterator[Check]:
+def run_probes(names: Sequence[str], context: ProbeContext, backend: Backend) -> Iterator[Check]:
     """The checks of the named probes that apply to the case and that the backend takes. ("all",): every probe."""
     for name in PROBES if tuple(names) == ("all",) else names:
         probe = PROBES[name]
-        if probe.cannot(lab.case) is None:
+        if probe.cannot(context.case) is None:
             with _named(name):
-                yield from kept(name, probe.run(lab, backend))
+                yield from kept(name, probe.run(context, backend))
 
 
 def kept(name: str, checks: Sequence[Check]) -> list[Check]:
@@ -86,11 +86,11 @@ def _named(name: str) -> Iterator[None]:
         raise
 
 
-def _judge_inputs(lab: Lab, backend: Backend, reference: Reference) -> Sequence[Check]:
+def _judge_inputs(context: ProbeContext, backend: Backend, reference: Reference) -> Sequence[Check]:
     if backend.unsupported(reference.case) is not None:
         return ()
-    outputs = lab.called(reference.case, reference.inputs, backend)
-    return lab.judged(reference, backend, outputs).checks
+    outputs = context.called(reference.case, reference.inputs, backend)
+    return context.judged(reference, backend, outputs).checks
 
 
 def _of_inputs(name: str, about: str) -> Probe:
@@ -99,14 +99,14 @@ def _of_inputs(name: str, about: str) -> Probe:
             return "these are the case's own inputs"
         return "its numbers leave fp16" if case.dtype == "fp16" and name in NOT_IN_FP16 else None
 
-    def run(lab: Lab, backend: Backend) -> Sequence[Check]:
-        return _judge_inputs(lab, backend, lab.posed(replace(lab.case, inputs=name)))
+    def run(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+        return _judge_inputs(context, backend, context.posed(replace(context.case, inputs=name)))
 
     return Probe(name, about, cannot, run)
 
 
-def _fresh(lab: Lab, backend: Backend) -> Sequence[Check]:
-    return _judge_inputs(lab, backend, lab.posed(lab.case, FRESH_SET))
+def _fresh(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+    return _judge_inputs(context, backend, context.posed(context.case, FRESH_SET))
 
 
 def _anywhere(case: Case) -> str | None:
@@ -119,17 +119,17 @@ def _of_relation(
     cannot: Callable[[Case], str | None] = _anywhere,
     may_refuse: bool = False,
 ) -> Probe:
-    def run(lab: Lab, backend: Backend) -> Sequence[Check]:
-        changed = RELATIONS[name](lab.case, lab.reference.inputs)
+    def run(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+        changed = RELATIONS[name](context.case, context.reference.inputs)
         if backend.unsupported(changed.case) is not None:
             return ()
         try:
-            outputs = lab.called(changed.case, changed.inputs, backend)
+            outputs = context.called(changed.case, changed.inputs, backend)
         except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
             if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
                 raise
             return (Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True),)
-        return lab.judged(lab.reference, backend, changed.undo(outputs)).checks
+        return context.judged(context.reference, backend, changed.undo(outputs)).checks
 
     return Probe(name, about, cannot, run)
 
@@ -146,26 +146,28 @@ def _not_fp8(case: Case) -> str | None:
     return None if case.is_fp8 else f"{case.dtype} has no descales"
 
 
-def _zero_descales(lab: Lab, backend: Backend) -> Iterator[Check]:
+def _zero_descales(context: ProbeContext, backend: Backend) -> Iterator[Check]:
     """q_descale 0: all logits 0, the output is the mean of v. v_descale 0: the output is 0 everywhere."""
-    inputs = lab.reference.inputs
+    inputs = context.reference.inputs
     if trait(backend, "own_quantizer"):
         return
     quantized = inputs.quantized
     flat = replace(inputs, quantized=replace(quantized, q_descale=quantized.q_descale * 0))
-    yield from _judge_inputs(lab, backend, lab.posed(lab.case, inputs=flat))
+    yield from _judge_inputs(context, backend, context.posed(context.case, inputs=flat))
     nothing = replace(inputs, quantized=replace(quantized, v_descale=quantized.v_descale * 0))
-    out = lab.called(lab.case, nothing, backend).out
+    out = context.called(context.case, nothing, backend).out
     wrong = int((out != 0).sum())
     yield Check("outputs that are not 0 with v_descale 0", wrong, 0, wrong == 0)
 
 
-def _same_bits(check: Callable[[Case, Backend, Inputs, Outputs], Check]) -> Callable[[Lab, Backend], Sequence[Check]]:
-    def run(lab: Lab, backend: Backend) -> Sequence[Check]:
+def _same_bits(
+    check: Callable[[Case, Backend, Inputs, Outputs], Check],
+) -> Callable[[ProbeContext, Backend], Sequence[Check]]:
+    def run(context: ProbeContext, backend: Backend) -> Sequence[Check]:
         if not repeatable(backend):
             return ()
-        inputs = lab.reference.inputs
-        return (check(lab.case, backend, inputs, lab.called(lab.case, inputs, backend)),)
+        inputs = context.reference.inputs
+        return (check(context.case, backend, inputs, context.called(context.case, inputs, backend)),)
 
     return run
 
@@ -190,7 +192,7 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("guarded", "NaN before and after each tensor"),
         _of_relation("padded", "NaN after each sequence", may_refuse=True),
         Probe("descale_zero", "q_descale 0 gives the mean of v, v_descale 0 gives 0", _not_fp8,
-              lambda lab, backend: tuple(_zero_descales(lab, backend))),
+              lambda context, backend: tuple(_zero_descales(context, backend))),
         Probe("other_stream", "the same bits on another stream (on the CPU: another thread)", _anywhere,
               _same_bits(stream_check)),
         Probe("used_memory", "the same bits in memory that others left full of NaN", _anywhere,

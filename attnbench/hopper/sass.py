@@ -167,7 +167,7 @@ def _main_loops(instructions: Sequence[Instruction]) -> tuple[tuple[Instruction,
     """All instructions that stand in some main loop, and the facts of each main loop."""
     if not any(instruction.is_tensor for instruction in instructions):
         return (), ()
-    graph = Graph.of(instructions)
+    graph = FlowGraph.of(instructions)
     order = graph.reverse_postorder()
     in_flight = in_flight_before(graph, order)
     loops = [
@@ -182,7 +182,7 @@ def _main_loops(instructions: Sequence[Instruction]) -> tuple[tuple[Instruction,
     return tuple(instruction for block in members for instruction in graph.blocks[block]), facts
 
 
-def _loop_facts(graph: Graph, body: Sequence[int], in_flight: Mapping[int, Flight]) -> LoopFacts:
+def _loop_facts(graph: FlowGraph, body: Sequence[int], in_flight: Mapping[int, Flight]) -> LoopFacts:
     instructions, ex2_in_flight = [], 0
     for block in body:
         flight = in_flight[block]
@@ -229,14 +229,14 @@ _LEAVES = ("EXIT", "RET", "BRX", "JMX")
 
 
 @dataclass(frozen=True)
-class Graph:
+class FlowGraph:
     """Basic blocks in address order (block 0 is the entry), and the edges between them."""
 
     blocks: tuple[tuple[Instruction, ...], ...]
     successors: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, instructions: Sequence[Instruction]) -> Graph:
+    def of(cls, instructions: Sequence[Instruction]) -> FlowGraph:
         place = {instruction.address: index for index, instruction in enumerate(instructions)}
         starts = {0}
         for index, instruction in enumerate(instructions):
@@ -295,7 +295,7 @@ def _successors(
     return tuple(dict.fromkeys(targets))
 
 
-def natural_loops(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int]]:
+def natural_loops(graph: FlowGraph, order: Sequence[int]) -> dict[int, frozenset[int]]:
     """Blocks of each natural loop by its header (Aho, Sethi, Ullman, Compilers, section 9.6)."""
     predecessors = graph.predecessors()
     dominators = _dominators(predecessors, order)
@@ -345,7 +345,7 @@ def step(flight: Flight, instruction: Instruction) -> Flight:
     return flight if left is None else (min(groups, left), is_open)
 
 
-def in_flight_before(graph: Graph, order: Sequence[int]) -> dict[int, Flight]:
+def in_flight_before(graph: FlowGraph, order: Sequence[int]) -> dict[int, Flight]:
     """What is in flight on entry to each block on every path: the least over the predecessors, to a fixed point."""
     predecessors = graph.predecessors()
     before = dict.fromkeys(order, _UNKNOWN)

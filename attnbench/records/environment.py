@@ -88,7 +88,7 @@ def _capability(value: Any) -> tuple[int, int] | None:
 # Sentinels: fixed work measured at the start, every few minutes and at the end of a run, and what its drift says.
 #
 # A machine whose own GEMM or copy rate moved by more than DRIFT_LIMIT between two sentinels did not hold still: the run
-# is suspect. Facts only, and how they are read; the work itself is in `gauge`.
+# is suspect. Facts only, and how they are read; the work itself is in `timing.sentinel`.
 
 START, PERIODIC, END = "start", "periodic", "end"
 # A run with something left to time looks at the machine again after so long.

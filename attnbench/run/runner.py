@@ -24,7 +24,7 @@ from attnbench.records import store
 from attnbench.records.environment import END, PERIOD_S, PERIODIC, START, suspicions
 from attnbench.records.record import Record, merge_processes
 from attnbench.run.process import RunError
-from attnbench.run.supervisor import Crew
+from attnbench.run.supervisor import Supervisor
 from attnbench.suite.suite import Job, Suite
 
 STATUS_MEANS = {
@@ -98,20 +98,20 @@ def run_suite(request: Request) -> Outcome:
     jobs = request.suite.jobs()
     if not request.resume:
         store.refuse_occupied(request.out)  # before seconds go into a worker
-    crew = Crew(request.device, request.plugins)
+    supervisor = Supervisor(request.device, request.plugins)
     outcome = Outcome(request.out)
     try:
-        ready = crew.hire()
+        ready = supervisor.start()
         backends = choose_backends(request, ready)
         writer = _open_writer(request, ready, backends)
     except BaseException:
-        crew.dismiss()
+        supervisor.stop()
         raise
     try:
         outcome.records.extend(writer.taken)
-        bracket = Bracket(crew.gauge, writer.append_sentinel, outcome.spent_s)
-        _run_jobs(request, jobs, backends, crew, writer, outcome, started, bracket)
-        bracket.close()
+        sentinels = Sentinels(supervisor.take_sentinel, writer.append_sentinel, outcome.spent_s)
+        _run_jobs(request, jobs, backends, supervisor, writer, outcome, started, sentinels)
+        sentinels.close()
     except KeyboardInterrupt:
         outcome.interrupted = True
     except (store.StoreError, RunError) as error:
@@ -120,7 +120,7 @@ def run_suite(request: Request) -> Outcome:
         request.progress.end()
         writer.close()
         try:
-            crew.dismiss()
+            supervisor.stop()
         except RunError as error:
             outcome.incomplete.append(str(error))
     outcome.suspicions = suspicions(writer.sentinels)
@@ -165,11 +165,11 @@ def _run_jobs(
     request: Request,
     jobs: Sequence[Job],
     backends: Sequence[str],
-    crew: Crew,
+    supervisor: Supervisor,
     writer: store.Writer,
     outcome: Outcome,
     started: float,
-    bracket: Bracket,
+    sentinels: Sentinels,
 ) -> None:
     todo = _todo(jobs, backends, writer.taken)
     total = len(jobs) * len(backends)
@@ -179,7 +179,7 @@ def _run_jobs(
             outcome.incomplete.append(f"the budget was used up with {len(todo) - number} of {len(jobs)} cases left")
             return
         if job.time:
-            bracket.look()
+            sentinels.look()
         note = _apart(job, writer.taken)
 
         def keep(record: Record) -> None:
@@ -191,10 +191,10 @@ def _run_jobs(
             request.progress.phase(job, backend, phase)
 
         if _processes(job) > 1:
-            for record in _replicated(crew, job, wanted, watch, outcome.spent_s, note):
+            for record in _replicated(supervisor, job, wanted, watch, outcome.spent_s, note):
                 keep(record)
         else:
-            crew.work(job, wanted, keep, watch, outcome.spent_s, note=note)
+            supervisor.work(job, wanted, keep, watch, outcome.spent_s, note=note)
 
 
 def _todo(jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record]) -> list[tuple[Job, list[str]]]:
@@ -205,7 +205,7 @@ def _todo(jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record])
 
 
 def _apart(job: Job, taken: Sequence[Record]) -> str:
-    """What a reader must know of a case that an earlier sitting left half done: the rest is timed among itself."""
+    """What a reader must know of a case that an interrupted run left half done: the rest is timed among itself."""
     names = [record.backend for record in taken if record.measurement and record.case_key == job.case.key]
     if not (names and job.timing.interleave):
         return ""
@@ -213,7 +213,7 @@ def _apart(job: Job, taken: Sequence[Record]) -> str:
 
 
 def _replicated(
-    crew: Crew,
+    supervisor: Supervisor,
     job: Job,
     backends: Sequence[str],
     watch: Callable[[str, str], None],
@@ -228,13 +228,13 @@ def _replicated(
     with tempfile.TemporaryDirectory(prefix="attnbench-") as folder:
         bits = folder if job.checks.processes > 1 else None
         for process in range(_processes(job)):
-            crew.renew()
+            supervisor.restart()
             going = [name for name, records in by_backend.items() if all(record.status == "ok" for record in records)]
 
             def keep(record: Record) -> None:
                 by_backend[record.backend].append(record)
 
-            crew.work(job, going, keep, watch, spent_s, bits, process, note)
+            supervisor.work(job, going, keep, watch, spent_s, bits, process, note)
     return [merge_processes(records) for records in by_backend.values()]
 
 
@@ -242,24 +242,24 @@ def _processes(job: Job) -> int:
     return max(job.checks.processes, job.timing.processes if job.time else 1)
 
 
-# Brackets a run with sentinels: one before the first timed case, one whenever the last is old, one at the end.
+# Sentinels around a run: one before the first timed case, one whenever the last is old, one at the end.
 
 
-class Bracket:
-    """Takes sentinels with `gauge` and hands each to `keep`. A run that times nothing has none.
+class Sentinels:
+    """Takes sentinels with `take_sentinel` and hands each to `keep`. A run that times nothing has none.
 
     now, wall: a clock that runs on evenly and the system's; the seconds between them change when the latter is set.
     """
 
     def __init__(
         self,
-        gauge: Callable[[], dict[str, Any]],
+        take_sentinel: Callable[[], dict[str, Any]],
         keep: Callable[[dict[str, Any]], None],
         spent_s: Counter[str],
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ):
-        self._gauge, self._keep, self._spent_s, self._now, self._wall = gauge, keep, spent_s, now, wall
+        self._take_sentinel, self._keep, self._spent_s, self._now, self._wall = take_sentinel, keep, spent_s, now, wall
         self._offset_s = wall() - now()
         self._last_s: float | None = None
 
@@ -278,7 +278,7 @@ class Bracket:
     def _take(self, role: str) -> None:
         started = self._now()
         try:
-            figures = self._gauge()
+            figures = self._take_sentinel()
         except RunError as error:
             if role != END:
                 raise

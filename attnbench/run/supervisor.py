@@ -1,4 +1,4 @@
-"""One worker at a time: hired when needed, followed event by event, replaced when a backend has cost it its life."""
+"""One worker at a time: started when needed, followed event by event, replaced when a backend has cost it its life."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnbench.suite.suite import Job
 HARNESS_PHASES = ("inputs", "oracle")
 HARNESS_TIMEOUT_S = 900.0
 # A sentinel takes seconds; after so long the device hangs.
-GAUGE_TIMEOUT_S = 60.0
+SENTINEL_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
 # What the wall time of a job is told as that a worker did not live to the end of: it took its phases' times with it.
 LOST = "crashes and time-outs"
@@ -33,52 +33,52 @@ def end_worker(worker: WorkerProcess | None) -> None:
         raise RunError(str(error)) from None
 
 
-class Crew:
-    """At most one worker at a time, hired when needed and replaced when it is lost."""
+class Supervisor:
+    """At most one worker at a time, started when needed and replaced when it is lost."""
 
     def __init__(self, device: str, plugins: Sequence[str]):
         self._device, self._plugins = device, plugins
         self._worker: WorkerProcess | None = None
         self._used = False
 
-    def hire(self) -> Mapping[str, Any]:
+    def start(self) -> Mapping[str, Any]:
         """A fresh worker's ready event. Raises RunError when none can start."""
-        self.dismiss()
+        self.stop()
         self._worker, self._used = WorkerProcess(self._device, self._plugins), False
         try:
             return self._worker.start()
         except WorkerRefused as error:
-            self.dismiss()
+            self.stop()
             raise RunError(str(error)) from None
         except WorkerDied as error:
-            self.dismiss()
+            self.stop()
             raise RunError(f"no worker could start, {error.brief}") from None
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Ends the worker. Raises RunError where it does not end."""
         worker, self._worker = self._worker, None
         end_worker(worker)
 
-    def renew(self) -> None:
+    def restart(self) -> None:
         """Sees to it that the next job gets a process that has not measured anything."""
         if self._used:
-            self.dismiss()
+            self.stop()
 
-    def gauge(self) -> dict[str, Any]:
+    def take_sentinel(self) -> dict[str, Any]:
         """The figures of one sentinel, or the `error` there was. Raises RunError when no worker can start."""
         if self._worker is None:
-            self.hire()
+            self.start()
         self._worker.submit({"do": "gauge"})
         try:
-            gauged = self._worker.next_event(GAUGE_TIMEOUT_S)
-            self._worker.next_event(GAUGE_TIMEOUT_S)  # done
+            taken = self._worker.next_event(SENTINEL_TIMEOUT_S)
+            self._worker.next_event(SENTINEL_TIMEOUT_S)  # done
         except WorkerDied as error:
-            self.dismiss()
+            self.stop()
             return {"error": error.brief}
         except WorkerSilent:
-            self.dismiss()
-            return {"error": f"no figures within {GAUGE_TIMEOUT_S:g} s"}
-        return dict(gauged["figures"])
+            self.stop()
+            return {"error": f"no figures within {SENTINEL_TIMEOUT_S:g} s"}
+        return dict(taken["figures"])
 
     def work(
         self,
@@ -102,7 +102,7 @@ class Crew:
         suspects: dict[str, str] = {}  # backend: what became of the worker that it was timed in
         while left:
             if self._worker is None:
-                self.hire()
+                self.start()
             alone = next((name for name in left if name in suspects), None)
             keep_noted = _noted(keep, (note, suspects.get(alone, "")))
             listener = Listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
@@ -118,7 +118,7 @@ class Crew:
                     suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
                 else:
                     listener.fail(error.kind, str(error))
-                self.dismiss()  # once its record is safe
+                self.stop()  # once its record is safe
             if alone is not None and alone not in listener.left:
                 left.remove(alone)
 

@@ -21,8 +21,8 @@ from attnbench.correctness.probes import PROBES
 from attnbench.selftest.bugs import BUGS
 from attnbench.selftest.forward import Choices, Planted, TiledForward
 from attnbench.settings import Checks, Factors, Timing
-from attnbench.worker.problem import Bench, Phases
-from attnbench.worker.trial import BenchLab, poisoned_memory, run_trial
+from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.trial import LiveProbeContext, poisoned_memory, run_trial
 
 # Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.
 SHORT = {"batch": 1, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 64}
@@ -221,37 +221,39 @@ class BugUnit:
 
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        bench = Bench(Case.make(**self.case), "cpu", Checks(repeats=REPEATS, oracle=self.oracle), Timing(), 0, Phases())
+        problem = Problem(
+            Case.make(**self.case), "cpu", Checks(repeats=REPEATS, oracle=self.oracle), Timing(), 0, Phases()
+        )
         found = {}
         for kind in BUGS:
             bug = kind()
-            if bug.unsupported(bench.case) is None and bug.name in (self.bugs or (bug.name,)):
+            if bug.unsupported(problem.case) is None and bug.name in (self.bugs or (bug.name,)):
                 found[bug.name] = {}
-                for column, caught in examine(bench, bug, self.probes or tuple(PROBES)):
+                for column, caught in caught_by(problem, bug, self.probes or tuple(PROBES)):
                     found[bug.name][column] = caught
                     if caught and not self.exhaustive:
                         break
         return found
 
 
-def examine(bench: Bench, bug: Planted, probes: Sequence[str]) -> Iterator[tuple[str, str]]:
+def caught_by(problem: Problem, bug: Planted, probes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(column, rule that caught the bug or "") of the ordinary checks and of the probes that apply."""
-    record = run_trial(bench, bug, timed=False)
+    record = run_trial(problem, bug, timed=False)
     if record.status == "error":
         yield OWN, record.kind
     else:
         yield OWN, record.accuracy.failures[0].rule if record.accuracy.failures else ""
-    lab = BenchLab(bench, Factors(), bug)
+    context = LiveProbeContext(problem, Factors(), bug)
     for name in probes:
         probe = PROBES[name]
-        if probe.cannot(bench.case) is None:
+        if probe.cannot(problem.case) is None:
             with poisoned_memory():
-                yield name, _caught(probe.run, lab, bug)
+                yield name, _caught(probe.run, context, bug)
 
 
-def _caught(run: Any, lab: BenchLab, backend: TiledForward) -> str:
+def _caught(run: Any, context: LiveProbeContext, backend: TiledForward) -> str:
     try:
-        failed = [check for check in run(lab, backend) if not check.passed]
+        failed = [check for check in run(context, backend) if not check.passed]
     except ContractError:
         return CONTRACT
     return failed[0].rule if failed else ""
@@ -297,9 +299,9 @@ class RightUnit:
         judged, accused = 0, []
         for fields in self.cases:
             case = Case.make(**fields)
-            bench = Bench(case, "cpu", Checks(repeats=0), Timing(), 0, Phases())
+            problem = Problem(case, "cpu", Checks(repeats=0), Timing(), 0, Phases())
             for choices in right_variants(case.dtype):
-                record = run_trial(bench, TiledForward(choices), timed=False)
+                record = run_trial(problem, TiledForward(choices), timed=False)
                 if record.status != "unsupported":
                     judged += 1
                 if record.status not in ("ok", "unsupported"):

@@ -1,4 +1,4 @@
-"""The fixed work by which a machine is gauged: a GEMM and a copy, timed as every other number is.
+"""Sentinels, the fixed work that shows whether a machine drifts: a GEMM and a copy, timed as every other number is.
 
 On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32 one,
 since few CPUs have a bf16 one, which serves for drift alone. Inputs are random normal: zeros would run faster.
@@ -41,7 +41,7 @@ _CPU_TIMING = Timing(cache="warm", min_samples=10, min_time_s=0.05, max_time_s=0
 CPU = Work("fp32", 512, 2**26, _CPU_TIMING, _CPU_TIMING)
 
 
-def gauge(device: str, watch: Watch, work: Work | None = None) -> dict[str, Any]:
+def take_sentinel(device: str, watch: Watch, work: Work | None = None) -> dict[str, Any]:
     """One sentinel's figures, as plain data. Never raises for what the machine does: then `error` says what."""
     work = work or (CPU if device == "cpu" else GPU)
     facts: dict[str, Any] = {"at_s": round(watch.clock.now(), 3), "gemm_dtype": work.gemm_dtype,
@@ -49,7 +49,7 @@ def gauge(device: str, watch: Watch, work: Work | None = None) -> dict[str, Any]
     try:
         gemm_s, facts["gemm"] = _timed(_gemm(device, work), device, work.gemm_timing, watch)
         copy_s, facts["copy"] = _timed(_copy(device, work), device, work.copy_timing, watch)
-    except Exception as error:  # out of memory, a throttled card: a machine that cannot be gauged is a fact too
+    except Exception as error:  # out of memory, a throttled card: a machine that cannot do it is a fact too
         lines = str(error).splitlines() or [""]
         return {**facts, "error": f"{type(error).__name__}: {lines[0]}"}
     finally:

@@ -25,53 +25,53 @@ from attnbench.worker.problem import MEMORY_SHARE
 from attnbench.worker.trial import DURING, check_trial, guarded, time_alone
 
 if TYPE_CHECKING:
-    from attnbench.worker.problem import Bench
+    from attnbench.worker.problem import Problem
 
 
 ONE_BY_ONE = "timed one after the other"
 
 
-def time_together(bench: Bench, held: Sequence[Checked], process: int = 0) -> Iterator[Record]:
+def time_together(problem: Problem, held: Sequence[Checked], process: int = 0) -> Iterator[Record]:
     """One record per backend, in any order. Never raises for what a backend did.
 
     process: which of several processes this is that measure the same case; each has an order of its own.
     """
     left = list(held)
     while left:
-        reason = too_large_together(bench, left) if len(left) > 1 else ""
+        reason = too_large_together(problem, left) if len(left) > 1 else ""
         if len(left) == 1 or reason:
             for checked in left:
-                yield _alone(bench, checked, reason)
+                yield _alone(problem, checked, reason)
             return
         try:
-            yield from _in_turns(bench, left, process)
+            yield from _in_turns(problem, left, process)
             return
         except ArmFailed as error:
             failure = error.record
         # NOTE: only here, with the exception, are the frames gone that hold every arm's input sets.
         if failure.kind == "oom":
             for checked in left:
-                yield _alone(bench, checked, f"{ONE_BY_ONE}: there was no memory for all of {len(left)} at once")
+                yield _alone(problem, checked, f"{ONE_BY_ONE}: there was no memory for all of {len(left)} at once")
             return
         yield failure
         left = [checked for checked in left if checked.backend.name != failure.backend]
 
 
-def _in_turns(bench: Bench, held: Sequence[Checked], process: int) -> Iterator[Record]:
+def _in_turns(problem: Problem, held: Sequence[Checked], process: int) -> Iterator[Record]:
     """The records of all, once all are timed. Raises ArmFailed before the first one."""
-    arms = [_prepared(bench, checked, held) for checked in held]
+    arms = [_prepared(problem, checked, held) for checked in held]
     timed = [_timed_arm(arm, place, process) for place, arm in enumerate(arms, start=1)]
     names = [arm.name for arm in arms]
-    seed = order_seed(bench.case.key, names)
-    announced = [_Announced(bench, arm.checked, times) for arm, times in zip(arms, timed)]
+    seed = order_seed(problem.case.key, names)
+    announced = [_Announced(problem, arm.checked, times) for arm, times in zip(arms, timed)]
     for arm in announced:
         arm.warm_up()
-    clock = bench.watch.clock
-    limit_s = len(arms) * bench.timing.max_time_s
+    clock = problem.watch.clock
+    limit_s = len(arms) * problem.timing.max_time_s
     take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
     for arm, times in zip(arms, timed):
-        bench.phases.backend = arm.name
-        yield guarded(bench, arm.checked.record, lambda: arm.record(times.measurement(names, seed)), DURING)
+        problem.phases.backend = arm.name
+        yield guarded(problem, arm.checked.record, lambda: arm.record(times.measurement(names, seed)), DURING)
 
 
 def order_seed(case_key: str, names: Sequence[str]) -> int:
@@ -79,30 +79,33 @@ def order_seed(case_key: str, names: Sequence[str]) -> int:
     return zlib.crc32(" ".join((case_key, *names)).encode())
 
 
-def too_large_together(bench: Bench, held: Sequence[Checked]) -> str:
+def too_large_together(problem: Problem, held: Sequence[Checked]) -> str:
     """Why the input sets and outputs of all cannot be held at the same time; "" where they can."""
     backends = [checked.backend for checked in held]
-    need = set_bytes(bench.case, backends) + (len(held) + 1) * input_bytes(bench.case)
-    have = int(available_memory_bytes(bench.device) * MEMORY_SHARE)
+    need = set_bytes(problem.case, backends) + (len(held) + 1) * input_bytes(problem.case)
+    have = int(available_memory_bytes(problem.device) * MEMORY_SHARE)
     if need <= have:
         return ""
     return (
         f"{ONE_BY_ONE}: inputs of {len(held)} backends together need about {need / 2**30:.1f} GiB, and "
-        f"{have / 2**30:.1f} GiB of the {bench.device} memory may be used"
+        f"{have / 2**30:.1f} GiB of the {problem.device} memory may be used"
     )
 
 
-def _alone(bench: Bench, checked: Checked, reason: str = "") -> Record:
-    bench.phases.backend = checked.backend.name
-    record = time_alone(bench, checked)
+def _alone(problem: Problem, checked: Checked, reason: str = "") -> Record:
+    problem.phases.backend = checked.backend.name
+    record = time_alone(problem, checked)
     return replace(record, warnings=(*record.warnings, reason)) if reason else record
 
 
-def _prepared(bench: Bench, checked: Checked, held: Sequence[Checked]) -> Prepared:
-    bench.phases.backend = checked.backend.name
+def _prepared(problem: Problem, checked: Checked, held: Sequence[Checked]) -> Prepared:
+    problem.phases.backend = checked.backend.name
     backends = [other.backend for other in held]
     arm = guarded(
-        bench, checked.record, lambda: Prepared(bench, checked, copy_inputs(bench.reference.inputs), backends), DURING
+        problem,
+        checked.record,
+        lambda: Prepared(problem, checked, copy_inputs(problem.reference.inputs), backends),
+        DURING,
     )
     if isinstance(arm, Record):
         raise ArmFailed(arm)
@@ -110,9 +113,9 @@ def _prepared(bench: Bench, checked: Checked, held: Sequence[Checked]) -> Prepar
 
 
 def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
-    bench = arm.bench
+    problem = arm.problem
     return TimedArm(
-        str(place), arm.calls, bench.timing, arm.timer, bench.watch, bench.watch.clock, arm.flush(), process
+        str(place), arm.calls, problem.timing, arm.timer, problem.watch, problem.watch.clock, arm.flush(), process
     )
 
 
@@ -127,8 +130,8 @@ class ArmFailed(Exception):
 class _Announced:
     """An arm whose turns are phases of its backend, so that whoever watches knows who is at work. Raises ArmFailed."""
 
-    def __init__(self, bench: Bench, checked: Checked, arm: TimedArm):
-        self._bench, self._checked, self._arm = bench, checked, arm
+    def __init__(self, problem: Problem, checked: Checked, arm: TimedArm):
+        self._problem, self._checked, self._arm = problem, checked, arm
 
     @property
     def done(self) -> bool:
@@ -141,9 +144,9 @@ class _Announced:
         self._at_work(lambda: self._arm.take(round, growth))
 
     def _at_work(self, step: Callable[[], None]) -> None:
-        self._bench.phases.backend = self._checked.backend.name
-        with self._bench.phases("time"):
-            outcome = guarded(self._bench, self._checked.record, step, DURING)
+        self._problem.phases.backend = self._checked.backend.name
+        with self._problem.phases("time"):
+            outcome = guarded(self._problem, self._checked.record, step, DURING)
         if outcome is not None:
             raise ArmFailed(outcome)
 
@@ -155,30 +158,30 @@ class _Announced:
 PROCESSES_AT_ONCE = 2  # each holds a backend, and the device's memory is for both
 
 
-class Holding:
+class HeldBackend:
     """The backend, prepared and warm."""
 
-    def __init__(self, bench: Bench, prepared: Prepared, arm: TimedArm):
-        self._bench, self._prepared, self._arm, self._blocks = bench, prepared, arm, 0
+    def __init__(self, problem: Problem, prepared: Prepared, arm: TimedArm):
+        self._problem, self._prepared, self._arm, self._blocks = problem, prepared, arm, 0
 
     @classmethod
-    def of(cls, bench: Bench, backend: Backend, timed: bool, label: str, process: int) -> Holding | Record:
-        """The holding of a backend that passed its checks, or its record where it did not or is not to be timed."""
-        checked = check_trial(bench, backend)
+    def of(cls, problem: Problem, backend: Backend, timed: bool, label: str, process: int) -> HeldBackend | Record:
+        """The held backend, of one that passed its checks, or its record where it did not or is not to be timed."""
+        checked = check_trial(problem, backend)
         if isinstance(checked, Record) or not timed:
             return checked if isinstance(checked, Record) else checked.record
 
-        def hold() -> Holding:
-            prepared = Prepared(bench, checked, bench.reference.inputs, [backend] * PROCESSES_AT_ONCE)
+        def hold() -> HeldBackend:
+            prepared = Prepared(problem, checked, problem.reference.inputs, [backend] * PROCESSES_AT_ONCE)
             arm = TimedArm(
-                label, prepared.calls, bench.timing, prepared.timer, bench.watch, bench.watch.clock, prepared.flush(),
+                label, prepared.calls, problem.timing, prepared.timer, problem.watch, problem.watch.clock, prepared.flush(),
                 process,
             )  # fmt: skip
-            with bench.phases("time"):
+            with problem.phases("time"):
                 arm.warm_up()
-            return cls(bench, prepared, arm)
+            return cls(problem, prepared, arm)
 
-        return guarded(bench, checked.record, hold, DURING)
+        return guarded(problem, checked.record, hold, DURING)
 
     @property
     def done(self) -> bool:
@@ -200,9 +203,9 @@ class Holding:
         skewed, the median of few samples lies elsewhere than that of many.
         """
         self._arm.call_s = call_s
-        with self._bench.phases("time"):
+        with self._problem.phases("time"):
             checked = self._prepared.checked.record
-            outcome = guarded(self._bench, checked, lambda: self._arm.take(round, growth), DURING)
+            outcome = guarded(self._problem, checked, lambda: self._arm.take(round, growth), DURING)
         self._blocks += 1
         return outcome
 
@@ -215,7 +218,7 @@ class Holding:
         def judged() -> Record:
             return self._prepared.record(self._arm.measurement(together, order_seed))
 
-        return guarded(self._bench, checked.record, judged, DURING)
+        return guarded(self._problem, checked.record, judged, DURING)
 
 
 def strays(checkout: Path) -> list[str]:

@@ -21,12 +21,12 @@ from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.timers import make_flush, make_timer
 
 if TYPE_CHECKING:
-    from attnbench.worker.problem import Bench
+    from attnbench.worker.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A backend that passed its checks on a bench's case, with the record that says so, nothing timed yet.
+    """A backend that passed its checks on a problem's case, with the record that says so, nothing timed yet.
 
     first_call_s: what its very first prepare and call took, compilation and autotuning included.
     """
@@ -42,12 +42,12 @@ class Prepared:
     inputs: the set that the last timed buffers are judged against; held: all backends prepared at the same time.
     """
 
-    def __init__(self, bench: Bench, checked: Checked, inputs: Inputs, held: Sequence[Backend]):
-        self.bench, self.checked, self._inputs = bench, checked, inputs
-        with bench.phases("prepare"):
-            first, self._prep_s, self._peak_bytes = _prepare_watched(bench.case, checked.backend, inputs)
-            self.calls = rotation(bench, checked.backend, inputs, first, held)
-        self.timer = make_timer(bench.timing.timer, bench.device, len(self.calls))
+    def __init__(self, problem: Problem, checked: Checked, inputs: Inputs, held: Sequence[Backend]):
+        self.problem, self.checked, self._inputs = problem, checked, inputs
+        with problem.phases("prepare"):
+            first, self._prep_s, self._peak_bytes = _prepare_watched(problem.case, checked.backend, inputs)
+            self.calls = rotation(problem, checked.backend, inputs, first, held)
+        self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
 
     @property
     def name(self) -> str:
@@ -55,28 +55,28 @@ class Prepared:
 
     def flush(self) -> Callable[[], None] | None:
         """What empties the cache ahead of a sample; None in the regime where the rotation keeps it cold."""
-        bench = self.bench
-        return make_flush(bench.device, bench.cache_bytes) if bench.timing.regime == "burst" else None
+        problem = self.problem
+        return make_flush(problem.device, problem.cache_bytes) if problem.timing.regime == "burst" else None
 
     def record(self, measurement: Measurement) -> Record:
         """The record with its measurement, or an incorrect one where timed outputs are wrong. Raises ContractError."""
-        bench, base = self.bench, self.checked.record
+        problem, base = self.problem, self.checked.record
         compile_s = max(0.0, self.checked.first_call_s - statistics.median(measurement.samples_s))
-        with bench.phases("time"):
-            prep_call = time_prep_call(bench, self.checked.backend, self._inputs)
+        with problem.phases("time"):
+            prep_call = time_prep_call(problem, self.checked.backend, self._inputs)
         measurement = replace(
             measurement, prep_s=self._prep_s, prep_call=prep_call, compile_s=compile_s, peak_bytes=self._peak_bytes
         )
-        if checksums(self._inputs) != bench.checksums:
+        if checksums(self._inputs) != problem.checksums:
             raise ContractError("it wrote its inputs: their checksum changed")
-        with bench.phases("recheck"):
+        with problem.phases("recheck"):
             failure = self._recheck(self.timer.last())
         if failure is not None:
             accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *failure.failures), recheck="failed")
             reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
             return replace(base, status="incorrect", reason=reason, accuracy=accuracy)
         accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
-        warnings = base.warnings + rotation_warning(bench, len(self.calls))
+        warnings = base.warnings + rotation_warning(problem, len(self.calls))
         return replace(base, accuracy=accuracy, measurement=measurement, warnings=warnings)
 
     def _recheck(self, last: Outputs) -> Accuracy | None:
@@ -84,16 +84,16 @@ class Prepared:
 
         The fresh inputs lie where the timed ones were: an answer kept by address is as stale as one kept for ever.
         """
-        bench, backend = self.bench, self.checked.backend
-        check_contract(bench.case, self._inputs, last)
-        factors = bench.checks.factors
-        accuracy = judge(bench.reference, backend, last, factors)
+        problem, backend = self.problem, self.checked.backend
+        check_contract(problem.case, self._inputs, last)
+        factors = problem.checks.factors
+        accuracy = judge(problem.reference, backend, last, factors)
         if not accuracy.passed:
             return accuracy
-        fresh = bench.fresh
+        fresh = problem.fresh
         with in_place_of(self._inputs, fresh.inputs) as inputs:
             before = checksums(inputs)
-            outputs, _ = guarded_call(bench.case, backend, inputs)
+            outputs, _ = guarded_call(problem.case, backend, inputs)
             if checksums(inputs) != before:
                 raise ContractError("it wrote its inputs: their checksum changed during a call after timing")
         accuracy = judge(fresh, backend, outputs, factors)
@@ -128,13 +128,13 @@ ROTATION_MEMORY_SHARE = 0.25
 ROTATION_PREPARE_S = 2.0
 
 
-def rotation(bench: Bench, backend: Backend, inputs: Inputs, first: Call, held: Sequence[Backend]) -> list[Call]:
+def rotation(problem: Problem, backend: Backend, inputs: Inputs, first: Call, held: Sequence[Backend]) -> list[Call]:
     """The first call, on `inputs`, and one on each further set: as many as a cold cache takes, memory holds for all of
     `held` (the backends that are prepared at the same time), or ROTATION_PREPARE_S allows."""
     calls, started = [first], time.perf_counter()
-    sets = _input_sets(bench, held)
+    sets = _input_sets(problem, held)
     while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
-        calls.append(backend.prepare(bench.case, copy_inputs(inputs)))
+        calls.append(backend.prepare(problem.case, copy_inputs(inputs)))
     return calls
 
 
@@ -143,22 +143,22 @@ def set_bytes(case: Case, held: Sequence[Backend]) -> int:
     return sum(input_bytes(case) + extra_bytes(backend, case) for backend in held)
 
 
-def _input_sets(bench: Bench, held: Sequence[Backend]) -> int:
-    if bench.timing.cache == "warm" or bench.timing.regime == "burst":
+def _input_sets(problem: Problem, held: Sequence[Backend]) -> int:
+    if problem.timing.cache == "warm" or problem.timing.regime == "burst":
         return 1
-    memory = available_memory_bytes(bench.device) * ROTATION_MEMORY_SHARE
-    return max(1, min(_sets_for_cold(bench), int(memory // set_bytes(bench.case, held))))
+    memory = available_memory_bytes(problem.device) * ROTATION_MEMORY_SHARE
+    return max(1, min(_sets_for_cold(problem), int(memory // set_bytes(problem.case, held))))
 
 
-def _sets_for_cold(bench: Bench) -> int:
-    size = input_bytes(bench.case)
-    rotated = CACHES_ROTATED * bench.cache_bytes
+def _sets_for_cold(problem: Problem) -> int:
+    size = input_bytes(problem.case)
+    rotated = CACHES_ROTATED * problem.cache_bytes
     return 1 if size > rotated else -(-rotated // size) + 1
 
 
-def rotation_warning(bench: Bench, sets: int) -> tuple[str, ...]:
-    wanted = _sets_for_cold(bench)
-    if bench.timing.cache == "warm" or bench.timing.regime == "burst" or sets >= wanted:
+def rotation_warning(problem: Problem, sets: int) -> tuple[str, ...]:
+    wanted = _sets_for_cold(problem)
+    if problem.timing.cache == "warm" or problem.timing.regime == "burst" or sets >= wanted:
         return ()
     return (f"cache partly warm: {sets} input sets in turn, {wanted} would hold {CACHES_ROTATED} times the cache",)
 
@@ -173,32 +173,32 @@ LEAST_SAMPLES, MOST_SAMPLES = 3, 30
 WARMUP_CALLS = 2
 
 
-def time_prep_call(bench: Bench, backend: Backend, inputs: Inputs) -> PrepTiming | None:
+def time_prep_call(problem: Problem, backend: Backend, inputs: Inputs) -> PrepTiming | None:
     """Of the backend's own preparation; for a backend that starts from the reference quantizer's tensors, of that.
 
     None where nothing of the preparation is repeated, or where a backend with a quantizer of its own does not give it.
     """
-    case = bench.case
+    case = problem.case
     own = prep_call(backend, case, inputs)
     if own is not None:
-        return _timed(bench, own)
+        return _timed(problem, own)
     if not case.is_fp8 or trait(backend, "own_quantizer"):
         return None
-    if bench.reference_prep is None:
+    if problem.reference_prep is None:
         from attnbench.reference.quantize import quantize
 
         reference = PrepCall(REFERENCE_PREP, lambda: quantize(inputs.q, inputs.k, inputs.v, case))
-        bench.reference_prep = _timed(bench, reference)
-    return bench.reference_prep
+        problem.reference_prep = _timed(problem, reference)
+    return problem.reference_prep
 
 
-def _timed(bench: Bench, prep: PrepCall) -> PrepTiming:
-    timing = bench.timing
-    timer = make_timer(timing.timer, bench.device, 1)
+def _timed(problem: Problem, prep: PrepCall) -> PrepTiming:
+    timing = problem.timing
+    timer = make_timer(timing.timer, problem.device, 1)
     # One input set, so the cache is emptied ahead of each sample; but for captured graphs, which cannot, and for the
     # CPU, where that takes a hundred times as long as what is timed.
     cold = timing.cache == "cold" and timer.name == "events"
-    return sample(prep, timer, make_flush(bench.device, bench.cache_bytes) if cold else None)
+    return sample(prep, timer, make_flush(problem.device, problem.cache_bytes) if cold else None)
 
 
 def sample(prep: PrepCall, timer: Timer, before: Callable[[], None] | None) -> PrepTiming:

@@ -23,7 +23,7 @@ MEMORY_SHARE = 0.8
 FRESH = 1  # the input set of the recheck: other numbers than the checked ones
 
 
-class Bench:
+class Problem:
     """The inputs and references of one case, made when first needed and shared by all its backends."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Bench:
         self._checksums: list[int] = []
         self._sources: tuple[Any, dict[str, float]] | None = None
         self.reference_prep: PrepTiming | None = None  # the reference quantizer's time, taken once for all backends
-        self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `lab`
+        self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `context`
 
     @property
     def reference(self) -> Reference:

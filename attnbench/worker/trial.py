@@ -29,49 +29,49 @@ from attnbench.settings import Factors
 from attnbench.timing.measure import measure
 from attnbench.timing.sampling import Unstable
 from attnbench.worker.prepared import Checked, Prepared
-from attnbench.worker.problem import Bench
+from attnbench.worker.problem import Problem
 
 T = TypeVar("T")
 # Ahead of the reason of an error that came after the check.
 DURING = "while being timed: "
 
 
-def run_trial(bench: Bench, backend: Backend, timed: bool) -> Record:
+def run_trial(problem: Problem, backend: Backend, timed: bool) -> Record:
     """The record of one backend on one case. Never raises for what the backend did."""
-    checked = check_trial(bench, backend)
+    checked = check_trial(problem, backend)
     if isinstance(checked, Record):
         return checked
-    return time_alone(bench, checked) if timed else checked.record
+    return time_alone(problem, checked) if timed else checked.record
 
 
-def check_trial(bench: Bench, backend: Backend) -> Checked | Record:
+def check_trial(problem: Problem, backend: Backend) -> Checked | Record:
     """The backend once it has passed, to be timed or not; else the record that says why not. Never raises for it."""
-    base = Record(bench.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
+    base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
 
     def check() -> Checked | Record:
-        reason = _cannot(bench, backend)
+        reason = _cannot(problem, backend)
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason)
-        return _checked(bench, backend, base)
+        return _checked(problem, backend, base)
 
-    return guarded(bench, base, check)
+    return guarded(problem, base, check)
 
 
-def time_alone(bench: Bench, checked: Checked) -> Record:
+def time_alone(problem: Problem, checked: Checked) -> Record:
     """The record of a checked backend, timed by itself. Never raises for what the backend did."""
 
     def measured() -> Record:
-        prepared = Prepared(bench, checked, bench.reference.inputs, [checked.backend])
-        with bench.phases("time"):
+        prepared = Prepared(problem, checked, problem.reference.inputs, [checked.backend])
+        with problem.phases("time"):
             measurement = measure(
-                prepared.calls, bench.timing, prepared.timer, flush=prepared.flush(), watch=bench.watch
+                prepared.calls, problem.timing, prepared.timer, flush=prepared.flush(), watch=problem.watch
             )
         return prepared.record(measurement)
 
-    return guarded(bench, checked.record, measured, DURING)
+    return guarded(problem, checked.record, measured, DURING)
 
 
-def guarded(bench: Bench, base: Record, step: Callable[[], T], when: str = "") -> T | Record:
+def guarded(problem: Problem, base: Record, step: Callable[[], T], when: str = "") -> T | Record:
     """What the step returns, or the record of what a backend raised in it; then the checked inputs are whole again."""
     try:
         return step()
@@ -79,9 +79,9 @@ def guarded(bench: Bench, base: Record, step: Callable[[], T], when: str = "") -
         if isinstance(error, KeyboardInterrupt) and _hears_ctrl_c():
             raise
         try:
-            bench.inputs_written()
+            problem.inputs_written()
         except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
-            bench.forget()
+            problem.forget()
         return replace(base, status="error", kind=failure_kind(error), reason=when + describe(error))
 
 
@@ -90,12 +90,12 @@ def _hears_ctrl_c() -> bool:
     return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
-def _cannot(bench: Bench, backend: Backend) -> str | None:
-    kind = bench.device.split(":")[0]
+def _cannot(problem: Problem, backend: Backend) -> str | None:
+    kind = problem.device.split(":")[0]
     elsewhere = None
     if kind not in trait(backend, "devices"):
         elsewhere = f"it runs on {', '.join(trait(backend, 'devices'))} only, not on {kind}"
-    reason = backend.unavailable() or elsewhere or backend.unsupported(bench.case) or bench.too_large(backend)
+    reason = backend.unavailable() or elsewhere or backend.unsupported(problem.case) or problem.too_large(backend)
     if reason and not isinstance(reason, str):
         raise ContractError(f"unsupported() returned {reason!r}; return a reason as text, or None")
     return reason or None
@@ -109,15 +109,15 @@ def _kernel_facts(backend: Backend, case: Case) -> Any:
         raise ContractError(f"kernel_facts() returned what JSON cannot hold: {error}") from None
 
 
-def _checked(bench: Bench, backend: Backend, base: Record) -> Checked | Record:
-    reference = bench.reference
-    bench.make_budgets(backend)
-    with poisoned_memory(), bench.phases("check"):
-        outputs, first_call_s = guarded_call(bench.case, backend, reference.inputs)
-        if bench.inputs_written():
+def _checked(problem: Problem, backend: Backend, base: Record) -> Checked | Record:
+    reference = problem.reference
+    problem.make_budgets(backend)
+    with poisoned_memory(), problem.phases("check"):
+        outputs, first_call_s = guarded_call(problem.case, backend, reference.inputs)
+        if problem.inputs_written():
             raise ContractError("it wrote its inputs: their checksum changed during the call")
-        base = replace(base, kernel=_kernel_facts(backend, bench.case))  # after a call: autotuning has chosen by then
-        accuracy, cause = examine(bench, backend, outputs, bench.checks.factors)
+        base = replace(base, kernel=_kernel_facts(backend, problem.case))  # after a call: autotuning has chosen by then
+        accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors)
     known = {"kind": None, "accuracy": accuracy, "warnings": _accumulator_warnings(backend, accuracy)}
     if accuracy.passed:
         return Checked(backend, replace(base, status="ok", reason="", **known), first_call_s)
@@ -160,24 +160,24 @@ def _version(backend: Backend) -> str:
 # All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; what a failure means.
 
 
-def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
+def check_outputs(problem: Problem, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
     """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need earlier ones passed."""
-    lab = BenchLab(bench, factors, backend)
-    accuracy = lab.judged(bench.reference, backend, outputs)
-    if bench.checks.sources:
-        accuracy = replace(accuracy, values={**accuracy.values, **bench.sources(outputs)})
-    if accuracy.passed and bench.checks.repeats and repeatable(backend):
-        check = repeat_check(bench.case, backend, bench.reference.inputs, outputs, bench.checks.repeats)
+    context = LiveProbeContext(problem, factors, backend)
+    accuracy = context.judged(problem.reference, backend, outputs)
+    if problem.checks.sources:
+        accuracy = replace(accuracy, values={**accuracy.values, **problem.sources(outputs)})
+    if accuracy.passed and problem.checks.repeats and repeatable(backend):
+        check = repeat_check(problem.case, backend, problem.reference.inputs, outputs, problem.checks.repeats)
         accuracy = replace(accuracy, checks=(*accuracy.checks, check))
-    if accuracy.passed and bench.bits and repeatable(backend):
-        check = process_check(Path(bench.bits), backend, outputs)
+    if accuracy.passed and problem.bits and repeatable(backend):
+        check = process_check(Path(problem.bits), backend, outputs)
         accuracy = replace(accuracy, checks=(*accuracy.checks, check))
-    if accuracy.passed and bench.checks.probes:
-        further = tuple(run_probes(bench.checks.probes, lab, backend))
+    if accuracy.passed and problem.checks.probes:
+        further = tuple(run_probes(problem.checks.probes, context, backend))
         accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
     if accuracy.passed:
         return accuracy, ""
-    diagnosis = lab.diagnosis()
+    diagnosis = context.diagnosis()
     return replace(accuracy, error_map=diagnosis.error_map), diagnosis.cause
 
 
@@ -186,32 +186,32 @@ def examine(bench: Bench, backend: Backend, outputs: Outputs, factors: Factors) 
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
-class BenchLab:
-    """The `probes.Lab` of a bench. References of other inputs are kept; those of given inputs are not."""
+class LiveProbeContext:
+    """The `probes.ProbeContext` of a problem. References of other inputs are kept; those of given inputs are not."""
 
-    def __init__(self, bench: Bench, factors: Factors, backend: Backend):
-        self._bench, self._factors, self._backend = bench, factors, backend
+    def __init__(self, problem: Problem, factors: Factors, backend: Backend):
+        self._problem, self._factors, self._backend = problem, factors, backend
         self._failed: tuple[Reference, Backend, Outputs] | None = None  # the first result that did
 
     @property
     def case(self) -> Case:
-        return self._bench.case
+        return self._problem.case
 
     @property
     def reference(self) -> Reference:
-        return self._bench.reference
+        return self._problem.reference
 
     def posed(self, case: Case, input_set: int = 0, inputs: Inputs | None = None) -> Reference:
-        bench = self._bench
-        kept = bench.posed.get((case, input_set)) if inputs is None else None
+        problem = self._problem
+        kept = problem.posed.get((case, input_set)) if inputs is None else None
         if kept is None:
-            with bench.phases("inputs"):
-                drawn = make_inputs(case, bench.device, input_set) if inputs is None else inputs
-            with bench.phases("oracle"):
-                kept = make_reference(case, drawn, bench.checks.oracle)
+            with problem.phases("inputs"):
+                drawn = make_inputs(case, problem.device, input_set) if inputs is None else inputs
+            with problem.phases("oracle"):
+                kept = make_reference(case, drawn, problem.checks.oracle)
             if inputs is None:
-                bench.posed[case, input_set] = kept
-        with bench.phases("oracle"):
+                problem.posed[case, input_set] = kept
+        with problem.phases("oracle"):
             kept.eager(trait(self._backend, "accumulator"))
             if case.is_fp8:
                 kept.eager("fp32")
@@ -221,8 +221,8 @@ class BenchLab:
         before = checksums(inputs)
         outputs = guarded_call(case, backend, inputs)[0]
         if checksums(inputs) != before:
-            self._bench.posed.clear()
-            self._bench.inputs_written()
+            self._problem.posed.clear()
+            self._problem.inputs_written()
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         return outputs
 

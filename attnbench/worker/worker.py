@@ -37,8 +37,8 @@ from attnbench.timing.telemetry import TelemetryProcess
 from attnbench.worker.problem import Phases
 
 if TYPE_CHECKING:
-    from attnbench.worker.arms import Holding
-    from attnbench.worker.problem import Bench
+    from attnbench.worker.arms import HeldBackend
+    from attnbench.worker.problem import Problem
 
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
@@ -65,7 +65,7 @@ class Worker:
         self._backends: dict[str, Backend] = {}
         self._cache_bytes = 0
         self._phases = Phases(self._announce)
-        self._held: Holding | None = None
+        self._held: HeldBackend | None = None
 
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -119,7 +119,7 @@ class Worker:
 
     def work(self, job: dict[str, Any]) -> None:
         """One job; says that it is done, and what each phase took."""
-        jobs = {"run": self._run, "gauge": self._gauge, "hold": self._hold, "block": self._block,
+        jobs = {"run": self._run, "gauge": self._take_sentinel, "hold": self._hold, "block": self._block,
                 "release": self._release}  # fmt: skip
         jobs[job.get("do", "run")](job)
         self._send(event="done", spent_s=self._phases.spent_s)
@@ -130,30 +130,30 @@ class Worker:
         from attnbench.worker.arms import time_together
         from attnbench.worker.trial import check_trial, time_alone
 
-        bench, held = self._bench(job), []
+        problem, held = self._problem(job), []
         for name in job["backends"]:
             self._begin(name)
-            checked = check_trial(bench, self._backends[name])
+            checked = check_trial(problem, self._backends[name])
             if isinstance(checked, Record) or not job["time"]:
                 self._report(checked if isinstance(checked, Record) else checked.record)
-            elif bench.timing.interleave:
+            elif problem.timing.interleave:
                 held.append(checked)
             else:
-                self._report(time_alone(bench, checked))
-        for record in time_together(bench, held, job["process"]):
+                self._report(time_alone(problem, checked))
+        for record in time_together(problem, held, job["process"]):
             self._report(record)
 
-    def _gauge(self, job: dict[str, Any]) -> None:
-        from attnbench.timing.sentinel import gauge
+    def _take_sentinel(self, job: dict[str, Any]) -> None:
+        from attnbench.timing.sentinel import take_sentinel
 
-        self._send(event="gauged", figures=gauge(self._device, self._watch))
+        self._send(event="gauged", figures=take_sentinel(self._device, self._watch))
 
     def _hold(self, job: dict[str, Any]) -> None:
-        from attnbench.worker.arms import Holding, strays
+        from attnbench.worker.arms import HeldBackend, strays
 
         (name,) = job["backends"]
         self._begin(name)
-        held = Holding.of(self._bench(job), self._backends[name], job["time"], job["arm"], job["process"])
+        held = HeldBackend.of(self._problem(job), self._backends[name], job["time"], job["arm"], job["process"])
         if isinstance(held, Record):
             self._report(held)
         else:
@@ -173,10 +173,10 @@ class Worker:
         held, self._held = self._held, None
         self._report(held.release(tuple(job["together"]), job["order_seed"], job["timed"]))
 
-    def _bench(self, job: dict[str, Any]) -> Bench:
-        from attnbench.worker.problem import Bench
+    def _problem(self, job: dict[str, Any]) -> Problem:
+        from attnbench.worker.problem import Problem
 
-        return Bench(
+        return Problem(
             case=Case.make(**job["case"]),
             device=self._device,
             checks=Checks.model_validate(job["checks"]),

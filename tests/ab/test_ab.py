@@ -12,7 +12,7 @@ import pytest
 from fakes.processes import children, is_alive
 from test_worktree import git
 
-from attnbench.ab import revision as side_module
+from attnbench.ab import revision as revision_module
 from attnbench.ab.journal import COMPARISON, JOURNAL
 from attnbench.ab.measure import NULL_CASES, Task, null_tasks
 from attnbench.case import Case
@@ -140,7 +140,7 @@ def compared(tmp_path, monkeypatch, capsys):
     def run(seconds=alike, habits=None, backends_of=lambda side: ["naive", "mine"], **options):
         fields = dict(log=[], alive=[], call_s=[], habits=habits or {}, seconds=staticmethod(seconds))
         fake = type("Fake", (FakeWorker,), {**fields, "backends": staticmethod(backends_of)})
-        monkeypatch.setattr(side_module, "WorkerProcess", fake)
+        monkeypatch.setattr(revision_module, "WorkerProcess", fake)
         given = dict(base="one", head="two", backends=(), only=(), plugins=("kernel.py:mine",), build=None, processes=5,
                      margin=Margin(0.01), device="cpu", out=tmp_path / "out", resume=None, timeout=None, strict=False,
                      junit=None, github=False)  # fmt: skip

@@ -24,7 +24,7 @@ from attnbench.selftest.bugs.outputs import (
 )
 from attnbench.selftest.bugs.softmax import ScaleFivePercentHigh, ScaleMissing
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 CAUSES = {
@@ -50,7 +50,7 @@ CAUSES = {
 def trial(bug, dtype):
     case = Case.make(batch=2, seqlen_q=128, seqlen_k=161, num_heads=4, num_heads_kv=2, head_dim=64, dtype=dtype,
                      causal=bug is not TailUnmasked, inputs="nan_v" if bug is NanSwallowed else "normal")  # fmt: skip
-    return run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), bug(), timed=False)
+    return run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), bug(), timed=False)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "e4m3", "e5m2"])
@@ -75,7 +75,7 @@ def test_a_right_result_has_no_map():
     from attnbench.selftest.forward import TiledForward
 
     record = run_trial(
-        Bench(Case.make(batch=1, seqlen=70, num_heads=2, head_dim=32), "cpu", Checks(), Timing(), 0, Phases()),
+        Problem(Case.make(batch=1, seqlen=70, num_heads=2, head_dim=32), "cpu", Checks(), Timing(), 0, Phases()),
         TiledForward(), timed=False,
     )  # fmt: skip
     assert record.status == "ok" and record.accuracy.error_map == ()

@@ -16,7 +16,7 @@ from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 PROBE = Checks(probes=("far_apart",), repeats=0)
@@ -28,7 +28,7 @@ def make(**fields):
 
 
 def trial(backend, case):
-    return run_trial(Bench(case, "cpu", PROBE, Timing(), 0, Phases()), backend, timed=False)
+    return run_trial(Problem(case, "cpu", PROBE, Timing(), 0, Phases()), backend, timed=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e5m2])

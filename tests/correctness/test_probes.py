@@ -21,7 +21,7 @@ from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 FORWARD = TiledForward()
@@ -48,8 +48,8 @@ def failed(reference, outputs):
 )  # fmt: skip
 def test_right_backends_pass_every_probe_that_applies(dtype, backend):
     case = make(dtype=dtype, causal=backend != "cpu_flash")
-    bench = Bench(case, "cpu", Checks(probes="all"), Timing(), 0, Phases())
-    record = run_trial(bench, builtin()[backend], timed=False)
+    problem = Problem(case, "cpu", Checks(probes="all"), Timing(), 0, Phases())
+    record = run_trial(problem, builtin()[backend], timed=False)
     assert record.status == "ok", record.reason
     ran = {check.rule.split(":")[0] for check in record.accuracy.checks if ":" in check.rule}
     missing = {name for name, probe in PROBES.items() if probe.cannot(case) is None} - ran
@@ -168,8 +168,8 @@ class _Raises(TiledForward):
 
 
 def test_a_refusal_of_a_layout_is_clean_and_recorded():
-    bench = Bench(make(), "cpu", Checks(probes=("strided", "padded")), Timing(), 0, Phases())
-    record = run_trial(bench, _Raises(), timed=False)
+    problem = Problem(make(), "cpu", Checks(probes=("strided", "padded")), Timing(), 0, Phases())
+    record = run_trial(problem, _Raises(), timed=False)
     assert record.status == "ok"
     assert "strided: refused: q must be contiguous" in {check.rule for check in record.accuracy.checks}
 
@@ -186,8 +186,8 @@ class _OneScale(TiledForward):
     (ScaleSquaredWhereGiven(), "half_scale: max error"),
 ], ids=["refuses", "squares"])  # fmt: skip
 def test_another_softmax_scale_is_taken_or_refused(backend, rule):
-    bench = Bench(make(), "cpu", Checks(probes=("half_scale",)), Timing(), 0, Phases())
-    record = run_trial(bench, backend, timed=False)
+    problem = Problem(make(), "cpu", Checks(probes=("half_scale",)), Timing(), 0, Phases())
+    record = run_trial(problem, backend, timed=False)
     assert rule in {check.rule for check in record.accuracy.checks}
     assert record.status == ("ok" if "refused" in rule else "incorrect")
 
@@ -205,7 +205,7 @@ class _ReadsPast(TiledForward):
 
 
 def test_nan_beside_the_tensors_shows_who_reads_it():
-    bench = Bench(make(), "cpu", Checks(probes=("guarded",)), Timing(), 0, Phases())
-    record = run_trial(bench, _ReadsPast(), timed=False)
+    problem = Problem(make(), "cpu", Checks(probes=("guarded",)), Timing(), 0, Phases())
+    record = run_trial(problem, _ReadsPast(), timed=False)
     assert record.status == "incorrect"
     assert "guarded: non-finite outputs" in record.reason

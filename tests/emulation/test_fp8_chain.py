@@ -23,7 +23,7 @@ from attnbench.hopper.schedules import FP8_SCHEDULES
 from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference.quantize import quantize
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 QUICK = Timing(min_samples=1, min_time_s=1e-6, max_time_s=1e-3, warmup_s=1e-6, cache="warm", timer="cpu")
@@ -105,7 +105,7 @@ def make(**fields: Any) -> Case:
 )  # fmt: skip
 def test_the_chain_passes_the_harness_and_is_timed_in_its_parts(fields, schedule) -> None:
     case, backend = make(**fields), EmulatedFp8(schedule)
-    record = run_trial(Bench(case, "cpu", Checks(repeats=1), QUICK, 0, Phases()), backend, timed=True)
+    record = run_trial(Problem(case, "cpu", Checks(repeats=1), QUICK, 0, Phases()), backend, timed=True)
     assert record.status == "ok", record.reason
     assert record.measurement.prep_call.about == QUANTIZER and record.measurement.prep_call.samples_s
     assert {"e1", "e2", "e3"} <= set(record.accuracy.values)
@@ -115,7 +115,7 @@ def test_the_chain_passes_the_harness_and_is_timed_in_its_parts(fields, schedule
 def test_one_kernel_reads_what_the_other_wrote(fields) -> None:
     """Straight from the quantize kernel's memory, and from the reference quantizer's tensors: the same output."""
     case, backend = make(**fields), EmulatedFp8("fp8")
-    inputs = Bench(case, "cpu", Checks(), QUICK, 0, Phases()).reference.inputs
+    inputs = Problem(case, "cpu", Checks(), QUICK, 0, Phases()).reference.inputs
     made = kernel_quantizer.bind(inputs, case).launch()
     descales = (made.q_descale, made.k_descale, made.v_descale)
     operands = Fp8Operands(made.q, made.k, made.v_transposed, *descales, case_block_size(case))
@@ -129,8 +129,8 @@ def test_one_kernel_reads_what_the_other_wrote(fields) -> None:
 def test_a_quantizer_with_other_bits_is_not_timed() -> None:
     """Another seed of the signs, as a wrong rotation would show: the attention kernel's record says so."""
     case, backend = make(**CHAINS[1]), EmulatedFp8("fp8")
-    bench = Bench(case, "cpu", Checks(repeats=0), QUICK, 0, Phases())
-    right = bench.reference.inputs
+    problem = Problem(case, "cpu", Checks(repeats=0), QUICK, 0, Phases())
+    right = problem.reference.inputs
     other = quantize(right.q, right.k, right.v, make(**CHAINS[1], seed=1))
     with pytest.raises(
         KernelError, match="not the reference quantizer's: q in .* values, k in .* values, q_descale in"
@@ -141,7 +141,7 @@ def test_a_quantizer_with_other_bits_is_not_timed() -> None:
 def test_descales_that_a_probe_changes_reach_the_attention_kernel() -> None:
     """The probe poses quantized tensors that no quantizer would make; the backend must start from those."""
     case = make(scaling="head", seqlen_q=64, seqlen_k=96, num_heads=1, head_dim=64)
-    bench = Bench(case, "cpu", Checks(repeats=0, probes=("descale_zero",)), QUICK, 0, Phases())
-    record = run_trial(bench, EmulatedFp8("fp8"), timed=False)
+    problem = Problem(case, "cpu", Checks(repeats=0, probes=("descale_zero",)), QUICK, 0, Phases())
+    record = run_trial(problem, EmulatedFp8("fp8"), timed=False)
     assert record.status == "ok", record.reason
     assert any("descale_zero" in check.rule for check in record.accuracy.checks), record.accuracy.checks

@@ -46,13 +46,13 @@ def test_a_bare_machine_is_fit(capsys):
     printed = capsys.readouterr().out
     assert "not applicable no NVIDIA GPU: the CPU backends can be measured" in printed
     assert printed.splitlines()[-1].startswith("fit to measure")
-    assert not [finding for finding in doctor.examine() if finding.severity == PROBLEM]
+    assert not [finding for finding in doctor.all_findings() if finding.severity == PROBLEM]
 
 
 def test_every_shortcoming_says_why_and_most_say_what_to_do(monkeypatch):
     spoiled = Card(power_limit_mw=350_000, persistence=0, compute_pids=(1,), throttle_reasons=0x42)
     FakeNvml([spoiled]).install(monkeypatch)
-    findings = doctor.examine()
+    findings = doctor.all_findings()
     assert {finding.severity for finding in findings} >= {OK, ADVICE, PROBLEM}
     for finding in findings:
         if finding.severity in (ADVICE, PROBLEM):
@@ -314,7 +314,7 @@ def test_printed_lines(monkeypatch, capsys):
         Finding(ADVICE, "a draught", "It is felt. " * 12, "close --the window"),
         Finding(PROBLEM, "a fire", "It burns.", "water"),
     ]
-    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    monkeypatch.setattr(doctor, "all_findings", lambda: findings)
     assert doctor.run_doctor() == 3
     assert capsys.readouterr().out == (
         "ok             all well\n"

@@ -10,12 +10,12 @@ from fakes.timing import FakeClock
 from attnbench.records.environment import PERIOD_S, Machine, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.records.store import SENTINELS, StoreError, Writer, read
 from attnbench.run.process import RunError
-from attnbench.run.runner import Bracket
+from attnbench.run.runner import Sentinels
 from attnbench.settings import Timing
-from attnbench.timing import sentinel as gauge_module
+from attnbench.timing import sentinel as sentinel_module
 from attnbench.timing import timers
 from attnbench.timing.sampling import Unwatched
-from attnbench.timing.sentinel import Work, gauge
+from attnbench.timing.sentinel import Work, take_sentinel
 
 
 def row(gemm=700e12, copy=2.5e12, role="periodic", **fields):
@@ -65,13 +65,15 @@ class Machinery:
     def __init__(self, *outcomes):
         self.now_s, self.wall_s, self.kept, self.spent_s = 50.0, 9000.0, [], Counter()
         self.outcomes = iter(outcomes)
-        self.bracket = Bracket(self.gauge, self.kept.append, self.spent_s, lambda: self.now_s, lambda: self.wall_s)
+        self.sentinels = Sentinels(
+            self.take_sentinel, self.kept.append, self.spent_s, lambda: self.now_s, lambda: self.wall_s
+        )
 
     def passes(self, seconds):
         self.now_s += seconds
         self.wall_s += seconds
 
-    def gauge(self):
+    def take_sentinel(self):
         self.passes(3.0)
         outcome = next(self.outcomes, {"gemm_flops_per_s": 1e12})
         if isinstance(outcome, Exception):
@@ -86,9 +88,9 @@ class Machinery:
 def test_a_run_is_bracketed_and_looked_at_every_five_minutes():
     machine = Machinery()
     for _ in range(8):
-        machine.bracket.look()
+        machine.sentinels.look()
         machine.passes(100.0)
-    machine.bracket.close()
+    machine.sentinels.close()
     assert machine.roles == ["start", "periodic", "periodic", "end"]
     assert machine.spent_s == {"sentinels": 12.0}
     assert machine.kept[0] == {"role": "start", "gemm_flops_per_s": 1e12, "clock_step_s": 0.0}
@@ -97,25 +99,25 @@ def test_a_run_is_bracketed_and_looked_at_every_five_minutes():
 
 def test_a_run_that_times_nothing_has_no_sentinel():
     machine = Machinery()
-    machine.bracket.close()
+    machine.sentinels.close()
     assert machine.kept == [] and machine.spent_s == {}
 
 
 def test_a_system_clock_that_is_set_back_is_seen():
     machine = Machinery()
-    machine.bracket.look()
+    machine.sentinels.look()
     machine.wall_s -= 600.0
-    machine.bracket.close()
+    machine.sentinels.close()
     assert [kept["clock_step_s"] for kept in machine.kept] == [0.0, -600.0]
     assert suspicions(machine.kept) == ("the system's clock was set back by 600 s while it ran",)
 
 
 def test_no_worker_ends_a_run_at_its_start_and_is_a_fact_at_its_end():
     with pytest.raises(RunError):
-        Machinery(RunError("no worker could start")).bracket.look()
+        Machinery(RunError("no worker could start")).sentinels.look()
     machine = Machinery({}, RunError("no worker could start"))
-    machine.bracket.look()
-    machine.bracket.close()
+    machine.sentinels.look()
+    machine.sentinels.close()
     assert machine.kept[-1] == {"role": "end", "error": "no worker could start", "clock_step_s": 0.0}
 
 
@@ -140,7 +142,7 @@ def test_a_gauge_measures_what_it_says(monkeypatch):
     monkeypatch.setattr(torch, "mm", moving(mm, 50_000))
     monkeypatch.setattr(torch.Tensor, "copy_", moving(copy, 20_000))
     monkeypatch.setattr(timers.time, "perf_counter_ns", lambda: counter[0])
-    found = gauge("cpu", Unwatched(), SMALL)
+    found = take_sentinel("cpu", Unwatched(), SMALL)
     assert found["gemm_flops_per_s"] == pytest.approx(2 * 16**3 / 50e-6)
     assert found["copy_bytes_per_s"] == pytest.approx(2 * 2**12 / 20e-6)
     assert (found["gemm_dtype"], found["gemm_size"], found["copy_bytes"]) == ("fp32", 16, 4096)
@@ -150,7 +152,7 @@ def test_a_gauge_measures_what_it_says(monkeypatch):
 
 def test_the_cpus_own_gauge_takes_well_under_a_second():
     """By its settings, not by a stopwatch: warm-up windows and time-out of both."""
-    for timing in (gauge_module.CPU.gemm_timing, gauge_module.CPU.copy_timing):
+    for timing in (sentinel_module.CPU.gemm_timing, sentinel_module.CPU.copy_timing):
         assert 12 * timing.warmup_s + timing.max_time_s < 0.5 and timing.settle_s is None
 
 
@@ -158,7 +160,7 @@ def test_a_machine_that_cannot_be_gauged_is_a_fact():
     too_large = Work("fp32", 2**22, 2**12, FEW, FEW)
     watch = Unwatched()
     watch.clock = FakeClock()
-    found = gauge("cpu", watch, too_large)
+    found = take_sentinel("cpu", watch, too_large)
     assert "gemm_flops_per_s" not in found
     assert found["error"].startswith("RuntimeError: ") and "\n" not in found["error"] and found["at_s"] == 1000.0
 

@@ -17,7 +17,7 @@ from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 SUITE = """groups:
@@ -51,7 +51,7 @@ def test_the_files_numbers_are_what_is_judged(tensors, dtype, backend):
     inputs = make_inputs(case)
     assert torch.equal(inputs.q, held["q"].to(inputs.q.dtype))
     assert not torch.equal(make_inputs(case, input_set=1).v, inputs.v)
-    record = run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), builtin()[backend], timed=False)
+    record = run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), builtin()[backend], timed=False)
     assert record.status == "ok", record.reason
     assert "-mine.safetensors.0" in record.case_key
 
@@ -100,7 +100,7 @@ def test_a_file_that_goes_bad_meanwhile_is_one_line_in_the_record(tensors):
     bad = torch.randn(1, 30, 2, 16)
     bad[0, 7, 1, 3] = float("nan")
     tensors(k=bad)
-    record = run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), builtin()["naive"], timed=False)
+    record = run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), builtin()["naive"], timed=False)
     assert (record.status, record.kind) == ("error", "exception")
     assert "inputs mine.safetensors: k has 1 values that are not finite, the first at [0, 7, 1, 3]" in record.reason
     assert "\n" not in record.reason
@@ -114,7 +114,7 @@ def test_other_names_are_refused(name):
 
 def test_repro_reads_the_file_too(tensors, tmp_path):
     tensors()
-    record = run_trial(Bench(load(), "cpu", Checks(), Timing(), 0, Phases()), builtin()["naive"], timed=False)
+    record = run_trial(Problem(load(), "cpu", Checks(), Timing(), 0, Phases()), builtin()["naive"], timed=False)
     run = write_run(tmp_path / "run", [record], {"device": "cpu"})
     (tmp_path / "repro.py").write_text(repro_script(run, record.case_key, "naive"))
     done = subprocess.run([sys.executable, "repro.py"], capture_output=True, text=True, cwd=tmp_path,

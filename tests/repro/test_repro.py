@@ -17,7 +17,7 @@ from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
@@ -27,7 +27,7 @@ CASE = Case.make(batch=2, num_heads=4, num_heads_kv=2, head_dim=32, seqlen_q=40,
 def script(tmp_path, backend, case=CASE, plugins=(), **change):
     """The repro script of a real record of that backend."""
     known = builtin() | load(plugins)
-    record = run_trial(Bench(case, "cpu", Checks(), Timing(), 0, Phases()), known[backend], timed=False)
+    record = run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), known[backend], timed=False)
     record = dataclasses.replace(record, **change)
     environment = {"device": "cpu", "plugins": [str(spec) for spec in plugins]}
     run = write_run(tmp_path / "run", [record], environment)

@@ -15,7 +15,7 @@ from attnbench.records.store import StoreError
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Bench, Phases
+from attnbench.worker.problem import Problem, Phases
 from attnbench.worker.trial import run_trial
 
 KERNEL = """
@@ -46,7 +46,7 @@ def test_the_script_shows_what_the_probe_found(tmp_path, kind):
     fields = {"batch": 1, "seqlen": 70, "num_heads": 2, "head_dim": 64, "causal": True}
     case = Case.make(**fields, inputs=probe) if kind == "right" else Case.make(**fields)
     record = run_trial(
-        Bench(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), load([spec])["answer"], False
+        Problem(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), load([spec])["answer"], False
     )
     assert record.status == ("ok" if kind == "right" else "incorrect")
     run = write_run(tmp_path / "run", [record], {"device": "cpu", "plugins": [spec]})
@@ -123,8 +123,8 @@ def recorded(tmp_path, planted, checks):
     """(record, script) of that kernel."""
     (tmp_path / "kernel.py").write_text(kernel(planted))
     spec = f"{tmp_path / 'kernel.py'}:planted"
-    bench = Bench(Case.make(**SHAPE), "cpu", checks, Timing(), 0, Phases())
-    record = run_trial(bench, load([spec])["planted"], False)
+    problem = Problem(Case.make(**SHAPE), "cpu", checks, Timing(), 0, Phases())
+    record = run_trial(problem, load([spec])["planted"], False)
     run = write_run(tmp_path / "run", [record], {"device": "cpu", "plugins": [spec]})
     return record, repro_script(run, record.case_key, "planted")
 
@@ -142,8 +142,8 @@ def test_whatever_a_probe_finds_the_script_shows_with_torch_alone(tmp_path, monk
 
 
 def test_a_key_that_is_not_there_brings_the_nearest_of_all(tmp_path):
-    bench = Bench(Case.make(**SHAPE), "cpu", Checks(), Timing(), 0, Phases())
-    record = run_trial(bench, builtin()["naive"], False)
+    problem = Problem(Case.make(**SHAPE), "cpu", Checks(), Timing(), 0, Phases())
+    record = run_trial(problem, builtin()["naive"], False)
     others = [replace(record, case=replace(record.case, batch=batch)) for batch in range(3, 40)]
     run = write_run(tmp_path / "run", [*others, replace(record, case=replace(record.case, dtype="fp16", seed=7))], {})
     with pytest.raises(StoreError, match=r'did you mean "fp16-.*-normal.7"'):
@@ -182,7 +182,7 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
     """A right backend whose record is made to say that the probe failed: the script poses it, and finds it right."""
     case = Case.make(**{**SHAPE, "dtype": dtype, "scaling": "block", "block_size": 32})
     backend = builtin()["fp8_emulated"]
-    record = run_trial(Bench(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), backend, False)
+    record = run_trial(Problem(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), backend, False)
     assert record.status == "ok", record.reason
     checks = tuple(
         replace(check, value=check.limit + 1, passed=False) if check.rule.startswith(f"{probe}: ") else check

@@ -10,10 +10,10 @@ from attnbench.case import Case
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Check, Record, merge_processes
 from attnbench.run import runner
-from attnbench.run import supervisor as crew_module
+from attnbench.run import supervisor as supervisor_module
 from attnbench.run.process import RunError, WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 from attnbench.run.runner import choose_backends
-from attnbench.run.supervisor import Crew, Listener
+from attnbench.run.supervisor import Supervisor, Listener
 from attnbench.suite.load import parse_suite
 
 SUITE = """
@@ -75,9 +75,9 @@ def work(monkeypatch):
 
     def play(*scripts, backends=("a", "b", "c")):
         scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
-        monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+        monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
         records, spent_s = [], Counter()
-        Crew("cpu", ()).work(JOB, backends, records.append, lambda backend, phase: None, spent_s)
+        Supervisor("cpu", ()).work(JOB, backends, records.append, lambda backend, phase: None, spent_s)
         return records, scripted.submitted, scripted.hired, scripted.allowed_s, spent_s
 
     return play
@@ -95,14 +95,14 @@ def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, h
     scripts = ([event, DONE], [DONE])
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
     scripted.submit = lambda self, job: self.submitted.append(job)
-    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
-    crew = Crew("cpu", ())
-    assert crew.gauge() == figures
-    crew.renew()  # a sentinel is no measurement: the process still counts as fresh
-    crew.work(JOB, (), None, None, Counter())
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
+    supervisor = Supervisor("cpu", ())
+    assert supervisor.take_sentinel() == figures
+    supervisor.restart()  # a sentinel is no measurement: the process still counts as fresh
+    supervisor.work(JOB, (), None, None, Counter())
     assert scripted.submitted == [{"do": "gauge"}]
     if hired == 2:
-        crew.hire()
+        supervisor.start()
     assert scripted.hired == hired
 
 
@@ -163,12 +163,12 @@ def test_a_worker_that_cannot_be_ended_ends_the_run_once_its_record_is_kept(monk
     script = [phase("a", "start"), phase("a", "time"), WorkerSilent()]
     parts = dict(scripts=[script], hired=0, submitted=[], allowed_s=[], kill=kill)
     scripted = type("Scripted", (ScriptedWorker,), parts)
-    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
-    records, crew = [], Crew("cpu", ())
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
+    records, supervisor = [], Supervisor("cpu", ())
     with pytest.raises(RunError, match="it waits in a driver"):
-        crew.work(JOB, ["a", "b"], records.append, lambda backend, phase: None, Counter())
+        supervisor.work(JOB, ["a", "b"], records.append, lambda backend, phase: None, Counter())
     assert outcomes(records) == [("a", "error", "timeout")] and scripted.hired == 1
-    crew.dismiss()  # there is nobody left to end
+    supervisor.stop()  # there is nobody left to end
 
 
 def checked_and_taking_turns(*names):
@@ -213,7 +213,7 @@ def test_one_that_hangs_in_its_turn_is_the_culprit(work):
 
 def test_each_backend_has_the_time_out_for_its_own_turns(work, monkeypatch):
     clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
-    monkeypatch.setattr(crew_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: next(clock))
     script = [phase("a", "start"), phase("b", "start"), phase("a", "time"), phase("b", "time"), phase("a", "time"),
               told(timed("a", 1e-3)), told(timed("b", 1e-3)), DONE]  # fmt: skip
     _, _, _, allowed_s, _ = work(script, backends=("a", "b"))
@@ -246,14 +246,22 @@ def test_a_record_that_nobody_asked_for_is_not_kept(work, lie):
 
 def test_the_harness_own_work_does_not_count_against_a_backend(work, monkeypatch):
     clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
-    monkeypatch.setattr(crew_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: next(clock))
     script = [
         phase("a", "start"), phase("a", "inputs"), phase("a", "oracle"), phase("a", "check"), phase("a", "time"),
         told(passed("a")), DONE,
     ]  # fmt: skip
     _, _, _, allowed_s, _ = work(script, backends=("a",))
     #          start       inputs                    oracle               check           time, what is left of 50 s
-    assert allowed_s == [50.0, 50.0, crew_module.HARNESS_TIMEOUT_S, crew_module.HARNESS_TIMEOUT_S, 40.0, 30.0, 50.0]
+    assert allowed_s == [
+        50.0,
+        50.0,
+        supervisor_module.HARNESS_TIMEOUT_S,
+        supervisor_module.HARNESS_TIMEOUT_S,
+        40.0,
+        30.0,
+        50.0,
+    ]
 
 
 def test_a_message_holds_the_job():
@@ -270,9 +278,9 @@ def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error)
     monkeypatch.setattr(ScriptedWorker, "scripts", [[]])
     monkeypatch.setattr(ScriptedWorker, "hired", 0)
     monkeypatch.setattr(ScriptedWorker, "start", start)
-    monkeypatch.setattr(crew_module, "WorkerProcess", ScriptedWorker)
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", ScriptedWorker)
     with pytest.raises(RunError) as caught:
-        Crew("cpu", ()).hire()
+        Supervisor("cpu", ()).start()
     assert str(caught.value) in ("no such plugin", "no worker could start, gone: last line")
 
 
@@ -280,10 +288,10 @@ def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error)
 def test_each_process_of_a_job_is_a_fresh_one(monkeypatch, processes):
     scripts = [[phase("a", "start"), told(timed("a", 1e-3 * (n + 1))), DONE] for n in range(processes)]
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
-    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": processes}))
-    hands = Crew("cpu", ())
-    hands.hire()
+    hands = Supervisor("cpu", ())
+    hands.start()
     (record,) = runner._replicated(hands, job, ["a"], print, Counter())
     assert scripted.hired == processes
     assert [block.process for block in record.measurement.blocks] == list(range(processes))
@@ -302,9 +310,9 @@ def test_the_rest_of_a_half_recorded_case_says_whom_it_was_timed_apart_from():
 def test_a_note_stands_on_records_that_were_timed_only(monkeypatch):
     script = [phase("a", "start"), told(passed("a")), phase("b", "start"), told(timed("b", 1e-3)), DONE]
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=[script], hired=0, submitted=[], allowed_s=[]))
-    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
     records = []
-    Crew("cpu", ()).work(JOB, ["a", "b"], records.append, lambda *phase: None, Counter(), note="apart")
+    Supervisor("cpu", ()).work(JOB, ["a", "b"], records.append, lambda *phase: None, Counter(), note="apart")
     assert [record.warnings for record in records] == [(), ("apart",)]
 
 
@@ -316,9 +324,9 @@ def test_one_process_that_fails_fails_the_record_and_needs_no_further_one(monkey
         [phase("b", "start"), told(timed("b", 3e-3)), DONE],
     ]
     scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
-    monkeypatch.setattr(crew_module, "WorkerProcess", scripted)
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
     job = dataclasses.replace(JOB, timing=JOB.timing.model_copy(update={"processes": 3}))
-    records = runner._replicated(Crew("cpu", ()), job, ["a", "b"], print, Counter())
+    records = runner._replicated(Supervisor("cpu", ()), job, ["a", "b"], print, Counter())
     assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)]
     assert scripted.submitted == [["a", "b"], ["a", "b"], ["b"], ["b"]]
     assert len(records[1].measurement.blocks) == 3

@@ -19,7 +19,7 @@ from attnbench.timing.conditions import Reading, make_judge, summarize
 from attnbench.timing.measure import measure
 from attnbench.timing.sampling import Unstable, Usability
 from attnbench.timing.sensors import CPUINFO_EVERY, SLOW_EVERY, CpuSensor, NvmlSensor
-from attnbench.timing.sentinel import gauge
+from attnbench.timing.sentinel import take_sentinel
 from attnbench.timing.telemetry import PERIOD_S, Telemetry, TelemetryProcess
 from attnbench.timing.timers import CpuTimer
 
@@ -461,7 +461,7 @@ def test_a_real_gpu_is_watched_while_it_works(process, device):
     watch = process(device=device)
     facts = watch.facts()
     assert facts["sensor"] == "nvml" and facts["power"] == "instant", facts
-    sentinel = gauge(device, watch)
+    sentinel = take_sentinel(device, watch)
     assert sentinel["gemm_flops_per_s"] > 1e13 and sentinel["copy_bytes_per_s"] > 1e11, sentinel
     seen = Conditions.of(sentinel["gemm"]["conditions"])
     assert seen.telemetry_samples > 10 and 300 < seen.sm_clock_mhz < 3000 and 50 < seen.power_w < 2000

@@ -1,7 +1,7 @@
 """Several backends timed in turns in this process: their records, and what one of them may do to the others."""
 
 import pytest
-from test_trial import CASE, QUICK, Backend, bench
+from test_trial import CASE, QUICK, Backend, problem
 
 from attnbench.compare.differences import process_differences
 from attnbench.records.record import Record
@@ -39,7 +39,7 @@ CHECKED = 5  # calls before a backend is timed: the first one, two repeats, and 
 
 def test_two_backends_share_their_rounds_and_know_of_each_other():
     told = []
-    found = records(bench(phases=Phases(lambda *phase: told.append(phase))), named("one"), named("two"), process=4)
+    found = records(problem(phases=Phases(lambda *phase: told.append(phase))), named("one"), named("two"), process=4)
     one, two = (found[name].measurement for name in ("one", "two"))
     assert {record.status for record in found.values()} == {"ok"}
     assert one.together == two.together == ("one", "two")
@@ -59,7 +59,7 @@ def test_two_backends_share_their_rounds_and_know_of_each_other():
 
 
 def test_one_alone_is_timed_as_ever():
-    (record,) = records(bench(), named("one")).values()
+    (record,) = records(problem(), named("one")).values()
     assert (record.measurement.together, record.measurement.order_seed) == ((), None)
 
 
@@ -67,7 +67,7 @@ def test_what_one_raises_costs_its_own_record_and_the_others_start_again():
     def fails(outputs, inputs):
         raise ArithmeticError("tired")
 
-    found = records(bench(), named("one"), named("bad", after(12, fails)), named("three"))
+    found = records(problem(), named("one"), named("bad", after(12, fails)), named("three"))
     assert found["bad"].status == "error"
     assert found["bad"].reason.startswith("while being timed: ArithmeticError: tired")
     assert found["bad"].accuracy.passed
@@ -78,7 +78,7 @@ def test_the_last_one_left_is_timed_alone():
     def exits(outputs, inputs):
         raise SystemExit(3)
 
-    found = records(bench(), named("bad", after(12, exits)), named("two"))
+    found = records(problem(), named("bad", after(12, exits)), named("two"))
     assert found["bad"].kind == "exception" and found["two"].status == "ok"
     assert found["two"].measurement.together == ()
 
@@ -93,7 +93,7 @@ def test_one_that_cannot_be_prepared_twice_is_left_out():
                 raise RuntimeError("once only")
             return super().prepare(case, inputs)
 
-    found = records(bench(), named("one"), Once(name="once"))
+    found = records(problem(), named("one"), Once(name="once"))
     assert found["once"].reason.startswith("while being timed: RuntimeError: once only") and found["one"].status == "ok"
 
 
@@ -102,7 +102,7 @@ def test_one_that_writes_its_inputs_while_timed_is_named_and_no_other():
         inputs.k.zero_()
         return outputs
 
-    shared = bench()
+    shared = problem()
     found = records(shared, named("one"), named("bad", after(CHECKED, writes)), named("three"))
     assert (found["bad"].kind, found["bad"].reason) == (
         "contract", "while being timed: it wrote its inputs: their checksum changed",
@@ -115,7 +115,7 @@ def test_one_that_is_wrong_after_a_while_is_incorrect_and_the_others_are_right()
         outputs.out.mul_(1.5)
         return outputs
 
-    found = records(bench(), named("one"), named("bad", after(CHECKED, wrong)))
+    found = records(problem(), named("one"), named("bad", after(CHECKED, wrong)))
     assert found["bad"].status == "incorrect"
     assert found["bad"].reason.startswith("right when checked, wrong after timing")
     assert found["one"].status == "ok" and found["one"].measurement.together == ("one", "bad")
@@ -126,13 +126,13 @@ def test_an_interruption_is_not_swallowed():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records(bench(), named("one"), named("two", after(12, interrupted)))
+        records(problem(), named("one"), named("two", after(12, interrupted)))
 
 
 def test_what_cannot_be_held_together_is_timed_one_after_the_other_and_says_so(monkeypatch):
     monkeypatch.setattr(arms, "available_memory_bytes", lambda device: 2**20)
     greedy = {"extra_bytes": lambda case: 2**19}
-    found = records(bench(), named("one", **greedy), named("two", **greedy))
+    found = records(problem(), named("one", **greedy), named("two", **greedy))
     for record in found.values():
         assert record.status == "ok" and record.measurement.together == ()
         (warning,) = record.warnings
@@ -150,7 +150,7 @@ def test_no_memory_when_all_are_held_is_nobodys_fault():
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
             return super().prepare(case, inputs)
 
-    shared = bench()
+    shared = problem()
     found = records(shared, Large(name="one"), Large(name="two"))
     assert {record.status for record in found.values()} == {"ok"}
     for record in found.values():
@@ -161,9 +161,9 @@ def test_input_sets_of_all_share_the_memory_for_rotation(monkeypatch):
     size = 2 * (24 * 2 * 16 + 2 * 24 * 16)
     cold = QUICK.model_copy(update={"cache": "cold"})
     monkeypatch.setattr(rotation, "available_memory_bytes", lambda device: 4 * 12 * size)  # a quarter: twelve sets
-    (alone,) = records(bench(timing=cold, cache_bytes=10 * size), named("one")).values()
+    (alone,) = records(problem(timing=cold, cache_bytes=10 * size), named("one")).values()
     assert alone.measurement.input_sets == 12
-    for record in records(bench(timing=cold, cache_bytes=10 * size), named("one"), named("two")).values():
+    for record in records(problem(timing=cold, cache_bytes=10 * size), named("one"), named("two")).values():
         assert record.measurement.input_sets == 6
         assert record.warnings[0].startswith("cache partly warm: 6 input sets in turn, 51 would hold")
 
@@ -178,7 +178,7 @@ def test_each_has_input_sets_of_its_own():
 
         return change
 
-    shared = bench()
+    shared = problem()
     records(shared, named("one", looks("one")), named("two", looks("two")))
     checked = shared.reference.inputs.q.data_ptr()
     assert seen["one"] - {checked} and seen["two"] - {checked}

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_trial import CASE, FP8, Backend, bench
+from test_trial import CASE, FP8, Backend, problem
 
 from attnbench.backend import PrepCall
 from attnbench.backends import builtin
@@ -58,17 +58,17 @@ def test_cold_only_where_the_cache_is_emptied_ahead_of_each_call():
 
 
 def test_e4m3_records_carry_the_reference_quantizers_time():
-    record = run_trial(bench(FP8), builtin()["fp8_emulated"], timed=True)
+    record = run_trial(problem(FP8), builtin()["fp8_emulated"], timed=True)
     assert record.status == "ok" and record.measurement.prep_call.about == REFERENCE_PREP
     assert len(record.measurement.prep_call.samples_s) >= LEAST_SAMPLES
-    assert run_trial(bench(FP8), builtin()["fp8_emulated"], timed=False).measurement is None
-    assert run_trial(bench(CASE), Backend(), timed=True).measurement.prep_call is None
+    assert run_trial(problem(FP8), builtin()["fp8_emulated"], timed=False).measurement is None
+    assert run_trial(problem(CASE), Backend(), timed=True).measurement.prep_call is None
 
 
 def test_the_reference_quantizer_is_timed_once_for_all_backends_of_a_case(monkeypatch):
     calls = []
     monkeypatch.setattr("attnbench.reference.quantize.quantize", lambda *arguments: calls.append(arguments))
-    place = bench(FP8)
+    place = problem(FP8)
     inputs = dataclasses.replace(place.reference.inputs)
     first = time_prep_call(place, builtin()["fp8_emulated"], inputs)
     made = len(calls)
@@ -80,14 +80,14 @@ def test_the_reference_quantizer_is_timed_once_for_all_backends_of_a_case(monkey
 def test_a_backend_gives_its_own_preparation(case):
     seen = []
     own = Backend(prep_call=lambda case, inputs: PrepCall("own kernel", lambda: seen.append(inputs)))
-    place = bench(case)
+    place = problem(case)
     taken = time_prep_call(place, own, place.reference.inputs)
     assert taken.about == "own kernel" and seen[0] is place.reference.inputs
     assert place.reference_prep is None
 
 
 def test_a_quantizer_of_ones_own_that_is_not_given_is_not_made_up():
-    place = bench(FP8)
+    place = problem(FP8)
     assert time_prep_call(place, Backend(own_quantizer=True), place.reference.inputs) is None
     nothing = Backend(prep_call=lambda case, inputs: None)
     assert time_prep_call(place, nothing, place.reference.inputs).about == REFERENCE_PREP
@@ -97,11 +97,11 @@ def test_a_preparation_that_writes_the_inputs_or_raises_is_the_backends_error():
     def writes(case, inputs):
         return PrepCall("bad", lambda: inputs.q.add_(1))
 
-    record = run_trial(bench(CASE), Backend(prep_call=writes), timed=True)
+    record = run_trial(problem(CASE), Backend(prep_call=writes), timed=True)
     assert (record.status, record.kind) == ("error", "contract") and "it wrote its inputs" in record.reason
 
     def raises(case, inputs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    record = run_trial(bench(CASE), Backend(prep_call=raises), timed=True)
+    record = run_trial(problem(CASE), Backend(prep_call=raises), timed=True)
     assert (record.status, record.kind) == ("error", "oom") and record.reason.startswith("while being timed: ")

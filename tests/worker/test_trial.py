@@ -11,9 +11,9 @@ from attnbench.case import Case
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
 from attnbench.worker import prepared
-from attnbench.worker import problem as bench_module
+from attnbench.worker import problem as problem_module
 from attnbench.worker import problem as phases_module
-from attnbench.worker.problem import FRESH, Bench, Phases
+from attnbench.worker.problem import FRESH, Problem, Phases
 from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
@@ -21,8 +21,8 @@ FP8 = dataclasses.replace(CASE, dtype="e4m3")
 QUICK = Timing(min_samples=3, min_time_s=1e-4, max_time_s=0.02, warmup_s=1e-3, cache="warm")
 
 
-def bench(case=CASE, timing=QUICK, checks=Checks(), cache_bytes=0, phases=None):
-    return Bench(case, "cpu", checks, timing, cache_bytes, phases or Phases())
+def problem(case=CASE, timing=QUICK, checks=Checks(), cache_bytes=0, phases=None):
+    return Problem(case, "cpu", checks, timing, cache_bytes, phases or Phases())
 
 
 class Backend:
@@ -49,10 +49,10 @@ class Backend:
 
 
 def test_a_trial_without_timing_and_one_with():
-    record = run_trial(bench(), Backend(), timed=False)
+    record = run_trial(problem(), Backend(), timed=False)
     assert (record.status, record.measurement, record.accuracy.recheck) == ("ok", None, "")
     assert "repeats that differ bitwise" in [check.rule for check in record.accuracy.checks]
-    record = run_trial(bench(), Backend(), timed=True)
+    record = run_trial(problem(), Backend(), timed=True)
     assert record.status == "ok" and record.measurement.input_sets == 1
     assert record.accuracy.recheck == "last timed buffers; fresh inputs"
     assert record.measurement.prep_s > 0 and record.measurement.compile_s >= 0
@@ -60,15 +60,17 @@ def test_a_trial_without_timing_and_one_with():
 
 def test_every_backend_of_the_cpu_passes_its_own_checks():
     for case, name in ((CASE, "naive"), (CASE, "cpu_flash"), (FP8, "fp8_emulated")):
-        record = run_trial(bench(case), builtin()[name], timed=True)
+        record = run_trial(problem(case), builtin()[name], timed=True)
         assert (record.backend, record.status) == (name, "ok"), record.reason
 
 
 def test_inputs_and_oracle_are_made_once_for_all_backends(monkeypatch):
     made = []
-    real = bench_module.make_inputs
-    monkeypatch.setattr(bench_module, "make_inputs", lambda *arguments: made.append(arguments[2:]) or real(*arguments))
-    shared = bench()
+    real = problem_module.make_inputs
+    monkeypatch.setattr(
+        problem_module, "make_inputs", lambda *arguments: made.append(arguments[2:]) or real(*arguments)
+    )
+    shared = problem()
     for _ in range(3):
         assert run_trial(shared, Backend(), timed=True).status == "ok"
     assert made == [(), (FRESH,)]
@@ -80,7 +82,7 @@ def test_a_backend_that_writes_its_inputs_does_not_spoil_the_next_ones():
         inputs.k.zero_()
         return outputs
 
-    shared = bench()
+    shared = problem()
     before = [tensor.clone() for tensor in input_tensors(shared.reference.inputs)]
     assert run_trial(shared, Backend(writes), timed=False).kind == "contract"
     assert all(torch.equal(a, b) for a, b in zip(before, input_tensors(shared.reference.inputs)))
@@ -92,7 +94,7 @@ def test_a_backend_that_fails_and_ruins_its_inputs_does_not_spoil_the_next_ones(
         inputs.q.resize_(0)
         raise RuntimeError("sorry")
 
-    shared = bench()
+    shared = problem()
     record = run_trial(shared, Backend(ruins), timed=False)
     assert (record.kind, record.reason.split(" (")[0]) == ("exception", "RuntimeError: sorry")
     assert run_trial(shared, Backend(), timed=True).status == "ok"
@@ -100,16 +102,16 @@ def test_a_backend_that_fails_and_ruins_its_inputs_does_not_spoil_the_next_ones(
 
 def test_a_case_that_cannot_fit_is_unsupported_before_anything_is_allocated():
     huge = Case.make(batch=64, num_heads=128, head_dim=128, seqlen=2**20)
-    record = run_trial(bench(huge), Backend(), timed=True)
+    record = run_trial(problem(huge), Backend(), timed=True)
     assert record.status == "unsupported"
     assert record.reason.startswith("needs about 12288.0 GiB, and ")
     assert record.reason.endswith("of the cpu memory may be used")
     greedy = Backend(extra_bytes=lambda case: 2**50)
-    assert run_trial(bench(), greedy, timed=True).status == "unsupported"
+    assert run_trial(problem(), greedy, timed=True).status == "unsupported"
 
 
 def test_a_backend_for_other_devices_is_unsupported():
-    record = run_trial(bench(), Backend(devices=("cuda",)), timed=True)
+    record = run_trial(problem(), Backend(devices=("cuda",)), timed=True)
     assert (record.status, record.reason) == ("unsupported", "it runs on cuda only, not on cpu")
 
 
@@ -130,7 +132,7 @@ def test_failures_by_kind(error, kind):
     def fails(call, inputs):
         raise error
 
-    record = run_trial(bench(), Backend(fails), timed=False)
+    record = run_trial(problem(), Backend(fails), timed=False)
     assert (record.status, record.kind) == ("error", kind) and record.reason
 
 
@@ -147,7 +149,7 @@ def test_failures_by_kind(error, kind):
     ],
 )
 def test_outputs_that_break_the_contract(spoil, reason):
-    record = run_trial(bench(), Backend(lambda call, inputs: spoil(call())), timed=False)
+    record = run_trial(problem(), Backend(lambda call, inputs: spoil(call())), timed=False)
     assert (record.status, record.kind, record.reason) == ("error", "contract", reason)
 
 
@@ -156,14 +158,14 @@ def test_an_interruption_is_not_swallowed():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_trial(bench(), Backend(interrupted), timed=False)
+        run_trial(problem(), Backend(interrupted), timed=False)
 
 
 def test_a_reason_tells_the_error_and_the_place_without_this_machines_paths():
     def fails(call, inputs):
         return torch.zeros(2, 3) @ torch.zeros(2, 3)
 
-    reason = run_trial(bench(), Backend(fails), timed=False).reason
+    reason = run_trial(problem(), Backend(fails), timed=False).reason
     assert reason.startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
     assert "(test_trial.py:" in reason and " fails" in reason and "/" not in reason.split("(test_trial")[1]
     long = describe(ValueError("x" * 10**5))
@@ -177,7 +179,7 @@ def test_unwritten_memory_is_nan_while_checking_and_only_then():
         seen.append(bool(torch.empty(100_000).isnan().all()))
         return call()
 
-    assert run_trial(bench(checks=Checks(repeats=0)), Backend(looks), timed=True).status == "ok"
+    assert run_trial(problem(checks=Checks(repeats=0)), Backend(looks), timed=True).status == "ok"
     assert seen[0] is True and len(seen) > 5
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -235,16 +237,16 @@ def test_phases_lie_inside_each_other_and_each_second_counts_once(monkeypatch):
 def test_a_cold_cache_rotates_enough_input_sets():
     cold = QUICK.model_copy(update={"cache": "cold"})
     size = 2 * (24 * 2 * 16 + 2 * 24 * 16)
-    record = run_trial(bench(timing=cold, cache_bytes=2 * size), Backend(), timed=True)
+    record = run_trial(problem(timing=cold, cache_bytes=2 * size), Backend(), timed=True)
     assert record.measurement.input_sets == 11 and record.warnings == ()  # five caches hold ten sets, and one more
-    warm = run_trial(bench(cache_bytes=2 * size), Backend(), timed=True)
+    warm = run_trial(problem(cache_bytes=2 * size), Backend(), timed=True)
     assert warm.measurement.input_sets == 1 and warm.warnings == ()
 
 
 def test_a_rotation_that_would_take_too_long_says_that_the_cache_is_partly_warm(monkeypatch):
     monkeypatch.setattr(prepared, "ROTATION_PREPARE_S", 0.0)
     cold = QUICK.model_copy(update={"cache": "cold"})
-    record = run_trial(bench(timing=cold, cache_bytes=2**20), Backend(), timed=True)
+    record = run_trial(problem(timing=cold, cache_bytes=2**20), Backend(), timed=True)
     assert record.status == "ok" and record.measurement.input_sets == 1
     assert record.warnings[0].startswith("cache partly warm: 1 input sets in turn, ")
 
@@ -265,8 +267,8 @@ def test_a_kernel_right_only_by_its_own_accumulator_is_stamped():
             return rough_call
 
     wide = Checks.model_validate({"factors": {"fp8": 50.0, "max_error": 50.0, "worst_row": 50.0}})
-    record = run_trial(bench(FP8, checks=wide), Rough(), timed=False)
+    record = run_trial(problem(FP8, checks=wide), Rough(), timed=False)
     assert record.status == "ok", record.reason
     (warning,) = record.warnings
     assert warning.startswith("E1 ") and warning.endswith("the limit with fp32 accumulation; it declares hopper")
-    assert run_trial(bench(FP8), builtin()["fp8_emulated"], timed=False).warnings == ()
+    assert run_trial(problem(FP8), builtin()["fp8_emulated"], timed=False).warnings == ()
