@@ -4,7 +4,7 @@
 // A CTA takes 128 tokens of one head into registers (64 fp32 values a thread), rotates them, finds the largest
 // magnitude, and writes e4m3 bytes; v leaves transposed, its tokens in the order in which the attention kernel's
 // weights lie in registers, so that no transpose is left there. Then the next 128 tokens, which TMA has brought
-// meanwhile. Schemes and rounding: attnbench/quantize.py and hadamard.py, whose bits it reproduces: the same fp32
+// meanwhile. Schemes and rounding: attnbench/reference/quantize.py, whose bits it reproduces: the same fp32
 // operations in the same order, each rounded once.
 //
 // Algorithm: block quantization and incoherent processing of FlashAttention-3 (Shah et al. 2024, section 3.3); the
@@ -54,7 +54,7 @@ constexpr int TILE_TOKENS = ATTNBENCH_QUANTIZE_TILE;
 constexpr int GROUP = ATTNBENCH_VALUE_GROUP;
 constexpr int RESIDENT_THREADS = 512;  // of a multiprocessor, with 128 registers each
 constexpr float E4M3_MAX = 448.0f;
-constexpr float SMALLEST_DESCALE = 0x1p-126f;  // attnbench/quantize.py
+constexpr float SMALLEST_DESCALE = 0x1p-126f;  // attnbench/reference/quantize.py
 
 template <Dtype Type, int HeadDim>
 struct Config {

@@ -1,181 +1,218 @@
-"""The layers of the package, read from its sources: imports point down, and reading needs no measuring library."""
+"""The layers, read from the sources: what each package may import, and that reading imports no measuring library."""
 
 import ast
-from pathlib import Path
+import subprocess
+import sys
+import tomllib
 
 import pytest
 from paths import ROOT
 
 PACKAGE = ROOT / "attnbench"
-HEAVY = {"torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "cudnn", "flash_attn_interface", "flashinfer"}
-# Modules that are about one library and are themselves imported inside functions only, where that library is wanted.
+EVERYTHING = None
+# From the ground up; a package may import those named behind it, and nothing else of ours, not even in a function.
+MAY_IMPORT = {
+    "case": "errors",
+    "errors": "",
+    "paths": "",
+    "units": "",
+    "settings": "",
+    "backend": "case",
+    "markdown": "units",
+    "plugins": "backend case errors",
+    "machine": "",
+    "records": "case errors units",
+    "reference": "backend case",
+    "timing": "backend machine paths records settings",
+    "correctness": "backend case records reference settings",
+    "suite": "case correctness errors paths reference settings",
+    "hopper": "backend case errors machine paths reference",
+    "backends": "backend case hopper machine reference",
+    "worker": "backend backends case correctness machine paths plugins records reference settings timing",
+    "run": "backends errors hopper machine paths plugins records suite",
+    "compare": "case markdown records units",
+    "report": "case markdown records units",
+    "ab": "compare errors plugins records run suite timing",
+    "selftest": "backend case correctness reference settings worker",
+    "repro": "case correctness errors records reference",
+    "testing": "backend plugins records suite worker",
+    "cli": EVERYTHING,
+    "attnbench": "backend case cli records testing",
+}
+# Where a package may import no more of another than this.
+ONLY = {
+    ("suite", "correctness"): {"attnbench.correctness.probes"},  # the probes' names
+    ("run", "hopper"): {"attnbench.hopper.build"},  # facts of builds
+    ("ab", "timing"): {"attnbench.timing.rounds"},  # the order of turns measures nothing
+}
+HEAVY = {
+    "torch",
+    "triton",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "cudnn",
+    "flash_attn_interface",
+    "flashinfer",
+    "ray",
+}
+# Modules about one library, which are themselves imported in functions only, where that library is wanted.
 ABOUT = {
-    "triton_forward": {"triton"}, "kernel_operator": {"torch"}, "kernel_quantize_operator": {"torch"},
-    "cudnn_graph": {"cudnn"}, "frame": {"pandas"}, "plots": {"matplotlib"}, "report": {"matplotlib"}, "plots_accuracy": {"matplotlib"},
-    "report_accuracy": {"matplotlib"},
-}  # fmt: skip
+    "attnbench.backends.triton.forward": {"triton"},
+    "attnbench.backends.cudnn.graph": {"cudnn"},
+    "attnbench.hopper.operators": {"torch"},
+    "attnbench.records.frame": {"pandas"},
+    "attnbench.report.plots": {"matplotlib"},
+    "attnbench.report.fp8": {"matplotlib"},
+    "attnbench.report.page": {"matplotlib"},
+    "attnbench.report.summary": {"matplotlib"},
+}
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "attnbench"
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+FILES = {path: module_name(path) for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = set(FILES.values())
 
 
-class Imports(ast.NodeVisitor):
-    """What one module imports, at its import and inside functions; imports for type checkers do not count."""
-
-    def __init__(self, path: Path):
-        self.eager, self.lazy, self._depth = set(), set(), 0
-        self.visit(ast.parse(path.read_text()))
-
-    def _add(self, name: str) -> None:
-        (self.lazy if self._depth else self.eager).add(name)
-
-    def visit_If(self, node):
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            for child in node.orelse:
-                self.visit(child)
-        else:
-            self.generic_visit(node)
-
-    def visit_FunctionDef(self, node):
-        self._depth += 1
-        self.generic_visit(node)
-        self._depth -= 1
-
-    visit_Lambda = visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_Import(self, node):
-        for alias in node.names:
-            self._add(own(alias.name))
-
-    def visit_ImportFrom(self, node):
-        assert node.level == 0, "imports name the whole path"
-        for alias in node.names:
-            inner = own(f"{node.module}.{alias.name}")
-            self._add(inner if inner in FILES else own(node.module))
+def package_of(module):
+    """The package of ours, or the ground file, that a module belongs to."""
+    return module.split(".")[1] if "." in module and module != "attnbench.__main__" else "attnbench"
 
 
-def own(name: str) -> str:
-    """`attnbench.case` is `case`; `torch.nn` is `torch`."""
-    if name == "attnbench":
-        return name
-    return name.removeprefix("attnbench.") if name.startswith("attnbench.") else name.partition(".")[0]
+def imports(path, lazy):
+    """Modules that a file imports, whole names; with `lazy` also those that its functions import once called."""
+    found = set()
 
+    def visit(node):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not lazy:
+            return
+        if (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+            and not lazy
+        ):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(inner & MODULES or {node.module})
+        for child in ast.iter_child_nodes(node):
+            visit(child)
 
-IMPORTS = {name: Imports(path) for name, path in FILES.items()}
-
-
-def reachable(start: str, lazy: bool) -> set[str]:
-    """Everything that `start` imports, directly or not; with `lazy`, also what functions import once called."""
-    found, todo = set(), [start]
-    while todo:
-        imports = IMPORTS.get(todo.pop())
-        if imports is not None:
-            new = (imports.eager | (imports.lazy if lazy else set())) - found
-            found |= new
-            todo += new
+    visit(ast.parse(path.read_text()))
     return found
 
 
-def test_the_sources_were_found():
-    assert {"case", "run", "worker", "judge", "backends", "backends.naive", "attnbench", "__main__"} <= set(FILES)
-    assert IMPORTS["record"].eager >= {"json", "case"} and "torch" in IMPORTS["judge"].lazy
+ALL = {path: imports(path, lazy=True) for path in FILES}
+EAGER = {FILES[path]: imports(path, lazy=False) for path in FILES}
+
+
+def ours(modules):
+    return {module for module in modules if module.split(".")[0] == "attnbench" and module in MODULES}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_what_lies_below_it(package):
+    allowed = MAY_IMPORT[package]
+    for path, module in FILES.items():
+        if package_of(module) == package and allowed is not EVERYTHING:
+            known = {package_of(other) for other in ours(ALL[path])} - {package, "attnbench"}
+            assert known <= set(allowed.split()), module
+
+
+@pytest.mark.parametrize(("package", "other"), ONLY)
+def test_a_package_imports_only_so_much_of_another(package, other):
+    for path, module in FILES.items():
+        if package_of(module) == package:
+            assert {name for name in ours(ALL[path]) if package_of(name) == other} <= ONLY[package, other], module
+
+
+def test_every_package_has_its_line_and_the_lines_go_up():
+    assert {package_of(module) for module in MODULES} == set(MAY_IMPORT)
+    below = {"case": {"errors"}}
+    for package, allowed in MAY_IMPORT.items():
+        names = set((allowed or "").split())
+        below[package] = names.union(*(below.get(name, set()) for name in names))
+        assert package not in below[package], package
 
 
 def test_no_two_modules_import_each_other():
-    circles = set()
-    for name in FILES:
-        for imported in (IMPORTS[name].eager | IMPORTS[name].lazy) & set(FILES):
-            if name in reachable(imported, lazy=True) and name != imported:
-                circles.add(tuple(sorted((name, imported))))
-    assert circles == set()
+    direct = {FILES[path]: ours(ALL[path]) - {FILES[path]} for path in FILES}
+    for module in MODULES:
+        todo, seen = list(direct[module]), set()
+        while todo:
+            other = todo.pop()
+            if other not in seen:
+                seen.add(other)
+                todo += direct[other]
+        assert module not in seen, module
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_importing_a_module_imports_no_heavy_library(name):
-    assert reachable(name, lazy=False) & HEAVY <= ABOUT.get(name, set())
+def reachable(start):
+    """Everything that importing `start` imports."""
+    found, todo = set(), [start]
+    while todo:
+        new = {name if name in MODULES else name.split(".")[0] for name in EAGER.get(todo.pop(), set())} - found
+        found |= new
+        todo += new
+    return found
 
 
-# What lies above each of these: they must not know it, not even inside a function.
-COMMAND_LINE = {"cli", "command_group", "options", "run_command", "listing", "progress", "gate", "ab_command",
-                "ab_verdict", "ab_runs", "completion", "__main__"}  # fmt: skip
-COMPARING = {"compare", "usable_runs", "case_records", "sides", "comparable", "quality", "pairing"}
-TELLING = {"ruling", "compare_text", "compare_table", "junit", "github_actions"}  # what a comparison is told with
-READERS = {"report", "plots", "frame", "summary", "repro", "result", *COMPARING, *TELLING}
-MEASURING = {"worker", "trial", "judge", "error_rules", "rounding", "reference", "timing", "timers", "sampling",
-             "conditions", "telemetry", "telemetry_process", "gauge", "cpu_sensor", "nvml_sensor", "inputs", "quantize", "lab", "contract",
-             "examine", "bench", "prepared", "prep_timing", "rotation", "interleave", "together", "holding"}  # fmt: skip
-JUDGING = {"judge", "reference"}
-REPORT_PARTS = {name for name in FILES if name.startswith("report_")}
-RUNNING = {"run", "crew", "replication", "worker_process", "ab", "ab_journal", "side", "worktree"}
-ABOVE = {
-    "case": set(FILES) - {"case"},
-    "measurement": set(FILES) - {"measurement"},
-    "record": set(FILES) - {"case", "record", "measurement"},
-    "store": set(FILES) - {"case", "record", "measurement", "store"},
-    "backend": set(FILES) - {"backend", "case"},
-    "metrics": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
-    "stats": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
-    "differences": COMMAND_LINE | READERS | MEASURING | RUNNING | {"verdict", "stored_baseline", "store", "suite"},
-    "stored_baseline": COMMAND_LINE | READERS | MEASURING | RUNNING | {"verdict", "store", "suite"},
-    "verdict": COMMAND_LINE | READERS | MEASURING | RUNNING | {"store", "suite"},
-    "inputs": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
-    "reference": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
-    "rounding": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
-    "error_rules": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"},
-    "repro_judge": set(FILES) - {"repro_judge"},
-    "judge": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "timing", "store", "suite"},
-    "sampling": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
-    "timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "reference", "store", "suite"},
-    "telemetry": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "timing", "store", "suite"},
-    "clock_events": set(FILES) - {"clock_events"},
-    "rounds": set(FILES) - {"rounds"},
-    "interleave": COMMAND_LINE | READERS | RUNNING | JUDGING | {"worker", "trial", "bench", "store", "suite"},
-    "prep_timing": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "prepared", "store", "suite"},
-    "prepared": COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "together", "store", "suite"},
-    "trial": COMMAND_LINE | READERS | RUNNING | {"worker", "together", "store", "suite"},
-    "together": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
-    "worker": COMMAND_LINE | READERS | RUNNING | {"store", "suite"},
-    "report": COMMAND_LINE | MEASURING | RUNNING | {"repro"},
-    "report_data": COMMAND_LINE | MEASURING | RUNNING | (READERS - {"result"}) | (REPORT_PARTS - {"report_data"}),
-    "report_markdown": set(FILES) - {"report_markdown", "units"},
-    "report_races": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_glance", "report_summary"},
-    "report_paper": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_accuracy", "report_summary"},
-    "report_glance": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots", "report_summary"},
-    "frame": COMMAND_LINE | MEASURING | RUNNING | {"report", "plots"},
-    "holding": COMMAND_LINE | READERS | RUNNING | {"worker", "store", "suite"},
-    "run": COMMAND_LINE | READERS | {"ab", "side", "worktree"},
-    "worktree": set(FILES) - {"worktree"},
-    "side": COMMAND_LINE | READERS | {"run", "ab", "store"},
-    "ab": COMMAND_LINE | READERS | {"run", "store"},
-    "ab_journal": COMMAND_LINE | READERS | MEASURING | (RUNNING - {"ab_journal"}) | {"suite"},
-    "pairing": COMMAND_LINE | (READERS - {"pairing"}) | MEASURING | RUNNING | {"store", "suite"},
-    "quality": COMMAND_LINE | (READERS - {"quality", "result"}) | MEASURING | RUNNING | {"store", "suite"},
-    "compare": COMMAND_LINE | (READERS - COMPARING - {"result"}) | MEASURING | RUNNING | {"suite"},
-    "ruling": COMMAND_LINE | MEASURING | RUNNING | (TELLING - {"ruling"}) | {"suite", "report"},
-    "junit": COMMAND_LINE | MEASURING | RUNNING | {"suite", "report"},
-    "github_actions": COMMAND_LINE | MEASURING | RUNNING | {"suite", "report"},
-}  # fmt: skip
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_importing_a_module_imports_no_heavy_library(module):
+    assert reachable(module) & HEAVY <= ABOUT.get(module, set())
 
 
-@pytest.mark.parametrize("name", ABOVE)
-def test_imports_point_down(name):
-    assert reachable(name, lazy=True) & (ABOVE[name] - {name, "errors", "settings"}) & set(FILES) == set()
+def test_a_backend_knows_no_other():
+    for path, module in FILES.items():
+        if module.startswith("attnbench.backends."):
+            own = module.split(".")[2]
+            others = {name.split(".")[2] for name in ours(ALL[path]) if name.startswith("attnbench.backends.")}
+            assert others <= {own}, module
 
 
-@pytest.mark.parametrize("name", ["run", "ab", "side", "ab_command"])
-def test_the_parent_of_a_run_measures_nothing(name):
-    assert reachable(name, lazy=False) & MEASURING == set()
-    assert (IMPORTS[name].eager | IMPORTS[name].lazy) & MEASURING == set()
+def test_faces_import_nothing():
+    """`attnbench list` stays fast: only the registry, the command line and the public interface do more."""
+    for path, module in FILES.items():
+        if path.name == "__init__.py" and package_of(module) not in ("attnbench", "backends", "cli") and "." in module:
+            if module != "attnbench.selftest.bugs":
+                assert EAGER[module] == set(), module
+            assert ast.get_docstring(ast.parse(path.read_text())), module
 
 
-@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("backends.")))
-def test_a_backend_knows_no_other_and_nothing_of_the_harness(name):
-    known = IMPORTS[name].eager | IMPORTS[name].lazy
-    assert {other for other in known if other.startswith("backends")} == set()
-    harness = COMMAND_LINE | READERS | RUNNING | {"worker", "trial", "judge", "timing", "store", "suite"}
-    assert known & harness == set()
+def test_files_have_one_subject():
+    """At most 400 lines, 90 % of them at most 310."""
+    lengths = sorted(len(path.read_text().splitlines()) for path in FILES)
+    assert lengths[-1] <= 400 and lengths[len(lengths) * 9 // 10] <= 310
+
+
+def test_an_installation_holds_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {module_name(path) for path in FILES if path.name == "__init__.py"}
+    assert folders | {"attnbench.suites", "attnbench.kernels"} == set(listed)
+
+
+def test_the_rules_see_what_is_there():
+    """The checks above are no checks of nothing."""
+    assert {"attnbench.case", "attnbench.worker.trial", "attnbench.backends.naive"} <= MODULES
+    assert "attnbench.records.record" in ours(ALL[PACKAGE / "correctness" / "judge.py"])
+    assert "torch" in ALL[PACKAGE / "correctness" / "judge.py"] and "torch" not in reachable(
+        "attnbench.correctness.judge"
+    )
+    assert "pandas" in reachable("attnbench.records.frame")
+
+
+def test_reading_needs_no_measuring_library():
+    code = (
+        "import sys; from attnbench.cli import main; import attnbench.report.data, attnbench.compare.comparison, "
+        f"attnbench.run.runner; sys.exit(bool(set(sys.modules) & {HEAVY - {'matplotlib', 'numpy', 'scipy'}!r}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

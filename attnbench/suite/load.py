@@ -15,7 +15,7 @@ from attnbench.errors import suggest
 from attnbench.paths import shipped_folder
 from attnbench.suite.groups import Match, build_defaults, build_match, build_plan, expand
 from attnbench.suite.source import Source, SuiteError, parse_source, read_source
-from attnbench.suite.suite import GROUP, Group, Suite, field_text, matcher, merge_only, only_text
+from attnbench.suite.suite import GROUP, ExpandedGroup, Suite, field_text, matcher, merge_only, only_text
 
 if TYPE_CHECKING:
     from attnbench.settings import Timing
@@ -71,7 +71,7 @@ def with_overrides(
     return changed
 
 
-def _chosen_groups(suite: Suite, names: list[str]) -> tuple[Group, ...]:
+def _chosen_groups(suite: Suite, names: list[str]) -> tuple[ExpandedGroup, ...]:
     known = [group.name for group in suite.groups]
     for name in names:
         if name not in known:
@@ -118,7 +118,7 @@ def _name_from(path: Path, source: Source) -> str:
     return path.stem
 
 
-def _groups(model: SuiteModel, defaults: Mapping[str, Any], source: Source) -> Iterator[Group]:
+def _groups(model: SuiteModel, defaults: Mapping[str, Any], source: Source) -> Iterator[ExpandedGroup]:
     from attnbench.suite.schema import merge
 
     for index, group in enumerate(model.groups):
@@ -130,7 +130,7 @@ def _groups(model: SuiteModel, defaults: Mapping[str, Any], source: Source) -> I
             own = bool(group.timing.model_fields_set)
             raise source.error((*location, "timing") if own else ("timing",), mistake)
         cases, excluded = expand(plan, source)
-        yield Group(plan, group.time, timing, merge(model.checks, group.checks), cases, excluded)
+        yield ExpandedGroup(plan, group.time, timing, merge(model.checks, group.checks), cases, excluded)
 
 
 def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
@@ -146,8 +146,8 @@ def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
             raise source.error(("backends", index), f'"backends" lists "{name}" twice; remove one')
 
 
-def _refuse_repeated_cases(groups: tuple[Group, ...], source: Source) -> None:
-    seen: dict[str, Group] = {}
+def _refuse_repeated_cases(groups: tuple[ExpandedGroup, ...], source: Source) -> None:
+    seen: dict[str, ExpandedGroup] = {}
     count = 0
     for group in groups:
         for case in group.cases:
@@ -163,7 +163,7 @@ def _refuse_repeated_cases(groups: tuple[Group, ...], source: Source) -> None:
             raise source.error(group.plan.location, f'group "{group.name}" has the case {key} twice; exclude one')
 
 
-def _check_input_files(groups: tuple[Group, ...], source: Source) -> None:
+def _check_input_files(groups: tuple[ExpandedGroup, ...], source: Source) -> None:
     """Raises SuiteError where a case names a .safetensors file that does not hold its tensors."""
     read: set[str] = set()
     for group in groups:
@@ -180,7 +180,7 @@ def _check_input_files(groups: tuple[Group, ...], source: Source) -> None:
                     raise source.error(group.plan.location, f'group "{group.name}": {error}') from None
 
 
-def _first_repeated(group: Group) -> str:
+def _first_repeated(group: ExpandedGroup) -> str:
     return collections.Counter(case.key for case in group.cases).most_common(1)[0][0]
 
 

@@ -72,7 +72,7 @@ class Exclude(StrictModel):
     reason: str = Field(min_length=1, description="why; it is shown wherever the cases would be")
 
 
-class GroupModel(StrictModel):
+class Group(StrictModel):
     """Cases that belong together: the product of its axes."""
 
     name: str = Field(pattern=NAME_PATTERN, description="unique in the suite")
@@ -93,7 +93,7 @@ class SuiteModel(StrictModel):
         None, description="default: all that are available on the machine"
     )
     defaults: Fields = Field({}, description="values of case fields where a group sets none")
-    groups: list[GroupModel] = Field(min_length=1)
+    groups: list[Group] = Field(min_length=1)
     timing: Timing = Field(Timing())
     checks: Checks = Field(Checks())
     only: Match = Field({}, description="keep only the cases that match all of these")
@@ -102,7 +102,7 @@ class SuiteModel(StrictModel):
 # The model that stands under each key, to tell which keys are legal there.
 _MODELS = {
     "": SuiteModel,
-    "groups": GroupModel,
+    "groups": Group,
     "exclude": Exclude,
     "timing": Timing,
     "checks": Checks,

@@ -34,7 +34,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ExpandedGroup:
     """An expanded group; its timing and checks are complete, the suite's merged with its own."""
 
     plan: Plan
@@ -57,7 +57,7 @@ class Suite:
     about: str
     backends: tuple[str, ...] | None
     path: Path
-    groups: tuple[Group, ...]
+    groups: tuple[ExpandedGroup, ...]
     timing: Timing
     checks: Checks
     only: Match
@@ -110,7 +110,7 @@ def suite_text(suite: Suite) -> str:
     return yaml.dump(body, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LINE_WIDTH)
 
 
-def _group(group: Group, suite: Suite) -> dict[str, Any]:
+def _group(group: ExpandedGroup, suite: Suite) -> dict[str, Any]:
     body = group.plan.to_dict()
     if not group.time:
         body["time"] = False

@@ -1,6 +1,6 @@
 // The random-sign Hadamard rotation of rows that lie in registers, x diag(signs) H / sqrt(n) for n = 64, 128 or 256, by
 // the fast Walsh-Hadamard transform: log2(n) additions a value. The same operations in the same order as
-// attnbench/hadamard.py.
+// attnbench/reference/quantize.py.
 //
 // A row is shared by 8 neighbouring lanes. It consists of panels of 64 columns; of each, a lane holds one chunk of 8
 // columns. The bits of a column's index, from the lowest, which is the order of the stages: 3 within a chunk, 3 the

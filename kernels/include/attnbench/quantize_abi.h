@@ -2,7 +2,7 @@
  * descales, in the layouts that the e4m3 attention kernels read.
  *
  * Plain C; status codes and dtypes are those of abi.h. The emulated build of the same source exports the same symbols
- * and takes host pointers. Every struct here is mirrored in attnbench/kernel_quantize.py; tests/kernels compare the two
+ * and takes host pointers. Every struct here is mirrored in attnbench/hopper/library.py; tests/hopper compare the two
  * field by field. A change of any struct, code or meaning raises ATTNBENCH_QUANTIZE_ABI_VERSION.
  */
 #ifndef ATTNBENCH_QUANTIZE_ABI_H
@@ -53,9 +53,9 @@ typedef struct AttnbenchQuantizeVariant {
  * q_descale  fp32: one value (none, tensor), (batch, heads) for head, (batch, ceil(seqlen / block_size), heads) for
  *              block; k_descale and v_descale alike
  *
- * real value = stored value x descale. The numbers are those of attnbench/quantize.py, bit for bit. hadamard: q and k
- * are first multiplied by diag(signs) H / sqrt(head_dim), v never is; bit i % 32 of signs[i / 32] set: column i is
- * negated.
+ * real value = stored value x descale. The numbers are those of attnbench/reference/quantize.py, bit for bit.
+ * hadamard: q and k are first multiplied by diag(signs) H / sqrt(head_dim), v never is; bit i % 32 of signs[i / 32]
+ * set: column i is negated.
  */
 typedef struct AttnbenchQuantizeArgs {
   uint32_t abi_version; /* ATTNBENCH_QUANTIZE_ABI_VERSION */

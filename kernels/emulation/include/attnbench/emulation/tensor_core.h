@@ -163,7 +163,7 @@ inline void multiply_accumulate(const Operands& in, float* value) {
 
 // Sum of the terms as Hopper's e4m3 tensor core forms it: each term is aligned to the largest and only the highest 14
 // bits of it count (DeepSeek-V3 technical report, section 3.5.2), the rest cut off towards zero for either sign (Fasi,
-// Higham, Mikaitis and Pranesh, PeerJ CS 7:e330). The same model as attnbench/accumulate.py.
+// Higham, Mikaitis and Pranesh, PeerJ CS 7:e330). The same model as attnbench/reference/fp8.py.
 constexpr int ALIGNED_BITS = 14;
 
 inline float truncated_sum(const float* terms, int count) {
