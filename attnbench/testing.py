@@ -63,7 +63,7 @@ def _values(value: Any) -> str:
 
 
 def _record(job: Job, backend: Backend, device: str) -> Record:
-    from attnbench.worker.problem import Problem, Phases
+    from attnbench.worker.problem import Phases, Problem
     from attnbench.worker.trial import run_trial
 
     place = "cuda:0" if device == "cuda" else device

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from attnbench.case import Case, forward_flops
+from attnbench.case import Case, LaterCase, forward_flops
 from attnbench.records.environment import Machine
 from attnbench.records.measurement import Block, Conditions, Measurement
 from attnbench.records.record import Check, Record
@@ -68,7 +68,9 @@ class Result:
 
     @property
     def flops_per_s(self) -> float | None:
-        return forward_flops(self.case) / self.statistics.median_s if self.statistics else None
+        if self.statistics is None or isinstance(self.case, LaterCase):
+            return None
+        return forward_flops(self.case) / self.statistics.median_s
 
     @property
     def peak_flops_per_s(self) -> float | None:

@@ -21,7 +21,7 @@ from attnbench.correctness.probes import PROBES
 from attnbench.selftest.bugs import BUGS
 from attnbench.selftest.forward import Choices, Planted, TiledForward
 from attnbench.settings import Checks, Factors, Timing
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import LiveProbeContext, poisoned_memory, run_trial
 
 # Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.
