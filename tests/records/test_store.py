@@ -331,6 +331,9 @@ def test_cases_of_a_later_version_are_in_no_table_and_the_report_says_so(written
     assert {record.case_key for record in run.records} == {FIRST.case_key + "-left=7"}
     write_report([written], tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
-    assert "2 records of cases with unknown fields are in no table" in text and "what this one does not know is left out" in text
+    assert (
+        "2 records of cases with unknown fields are in no table" in text
+        and "what this one does not know is left out" in text
+    )
     frame = attnbench.load(written)
     assert frame["flops"].isna().all() and frame["tflops"].isna().all() and frame["median_s"].notna().sum() == 1

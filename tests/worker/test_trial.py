@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from attnbench.backend import ContractError, Outputs
+from attnbench.backend import Base, ContractError, Outputs
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
@@ -25,7 +25,7 @@ def problem(case=CASE, timing=QUICK, checks=Checks(), cache_bytes=0, phases=None
     return Problem(case, "cpu", checks, timing, cache_bytes, phases or Phases())
 
 
-class Backend:
+class Backend(Base):
     """`naive` with something changed."""
 
     name, deterministic = "mine", True
