@@ -1,15 +1,15 @@
 """What the parent of a measurement and its worker say to each other: jobs one way, events the other.
 
-One JSON object a line, with the message's `type`. Private to the two ends, which are of one version.
+One JSON object a line, with the message's `type`. Private to the two ends, which are of one version. Named tuples and
+no dataclasses, which take four times as long to define: every start of a worker waits for this module.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from attnbench.case import Case
 
@@ -24,8 +24,7 @@ class MessageError(ValueError):
 # Jobs.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCase:
+class RunCase(NamedTuple):
     """Check all backends of one case, then time them. process: which of several that measure the same.
 
     bits: a folder where outputs are left for, or compared with, those of other processes.
@@ -40,8 +39,7 @@ class RunCase:
     bits: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldBackend:
+class HoldBackend(NamedTuple):
     """Check and prepare one backend, and keep it. arm: its label; checkout: a folder that nothing may come from."""
 
     case: Case
@@ -54,8 +52,7 @@ class HoldBackend:
     checkout: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakeBlock:
+class TakeBlock(NamedTuple):
     """Take one block of the held backend. call_s: what both arms take a call to last."""
 
     round: int
@@ -63,8 +60,7 @@ class TakeBlock:
     call_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseBackend:
+class ReleaseBackend(NamedTuple):
     """Give the held backend's record, with its blocks where `timed`."""
 
     together: tuple[str, ...]
@@ -72,8 +68,7 @@ class ReleaseBackend:
     timed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TakeSentinel:
+class TakeSentinel(NamedTuple):
     """Time the machine's own GEMM and copy."""
 
 
@@ -82,8 +77,7 @@ Job = RunCase | HoldBackend | TakeBlock | ReleaseBackend | TakeSentinel
 # Events.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(NamedTuple):
     """The worker can work; the first event. backends: name to why it cannot run here, or None.
 
     unasked: those that join a run which names none; given: those of --plugin.
@@ -95,58 +89,50 @@ class Ready:
     given: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The first event of a worker that cannot work."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseBegun:
+class PhaseBegun(NamedTuple):
     """What a backend does now, for the bar and the time-out."""
 
     backend: str
     phase: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecordMade:
+class RecordMade(NamedTuple):
     """One a backend and job; `line` is what will be stored."""
 
     line: str
 
 
-@dataclass(frozen=True, slots=True)
-class BackendHeld:
+class BackendHeld(NamedTuple):
     """After HoldBackend. call_s: None where it failed; strays: modules that were imported from the checkout."""
 
     call_s: float | None
     strays: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BlockTaken:
+class BlockTaken(NamedTuple):
     """After TakeBlock, unless the backend failed. lost_s: seconds of blocks that the machine spoilt."""
 
     done: bool
     lost_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class SentinelTaken:
+class SentinelTaken(NamedTuple):
     figures: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class JobDone:
+class JobDone(NamedTuple):
     """The last event of a job. spent_s: seconds by phase."""
 
-    spent_s: Mapping[str, float] = field(default_factory=dict)
+    spent_s: Mapping[str, float] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Poisoned:
+class Poisoned(NamedTuple):
     """The CUDA context is broken; the worker ends itself."""
 
     reason: str
@@ -161,7 +147,7 @@ _EVENTS = {kind.__name__: kind for kind in get_args(Event)}
 
 def to_line(message: Job | Event) -> str:
     """The message as one line, without its break."""
-    values = {field.name: _plain(getattr(message, field.name)) for field in dataclasses.fields(message)}
+    values = {name: _plain(value) for name, value in message._asdict().items()}
     return json.dumps({"type": type(message).__name__, **values})
 
 
@@ -181,7 +167,7 @@ def _message(line: str | bytes, kinds: Mapping[str, Any]) -> Any:
     try:
         values = json.loads(line)
         kind = kinds[values.pop("type")]
-        annotations = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+        annotations = kind.__annotations__
         return kind(**{name: _typed(annotations[name], value) for name, value in values.items()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MessageError(f"{error!r} in {line[:100]!r}") from None
@@ -190,10 +176,13 @@ def _message(line: str | bytes, kinds: Mapping[str, Any]) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Case):
         return value.to_dict()
-    return value.model_dump() if hasattr(value, "model_dump") else value
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _typed(kind: str, value: Any) -> Any:
+def _typed(annotation: Any, value: Any) -> Any:
+    kind = getattr(annotation, "__forward_arg__", annotation)  # as NamedTuple keeps it
     if kind == "Case":
         return Case.make(**value)
     if kind in ("Timing", "Checks"):

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import traceback
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -102,12 +102,13 @@ def names_unknown(specs: Sequence[str]) -> bool:
     return bool(entry_points(group=ENTRY_POINTS)) or not all(split_spec(spec)[1] for spec in specs)
 
 
-def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Base]:
+def load(specs: Sequence[str], taken: Collection[str] = (), known: Mapping[str, Base] | None = None) -> dict[str, Base]:
     """The backends of all plugins by name, installed ones first. Raises PluginError with the import's own words.
 
-    taken: names that no plugin may have, those of the built-in backends.
+    taken: names that no plugin may have, those of the built-in backends. known: what `installed` gave, if it was asked
+    already: it reads the metadata of every distribution.
     """
-    found = installed()
+    found = dict(installed() if known is None else known)
     for spec in specs:
         place, name = split_spec(spec)
         module = _imported(

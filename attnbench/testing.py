@@ -63,7 +63,8 @@ def _values(value: Any) -> str:
 
 
 def _record(job: Job, backend: Base, device: str) -> Record:
-    from attnbench.worker.problem import Phases, Problem
+    from attnbench.worker.phases import Phases
+    from attnbench.worker.problem import Problem
     from attnbench.worker.trial import run_trial
 
     place = "cuda:0" if device == "cuda" else device

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "compare": "case markdown records units",
     "report": "case markdown records units",
     "ab": "compare errors messages plugins records run suite timing",
-    "selftest": "backend case correctness reference settings worker",
+    "selftest": "backend case correctness records reference settings worker",
     "repro": "case correctness errors records reference",
     "testing": "backend plugins records suite worker",
     "cli": EVERYTHING,

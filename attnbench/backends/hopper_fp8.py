@@ -40,9 +40,12 @@ class HopperFp8(KernelBackend):
         return "hopper_fp8" if default else f"hopper_fp8[{self.schedule.removeprefix('fp8_')}]"
 
     def unavailable(self) -> str | None:
-        from attnbench.hopper.quantizer import missing
+        reason = super().unavailable()
+        if reason is None:
+            from attnbench.hopper.quantizer import missing
 
-        return super().unavailable() or missing()
+            reason = missing()
+        return reason
 
     def case_reason(self, case: Case) -> str | None:
         if case.dtype != "e4m3":

@@ -30,7 +30,8 @@ from attnbench.records.record import (
 from attnbench.selftest.bugs import BUGS
 from attnbench.selftest.forward import Choices, Planted, TiledForward
 from attnbench.settings import Checks, Factors, Timing
-from attnbench.worker.problem import Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import LiveProbeContext, poisoned_memory, run_trial
 
 # Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.

@@ -5,7 +5,7 @@ The rules are those of docs/explanation/watching.md; each threshold is a constan
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -156,7 +156,7 @@ def _known(readings: Sequence[Reading], name: str) -> list[float]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return _short(statistics.fmean(values)) if values else None
+    return _short(math.fsum(values) / len(values)) if values else None
 
 
 def _short(value: float) -> float:

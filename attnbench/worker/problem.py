@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from attnbench.backend import Base, Outputs
@@ -17,6 +14,7 @@ from attnbench.reference.inputs import checksums, input_bytes, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
+from attnbench.worker.phases import Phases
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8
@@ -110,32 +108,3 @@ class Problem:
 
 
 # What a worker is doing, told as it begins, and the seconds that each phase took.
-
-
-@dataclass
-class Phases:
-    """Seconds spent per phase, and a word to whoever watches when a phase begins: of which backend, and which.
-
-    backend: whom the phases that begin next are about.
-    """
-
-    announce: Callable[[str, str], None] = lambda backend, phase: None
-    backend: str = ""
-    spent_s: dict[str, float] = field(default_factory=dict)
-    _open: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """A phase may lie inside another: its time is then its own, and the other is announced again at its end."""
-        self._open.append(phase)
-        self.announce(self.backend, phase)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent_s = time.perf_counter() - started
-            self._open.pop()
-            self.spent_s[phase] = self.spent_s.get(phase, 0.0) + spent_s
-            if self._open:
-                self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - spent_s
-                self.announce(self.backend, self._open[-1])

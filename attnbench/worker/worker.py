@@ -6,6 +6,7 @@ What goes through the pipes: `attnbench.messages`.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -35,11 +36,11 @@ from attnbench.messages import (
     job_of,
     to_line,
 )  # fmt: skip
-from attnbench.records.record import Record
 from attnbench.timing.telemetry import TelemetryProcess
-from attnbench.worker.problem import Phases
+from attnbench.worker.phases import Phases
 
 if TYPE_CHECKING:
+    from attnbench.records.record import Record
     from attnbench.worker.arms import HeldBackend
     from attnbench.worker.problem import Problem
 
@@ -56,8 +57,15 @@ def main() -> None:
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs):
+            import_what_measures()  # while the parent writes down what it was told
             for line in jobs:
                 worker.work(job_of(line))
+
+
+def import_what_measures() -> None:
+    """What the first job will need. A worker is ready before it has that: nobody waits for it then."""
+    importlib.import_module("attnbench.settings")
+    importlib.import_module("attnbench.worker.arms")
 
 
 class Worker:
@@ -73,8 +81,9 @@ class Worker:
     def start(self, specs: list[str]) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
         try:
-            loaded = plugins.load(specs, taken=builtin())
-            given = [name for name in loaded if name not in plugins.installed()]
+            installed = plugins.installed()
+            loaded = plugins.load(specs, taken=builtin(), known=installed)
+            given = [name for name in loaded if name not in installed]
             self._backends = builtin() | loaded
             facts = self._open_device()
         except (plugins.PluginError, DeviceError) as error:
@@ -135,6 +144,7 @@ class Worker:
 
     def _run(self, job: RunCase) -> None:
         """All backends of one case; inputs and oracle are made once."""
+        from attnbench.records.record import Record
         from attnbench.worker.arms import time_together
         from attnbench.worker.trial import check_trial, time_alone
 
@@ -157,6 +167,7 @@ class Worker:
         self._send(SentinelTaken(take_sentinel(self._device, self._watch)))
 
     def _hold(self, job: HoldBackend) -> None:
+        from attnbench.records.record import Record
         from attnbench.worker.arms import HeldBackend, strays
 
         self._begin(job.backend)

@@ -24,7 +24,8 @@ from attnbench.selftest.bugs.outputs import (
 )
 from attnbench.selftest.bugs.softmax import ScaleFivePercentHigh, ScaleMissing
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import run_trial
 
 CAUSES = {

@@ -16,7 +16,8 @@ from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import run_trial
 
 PROBE = Checks(probes=("far_apart",), repeats=0)

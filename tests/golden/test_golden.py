@@ -19,7 +19,7 @@ import record
 import torch
 
 from attnbench.hopper.build import build_emulated, compile_library
-from attnbench.hopper.toolchain import KERNELS, hopper_recipe
+from attnbench.hopper.toolchain import hopper_recipe
 from attnbench.reference.fp8 import matmul_into
 
 SOURCE = Path(__file__).parent / "probes.cu"

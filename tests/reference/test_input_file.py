@@ -17,7 +17,8 @@ from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.worker.problem import Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import run_trial
 
 SUITE = """groups:

@@ -21,7 +21,8 @@ from attnbench.reference.inputs import make_inputs
 from attnbench.repro import judge as repro_judge
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import run_trial
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"

@@ -15,7 +15,8 @@ from attnbench.records.store import StoreError
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import run_trial
 
 KERNEL = """

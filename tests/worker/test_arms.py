@@ -8,7 +8,7 @@ from attnbench.records.record import Record
 from attnbench.worker import arms
 from attnbench.worker import prepared as rotation
 from attnbench.worker.arms import order_seed, time_together
-from attnbench.worker.problem import Phases
+from attnbench.worker.phases import Phases
 from attnbench.worker.trial import check_trial
 
 

@@ -13,7 +13,8 @@ from attnbench.settings import Checks, Timing
 from attnbench.worker import prepared
 from attnbench.worker import problem as phases_module
 from attnbench.worker import problem as problem_module
-from attnbench.worker.problem import FRESH, Phases, Problem
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import FRESH, Problem
 from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
