@@ -33,7 +33,7 @@ def load(*runs: Paths) -> pandas.DataFrame:
 
 def _row(result: Result) -> dict[str, Any]:
     record = result.record
-    row = {"run": result.run, "machine": result.machine.name}
+    row: dict[str, Any] = {"run": result.run, "machine": result.machine.name}
     row |= {name: getattr(record.case, name) for name in FIELDS}
     row |= {
         "case_key": record.case_key,
