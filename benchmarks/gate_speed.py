@@ -1,7 +1,7 @@
-"""How long `attnbench gate` takes over two runs of 2,000 records: at most 5 s, as the command line is used, imports included.
+"""How long `attnbench gate` takes over two runs of 2,000 records: at most 5 s, as a user sees it, imports included.
 
-Writes a stored run and a new one (512 samples a record), and a baseline of three stored runs; gates each in a process of
-its own. Exit status 1 when the two runs take longer than the limit. Usage: gate_speed.py [--records N]
+Writes a stored run and a new one (512 samples a record), and a baseline of three stored runs; gates each in a process
+of its own. Exit status 1 when the two runs take longer than the limit. Usage: gate_speed.py [--records N]
 """
 
 from __future__ import annotations

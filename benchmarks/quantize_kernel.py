@@ -1,4 +1,4 @@
-"""The quantize kernel's own speed on a Hopper GPU: its time, its share of the copy bandwidth, and of the attention time.
+"""The quantize kernel's own speed on a Hopper GPU: its time, its share of copy bandwidth, and of the attention time.
 
 16k tokens, hidden size 2048, block scales with and without Hadamard, and scales per head. Bytes are those that must
 move: 2 read and 1 written a value, also where the kernel reads twice. Exit status 1 where a figure misses its target,
