@@ -15,13 +15,13 @@ import click
 
 from attnbench.ab.journal import Journal, begin, choose_folder, continued, write_runs
 from attnbench.ab.measure import (
-    PairedRun,
     Measured,
+    PairedRun,
     Task,
     comparison_of,
     confirmed,
-    start,
     null_tasks,
+    start,
     tasks_to_confirm,
 )
 from attnbench.ab.revision import RevisionWorker
