@@ -1,7 +1,7 @@
 """Sentinels, the fixed work that shows whether a machine drifts: a GEMM and a copy, timed as every other number is.
 
-On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32 one,
-since few CPUs have a bf16 one, which serves for drift alone. Inputs are random normal: zeros would run faster.
+On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32
+one, since few CPUs have a bf16 one, which serves for drift alone. Inputs are random normal: zeros would run faster.
 """
 
 from __future__ import annotations
