@@ -277,7 +277,7 @@ def fp8_args(
     return args
 
 
-def descale_strides(descale: Tensor) -> Strides:
+def descale_strides(descale: Tensor) -> ctypes.Array[ctypes.c_int64]:
     """Strides (batch, block, head) in elements; 0 over a dimension that the descales do not have."""
     if descale.dim() == 3:
         return Strides(*descale.stride())
