@@ -152,6 +152,7 @@ def _zero_descales(context: ProbeContext, backend: Backend) -> Iterator[Check]:
     if trait(backend, "own_quantizer"):
         return
     quantized = inputs.quantized
+    assert quantized is not None, "`_not_fp8` refuses cases without descales"
     flat = replace(inputs, quantized=replace(quantized, q_descale=quantized.q_descale * 0))
     yield from _judge_inputs(context, backend, context.posed(context.case, inputs=flat))
     nothing = replace(inputs, quantized=replace(quantized, v_descale=quantized.v_descale * 0))
