@@ -37,13 +37,11 @@ CHANGED = 17
 UNCLOCKED = Noise(clocks=False, steps=0.0, capped=0.0)
 
 
-def ab(
-    dice: numpy.random.Generator, noise: Noise, effects: Mapping[int, float] | None = None
-) -> tuple[set[int], set[int]]:
+def ab(dice: numpy.random.Generator, noise: Noise, effects: Mapping[int, float] = {}) -> tuple[set[int], set[int]]:
     """(slower at first, slower once confirmed in fresh processes), as `ab` decides with 5 processes."""
 
     def measured(which: Iterable[int]) -> dict[int, Pair]:
-        taken = turns(dice, which, CASES, noise, effects=effects or {})
+        taken = turns(dice, which, CASES, noise, effects=effects)
         return {index: pair_of_turns(*sides) for index, sides in taken.items()}
 
     first = decide(measured(range(CASES)), MARGIN)
@@ -52,12 +50,10 @@ def ab(
     return set(again), {index for index, verdict in final.items() if verdict.kind == SLOWER}
 
 
-def gate(
-    dice: numpy.random.Generator, noise: Noise, runs: int, effects: Mapping[int, float] | None = None
-) -> tuple[bool, bool]:
+def gate(dice: numpy.random.Generator, noise: Noise, runs: int, effects: Mapping[int, float] = {}) -> tuple[bool, bool]:
     """(exit status 1, the changed case slower), for one new run against `runs` stored ones."""
     comparison = compare(
-        side(dice, "base", runs, CASES, noise), side(dice, "new", 1, CASES, noise, effects=effects or {}), MARGIN
+        side(dice, "base", runs, CASES, noise), side(dice, "new", 1, CASES, noise, effects=effects), MARGIN
     )
     verdict = comparison.cells[CHANGED].verdict
     found = verdict is not None and verdict.kind == SLOWER

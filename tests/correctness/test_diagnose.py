@@ -24,7 +24,7 @@ from attnbench.selftest.bugs.outputs import (
 )
 from attnbench.selftest.bugs.softmax import ScaleFivePercentHigh, ScaleMissing
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 CAUSES = {

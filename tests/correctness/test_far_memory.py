@@ -1,4 +1,4 @@
-"""Beyond 2^31 elements: the probe takes next to no memory, kernels with 32-bit offsets fail it, the judge counts right."""
+"""Beyond 2^31 elements: the probe takes little memory, kernels with 32-bit offsets fail it, the judge counts right."""
 
 import dataclasses
 import resource
@@ -16,7 +16,7 @@ from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
 from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 PROBE = Checks(probes=("far_apart",), repeats=0)

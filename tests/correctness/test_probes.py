@@ -21,7 +21,7 @@ from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 FORWARD = TiledForward()

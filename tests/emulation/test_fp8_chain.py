@@ -23,7 +23,7 @@ from attnbench.hopper.schedules import FP8_SCHEDULES
 from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference.quantize import quantize
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 QUICK = Timing(min_samples=1, min_time_s=1e-6, max_time_s=1e-3, warmup_s=1e-6, cache="warm", timer="cpu")

@@ -17,12 +17,14 @@ from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.source import SuiteError
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 SUITE = """groups:
   - name: mine
-    axes: {batch: 1, seqlen_q: 20, seqlen_k: 30, num_heads: 4, num_heads_kv: 2, head_dim: 16, inputs: mine.safetensors, dtype: %s}
+    axes:
+      {batch: 1, seqlen_q: 20, seqlen_k: 30, num_heads: 4, num_heads_kv: 2, head_dim: 16, inputs: mine.safetensors,
+       dtype: %s}
 """
 
 

@@ -17,7 +17,7 @@ from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"

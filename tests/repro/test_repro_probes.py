@@ -1,4 +1,4 @@
-"""Whatever fails, a script shows it that needs torch and the kernel's file only; for 8 bits, attnbench and the backend."""
+"""Whatever fails, a script shows it that needs torch and the kernel's file; for 8 bits, attnbench and the backend."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from attnbench.records.store import StoreError
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
-from attnbench.worker.problem import Problem, Phases
+from attnbench.worker.problem import Phases, Problem
 from attnbench.worker.trial import run_trial
 
 KERNEL = """
