@@ -70,61 +70,103 @@ class PrepCall:
 
 @runtime_checkable
 class Backend(Protocol):
-    """One way to compute attention. Only these members are required; `trait` reads the optional ones.
-
-    Optional: devices (default cpu and cuda), accumulator (fp32), own_quantizer (False: starts from the quantized
-    tensors), partials_16bit (False), by_name_only (none: devices on which it runs only where a suite or --backend names
-    it), extra_bytes(case) (0: memory beyond inputs and outputs), kernel_facts(case) (None: what goes into the record's
-    `kernel`), prep_call(case, inputs) (None: what of `prepare` has to be done again for every call in use, as a
-    PrepCall; timed beside the call).
-    """
+    """One way to compute attention, as far as it has to be said; `Base` has the defaults of everything else."""
 
     name: str
-    deterministic: bool  # bitwise repeatable
+    deterministic: bool | frozenset[str]
 
     def version(self) -> str: ...
 
+    def unavailable(self) -> str | None: ...
+
+    def unsupported(self, case: Case) -> str | None: ...
+
+    def prepare(self, case: Case, inputs: Inputs) -> Call: ...
+
+
+class Base:
+    """What a backend is unless it says otherwise; a subclass gives `name` and `prepare`.
+
+    deterministic: bitwise repeatable, or the names of the tensors that are not ("dq"). devices: where it runs.
+    accumulator: how 8-bit products are summed (`reference.fp8.ACCUMULATORS`); E1 is held against that one's emulation.
+    own_quantizer: it starts from the originals of an 8-bit case, not from the quantized tensors. partials_16bit: it
+    keeps partial results in 16 bits. by_name_only: devices on which it runs only where a suite or --backend names it.
+
+    What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
+    transposes, widens, quantizes or packs), scores_16bit, scores_int8, lse_informational, batch_invariant (None: not
+    known), approximate, interpreted (its kernels run in their language's interpreter), stateful, declared,
+    exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
+    """
+
+    name: str
+    deterministic: bool | frozenset[str] = True
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    accumulator: str = "fp32"
+    own_quantizer: bool = False
+    partials_16bit: bool = False
+    by_name_only: tuple[str, ...] = ()
+
+    copies_inputs: bool = False
+    scores_16bit: bool = False
+    scores_int8: bool = False
+    lse_informational: bool = False
+    batch_invariant: bool | None = None
+    approximate: bool = False
+    interpreted: bool = False
+    stateful: bool = False
+    declared: Callable[..., Any] | None = None
+    exact_settings: tuple[str, ...] = ()
+    absent_relations: frozenset[str] = frozenset()
+    unbiased: bool = False
+    rank_rows: Callable[..., Any] | None = None
+    sent_bytes: Callable[..., Any] | None = None
+
+    def version(self) -> str:
+        """Of what decides its results, for the record; that of torch, unless a subclass knows better."""
+        from attnbench.machine.facts import package_version
+
+        return f"torch {package_version('torch')}"
+
     def unavailable(self) -> str | None:
         """Why it cannot run on this machine, with the way out; None when it can. Cheap: no torch, no CUDA context."""
+        from attnbench.machine.facts import lacks_torch
+
+        return lacks_torch()
 
     def unsupported(self, case: Case) -> str | None:
         """Why it cannot answer this case; None when it can."""
+        return None
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         """Does everything untimed and returns the call that is timed. One `prepare` per set of inputs."""
+        raise NotImplementedError
+
+    def extra_bytes(self, case: Case) -> int:
+        """Memory in bytes that a call needs beyond its inputs and outputs."""
+        return 0
+
+    def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
+        """What is known of the machine code behind this case (registers, spills, instructions), for the record."""
+        return None
+
+    def prep_call(self, case: Case, inputs: Inputs) -> PrepCall | None:
+        """What of `prepare` has to be done again for every call in use; timed beside the call. None where nothing is, or
+        where it is inside the call."""
+        return None
 
 
-_TRAITS: Mapping[str, Any] = {
-    "deterministic": True,
-    "devices": ("cpu", "cuda"),
-    "accumulator": "fp32",
-    "own_quantizer": False,
-    "partials_16bit": False,
-    "by_name_only": (),
-}
+class _Completed(Base):
+    """A backend that is no `Base`, with the defaults of what it does not say."""
+
+    def __init__(self, backend: Backend):
+        for name in (*vars(Base), "name"):
+            if not name.startswith("_") and hasattr(backend, name):
+                setattr(self, name, getattr(backend, name))
 
 
-def trait(backend: Backend, name: str) -> Any:
-    """An optional attribute of a backend, or its default."""
-    return getattr(backend, name, _TRAITS[name])
-
-
-def extra_bytes(backend: Backend, case: Case) -> int:
-    """Device memory that a call needs beyond its inputs and outputs; 0 where the backend does not say."""
-    method = getattr(backend, "extra_bytes", None)
-    return int(method(case)) if method else 0
-
-
-def kernel_facts(backend: Backend, case: Case) -> Mapping[str, Any] | None:
-    """What is known of the machine code behind this case (registers, spills, instructions), for the record."""
-    method = getattr(backend, "kernel_facts", None)
-    return method(case) if method else None
-
-
-def prep_call(backend: Backend, case: Case, inputs: Inputs) -> PrepCall | None:
-    """The backend's own preparation of each call; None where it has none, or where it is inside its call."""
-    method = getattr(backend, "prep_call", None)
-    return method(case, inputs) if method else None
+def completed(backend: Backend) -> Base:
+    """The backend with every optional member."""
+    return backend if isinstance(backend, Base) else _Completed(backend)
 
 
 class ContractError(Exception):

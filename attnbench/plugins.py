@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs
+from attnbench.backend import Backend, Base, Call, ContractError, Inputs, Outputs, completed
 from attnbench.case import Case
 from attnbench.errors import UserError
 
@@ -32,19 +32,16 @@ class PluginError(UserError):
 
 
 @dataclass(frozen=True)
-class FunctionBackend:
+class FunctionBackend(Base):
     """A plain function as a backend: function(q, k, v, *, causal, softmax_scale) -> out or (out, lse)."""
 
     name: str
     function: Callable[..., Any]
     source: str
-    deterministic: bool = True
+    deterministic: bool | frozenset[str] = True
 
     def version(self) -> str:
         return self.source
-
-    def unavailable(self) -> str | None:
-        return None
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
@@ -105,7 +102,7 @@ def names_unknown(specs: Sequence[str]) -> bool:
     return bool(entry_points(group=ENTRY_POINTS)) or not all(split_spec(spec)[1] for spec in specs)
 
 
-def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Backend]:
+def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Base]:
     """The backends of all plugins by name, installed ones first. Raises PluginError with the import's own words.
 
     taken: names that no plugin may have, those of the built-in backends.
@@ -123,16 +120,16 @@ def load(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, Backend
     return found
 
 
-def installed() -> dict[str, Backend]:
+def installed() -> dict[str, Base]:
     """The backends of installed entry points, by name. Raises PluginError."""
-    found: dict[str, Backend] = {}
+    found: dict[str, Base] = {}
     for point in entry_points(group=ENTRY_POINTS):
         module = _imported(point.value, lambda: importlib.import_module(point.module))
         _add(found, _module_backends(module, point.value))
     return found
 
 
-def _add(found: dict[str, Backend], backends: Sequence[Backend]) -> None:
+def _add(found: dict[str, Base], backends: Sequence[Base]) -> None:
     for backend in backends:
         if backend.name in found:
             raise PluginError(f'two plugin backends are named "{backend.name}"; rename one')
@@ -173,7 +170,7 @@ def _where(error: BaseException) -> str:
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
-def _function(module: Any, name: str, spec: str) -> Backend:
+def _function(module: Any, name: str, spec: str) -> Base:
     function = getattr(module, name, None)
     if function is None:
         raise PluginError(f'plugin "{spec}": it has no "{name}"')
@@ -188,7 +185,7 @@ def _function(module: Any, name: str, spec: str) -> Backend:
     return FunctionBackend(name, function, source=f"{Path(split_spec(spec)[0]).name}:{name}")
 
 
-def _module_backends(module: Any, spec: str) -> Sequence[Backend]:
+def _module_backends(module: Any, spec: str) -> Sequence[Base]:
     backends = getattr(module, "BACKENDS", None)
     if not isinstance(backends, (tuple, list)) or not backends:
         raise PluginError(
@@ -200,11 +197,9 @@ def _module_backends(module: Any, spec: str) -> Sequence[Backend]:
             raise PluginError(f'plugin "{spec}": {name} in BACKENDS is a class; put {name}() there')
         if isinstance(backend, Backend) and not (isinstance(backend.name, str) and backend.name):
             raise PluginError(f'plugin "{spec}": {type(backend).__name__}.name must be text, not {backend.name!r}')
-        if not isinstance(backend, Backend):
-            missing = [
-                name
-                for name in ("name", "deterministic", "version", "unavailable", "unsupported", "prepare")
-                if not hasattr(backend, name)
-            ]
+        lacking = isinstance(backend, Base) and type(backend).prepare is Base.prepare
+        if lacking or not isinstance(backend, Backend):
+            members = ("name", "deterministic", "version", "unavailable", "unsupported", "prepare")
+            missing = [name for name in members if not hasattr(backend, name)] + ["prepare"] * lacking
             raise PluginError(f'plugin "{spec}": {type(backend).__name__} in BACKENDS lacks {", ".join(missing)}')
-    return backends
+    return [completed(backend) for backend in backends]

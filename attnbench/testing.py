@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attnbench.backend import Backend
+from attnbench.backend import Backend, Base, completed
 from attnbench.plugins import FunctionBackend
 from attnbench.records.record import Record
 from attnbench.suite.load import load_suite, with_overrides
@@ -36,7 +36,7 @@ def check(
     process with it: `attnbench run --plugin` does not.
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
-    backend = kernel if isinstance(kernel, Backend) else _function(kernel, deterministic)
+    backend = completed(kernel) if isinstance(kernel, Backend) else _function(kernel, deterministic)
     records = [_record(job, backend, device) for job in _jobs(suite, only)]
     message = failure_message(backend.name, suite, records)
     if message:
@@ -44,7 +44,7 @@ def check(
     return records
 
 
-def _function(kernel: Callable[..., Any], deterministic: bool) -> Backend:
+def _function(kernel: Callable[..., Any], deterministic: bool) -> Base:
     name = getattr(kernel, "__name__", type(kernel).__name__)
     return FunctionBackend(name, kernel, source="a function", deterministic=deterministic)
 
@@ -62,8 +62,8 @@ def _values(value: Any) -> str:
     return ",".join(str(item).lower() if isinstance(item, bool) else str(item) for item in values)
 
 
-def _record(job: Job, backend: Backend, device: str) -> Record:
-    from attnbench.worker.problem import Problem, Phases
+def _record(job: Job, backend: Base, device: str) -> Record:
+    from attnbench.worker.problem import Phases, Problem
     from attnbench.worker.trial import run_trial
 
     place = "cuda:0" if device == "cuda" else device

@@ -1,4 +1,4 @@
-"""The directory is the registry: every module beside this one holds `BACKENDS`, a tuple of Backend objects.
+"""The directory is the registry: every module beside this one holds `BACKENDS`, a tuple of backends.
 
 To add a backend, add a file. Modules import torch and their library inside functions only, so that `attnbench list`
 stays instant and works without torch.
@@ -10,13 +10,13 @@ import functools
 import importlib
 import pkgutil
 
-from attnbench.backend import Backend
+from attnbench.backend import Base
 
 
 @functools.cache
-def builtin() -> dict[str, Backend]:
+def builtin() -> dict[str, Base]:
     """Every built-in backend by name, modules in alphabetical order."""
-    found: dict[str, Backend] = {}
+    found: dict[str, Base] = {}
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         for backend in importlib.import_module(f"{__name__}.{module.name}").BACKENDS:
             if backend.name in found:

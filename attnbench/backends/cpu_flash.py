@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 
-class CpuFlash:
+class CpuFlash(Base):
     name = "cpu_flash"
-    deterministic = True
     devices = ("cpu",)
-
-    def version(self) -> str:
-        from attnbench.machine.facts import package_version
-
-        return f"torch {package_version('torch')}"
-
-    def unavailable(self) -> str | None:
-        from attnbench.machine.facts import lacks_torch
-
-        return lacks_torch()
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 # torch compiles the kernel for sm_80 and later (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
@@ -10,14 +10,13 @@ OLDEST_CAPABILITY = (8, 0)
 LARGEST_HEAD_DIM = 256
 
 
-class FlashAttention2:
+class FlashAttention2(Base):
     """Causal is bottom-right aligned: torch's `causal_lower_right` calls this operator (torch/nn/attention/bias.py).
 
     `scaled_dot_product_attention(is_causal=True)` is top-left, and refuses this kernel where the two differ.
     """
 
     name = "fa2"
-    deterministic = True
     devices = ("cuda",)
 
     def version(self) -> str:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -27,9 +27,8 @@ LARGEST_HEAD_DIM = 256
 P_SCALE = 256
 
 
-class FlashAttention3:
+class FlashAttention3(Base):
     name = "fa3"
-    deterministic = True
     devices = ("cuda",)
     # All e4m3 products of a row go into one accumulator of Hopper's FP8 tensor cores.
     accumulator = "hopper"

@@ -6,7 +6,7 @@ token-major; turning it into ours would take another kernel, so none is asked fo
 
 from __future__ import annotations
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 HOPPER = (9, 0)
@@ -17,9 +17,8 @@ HEAD_DIMS = {(64, 64), (128, 128), (256, 256), (192, 128)}
 WORKSPACE_BYTES = 128 * 2**20
 
 
-class FlashInfer:
+class FlashInfer(Base):
     name = "flashinfer"
-    deterministic = True
     devices = ("cuda",)
 
     def version(self) -> str:

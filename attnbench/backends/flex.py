@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ MASK_BLOCK = 128
 COMPILED_SHAPES = 4096
 
 
-class FlexAttention:
+class FlexAttention(Base):
     name = "flex"
-    deterministic = True
     devices = ("cuda",)
 
     def version(self) -> str:

@@ -6,25 +6,12 @@ same dtype. Runs anywhere torch does. Its time says nothing about FP8 hardware.
 
 from __future__ import annotations
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 
-class Fp8Emulated:
+class Fp8Emulated(Base):
     name = "fp8_emulated"
-    deterministic = True
-    devices = ("cpu", "cuda")
-    accumulator = "fp32"
-
-    def version(self) -> str:
-        from attnbench.machine.facts import package_version
-
-        return f"torch {package_version('torch')}"
-
-    def unavailable(self) -> str | None:
-        from attnbench.machine.facts import lacks_torch
-
-        return lacks_torch()
 
     def unsupported(self, case: Case) -> str | None:
         return None if case.is_fp8 else f"it emulates e4m3 and e5m2, not {case.dtype}"

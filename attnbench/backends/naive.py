@@ -7,27 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Naive:
+class Naive(Base):
     name = "naive"
-    deterministic = True
-    devices = ("cpu", "cuda")
-
-    def version(self) -> str:
-        from attnbench.machine.facts import package_version
-
-        return f"torch {package_version('torch')}"
-
-    def unavailable(self) -> str | None:
-        from attnbench.machine.facts import lacks_torch
-
-        return lacks_torch()
 
     def unsupported(self, case: Case) -> str | None:
         return f"eager {case.dtype} attention is the backend fp8_emulated" if case.is_fp8 else None

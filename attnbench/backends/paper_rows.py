@@ -9,28 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _Half:
-    deterministic = True
-    devices = ("cpu", "cuda")
+class _Half(Base):
     by_name_only = ("cpu", "cuda")
     name = ""
-
-    def version(self) -> str:
-        from attnbench.machine.facts import package_version
-
-        return f"torch {package_version('torch')}"
-
-    def unavailable(self) -> str | None:
-        from attnbench.machine.facts import lacks_torch
-
-        return lacks_torch()
 
     def operands(self, inputs: Inputs, case: Case) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError

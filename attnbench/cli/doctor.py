@@ -74,13 +74,13 @@ def _count(number: int, noun: str) -> str:
 
 def backend_findings() -> Iterator[Finding]:
     """Backends by what keeps them from running; a reason names its own way out."""
-    from attnbench.backend import trait
+
     from attnbench.backends import builtin
     from attnbench.hopper.schedules import WAY_OUT
 
     groups: dict[str | None, list[str]] = defaultdict(list)
     for name, backend in builtin().items():
-        needs_gpu = "cpu" not in trait(backend, "devices") and not gpus()
+        needs_gpu = "cpu" not in backend.devices and not gpus()
         groups["" if needs_gpu else backend.unavailable()].append(name)
     for reason, names in groups.items():
         listed = ", ".join(names)

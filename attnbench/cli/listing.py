@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     """One line a backend: its name, what it runs on, its version, or why it cannot run here."""
-    from attnbench.backend import trait
+
     from attnbench.backends import builtin
     from attnbench.plugins import announced_names, check_spec, installed_names
 
@@ -17,10 +17,10 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     for name, backend in builtin().items():
         reason = backend.unavailable()
         state = f"not here: {reason}" if reason else f"available ({backend.version()})"
-        named = trait(backend, "by_name_only")
+        named = backend.by_name_only
         if named and not reason:
             state += f"; on {' and '.join(named)} only where it is named"
-        rows.append((name, ", ".join(trait(backend, "devices")), state))
+        rows.append((name, ", ".join(backend.devices), state))
     rows += [(name, "", "plugin, not imported") for name in (*announced_names(plugins), *installed_names())]
     return _columns(rows)
 

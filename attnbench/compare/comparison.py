@@ -202,6 +202,7 @@ def _comparison(
         left_out=stored.left_out if stored.runs else (),
         cautions=(
             *stored.doubts,
+            *(f"{run.path}: {run.later}" for run in (*base.runs, *new.runs) if run.later),
             *_drifted(new.runs, told_only=True),
             *dict.fromkeys(chain.from_iterable(cautions(*pair) for pair in pairs_of_machines)),
             *cautions_of_measurements(cases[name].timed for name in judged),

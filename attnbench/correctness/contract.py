@@ -6,11 +6,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from attnbench.backend import Backend, ContractError, Inputs, Outputs
+from attnbench.backend import Base, ContractError, Inputs, Outputs
 from attnbench.case import Case
 
 
-def guarded_call(case: Case, backend: Backend, inputs: Inputs) -> tuple[Outputs, float]:
+def guarded_call(case: Case, backend: Base, inputs: Inputs) -> tuple[Outputs, float]:
     """One call whose outputs have the right type, shape, dtype and device; and how long preparing and calling took,
     compilation and autotuning included. Raises ContractError.
 

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend, Call, Inputs, Outputs, trait
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.contract import check_contract
 from attnbench.records.record import Check
@@ -48,14 +48,14 @@ def _difference(case: Case, inputs: Inputs, outputs: Outputs, again: Outputs) ->
     return first_difference(outputs, again)
 
 
-def repeat_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs, repeats: int) -> Check:
+def repeat_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs, repeats: int) -> Check:
     """`repeats` further calls of one `prepare` against the first outputs."""
     call = backend.prepare(case, inputs)
     differences = [_difference(case, inputs, outputs, call()) for _ in range(repeats)]
     return _counted("repeats that differ bitwise", differences)
 
 
-def stream_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs) -> Check:
+def stream_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs) -> Check:
     """On a stream of its own; on the CPU, which has none, from another thread."""
     import torch
 
@@ -89,7 +89,7 @@ def _in_thread(call: Call) -> Outputs:
     return answer[0]
 
 
-def pressure_check(case: Case, backend: Backend, inputs: Inputs, outputs: Outputs) -> Check:
+def pressure_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs) -> Check:
     """In memory that others have used and left full of NaN, in pieces."""
     import torch
 
@@ -99,7 +99,7 @@ def pressure_check(case: Case, backend: Backend, inputs: Inputs, outputs: Output
     return _counted("calls in used memory that differ bitwise", [difference])
 
 
-def process_check(folder: Path, backend: Backend, outputs: Outputs) -> Check:
+def process_check(folder: Path, backend: Base, outputs: Outputs) -> Check:
     """Against the outputs that another process left in `folder`; the first one leaves its own there."""
     import torch
 
@@ -117,5 +117,7 @@ def _counted(rule: str, differences: list[str]) -> Check:
     return Check(rule, len(found), 0, not found, found[0] if found else "")
 
 
-def repeatable(backend: Backend) -> bool:
-    return bool(trait(backend, "deterministic"))
+def repeatable(backend: Base) -> bool:
+    """Whether the outputs of the forward pass are declared to be the same bits every time."""
+    declared = backend.deterministic
+    return bool(declared) if isinstance(declared, bool) else not declared & {"out", "lse"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend, Inputs, Outputs, trait
+from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.diagnose import Diagnosis, diagnose
 from attnbench.correctness.exact_rules import Known, own_checks, swallowed_check, tainted_heads, without_heads
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Accuracy:
+def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Factors()) -> Accuracy:
     """Applies every rule to outputs whose types and shapes are already known to be right."""
     case, rows = ref.case, ref.rows
     exact = ref.oracle
-    if ref.originals is not None and trait(backend, "own_quantizer"):
+    if ref.originals is not None and backend.own_quantizer:
         exact = ref.originals
-    budget = ref.eager(trait(backend, "accumulator"))
+    budget = ref.eager(backend.accumulator)
     tainted = tainted_heads(case, ref.inputs.v)
     out = outputs.out.transpose(1, 2).gather(2, rows.index[..., None].expand_as(exact.out)).double()
     checks = [_finite_check(outputs.out, tainted)]
@@ -42,7 +42,7 @@ def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors =
         out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
         checks += _blind_row_checks(case, rows, out)
         errors, eager = relative_errors(out, exact_out), relative_errors(budget_out, exact_out)
-        largest, *others = error_checks(case, rows, errors, eager, factors, trait(backend, "partials_16bit"))
+        largest, *others = error_checks(case, rows, errors, eager, factors, backend.partials_16bit)
 
         def bound() -> Tensor:
             explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, _unit(case, backend))
@@ -57,35 +57,35 @@ def judge(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors =
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
-def diagnosed(ref: Reference, backend: Backend, outputs: Outputs, factors: Factors = Factors()) -> Diagnosis:
+def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Factors()) -> Diagnosis:
     """Where outputs that failed are wrong, and why most likely."""
     index = ref.rows.index
     out = outputs.out.transpose(1, 2).gather(2, index[..., None].expand_as(ref.oracle.out)).double()
     lse = None if outputs.lse is None else outputs.lse.gather(2, index).double()
-    eager = ref.eager(trait(backend, "accumulator")).out
+    eager = ref.eager(backend.accumulator).out
     worst, floor = relative_errors(eager, ref.oracle.out).worst_row, HALF_EPSILON[ref.case.dtype]
     return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
 
 
-def _plain(ref: Reference, backend: Backend) -> Inputs:
+def _plain(ref: Reference, backend: Base) -> Inputs:
     """What the kernel was given, not quantized: 8 bits dequantized, or the originals."""
-    return ref.inputs if trait(backend, "own_quantizer") else plain_inputs(ref.case, ref.inputs)
+    return ref.inputs if backend.own_quantizer else plain_inputs(ref.case, ref.inputs)
 
 
-def _row_sums(ref: Reference, backend: Backend) -> Tensor:
+def _row_sums(ref: Reference, backend: Base) -> Tensor:
     return row_sum_bound(ref.case, _plain(ref, backend), ref.rows)
 
 
-def _unit(case: Case, backend: Backend) -> float:
-    return HALF_EPSILON[case.dtype] * (2 if trait(backend, "partials_16bit") else 1)
+def _unit(case: Case, backend: Base) -> float:
+    return HALF_EPSILON[case.dtype] * (2 if backend.partials_16bit else 1)
 
 
-def _known(ref: Reference, backend: Backend, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
+def _known(ref: Reference, backend: Base, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
     return Known(
         ref.case, ref.rows, _plain(ref, backend).v, out, exact, eager, _unit(ref.case, backend),
-        exact_accumulator=trait(backend, "accumulator") == "fp32",
-        exact_v=not trait(backend, "own_quantizer"),
-        exact_partials=not trait(backend, "partials_16bit"),
+        exact_accumulator=backend.accumulator == "fp32",
+        exact_v=not backend.own_quantizer,
+        exact_partials=not backend.partials_16bit,
     )  # fmt: skip
 
 

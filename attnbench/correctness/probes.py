@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from attnbench.backend import Backend, Inputs, Outputs, trait
+from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.determinism import pressure_check, repeatable, stream_check
 from attnbench.correctness.relations import RELATIONS
@@ -42,10 +42,10 @@ class ProbeContext(Protocol):
     def posed(self, case: Case, input_set: int = 0, inputs: Inputs | None = None) -> Reference:
         """The reference of another case, of another input set, or of these very inputs."""
 
-    def called(self, case: Case, inputs: Inputs, backend: Backend) -> Outputs:
+    def called(self, case: Case, inputs: Inputs, backend: Base) -> Outputs:
         """The outputs of one call; raises ContractError where they are not what the case asks for."""
 
-    def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy: ...
+    def judged(self, reference: Reference, backend: Base, outputs: Outputs) -> Accuracy: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Probe:
     name: str
     about: str
     cannot: Callable[[Case], str | None]
-    run: Callable[[ProbeContext, Backend], Sequence[Check]]
+    run: Callable[[ProbeContext, Base], Sequence[Check]]
 
 
-def run_probes(names: Sequence[str], context: ProbeContext, backend: Backend) -> Iterator[Check]:
+def run_probes(names: Sequence[str], context: ProbeContext, backend: Base) -> Iterator[Check]:
     """The checks of the named probes that apply to the case and that the backend takes. ("all",): every probe."""
     for name in PROBES if tuple(names) == ("all",) else names:
         probe = PROBES[name]
@@ -86,7 +86,7 @@ def _named(name: str) -> Iterator[None]:
         raise
 
 
-def _judge_inputs(context: ProbeContext, backend: Backend, reference: Reference) -> Sequence[Check]:
+def _judge_inputs(context: ProbeContext, backend: Base, reference: Reference) -> Sequence[Check]:
     if backend.unsupported(reference.case) is not None:
         return ()
     outputs = context.called(reference.case, reference.inputs, backend)
@@ -99,13 +99,13 @@ def _of_inputs(name: str, about: str) -> Probe:
             return "these are the case's own inputs"
         return "its numbers leave fp16" if case.dtype == "fp16" and name in NOT_IN_FP16 else None
 
-    def run(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+    def run(context: ProbeContext, backend: Base) -> Sequence[Check]:
         return _judge_inputs(context, backend, context.posed(replace(context.case, inputs=name)))
 
     return Probe(name, about, cannot, run)
 
 
-def _fresh(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+def _fresh(context: ProbeContext, backend: Base) -> Sequence[Check]:
     return _judge_inputs(context, backend, context.posed(context.case, FRESH_SET))
 
 
@@ -119,7 +119,7 @@ def _of_relation(
     cannot: Callable[[Case], str | None] = _anywhere,
     may_refuse: bool = False,
 ) -> Probe:
-    def run(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+    def run(context: ProbeContext, backend: Base) -> Sequence[Check]:
         changed = RELATIONS[name](context.case, context.reference.inputs)
         if backend.unsupported(changed.case) is not None:
             return ()
@@ -146,10 +146,10 @@ def _not_fp8(case: Case) -> str | None:
     return None if case.is_fp8 else f"{case.dtype} has no descales"
 
 
-def _zero_descales(context: ProbeContext, backend: Backend) -> Iterator[Check]:
+def _zero_descales(context: ProbeContext, backend: Base) -> Iterator[Check]:
     """q_descale 0: all logits 0, the output is the mean of v. v_descale 0: the output is 0 everywhere."""
     inputs = context.reference.inputs
-    if trait(backend, "own_quantizer"):
+    if backend.own_quantizer:
         return
     quantized = inputs.quantized
     assert quantized is not None, "`_not_fp8` refuses cases without descales"
@@ -162,9 +162,9 @@ def _zero_descales(context: ProbeContext, backend: Backend) -> Iterator[Check]:
 
 
 def _same_bits(
-    check: Callable[[Case, Backend, Inputs, Outputs], Check],
-) -> Callable[[ProbeContext, Backend], Sequence[Check]]:
-    def run(context: ProbeContext, backend: Backend) -> Sequence[Check]:
+    check: Callable[[Case, Base, Inputs, Outputs], Check],
+) -> Callable[[ProbeContext, Base], Sequence[Check]]:
+    def run(context: ProbeContext, backend: Base) -> Sequence[Check]:
         if not repeatable(backend):
             return ()
         inputs = context.reference.inputs

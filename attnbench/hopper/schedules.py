@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -143,12 +143,12 @@ HOPPER = (9, 0)
 
 
 @dataclass(frozen=True)
-class KernelBackend:
+class KernelBackend(Base):
     """A schedule of kernels/ by a bare launch through the C interface. A subclass says what a case becomes."""
 
     schedule: str
     # Every tile is summed by one warpgroup in one order, whatever CTA it falls to.
-    deterministic: bool = True
+    deterministic: bool | frozenset[str] = True
     devices: tuple[str, ...] = ("cuda",)
 
     def case_reason(self, case: Case) -> str | None:

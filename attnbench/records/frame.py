@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pandas
 
-from attnbench.case import FIELDS, compulsory_bytes, forward_flops
+from attnbench.case import FIELDS, LaterCase, compulsory_bytes, forward_flops
 from attnbench.records import store
 from attnbench.records.metrics import METRICS
 from attnbench.records.result import Result, results
@@ -27,7 +28,11 @@ def load(*runs: Paths) -> pandas.DataFrame:
     None), never zero.
     """
     paths = [path for given in runs for path in ((given,) if isinstance(given, (str, Path)) else given)]
-    rows = [_row(result) for path in paths for result in results(store.read(path))]
+    runs_read = [store.read(path) for path in paths]
+    for run in runs_read:
+        if run.later:
+            warnings.warn(f"{run.path}: {run.later}", stacklevel=2)
+    rows = [_row(result) for run in runs_read for result in results(run)]
     return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(_COLUMNS))
 
 
@@ -43,8 +48,8 @@ def _row(result: Result) -> dict[str, Any]:
         "kind": record.kind,
         "reason": record.reason,
         "warnings": "; ".join(record.warnings),
-        "flops": forward_flops(record.case),
-        "bytes": compulsory_bytes(record.case),
+        "flops": None if isinstance(record.case, LaterCase) else forward_flops(record.case),
+        "bytes": None if isinstance(record.case, LaterCase) else compulsory_bytes(record.case),
     }
     row |= {metric.column: metric.of(result) for metric in METRICS}
     return row | _timing_columns(result) | _accuracy_columns(result)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench import units
-from attnbench.case import compulsory_bytes
+from attnbench.case import LaterCase, compulsory_bytes
 from attnbench.records.record import MAX_ERROR, RELATIVE_RMSE, WORST_ROW
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def _half_width(result: Result) -> float | None:
 
 
 def _bytes_per_s(result: Result) -> float | None:
-    return None if result.time_s is None else compulsory_bytes(result.case) / result.time_s
+    if result.time_s is None or isinstance(result.case, LaterCase):
+        return None
+    return compulsory_bytes(result.case) / result.time_s
 
 
 def _prep_and_kernel_s(result: Result) -> float | None:

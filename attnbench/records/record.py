@@ -10,11 +10,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
-from attnbench.case import Case
+from attnbench.case import FIELDS, Case, LaterCase
 from attnbench.records.measurement import Block, Conditions, Measurement, PrepTiming, RecordError, known_facts
 
 SCHEMA = 1
@@ -126,40 +126,58 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON. Non-finite numbers are written as the strings "NaN", "Infinity", "-Infinity"."""
-        row = asdict(self)
+        row = asdict(self) | {"case": self.case.to_dict()}
         for block in (row["measurement"] or {"blocks": ()})["blocks"]:
             block["conditions"] = known_facts(block["conditions"])
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
         return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, line: str | bytes) -> Record:
-        """The record of one stored line. Raises RecordError when the line is no record of this schema."""
+    def from_json(cls, line: str | bytes, unknown: set[str] | None = None) -> Record:
+        """The record of one stored line. Raises RecordError when the line is no record of this schema.
+
+        unknown: gets the names of keys that a later version wrote and this one leaves out (`measurement.phases`).
+        """
         row = _parsed(line)
         if not isinstance(row, dict) or row.get("schema") != SCHEMA:
             found = row.get("schema") if isinstance(row, dict) else type(row).__name__
             raise RecordError(f"schema {found!r}; this version reads schema {SCHEMA}")
         try:
-            return cls._from_row(row)
+            return cls._from_row(row, set() if unknown is None else unknown)
         except RecordError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a line may hold instead
             raise RecordError(f"not a record: {error!r}") from None
 
     @classmethod
-    def _from_row(cls, row: dict[str, Any]) -> Record:
-        case, case_key = _case(**row.pop("case"))
+    def _from_row(cls, row: dict[str, Any], unknown: set[str]) -> Record:
+        row = _known(row, _RECORD_KEYS, "", unknown)
         accuracy, measurement = row.pop("accuracy"), row.pop("measurement")
-        key = row.pop("case_key")
-        if key != case_key:
-            raise RecordError(f'case_key "{key}" is not the key of its case, {case_key}')
         return cls(
-            case=case,
-            accuracy=None if accuracy is None else _accuracy(accuracy),
-            measurement=None if measurement is None else _measurement(measurement),
+            case=_stored_case(row.pop("case"), row.pop("case_key"), unknown),
+            accuracy=None if accuracy is None else _accuracy(accuracy, unknown),
+            measurement=None if measurement is None else _measurement(measurement, unknown),
             warnings=tuple(row.pop("warnings", ())),
             **row,
         )
+
+
+def _known(row: dict[str, Any], keys: frozenset[str], place: str, unknown: set[str]) -> dict[str, Any]:
+    """The row without keys that only a later version knows, whose names join `unknown`."""
+    if row.keys() <= keys:
+        return row
+    unknown.update(f"{place}{name}" for name in row.keys() - keys)
+    return {name: value for name, value in row.items() if name in keys}
+
+
+def _keys(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
+
+
+_RECORD_KEYS = _keys(Record) | {"case_key"}
+_CASE_KEYS, _ACCURACY_KEYS, _CHECK_KEYS = frozenset(FIELDS), _keys(Accuracy), _keys(Check)
+_MEASUREMENT_KEYS, _BLOCK_KEYS = _keys(Measurement), _keys(Block)
+_CONDITIONS_KEYS, _PREP_KEYS = _keys(Conditions), _keys(PrepTiming)
 
 
 def _parsed(line: str | bytes) -> Any:
@@ -185,29 +203,44 @@ def _case(**fields: Any) -> tuple[Case, str]:
     return case, case.key
 
 
-def _accuracy(row: dict[str, Any]) -> Accuracy:
+def _stored_case(row: dict[str, Any], key: str, unknown: set[str]) -> Case:
+    """The case of a stored row. Raises RecordError where the key is not its own."""
+    case, case_key = _case(**_known(row, _CASE_KEYS, "case.", unknown))
+    if key == case_key:
+        return case
+    if len(row) > len(_CASE_KEYS & row.keys()) and key.startswith(f"{case_key}-"):
+        return LaterCase(**case.to_dict(), further=key.removeprefix(case_key))
+    raise RecordError(f'case_key "{key}" is not the key of its case, {case_key}')
+
+
+def _accuracy(row: dict[str, Any], unknown: set[str]) -> Accuracy:
+    row = _known(row, _ACCURACY_KEYS, "accuracy.", unknown)
+    stored = (_known(check, _CHECK_KEYS, "accuracy.checks.", unknown) for check in row["checks"])
     checks = tuple(
-        Check(**{**check, "value": _number(check["value"]), "limit": _number(check["limit"])})
-        for check in row["checks"]
+        Check(**{**check, "value": _number(check["value"]), "limit": _number(check["limit"])}) for check in stored
     )
     values = {name: _number(value) for name, value in row["values"].items()}
     error_map = tuple(row.get("error_map", ()))  # absent from records of before it was drawn
     return Accuracy(row["coverage"], row["rows"], checks, values, row["recheck"], error_map)
 
 
-def _measurement(row: dict[str, Any]) -> Measurement:
-    blocks = tuple(_block(block) for block in row["blocks"])
+def _measurement(row: dict[str, Any], unknown: set[str]) -> Measurement:
+    row = _known(row, _MEASUREMENT_KEYS, "measurement.", unknown)
+    blocks = tuple(_block(block, unknown) for block in row["blocks"])
     outliers = tuple(tuple(pair) for pair in row["outliers"])
     texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags", "together")}
     prep_call = row.get("prep_call")  # absent from records of before it was timed
     if prep_call is not None:
+        prep_call = _known(prep_call, _PREP_KEYS, "measurement.prep_call.", unknown)
         prep_call = PrepTiming(**{**prep_call, "samples_s": tuple(prep_call["samples_s"])})
     return Measurement(**{**row, "blocks": blocks, "outliers": outliers, "prep_call": prep_call, **texts})
 
 
-def _block(row: dict[str, Any]) -> Block:
+def _block(row: dict[str, Any], unknown: set[str]) -> Block:
+    row = _known(row, _BLOCK_KEYS, "measurement.blocks.", unknown)
     conditions = row.get("conditions")
-    conditions = None if conditions is None else Conditions.of(conditions)
+    if conditions is not None:
+        conditions = Conditions.of(_known(conditions, _CONDITIONS_KEYS, "measurement.blocks.conditions.", unknown))
     return Block(**{**row, "samples_s": tuple(row["samples_s"]), "conditions": conditions})
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from attnbench.case import Case, forward_flops
+from attnbench.case import Case, LaterCase, forward_flops
 from attnbench.records.environment import Machine
 from attnbench.records.measurement import Block, Conditions, Measurement
 from attnbench.records.record import Check, Record
@@ -22,7 +22,8 @@ UNKNOWN = Machine("")
 class Result:
     """A record, read. Nothing here is stored; everything follows from the record and the run's environment.
 
-    One that holds a measurement is a TimedResult; without one, what follows from times is None.
+    One that holds a measurement is a TimedResult; without one, what follows from times is None. Of a LaterCase with one
+    the rate is None all the same.
     """
 
     run: str
@@ -32,9 +33,7 @@ class Result:
 
     @staticmethod
     def of(record: Record, run: str = "", machine: Machine = UNKNOWN) -> Result:
-        if record.measurement is None:
-            return Result(run, machine, record)
-        return TimedResult(run, machine, record, Statistics.of(record.measurement))
+        return _result(run, machine, record, Statistics.of(record.measurement) if record.measurement else None)
 
     @property
     def case(self) -> Case:
@@ -120,7 +119,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class TimedResult(Result):
+class _Measured(Result):
     """A result whose record holds a measurement."""
 
     statistics: Statistics
@@ -145,9 +144,21 @@ class TimedResult(Result):
         timed = self.measurement.prep_call
         return self.measurement.prep_s if timed is None else statistics.median(timed.samples_s)
 
+
+@dataclass(frozen=True, slots=True)
+class TimedResult(_Measured):
+    """A result that holds a measurement, of a case whose FLOPs are known."""
+
     @property
     def flops_per_s(self) -> float:
         return forward_flops(self.case) / self.time_s
+
+
+def _result(run: str, machine: Machine, record: Record, statistics: Statistics | None) -> Result:
+    if statistics is None:
+        return Result(run, machine, record)
+    kind = _Measured if isinstance(record.case, LaterCase) else TimedResult
+    return kind(run, machine, record, statistics)
 
 
 def results(run: Run) -> tuple[Result, ...]:
@@ -155,10 +166,7 @@ def results(run: Run) -> tuple[Result, ...]:
     machine = Machine.of(run.environment, run.sentinels)
     of_timed = Statistics.of_all(record.measurement for record in run.records if record.measurement)
     return tuple(
-        TimedResult(run.name, machine, record, next(of_timed))
-        if record.measurement
-        else Result(run.name, machine, record)
-        for record in run.records
+        _result(run.name, machine, record, next(of_timed) if record.measurement else None) for record in run.records
     )
 
 

@@ -36,6 +36,7 @@ class StoreError(UserError):
 class Run:
     """A run directory as read. problems: lines that are no records, named by number; the rest is used.
 
+    unknown: keys of records that a later version wrote and this one leaves out, sorted.
     sentinels: rows as `sentinel` reads them, in the order of writing; () in runs of before there were any.
     """
 
@@ -46,6 +47,15 @@ class Run:
     records: tuple[Record, ...]
     problems: tuple[str, ...] = ()
     sentinels: tuple[dict[str, Any], ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def later(self) -> str:
+        """What a reader must know of a run that a later version wrote, in one line; "" of others."""
+        if not self.unknown:
+            return ""
+        names = ", ".join(self.unknown)
+        return f"written by a later version of attnbench; what this one does not know is left out: {names}"
 
 
 def is_run(path: Path) -> bool:
@@ -57,7 +67,7 @@ def read(path: str | Path) -> Run:
     path = Path(path)
     _require_run(path)
     try:
-        records, problems = _read_records(path / RECORDS)
+        records, problems, unknown = _read_records(path / RECORDS)
         environment = _read_environment(path / ENVIRONMENT)
         sentinels, unread = _read_sentinels(path / SENTINELS)
         suite_text = (path / SUITE).read_text("utf-8") if (path / SUITE).is_file() else ""
@@ -66,7 +76,16 @@ def read(path: str | Path) -> Run:
     if problems and not records and all("schema" in problem for problem in problems):
         raise StoreError(f"{path}: {problems[0]}; read it with the version of attnbench that wrote it")
     problems += unread
-    return Run(path, path.resolve().name, environment, suite_text, tuple(records), tuple(problems), tuple(sentinels))
+    return Run(
+        path=path,
+        name=path.resolve().name,
+        environment=environment,
+        suite_text=suite_text,
+        records=tuple(records),
+        problems=tuple(problems),
+        sentinels=tuple(sentinels),
+        unknown=tuple(sorted(unknown)),
+    )
 
 
 def _require_run(path: Path) -> None:
@@ -76,18 +95,21 @@ def _require_run(path: Path) -> None:
         raise StoreError(f"{path}: not a run directory (it has no {RECORDS})")
 
 
-def _read_records(path: Path) -> tuple[list[Record], list[str]]:
-    records, problems = [], []
+def _read_records(path: Path) -> tuple[list[Record], list[str], set[str]]:
+    """The records, the lines that are none, and the names of keys that were left out."""
+    records: list[Record] = []
+    problems: list[str] = []
+    unknown: set[str] = set()
     with path.open("rb") as lines, without_collection():
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 problems.append(f"{path.name}:{number}: {CUT_SHORT}")
                 continue
             try:
-                records.append(Record.from_json(line))
+                records.append(Record.from_json(line, unknown))
             except RecordError as error:
                 problems.append(f"{path.name}:{number}: {error}")
-    return records, problems
+    return records, problems, unknown
 
 
 def _read_sentinels(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

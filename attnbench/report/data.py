@@ -14,7 +14,7 @@ from functools import cached_property
 from string import ascii_uppercase
 from typing import Any
 
-from attnbench.case import DTYPES, Case
+from attnbench.case import DTYPES, Case, LaterCase
 from attnbench.records.environment import Machine
 from attnbench.records.result import Result, TimedResult, latest, results
 from attnbench.records.store import Run
@@ -142,8 +142,8 @@ def gather(runs: Sequence[Run]) -> ReportData:
     labelled = tuple(
         LabelledRun(_letter(index), run, Machine.of(run.environment, run.sentinels)) for index, run in enumerate(runs)
     )
-    everything = [results(run) for run in runs]
-    kept = [latest(each) for each in everything]
+    everything = [[result for result in results(run) if not isinstance(result.case, LaterCase)] for run in runs]
+    kept = [latest(tuple(each)) for each in everything]
     pairs = [(result.case, result.backend) for each in kept for result in each]
     machines = {
         (entry.machine.name, entry.machine.sm_count, entry.run.environment.get("machine")) for entry in labelled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from attnbench.case import Case
+from attnbench.case import Case, LaterCase
 from attnbench.markdown import anonymous, bullets, code, details, fence, numberless, plain, table
 from attnbench.records.environment import gpu_of, why_suspect
 from attnbench.records.result import Result
@@ -144,6 +144,11 @@ def _outliers(data: ReportData) -> Iterator[str]:
 
 def _run_warnings(entry: LabelledRun) -> Iterator[str]:
     yield from (f"{code(entry.run.name)}: {plain(anonymous(problem))}" for problem in entry.run.problems)
+    if entry.run.later:
+        yield f"{code(entry.run.name)}: {plain(entry.run.later)}"
+    later = sum(isinstance(record.case, LaterCase) for record in entry.run.records)
+    if later:
+        yield f"{code(entry.run.name)}: {count(later, 'record')} of cases with unknown fields are in no table."
     others = gpu_of(entry.run.environment).get("other_processes")
     if others:
         yield f"{code(entry.run.name)}: {count(others, 'other process', 'other processes')} on the GPU at its start."

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Call, Inputs, Outputs, Quantized
+from attnbench.backend import Base, Call, Inputs, Outputs, Quantized
 from attnbench.case import DTYPES, Case
 from attnbench.reference.fp8 import matmul_into, to_fp8
 from attnbench.reference.quantize import dequantize
@@ -74,13 +74,10 @@ def cubic_exp2(x: Tensor) -> Tensor:
     return torch.where(x < SMALLEST_EXPONENT, torch.zeros_like(x), torch.ldexp(cubic, whole.int()))
 
 
-class TiledForward:
+class TiledForward(Base):
     """A backend of every dtype. Every method is a decision that one of the planted bugs gets wrong."""
 
     name = "tiled"
-    deterministic = True
-    devices = ("cpu", "cuda")
-    accumulator = "fp32"
 
     def __init__(self, choices: Choices = Choices()):
         self.choices = choices
@@ -91,9 +88,6 @@ class TiledForward:
 
     def version(self) -> str:
         return str(self.choices)
-
-    def unavailable(self) -> str | None:
-        return None
 
     def unsupported(self, case: Case) -> str | None:
         if self.choices.top_left and case.causal and case.seqlen_q != case.seqlen_k:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend
+from attnbench.backend import Base
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.paths import PACKAGE
 from attnbench.records.record import Record
@@ -165,7 +165,7 @@ class HeldBackend:
         self._problem, self._prepared, self._arm, self._blocks = problem, prepared, arm, 0
 
     @classmethod
-    def of(cls, problem: Problem, backend: Backend, timed: bool, label: str, process: int) -> HeldBackend | Record:
+    def of(cls, problem: Problem, backend: Base, timed: bool, label: str, process: int) -> HeldBackend | Record:
         """The held backend, of one that passed its checks, or its record where it did not or is not to be timed."""
         checked = check_trial(problem, backend)
         if isinstance(checked, Record) or not timed:

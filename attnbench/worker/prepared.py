@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Backend, Call, ContractError, Inputs, Outputs, PrepCall, extra_bytes, prep_call, trait
+from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall
 from attnbench.case import Case
 from attnbench.correctness.contract import check_contract, guarded_call
 from attnbench.correctness.judge import judge
@@ -31,7 +31,7 @@ class Checked:
     first_call_s: what its very first prepare and call took, compilation and autotuning included.
     """
 
-    backend: Backend
+    backend: Base
     record: Record
     first_call_s: float
 
@@ -42,7 +42,7 @@ class Prepared:
     inputs: the set that the last timed buffers are judged against; held: all backends prepared at the same time.
     """
 
-    def __init__(self, problem: Problem, checked: Checked, inputs: Inputs, held: Sequence[Backend]):
+    def __init__(self, problem: Problem, checked: Checked, inputs: Inputs, held: Sequence[Base]):
         self.problem, self.checked, self._inputs = problem, checked, inputs
         with problem.phases("prepare"):
             first, self._prep_s, self._peak_bytes = _prepare_watched(problem.case, checked.backend, inputs)
@@ -100,7 +100,7 @@ class Prepared:
         return None if accuracy.passed else accuracy
 
 
-def _prepare_watched(case: Case, backend: Backend, inputs: Inputs) -> tuple[Call, float, int | None]:
+def _prepare_watched(case: Case, backend: Base, inputs: Inputs) -> tuple[Call, float, int | None]:
     """The call, the seconds that preparing it took, and the peak memory of one call with its inputs (None on the CPU,
     where nobody counts)."""
     import torch
@@ -128,7 +128,7 @@ ROTATION_MEMORY_SHARE = 0.25
 ROTATION_PREPARE_S = 2.0
 
 
-def rotation(problem: Problem, backend: Backend, inputs: Inputs, first: Call, held: Sequence[Backend]) -> list[Call]:
+def rotation(problem: Problem, backend: Base, inputs: Inputs, first: Call, held: Sequence[Base]) -> list[Call]:
     """The first call, on `inputs`, and one on each further set: as many as a cold cache takes, memory holds for all of
     `held` (the backends that are prepared at the same time), or ROTATION_PREPARE_S allows."""
     calls, started = [first], time.perf_counter()
@@ -138,12 +138,12 @@ def rotation(problem: Problem, backend: Backend, inputs: Inputs, first: Call, he
     return calls
 
 
-def set_bytes(case: Case, held: Sequence[Backend]) -> int:
+def set_bytes(case: Case, held: Sequence[Base]) -> int:
     """What one input set of each takes, with what each backend says that it needs beside its inputs."""
-    return sum(input_bytes(case) + extra_bytes(backend, case) for backend in held)
+    return sum(input_bytes(case) + int(backend.extra_bytes(case)) for backend in held)
 
 
-def _input_sets(problem: Problem, held: Sequence[Backend]) -> int:
+def _input_sets(problem: Problem, held: Sequence[Base]) -> int:
     if problem.timing.cache == "warm" or problem.timing.regime == "burst":
         return 1
     memory = available_memory_bytes(problem.device) * ROTATION_MEMORY_SHARE
@@ -173,16 +173,16 @@ LEAST_SAMPLES, MOST_SAMPLES = 3, 30
 WARMUP_CALLS = 2
 
 
-def time_prep_call(problem: Problem, backend: Backend, inputs: Inputs) -> PrepTiming | None:
+def time_prep_call(problem: Problem, backend: Base, inputs: Inputs) -> PrepTiming | None:
     """Of the backend's own preparation; for a backend that starts from the reference quantizer's tensors, of that.
 
     None where nothing of the preparation is repeated, or where a backend with a quantizer of its own does not give it.
     """
     case = problem.case
-    own = prep_call(backend, case, inputs)
+    own = backend.prep_call(case, inputs)
     if own is not None:
         return _timed(problem, own)
-    if not case.is_fp8 or trait(backend, "own_quantizer"):
+    if not case.is_fp8 or backend.own_quantizer:
         return None
     if problem.reference_prep is None:
         from attnbench.reference.quantize import quantize

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attnbench.backend import Backend, Outputs, extra_bytes, trait
+from attnbench.backend import Base, Outputs
 from attnbench.case import Case
 from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.machine.facts import available_memory_bytes
@@ -82,11 +82,11 @@ class Problem:
         """Inputs and references are made anew when next needed."""
         self._reference = self._fresh = None
 
-    def make_budgets(self, backend: Backend) -> None:
+    def make_budgets(self, backend: Base) -> None:
         """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
         reference = self.reference
         with self.phases("oracle"):
-            reference.eager(trait(backend, "accumulator"))
+            reference.eager(backend.accumulator)
             if self.case.is_fp8:
                 reference.eager("fp32")
 
@@ -100,9 +100,9 @@ class Problem:
                 self._fresh = make_reference(self.case, inputs, "spot")
         return self._fresh
 
-    def too_large(self, backend: Backend) -> str | None:
+    def too_large(self, backend: Base) -> str | None:
         """Why the case cannot fit into the device's memory, known before anything is allocated."""
-        need = 2 * input_bytes(self.case) + extra_bytes(backend, self.case)
+        need = 2 * input_bytes(self.case) + int(backend.extra_bytes(self.case))
         have = int(available_memory_bytes(self.device) * MEMORY_SHARE)
         if need <= have:
             return None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attnbench.backend import Backend, ContractError, Inputs, Outputs, kernel_facts, trait
+from attnbench.backend import Base, ContractError, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import process_check, repeat_check, repeatable
@@ -36,7 +36,7 @@ T = TypeVar("T")
 DURING = "while being timed: "
 
 
-def run_trial(problem: Problem, backend: Backend, timed: bool) -> Record:
+def run_trial(problem: Problem, backend: Base, timed: bool) -> Record:
     """The record of one backend on one case. Never raises for what the backend did."""
     checked = check_trial(problem, backend)
     if isinstance(checked, Record):
@@ -44,7 +44,7 @@ def run_trial(problem: Problem, backend: Backend, timed: bool) -> Record:
     return time_alone(problem, checked) if timed else checked.record
 
 
-def check_trial(problem: Problem, backend: Backend) -> Checked | Record:
+def check_trial(problem: Problem, backend: Base) -> Checked | Record:
     """The backend once it has passed, to be timed or not; else the record that says why not. Never raises for it."""
     base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
 
@@ -90,26 +90,26 @@ def _hears_ctrl_c() -> bool:
     return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
-def _cannot(problem: Problem, backend: Backend) -> str | None:
+def _cannot(problem: Problem, backend: Base) -> str | None:
     kind = problem.device.split(":")[0]
     elsewhere = None
-    if kind not in trait(backend, "devices"):
-        elsewhere = f"it runs on {', '.join(trait(backend, 'devices'))} only, not on {kind}"
+    if kind not in backend.devices:
+        elsewhere = f"it runs on {', '.join(backend.devices)} only, not on {kind}"
     reason = backend.unavailable() or elsewhere or backend.unsupported(problem.case) or problem.too_large(backend)
     if reason and not isinstance(reason, str):
         raise ContractError(f"unsupported() returned {reason!r}; return a reason as text, or None")
     return reason or None
 
 
-def _kernel_facts(backend: Backend, case: Case) -> Any:
-    facts = kernel_facts(backend, case)
+def _kernel_facts(backend: Base, case: Case) -> Any:
+    facts = backend.kernel_facts(case)
     try:
         return None if facts is None else json.loads(json.dumps(dict(facts)))
     except (TypeError, ValueError) as error:
         raise ContractError(f"kernel_facts() returned what JSON cannot hold: {error}") from None
 
 
-def _checked(problem: Problem, backend: Backend, base: Record) -> Checked | Record:
+def _checked(problem: Problem, backend: Base, base: Record) -> Checked | Record:
     reference = problem.reference
     problem.make_budgets(backend)
     with poisoned_memory(), problem.phases("check"):
@@ -125,9 +125,9 @@ def _checked(problem: Problem, backend: Backend, base: Record) -> Checked | Reco
     return replace(base, status="incorrect", reason="\n".join((reason, *accuracy.error_map)), **known)
 
 
-def _accumulator_warnings(backend: Backend, accuracy: Accuracy) -> tuple[str, ...]:
+def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:
     """A kernel that is right by the accumulator it declares, and would not be by fp32's, is stamped."""
-    declared, values = trait(backend, "accumulator"), accuracy.values
+    declared, values = backend.accumulator, accuracy.values
     if declared == "fp32" or "e1" not in values:
         return ()
     limit = Factors().fp8 * values["e1_emulated"]
@@ -150,7 +150,7 @@ def poisoned_memory() -> Iterator[None]:
         torch.set_deterministic_debug_mode("default")
 
 
-def _version(backend: Backend) -> str:
+def _version(backend: Base) -> str:
     try:
         return str(backend.version())
     except (Exception, SystemExit) as error:  # a library that is not installed has no version; `unavailable` says why
@@ -160,7 +160,7 @@ def _version(backend: Backend) -> str:
 # All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; what a failure means.
 
 
-def check_outputs(problem: Problem, backend: Backend, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
+def check_outputs(problem: Problem, backend: Base, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
     """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need earlier ones passed."""
     context = LiveProbeContext(problem, factors, backend)
     accuracy = context.judged(problem.reference, backend, outputs)
@@ -189,9 +189,9 @@ Phase = Callable[[str], AbstractContextManager[None]]
 class LiveProbeContext:
     """The `probes.ProbeContext` of a problem. References of other inputs are kept; those of given inputs are not."""
 
-    def __init__(self, problem: Problem, factors: Factors, backend: Backend):
+    def __init__(self, problem: Problem, factors: Factors, backend: Base):
         self._problem, self._factors, self._backend = problem, factors, backend
-        self._failed: tuple[Reference, Backend, Outputs] | None = None  # the first result that did
+        self._failed: tuple[Reference, Base, Outputs] | None = None  # the first result that did
 
     @property
     def case(self) -> Case:
@@ -212,12 +212,12 @@ class LiveProbeContext:
             if inputs is None:
                 problem.posed[case, input_set] = kept
         with problem.phases("oracle"):
-            kept.eager(trait(self._backend, "accumulator"))
+            kept.eager(self._backend.accumulator)
             if case.is_fp8:
                 kept.eager("fp32")
         return kept
 
-    def called(self, case: Case, inputs: Inputs, backend: Backend) -> Outputs:
+    def called(self, case: Case, inputs: Inputs, backend: Base) -> Outputs:
         before = checksums(inputs)
         outputs = guarded_call(case, backend, inputs)[0]
         if checksums(inputs) != before:
@@ -226,7 +226,7 @@ class LiveProbeContext:
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         return outputs
 
-    def judged(self, reference: Reference, backend: Backend, outputs: Outputs) -> Accuracy:
+    def judged(self, reference: Reference, backend: Base, outputs: Outputs) -> Accuracy:
         accuracy = judge(reference, backend, outputs, self._factors)
         if not accuracy.passed and self._failed is None:
             self._failed = reference, backend, outputs

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
-from attnbench.backend import Backend, trait
+from attnbench.backend import Base
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.machine.facts import GET_TORCH
@@ -62,7 +62,7 @@ class Worker:
         self._events, self._watch = events, watch
         self._threads = threads
         self._device = device
-        self._backends: dict[str, Backend] = {}
+        self._backends: dict[str, Base] = {}
         self._cache_bytes = 0
         self._phases = Phases(self._announce)
         self._held: HeldBackend | None = None
@@ -87,9 +87,7 @@ class Worker:
         return [
             name
             for name, backend in self._backends.items()
-            if reasons[name] is None
-            and kind in trait(backend, "devices")
-            and kind not in trait(backend, "by_name_only")
+            if reasons[name] is None and kind in backend.devices and kind not in backend.by_name_only
         ]
 
     def _open_device(self) -> dict[str, Any]:
@@ -216,7 +214,7 @@ class Worker:
         self._events.flush()
 
 
-def _unavailable(backend: Backend) -> str | None:
+def _unavailable(backend: Base) -> str | None:
     try:
         reason = backend.unavailable()
     except (Exception, SystemExit) as error:  # a plugin's; its record will say the same

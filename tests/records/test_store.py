@@ -13,7 +13,9 @@ import textwrap
 import pytest
 from fakes.report_runs import failed, ok, unsupported
 
+import attnbench
 from attnbench.records.store import ENVIRONMENT, RECORDS, SUITE, StoreError, Writer, read, write_file
+from attnbench.report.page import write_report
 
 FIRST, SECOND, THIRD = ok("naive", 1e-3), unsupported("flex", "needs CUDA"), failed("triton", "crash", "signal 11")
 
@@ -304,3 +306,35 @@ def test_a_directory_that_could_not_be_begun_can_be_tried_again(run_directory, m
             Writer.create(run_directory, {}, "")
     Writer.create(run_directory, {}, "").close()
     assert read(run_directory).records == ()
+
+
+def rewritten(run_directory, change):
+    """Every stored line as `change` makes it."""
+    path = run_directory / RECORDS
+    path.write_text("".join(f"{json.dumps(change(json.loads(line)))}\n" for line in path.read_text().splitlines()))
+    return read(run_directory)
+
+
+def test_what_a_later_version_wrote_is_read_and_told_once_a_run(written):
+    run = rewritten(written, lambda row: row | {"device": "other", "seed": 1})
+    assert run.records == (FIRST, SECOND) and run.problems == ()
+    assert run.later.endswith("what this one does not know is left out: device, seed")
+    with pytest.warns(UserWarning, match="written by a later version of attnbench") as told:
+        attnbench.load(written)
+    assert len(told) == 1
+
+
+def test_cases_of_a_later_version_are_in_no_table_and_the_report_says_so(written, tmp_path):
+    def windowed(row):
+        return row | {"case": row["case"] | {"window_left": 7}, "case_key": row["case_key"] + "-left=7"}
+
+    run = rewritten(written, windowed)
+    assert {record.case_key for record in run.records} == {FIRST.case_key + "-left=7"}
+    write_report([written], tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "2 records of cases with unknown fields are in no table" in text
+        and "what this one does not know is left out" in text
+    )
+    frame = attnbench.load(written)
+    assert frame["flops"].isna().all() and frame["tflops"].isna().all() and frame["median_s"].notna().sum() == 1

@@ -13,7 +13,7 @@ from attnbench.run import runner
 from attnbench.run import supervisor as supervisor_module
 from attnbench.run.process import RunError, WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 from attnbench.run.runner import choose_backends
-from attnbench.run.supervisor import Supervisor, Listener
+from attnbench.run.supervisor import Listener, Supervisor
 from attnbench.suite.load import parse_suite
 
 SUITE = """

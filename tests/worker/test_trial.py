@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from attnbench.backend import ContractError, Outputs
+from attnbench.backend import Base, ContractError, Outputs
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
 from attnbench.worker import prepared
-from attnbench.worker import problem as problem_module
 from attnbench.worker import problem as phases_module
-from attnbench.worker.problem import FRESH, Problem, Phases
+from attnbench.worker import problem as problem_module
+from attnbench.worker.problem import FRESH, Phases, Problem
 from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
@@ -25,7 +25,7 @@ def problem(case=CASE, timing=QUICK, checks=Checks(), cache_bytes=0, phases=None
     return Problem(case, "cpu", checks, timing, cache_bytes, phases or Phases())
 
 
-class Backend:
+class Backend(Base):
     """`naive` with something changed."""
 
     name, deterministic = "mine", True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 OLDEST_CAPABILITY = (8, 0)
@@ -21,9 +21,8 @@ LARGEST_HEAD_DIM = {"datacenter": 256, "other": 128}
 FRONTEND = "pip install --no-deps nvidia-cudnn-frontend"
 
 
-class Cudnn:
+class Cudnn(Base):
     name = "cudnn"
-    deterministic = True
     devices = ("cuda",)
 
     def version(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.backends.triton.launch import (
     TILES,
     allocate,
@@ -35,7 +35,7 @@ LARGEST_HEAD_DIM = 256
 
 
 @dataclass(frozen=True)
-class Triton:
+class Triton(Base):
     name: str = "triton"
     deterministic: bool = True
     devices: tuple[str, ...] = ("cuda",)
