@@ -10,10 +10,9 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from attnbench.ab.revision import ArmLost, RemoteArm, RevisionWorker
 from attnbench.ab.worktree import Revision
@@ -22,6 +21,7 @@ from attnbench.compare.comparison import Comparison, compare
 from attnbench.compare.differences import NotEnough, noise_floor, process_differences
 from attnbench.compare.pairs import pair_of_turns, suite_of_turns
 from attnbench.compare.verdict import SLOWER, Margin, confirm
+from attnbench.messages import Ready
 from attnbench.records.record import Record, merge_processes
 from attnbench.suite.suite import Job
 from attnbench.timing.rounds import take_turns
@@ -159,7 +159,7 @@ class PairedRun:
         return one, other
 
 
-def start(*sides: RevisionWorker) -> list[Mapping[str, Any]]:
+def start(*sides: RevisionWorker) -> list[Ready]:
     """A fresh worker for each, started at the same time; their ready events. Raises RunError."""
     for side in sides:
         side.start()

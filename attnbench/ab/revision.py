@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from attnbench.ab.worktree import Repository, Revision
+from attnbench.messages import BackendHeld, BlockTaken, HoldBackend, Ready, RecordMade, ReleaseBackend, TakeBlock
 from attnbench.plugins import split_spec
 from attnbench.records.record import Record
 from attnbench.run.process import Place, RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent
@@ -27,7 +28,7 @@ class RevisionWorker:
         self._device = device
         self._worker: WorkerProcess | None = None
         self._used = False
-        self._event: Mapping[str, Any] | None = None
+        self._event: Ready | None = None
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class RevisionWorker:
             self._worker = WorkerProcess(self._device, self.specs, self.place)
             self._used, self._event = False, None
 
-    def ready(self) -> Mapping[str, Any]:
+    def ready(self) -> Ready:
         """The worker's ready event. Raises RunError when it cannot work."""
         try:
             self._event = self._event or self._worker.start()
@@ -90,6 +91,9 @@ def import_path(repository: Repository, top: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(path) for path in own))
 
 
+A = TypeVar("A")
+
+
 class ArmLost(Exception):
     """The backend failed, or its worker did; the arm has the record of it."""
 
@@ -105,41 +109,55 @@ class RemoteArm:
     def hold(self) -> None:
         """Checks and prepares. Raises ArmLost also where the backend passed and is not to be timed."""
         checkout = self._side.repository.top
-        self._ask(**self._listener.message(), do="hold", arm=self.name, process=self._process, checkout=str(checkout))
-        strays = self._listener.answer.get("strays")
+        posed = self._listener.run_case(self._process)
+        held = self._ask(
+            HoldBackend(
+                case=posed.case, backend=self._listener.backend, time=posed.time, timing=posed.timing,
+                checks=posed.checks, process=self._process, arm=self.name, checkout=str(checkout),
+            ),
+            BackendHeld,
+        )  # fmt: skip
+        strays = held.strays
         if strays:
             raise RunError(
                 f"{self._side.revision} imported {', '.join(strays[:3])} from the checkout {checkout} and not from its "
                 "own folder, so both sides would measure the same; put the folder that is imported from on PYTHONPATH"
             )
-        self.call_s, self._held = self._listener.answer["call_s"], True
+        assert held.call_s is not None, "a backend that failed has its record"
+        self.call_s, self._held = held.call_s, True
 
     def take(self, round: int, growth: int) -> None:
-        self._ask(do="block", round=round, growth=growth, call_s=self.call_s)
-        self.done, self.lost_s = self._listener.answer["done"], self._listener.answer["lost_s"]
+        taken = self._ask(TakeBlock(round=round, growth=growth, call_s=self.call_s), BlockTaken)
+        self.done, self.lost_s = taken.done, taken.lost_s
 
     def release(self, together: Sequence[str], order_seed: int, timed: bool) -> Record:
         """The record, without its times unless `timed`."""
         if self.record is None and self._held:
             try:
-                self._ask(do="release", together=list(together), order_seed=order_seed, timed=timed)
+                self._ask(ReleaseBackend(together=tuple(together), order_seed=order_seed, timed=timed), RecordMade)
             except ArmLost:
                 pass
         return self.record
 
-    def _ask(self, **job: Any) -> None:
-        worker = self._side.worker()
+    def _ask(self, job: HoldBackend | TakeBlock | ReleaseBackend, answer: type[A]) -> A:
+        """The worker's answer. Raises ArmLost where there is a record instead."""
+        worker, told = self._side.worker(), None
+        self._listener.answer = None
         worker.submit(job)
         try:
             self._listener.listen(worker)
+            told = self._listener.answer
+            if self.record is None and not isinstance(told, answer):
+                raise WorkerDied(f"asked for {answer.__name__}, it said {type(told).__name__}")
         except (WorkerDied, WorkerSilent) as error:
             self._side.stop()
             if isinstance(error, WorkerDied):
                 self._listener.fail(error.kind, str(error))
             else:
                 self._listener.fail("timeout", self._listener.overdue())
-        if self.record is not None:
+        if self.record is not None or not isinstance(told, answer):
             raise ArmLost
+        return told
 
     def _keep(self, record: Record) -> None:
         self.record = record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from attnbench.compare.gate import INCOMPLETE, GateResult, judge_gate
 from attnbench.compare.verdict import FEWEST_PROCESSES, Margin, signed
 from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
+from attnbench.messages import Ready
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Record
 from attnbench.run.process import RunError
@@ -134,20 +135,18 @@ def _compared(request: AbRequest, repository: Repository, revisions: Sequence[Re
     return _ruled(request, comparison)
 
 
-def _tasks(
-    request: AbRequest, base: RevisionWorker, head: RevisionWorker, ready: Sequence[Mapping[str, Any]]
-) -> list[Task]:
+def _tasks(request: AbRequest, base: RevisionWorker, head: RevisionWorker, ready: Sequence[Ready]) -> list[Task]:
     """What both sides have: the backends asked for, else those of plugins, else the suite's.
 
     Raises RunError for one that is asked for and is not on both sides, and for one that only base has.
     """
-    given = list(dict.fromkeys(name for event in ready for name in event["given"]))
-    runnable = [name for name in ready[0]["unasked"] if name in ready[1]["unasked"]]
+    given = list(dict.fromkeys(name for event in ready for name in event.given))
+    runnable = [name for name in ready[0].unasked if name in ready[1].unasked]
     names = []
     for name in request.backends or given or request.suite.backends or runnable:
-        on_base, on_head = (name in event["backends"] for event in ready)
+        on_base, on_head = (name in event.backends for event in ready)
         if not (on_base or on_head):
-            raise RunError(unknown_backend(name, tuple(ready[0]["backends"])))
+            raise RunError(unknown_backend(name, tuple(ready[0].backends)))
         if on_base and on_head:
             names.append(name)
         elif on_base or request.backends:
@@ -163,10 +162,10 @@ def _tasks(
 
 def _what(
     request: AbRequest, repository: Repository, revisions: Sequence[Revision], tasks: Sequence[Task],
-    ready: Sequence[Mapping[str, Any]],
+    ready: Sequence[Ready],
 ) -> Iterator[str]:  # fmt: skip
     """What is compared with what, and what is not."""
-    given = {name for event in ready for name in event["given"]}
+    given = {name for event in ready for name in event.given}
     names = list(dict.fromkeys(task.backend for task in tasks))
     mine, common = [name for name in names if name in given], [name for name in names if name not in given]
     yield f"{revisions[1]} against {revisions[0]}: {', '.join(names)} on {len(request.suite.jobs())} cases"
@@ -182,14 +181,12 @@ def _what(
         yield f"note: what is not committed in {repository.top} ({count(changed, 'file')}) is in neither side"
 
 
-def _facts(
-    request: AbRequest, revisions: Sequence[Revision], ready: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _facts(request: AbRequest, revisions: Sequence[Revision], ready: Sequence[Ready]) -> list[dict[str, Any]]:
     """The environment of either side's run."""
     collected, session = environment.collect(request.device) | build_facts(), secrets.token_hex(8)
     return [
         {
-            **environment.with_worker(collected, event["facts"]),
+            **environment.with_worker(collected, event.facts),
             "device": request.device,
             "plugins": [plain_spec(spec) for spec in request.plugins],
             "processes": request.processes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -11,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from attnbench.errors import UserError
+from attnbench.messages import Event, Job, MessageError, Ready, Refused, event_of, to_line
 from attnbench.paths import import_folder
 
 # Importing torch and opening a CUDA device, on a cold disk.
@@ -97,26 +96,28 @@ class WorkerProcess:
         self._watched = [events_read, *_exit_descriptors(self._process.pid)]
         self._buffer = b""
 
-    def start(self) -> Mapping[str, Any]:
+    def start(self) -> Ready:
         """The ready event. Raises WorkerRefused or WorkerDied."""
         try:
             event = self.next_event(START_TIMEOUT_S)
         except WorkerSilent:
             late = f"the worker did not start within {START_TIMEOUT_S:.0f} s"
             raise WorkerDied(late, output=self._tail()) from None
-        if event["event"] == "refused":
-            raise WorkerRefused(event["reason"])
+        if isinstance(event, Refused):
+            raise WorkerRefused(event.reason)
+        if not isinstance(event, Ready):
+            raise WorkerDied(f"its first words were {type(event).__name__}", output=self._tail())
         return event
 
-    def submit(self, job: Mapping[str, Any]) -> None:
+    def submit(self, job: Job) -> None:
         self._output_start = self._output.seek(0, os.SEEK_END)
         try:
-            self._jobs.write(json.dumps(job) + "\n")
+            self._jobs.write(to_line(job) + "\n")
             self._jobs.flush()
         except BrokenPipeError:
             pass  # it is dead; reading its events says how
 
-    def next_event(self, timeout_s: float) -> dict[str, Any]:
+    def next_event(self, timeout_s: float) -> Event:
         """The next event. Raises WorkerSilent after timeout_s without one, WorkerDied when there will be none."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
@@ -130,8 +131,8 @@ class WorkerProcess:
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            return dict(json.loads(line))
-        except (TypeError, ValueError):
+            return event_of(line)
+        except MessageError:
             raise WorkerDied(f"it wrote into the event pipe: {line[:100]!r}", output=self._tail()) from None
 
     def kill(self) -> None:

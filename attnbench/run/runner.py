@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from attnbench.errors import suggest
 from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.machine.nvml import gpus
+from attnbench.messages import Ready
 from attnbench.plugins import plain_spec
 from attnbench.records import store
 from attnbench.records.environment import END, PERIOD_S, PERIODIC, START, suspicions
@@ -128,26 +129,26 @@ def run_suite(request: Request) -> Outcome:
     return outcome
 
 
-def choose_backends(request: Request, ready: Mapping[str, Any]) -> tuple[str, ...]:
+def choose_backends(request: Request, ready: Ready) -> tuple[str, ...]:
     """The suite's list, or all that can run on the device; what --plugin gave is added, whether it can run or not.
 
     Raises RunError for an unknown name.
     """
-    names = ready["unasked"] if request.suite.backends is None else request.suite.backends
+    names = ready.unasked if request.suite.backends is None else request.suite.backends
     for name in names:
-        if name not in ready["backends"]:
-            raise RunError(unknown_backend(name, tuple(ready["backends"])))
-    return tuple(dict.fromkeys((*names, *(ready["given"] if request.add_plugins else ()))))
+        if name not in ready.backends:
+            raise RunError(unknown_backend(name, tuple(ready.backends)))
+    return tuple(dict.fromkeys((*names, *(ready.given if request.add_plugins else ()))))
 
 
 def unknown_backend(name: str, known: Sequence[str]) -> str:
     return f'unknown backend "{name}"{suggest(name, known)}; `attnbench list backends` shows all'
 
 
-def _open_writer(request: Request, ready: Mapping[str, Any], backends: tuple[str, ...]) -> store.Writer:
+def _open_writer(request: Request, ready: Ready, backends: tuple[str, ...]) -> store.Writer:
     """The suite is stored with the backends that really run, so that --resume finishes those and no others."""
     facts = {
-        **environment.with_worker(environment.collect(request.device), ready["facts"]),
+        **environment.with_worker(environment.collect(request.device), ready.facts),
         **build_facts(),
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],

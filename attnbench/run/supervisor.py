@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.backends import builtin
+from attnbench.messages import (
+    Event,
+    JobDone,
+    PhaseBegun,
+    Poisoned,
+    Ready,
+    RecordMade,
+    RunCase,
+    SentinelTaken,
+    TakeSentinel,
+)
 from attnbench.records.measurement import RecordError
 from attnbench.records.record import Record
 from attnbench.run.process import RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
@@ -41,7 +52,7 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._used = False
 
-    def start(self) -> Mapping[str, Any]:
+    def start(self) -> Ready:
         """A fresh worker's ready event. Raises RunError when none can start."""
         self.stop()
         self._worker, self._used = WorkerProcess(self._device, self._plugins), False
@@ -68,17 +79,19 @@ class Supervisor:
         """The figures of one sentinel, or the `error` there was. Raises RunError when no worker can start."""
         if self._worker is None:
             self.start()
-        self._worker.submit({"do": "gauge"})
+        self._worker.submit(TakeSentinel())
         try:
             taken = self._worker.next_event(SENTINEL_TIMEOUT_S)
             self._worker.next_event(SENTINEL_TIMEOUT_S)  # done
+            if not isinstance(taken, SentinelTaken):
+                raise WorkerDied(f"asked for a sentinel, it said {type(taken).__name__}")
         except WorkerDied as error:
             self.stop()
             return {"error": error.brief}
         except WorkerSilent:
             self.stop()
             return {"error": f"no figures within {SENTINEL_TIMEOUT_S:g} s"}
-        return dict(taken["figures"])
+        return dict(taken.figures)
 
     def work(
         self,
@@ -97,7 +110,6 @@ class Supervisor:
         may have done it. bits: a folder where outputs are left for, or compared with, those of other processes.
         process: which of several this is. note: a warning for the records that are timed.
         """
-        further = {"process": process} | ({"bits": bits} if bits else {})
         left = list(backends)
         suspects: dict[str, str] = {}  # backend: what became of the worker that it was timed in
         while left:
@@ -107,7 +119,7 @@ class Supervisor:
             keep_noted = _noted(keep, (note, suspects.get(alone, "")))
             listener = Listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
             self._used, asked = True, time.monotonic()
-            self._worker.submit(listener.message() | further)
+            self._worker.submit(listener.run_case(process, bits))
             try:
                 listener.listen(self._worker)
             except (WorkerDied, WorkerSilent) as error:
@@ -149,19 +161,18 @@ class Listener:
     backend: str = ""
     together: bool = False
     allowed_s: dict[str, float] = field(default_factory=dict)
-    answer: dict[str, Any] = field(default_factory=dict)  # the last event that is about neither phases nor records
+    answer: Event | None = None  # the last event that is about neither phases nor records
 
     def __post_init__(self) -> None:
         self.backend = self.left[0]
 
-    def message(self) -> dict[str, Any]:
-        return {
-            "case": self.job.case.to_dict(),
-            "backends": self.left,
-            "time": self.job.time,
-            "timing": self.job.timing.model_dump(),
-            "checks": self.job.checks.model_dump(),
-        }
+    def run_case(self, process: int = 0, bits: str | None = None) -> RunCase:
+        """The job that it follows, as the worker gets it."""
+        job = self.job
+        return RunCase(
+            case=job.case, backends=tuple(self.left), time=job.time, timing=job.timing, checks=job.checks,
+            process=process, bits=bits,
+        )  # fmt: skip
 
     def listen(self, worker: WorkerProcess) -> None:
         """Until the job is done. Raises WorkerDied, or WorkerSilent when the time-out of the phase has passed."""
@@ -172,15 +183,14 @@ class Listener:
             event = worker.next_event(HARNESS_TIMEOUT_S if in_harness else max(0.0, allowed_s))
             if not in_harness:
                 self.allowed_s[backend] -= time.monotonic() - asked
-            kind = event.get("event")
-            if kind == "phase":
-                self._enter(event["backend"], event["phase"])
-            elif kind == "record":
-                self._keep(self._checked(event["record"]))
-            elif kind == "poisoned":
-                raise WorkerDied(f"it left a broken CUDA context: {event['reason']}")
-            elif kind == "done":
-                self.spent_s.update(event["spent_s"])
+            if isinstance(event, PhaseBegun):
+                self._enter(event.backend, event.phase)
+            elif isinstance(event, RecordMade):
+                self._keep(self._checked(event.line))
+            elif isinstance(event, Poisoned):
+                raise WorkerDied(f"it left a broken CUDA context: {event.reason}")
+            elif isinstance(event, JobDone):
+                self.spent_s.update(event.spent_s)
                 return
             else:
                 self.answer = event

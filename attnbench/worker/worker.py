@@ -1,25 +1,11 @@
-"""The measuring half's main: reads jobs as JSON lines from one pipe, writes events to another, dies with its parent.
+"""The measuring half's main: reads jobs from one pipe, writes events to another, dies with its parent.
 
-jobs    {"case": {...}, "backends": [...], "time": true, "timing": {...}, "checks": {...}, "process": n}
-        {"do": "gauge"}                                      a sentinel: the machine's own GEMM and copy
-        {"do": "hold", ..., "arm": label, "checkout": folder}    as above with one backend: check, prepare, hold it
-        {"do": "block", "round": n, "growth": n, "call_s": s}    one block of the backend that is held
-        {"do": "release", "together": [...], "order_seed": n, "timed": true}    its record, with its blocks or without
-events  {"event": "ready", "facts": {...}, "backends": {name: reason or null}, "unasked": [...], "given": [...]}    once
-        {"event": "refused", "reason": ...}                  instead of ready
-        {"event": "phase", "backend": name, "phase": ...}    what it is doing, for the bar and the time-out
-        {"event": "record", "record": "..."}                 one per backend, as the line to be stored
-        {"event": "held", "call_s": s, "strays": [...]}      after hold; modules that were imported from that folder
-        {"event": "block", "done": bool, "lost_s": seconds}  after block, unless the backend failed (then its record)
-        {"event": "done", "spent_s": {phase: seconds}}       one per job
-        {"event": "gauged", "figures": {...}}                one per sentinel
-        {"event": "poisoned", "reason": ...}                 the CUDA context is broken; the worker ends itself
+What goes through the pipes: `attnbench.messages`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
@@ -29,10 +15,27 @@ from typing import IO, TYPE_CHECKING, Any
 from attnbench import plugins
 from attnbench.backend import Base
 from attnbench.backends import builtin
-from attnbench.case import Case
 from attnbench.machine.facts import GET_TORCH
+from attnbench.messages import (
+    BackendHeld,
+    BlockTaken,
+    Event,
+    HoldBackend,
+    Job,
+    JobDone,
+    PhaseBegun,
+    Poisoned,
+    Ready,
+    RecordMade,
+    Refused,
+    ReleaseBackend,
+    RunCase,
+    SentinelTaken,
+    TakeBlock,
+    job_of,
+    to_line,
+)  # fmt: skip
 from attnbench.records.record import Record
-from attnbench.settings import Checks, Timing
 from attnbench.timing.telemetry import TelemetryProcess
 from attnbench.worker.problem import Phases
 
@@ -54,7 +57,7 @@ def main() -> None:
         worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs):
             for line in jobs:
-                worker.work(json.loads(line))
+                worker.work(job_of(line))
 
 
 class Worker:
@@ -75,20 +78,20 @@ class Worker:
             self._backends = builtin() | loaded
             facts = self._open_device()
         except (plugins.PluginError, DeviceError) as error:
-            self._send(event="refused", reason=str(error))
+            self._send(Refused(str(error)))
             return False
         reasons = {name: _unavailable(backend) for name, backend in self._backends.items()}
-        self._send(event="ready", facts=facts, backends=reasons, unasked=self._unasked(reasons), given=given)
+        self._send(Ready(facts=facts, backends=reasons, unasked=self._unasked(reasons), given=tuple(given)))
         return True
 
-    def _unasked(self, reasons: dict[str, str | None]) -> list[str]:
+    def _unasked(self, reasons: dict[str, str | None]) -> tuple[str, ...]:
         """The backends that join a run which names none: they can run here, and not only where they are named."""
         kind = self._device.split(":")[0]
-        return [
+        return tuple(
             name
             for name, backend in self._backends.items()
             if reasons[name] is None and kind in backend.devices and kind not in backend.by_name_only
-        ]
+        )
 
     def _open_device(self) -> dict[str, Any]:
         try:
@@ -115,73 +118,81 @@ class Worker:
         self._cache_bytes = facts.get("cache_bytes") or 0
         return facts
 
-    def work(self, job: dict[str, Any]) -> None:
+    def work(self, job: Job) -> None:
         """One job; says that it is done, and what each phase took."""
-        jobs = {"run": self._run, "gauge": self._take_sentinel, "hold": self._hold, "block": self._block,
-                "release": self._release}  # fmt: skip
-        jobs[job.get("do", "run")](job)
-        self._send(event="done", spent_s=self._phases.spent_s)
+        if isinstance(job, RunCase):
+            self._run(job)
+        elif isinstance(job, HoldBackend):
+            self._hold(job)
+        elif isinstance(job, TakeBlock):
+            self._take_block(job)
+        elif isinstance(job, ReleaseBackend):
+            self._release(job)
+        else:
+            self._take_sentinel()
+        self._send(JobDone(dict(self._phases.spent_s)))
         self._phases.spent_s.clear()
 
-    def _run(self, job: dict[str, Any]) -> None:
+    def _run(self, job: RunCase) -> None:
         """All backends of one case; inputs and oracle are made once."""
         from attnbench.worker.arms import time_together
         from attnbench.worker.trial import check_trial, time_alone
 
-        problem, held = self._problem(job), []
-        for name in job["backends"]:
+        problem, held = self._problem(job, job.bits), []
+        for name in job.backends:
             self._begin(name)
             checked = check_trial(problem, self._backends[name])
-            if isinstance(checked, Record) or not job["time"]:
+            if isinstance(checked, Record) or not job.time:
                 self._report(checked if isinstance(checked, Record) else checked.record)
             elif problem.timing.interleave:
                 held.append(checked)
             else:
                 self._report(time_alone(problem, checked))
-        for record in time_together(problem, held, job["process"]):
+        for record in time_together(problem, held, job.process):
             self._report(record)
 
-    def _take_sentinel(self, job: dict[str, Any]) -> None:
+    def _take_sentinel(self) -> None:
         from attnbench.timing.sentinel import take_sentinel
 
-        self._send(event="gauged", figures=take_sentinel(self._device, self._watch))
+        self._send(SentinelTaken(take_sentinel(self._device, self._watch)))
 
-    def _hold(self, job: dict[str, Any]) -> None:
+    def _hold(self, job: HoldBackend) -> None:
         from attnbench.worker.arms import HeldBackend, strays
 
-        (name,) = job["backends"]
-        self._begin(name)
-        held = HeldBackend.of(self._problem(job), self._backends[name], job["time"], job["arm"], job["process"])
+        self._begin(job.backend)
+        held = HeldBackend.of(self._problem(job), self._backends[job.backend], job.time, job.arm, job.process)
         if isinstance(held, Record):
             self._report(held)
         else:
             self._held = held
         call_s = None if isinstance(held, Record) else held.call_s
-        self._send(event="held", call_s=call_s, strays=strays(Path(job["checkout"])))
+        self._send(BackendHeld(call_s, tuple(strays(Path(job.checkout)))))
 
-    def _block(self, job: dict[str, Any]) -> None:
-        failure = self._held.take(job["round"], job["growth"], job["call_s"])
+    def _take_block(self, job: TakeBlock) -> None:
+        assert self._held is not None, "a block is asked of a backend that is held"
+        failure = self._held.take(job.round, job.growth, job.call_s)
         if failure is not None:
             self._held = None
             self._report(failure)
         else:
-            self._send(event="block", done=self._held.done, lost_s=self._held.lost_s)
+            self._send(BlockTaken(self._held.done, self._held.lost_s))
 
-    def _release(self, job: dict[str, Any]) -> None:
+    def _release(self, job: ReleaseBackend) -> None:
+        assert self._held is not None, "what is released is held"
         held, self._held = self._held, None
-        self._report(held.release(tuple(job["together"]), job["order_seed"], job["timed"]))
+        self._report(held.release(job.together, job.order_seed, job.timed))
 
-    def _problem(self, job: dict[str, Any]) -> Problem:
+    def _problem(self, job: RunCase | HoldBackend, bits: str | None = None) -> Problem:
         from attnbench.worker.problem import Problem
 
         return Problem(
-            case=Case.make(**job["case"]),
+            case=job.case,
             device=self._device,
-            checks=Checks.model_validate(job["checks"]),
-            timing=Timing.model_validate(job["timing"]),
+            checks=job.checks,
+            timing=job.timing,
             cache_bytes=self._cache_bytes,
             phases=self._phases,
-            bits=job.get("bits"),
+            bits=bits,
             watch=self._watch,
         )
 
@@ -190,10 +201,10 @@ class Worker:
         self._announce(backend, "start")
 
     def _announce(self, backend: str, phase: str) -> None:
-        self._send(event="phase", backend=backend, phase=phase)
+        self._send(PhaseBegun(backend, phase))
 
     def _report(self, record: Record) -> None:
-        self._send(event="record", record=record.to_json())
+        self._send(RecordMade(record.to_json()))
         if record.status == "error":
             self._end_if_poisoned()
 
@@ -206,11 +217,11 @@ class Worker:
         try:
             torch.cuda.synchronize()
         except Exception as error:
-            self._send(event="poisoned", reason=str(error).splitlines()[0])
+            self._send(Poisoned(str(error).splitlines()[0]))
             os._exit(1)
 
-    def _send(self, **event: Any) -> None:
-        self._events.write(json.dumps(event) + "\n")
+    def _send(self, event: Event) -> None:
+        self._events.write(to_line(event) + "\n")
         self._events.flush()
 
 

@@ -15,10 +15,20 @@ from test_worktree import git
 from attnbench.ab import revision as revision_module
 from attnbench.ab.journal import COMPARISON, JOURNAL
 from attnbench.ab.measure import NULL_CASES, Task, null_tasks
-from attnbench.case import Case
 from attnbench.cli import ab
 from attnbench.compare.verdict import Margin
 from attnbench.errors import UserError
+from attnbench.messages import (
+    BackendHeld,
+    BlockTaken,
+    HoldBackend,
+    JobDone,
+    PhaseBegun,
+    Ready,
+    RecordMade,
+    ReleaseBackend,
+    TakeBlock,
+)  # fmt: skip
 from attnbench.records.measurement import Block, Measurement
 from attnbench.records.record import Accuracy, Check, Record
 from attnbench.records.store import read
@@ -47,12 +57,12 @@ class FakeWorker:
         if "refuse" in self.habits:
             raise WorkerRefused(self.habits["refuse"])
         names = self.backends(self.place.folder.name)
-        event = {"event": "ready", "facts": {}, "backends": dict.fromkeys(names), "unasked": ["naive"]}
-        return event | {"given": [name for name in names if name != "naive"]}
+        given = tuple(name for name in names if name != "naive")
+        return Ready(facts={}, backends=dict.fromkeys(names), unasked=("naive",), given=given)
 
     def submit(self, job):
-        getattr(self, job["do"])(job)
-        self.events.append({"event": "done", "spent_s": {}})
+        {HoldBackend: self.hold, TakeBlock: self.block, ReleaseBackend: self.release}[type(job)](job)
+        self.events.append(JobDone())
 
     def next_event(self, timeout_s):
         event = self.events.pop(0)
@@ -65,37 +75,37 @@ class FakeWorker:
             self.alive.remove(self)
 
     def tell(self, record):
-        self.events.append({"event": "record", "record": record.to_json()})
+        self.events.append(RecordMade(record.to_json()))
 
     def hold(self, job):
         self.job, self.blocks = job, []
-        self.arm, (self.backend,), self.process = job["arm"], job["backends"], job["process"]
-        self.checked = Record(Case.make(**job["case"]), self.backend, "1", "ok", accuracy=accuracy(recheck=""))
-        self.events.append({"event": "phase", "backend": self.backend, "phase": "start"})
+        self.arm, self.backend, self.process = job.arm, job.backend, job.process
+        self.checked = Record(job.case, self.backend, "1", "ok", accuracy=accuracy(recheck=""))
+        self.events.append(PhaseBegun(self.backend, "start"))
         if not self.does("hold"):
             call_s = self.seconds(self.arm, self.backend, self.process)
-            self.events.append({"event": "held", "call_s": call_s, "strays": self.habits.get("strays", [])})
-            if not job["time"]:
+            self.events.append(BackendHeld(call_s, tuple(self.habits.get("strays", ()))))
+            if not job.time:
                 self.tell(self.checked)
 
     def block(self, job):
-        self.log.append((self.arm, self.process, job["round"], job["growth"]))
-        self.call_s.append(job["call_s"])
-        self.events.append({"event": "phase", "backend": self.backend, "phase": "time"})
+        self.log.append((self.arm, self.process, job.round, job.growth))
+        self.call_s.append(job.call_s)
+        self.events.append(PhaseBegun(self.backend, "time"))
         if self.does("block"):
             return
         second = self.seconds(self.arm, self.backend, self.process)
         self.blocks.append(
-            Block((second, second), 2, self.process, job["round"], self.arm, start_s=next(self.clock), duration_s=0.5)
+            Block((second, second), 2, self.process, job.round, self.arm, start_s=next(self.clock), duration_s=0.5)
         )
-        self.events.append({"event": "block", "done": len(self.blocks) >= BLOCKS, "lost_s": 0.0})
+        self.events.append(BlockTaken(len(self.blocks) >= BLOCKS, 0.0))
 
     def release(self, job):
-        if not (job["timed"] and self.blocks):
+        if not (job.timed and self.blocks):
             self.tell(self.checked)
             return
-        measured = Measurement(tuple(self.blocks), "cpu", "sustained", "cold", 1, True, together=tuple(job["together"]),
-                               order_seed=job["order_seed"])  # fmt: skip
+        measured = Measurement(tuple(self.blocks), "cpu", "sustained", "cold", 1, True, together=job.together,
+                               order_seed=job.order_seed)  # fmt: skip
         self.tell(Record(self.checked.case, self.backend, "1", "ok", accuracy=accuracy(), measurement=measured))
 
     def does(self, what):

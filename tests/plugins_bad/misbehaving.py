@@ -210,7 +210,7 @@ def prints_a_lot(backend, case, inputs):
 
 
 def prints_what_looks_like_an_event(backend, case, inputs):
-    print(json.dumps({"event": "done", "spent_s": {}}), flush=True)
+    print(json.dumps({"type": "JobDone", "spent_s": {}}), flush=True)
     return answer(case, inputs)
 
 

@@ -7,6 +7,7 @@ import pytest
 from fakes.report_runs import accuracy, measurement
 
 from attnbench.case import Case
+from attnbench.messages import JobDone, PhaseBegun, Poisoned, Ready, RecordMade, SentinelTaken, TakeSentinel
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Check, Record, merge_processes
 from attnbench.run import runner
@@ -33,14 +34,14 @@ def timed(backend, *times_s, **fields):
 
 
 def phase(backend, name):
-    return {"event": "phase", "backend": backend, "phase": name}
+    return PhaseBegun(backend, name)
 
 
 def told(record):
-    return {"event": "record", "record": record.to_json()}
+    return RecordMade(record.to_json())
 
 
-DONE = {"event": "done", "spent_s": {"check": 1.5}}
+DONE = JobDone({"check": 1.5})
 
 
 class ScriptedWorker:
@@ -53,10 +54,10 @@ class ScriptedWorker:
         self.script, self.alive = iter(self.scripts[self.hired - 1]), True
 
     def start(self):
-        return {"event": "ready", "facts": {}, "backends": {}, "unasked": [], "given": []}
+        return Ready(facts={}, backends={})
 
     def submit(self, job):
-        self.submitted.append(job["backends"].copy())
+        self.submitted.append(list(job.backends))
 
     def next_event(self, timeout_s):
         self.allowed_s.append(timeout_s)
@@ -86,7 +87,8 @@ def work(monkeypatch):
 @pytest.mark.parametrize(
     ("event", "figures", "hired"),
     [
-        ({"event": "gauged", "figures": {"gemm_flops_per_s": 1e12}}, {"gemm_flops_per_s": 1e12}, 1),
+        (SentinelTaken({"gemm_flops_per_s": 1e12}), {"gemm_flops_per_s": 1e12}, 1),
+        (PhaseBegun("a", "time"), {"error": "asked for a sentinel, it said PhaseBegun"}, 2),
         (WorkerDied("gone"), {"error": "gone"}, 2),
         (WorkerSilent(), {"error": "no figures within 60 s"}, 2),
     ],
@@ -100,7 +102,7 @@ def test_a_sentinel_costs_no_more_than_the_worker(monkeypatch, event, figures, h
     assert supervisor.take_sentinel() == figures
     supervisor.restart()  # a sentinel is no measurement: the process still counts as fresh
     supervisor.work(JOB, (), None, None, Counter())
-    assert scripted.submitted == [{"do": "gauge"}]
+    assert scripted.submitted == [TakeSentinel()]
     if hired == 2:
         supervisor.start()
     assert scripted.hired == hired
@@ -223,7 +225,7 @@ def test_each_backend_has_the_time_out_for_its_own_turns(work, monkeypatch):
 
 def test_a_broken_cuda_context_is_left_behind(work):
     failed = dataclasses.replace(passed("a"), status="error", kind="exception", reason="CUDA error", accuracy=None)
-    first = [phase("a", "start"), told(failed), {"event": "poisoned", "reason": "sticky"}]
+    first = [phase("a", "start"), told(failed), Poisoned("sticky")]
     records, submitted, hired, _, _ = work(first, [phase("b", "start"), told(passed("b")), DONE], backends=("a", "b"))
     assert outcomes(records) == [("a", "error", "exception"), ("b", "ok", None)]
     assert (submitted, hired) == ([["a", "b"], ["b"]], 2)
@@ -232,8 +234,8 @@ def test_a_broken_cuda_context_is_left_behind(work):
 @pytest.mark.parametrize(
     "lie",
     [
-        {"event": "record", "record": "{}"},
-        {"event": "record", "record": "no json"},
+        RecordMade("{}"),
+        RecordMade("no json"),
         told(passed("nobody")),
         told(passed("a", Case.make(batch=9, seqlen=9, num_heads=9, head_dim=8))),
     ],
@@ -264,10 +266,10 @@ def test_the_harness_own_work_does_not_count_against_a_backend(work, monkeypatch
     ]
 
 
-def test_a_message_holds_the_job():
-    message = Listener(JOB, ["a"], print, print, Counter()).message()
-    assert message["case"] == JOB.case.to_dict() and message["backends"] == ["a"] and message["time"] is True
-    assert message["timing"]["timeout_s"] == 50.0 and message["checks"]["oracle"] == "auto"
+def test_the_worker_gets_the_job():
+    sent = Listener(JOB, ["a"], print, print, Counter()).run_case(process=2, bits="/x")
+    assert (sent.case, sent.backends, sent.time) == (JOB.case, ("a",), True)
+    assert (sent.timing, sent.checks, sent.process, sent.bits) == (JOB.timing, JOB.checks, 2, "/x")
 
 
 @pytest.mark.parametrize("error", [WorkerRefused("no such plugin"), WorkerDied("gone", output="Traceback\nlast line")])
@@ -372,10 +374,8 @@ def request(backends, add_plugins=True):
     ],
 )
 def test_the_backends_of_a_run(backends, add_plugins, chosen):
-    ready = {
-        "backends": {"naive": None, "flex": "not here", "mine": "cannot run", "installed": None},
-        "unasked": ["naive"], "given": ["mine"],
-    }  # fmt: skip
+    here = {"naive": None, "flex": "not here", "mine": "cannot run", "installed": None}
+    ready = Ready(facts={}, backends=here, unasked=("naive",), given=("mine",))
     assert choose_backends(request(backends, add_plugins), ready) == chosen
 
 
@@ -388,7 +388,7 @@ def test_what_is_left_of_a_run():
 
 def test_an_unknown_backend_gets_a_suggestion():
     with pytest.raises(RunError, match='unknown backend "naiv" .did you mean "naive"..; `attnbench list'):
-        choose_backends(request("naiv"), {"backends": {"naive": None}, "unasked": [], "given": []})
+        choose_backends(request("naiv"), Ready(facts={}, backends={"naive": None}))
 
 
 def test_a_plugin_is_stored_without_this_machines_folders(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import time
 import pytest
 
 import attnbench
+from attnbench.messages import PhaseBegun, Poisoned, Ready, ReleaseBackend, TakeSentinel
 from attnbench.run.process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 
 READY_BY_HAND = """
@@ -19,7 +20,7 @@ import json, os, sys
 events = int(sys.argv[2])
 def tell(**event):
     os.write(events, (json.dumps(event) + "\\n").encode())
-tell(event="ready", facts={}, backends={})
+tell(type="Ready", facts={}, backends={})
 """
 
 
@@ -110,7 +111,10 @@ def test_one_that_closes_its_pipe_and_goes_on_dies_of_it(worker_that):
     assert "Bad file descriptor" in str(died(worker_that("import os; os.closerange(3, 256); 1 / 0")))
 
 
-@pytest.mark.parametrize("garbage", ["hello", "3", '"text"', "[1]", "{"])
+GARBAGE = ["hello", "3", '"text"', "[1]", "{", '{"type": "Nobody"}', '{"type": "Poisoned"}', '{"event": "done"}']
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
 def test_what_is_no_event_is_the_death_of_it(worker_that, garbage):
     text = f"import os, sys, time; os.write(int(sys.argv[2]), {(garbage + chr(10)).encode()!r}); time.sleep(100)"
     assert str(died(worker_that(text))).startswith("it wrote into the event pipe: ")
@@ -119,15 +123,16 @@ def test_what_is_no_event_is_the_death_of_it(worker_that, garbage):
 def test_events_come_one_by_one_however_they_are_cut(worker_that):
     worker = worker_that(
         READY_BY_HAND + "import time\n"
-        'os.write(events, b\'{"event": "phase", \')\n'
+        'os.write(events, b\'{"type": "PhaseBegun", "backend": "a", \')\n'
         "time.sleep(0.1)\n"
-        'os.write(events, b\'"phase": "one"}\\n{"event": "phase", "phase": "two"}\\n{"event"\')\n'
+        'os.write(events, b\'"phase": "one"}\\n{"type": "PhaseBegun", "backend": "a", "phase": "two"}\\n\')\n'
+        'os.write(events, b\'{"type": "Poisoned", "reason"\')\n'
         "os.write(events, b': \"' + b'x' * 200_000 + b'\"}\\n')\n"
         "os._exit(0)"
     )
-    assert worker.start() == {"event": "ready", "facts": {}, "backends": {}}
-    assert [worker.next_event(60).get("phase") for _ in range(2)] == ["one", "two"]
-    assert worker.next_event(60) == {"event": "x" * 200_000}
+    assert worker.start() == Ready(facts={}, backends={})
+    assert [worker.next_event(60) for _ in range(2)] == [PhaseBegun("a", "one"), PhaseBegun("a", "two")]
+    assert worker.next_event(60) == Poisoned("x" * 200_000)
     with pytest.raises(WorkerDied, match="exited with status 0"):
         worker.next_event(60)
 
@@ -154,7 +159,7 @@ def test_a_job_for_a_dead_worker_is_no_error_its_death_is(worker_that):
     worker = worker_that(READY_BY_HAND + "os._exit(2)")
     worker.start()
     os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
-    worker.submit({"case": {}, "padding": "x" * 10**5})
+    worker.submit(ReleaseBackend(together=("x" * 10**5,), order_seed=0, timed=True))
     with pytest.raises(WorkerDied, match="exited with status 2"):
         worker.next_event(60)
 
@@ -168,7 +173,7 @@ def test_last_words_are_those_since_the_last_job(worker_that):
     deadline = time.monotonic() + 60
     while worker._output.seek(0, os.SEEK_END) == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
-    worker.submit({})
+    worker.submit(TakeSentinel())
     with pytest.raises(WorkerDied) as caught:
         worker.next_event(60)
     assert str(caught.value) == "the worker process exited with status 4; its last output: of this one"
@@ -177,10 +182,10 @@ def test_last_words_are_those_since_the_last_job(worker_that):
 def test_killing_takes_everything_that_it_started(worker_that):
     worker = worker_that(
         READY_BY_HAND + "import subprocess\n"
-        "child = subprocess.Popen(['sleep', '100'])\ntell(event='child', pid=child.pid)\nchild.wait()"
+        "child = subprocess.Popen(['sleep', '100'])\ntell(type='SentinelTaken', figures={'pid': child.pid})\nchild.wait()"
     )
     worker.start()
-    child = worker.next_event(60)["pid"]
+    child = worker.next_event(60).figures["pid"]
     os.kill(child, 0)  # it is there
     worker._process.send_signal(signal.SIGSTOP)  # whatever state the worker is in
     worker.kill()
@@ -213,9 +218,9 @@ def is_running(pid):
 
 
 def test_it_reads_nothing_from_the_terminal_and_shows_its_output_to_nobody(worker_that, capfd):
-    worker = worker_that(READY_BY_HAND + "print('secret')\ntell(event='in', text=sys.stdin.read())\nos._exit(0)")
+    worker = worker_that(READY_BY_HAND + "print('secret')\ntell(type='Poisoned', reason=sys.stdin.read())\nos._exit(0)")
     worker.start()
-    assert worker.next_event(60)["text"] == ""
+    assert worker.next_event(60) == Poisoned("")
     captured = capfd.readouterr()
     assert "secret" not in captured.out + captured.err
 
@@ -226,10 +231,11 @@ def test_it_imports_this_attnbench_and_pins_its_threads(worker_that, monkeypatch
     worker = worker_that(
         READY_BY_HAND + "import attnbench\n"
         "names = ('OMP_PROC_BIND', 'OMP_PLACES', 'PYTHONFAULTHANDLER')\n"
-        "tell(event='facts', file=attnbench.__file__, **{name: os.environ.get(name) for name in names})\nos._exit(0)"
+        "facts = {name: os.environ.get(name) for name in names}\n"
+        "tell(type='SentinelTaken', figures={'file': attnbench.__file__, **facts})\nos._exit(0)"
     )
     worker.start()
-    facts = worker.next_event(60)
+    facts = worker.next_event(60).figures
     assert facts["file"] == attnbench.__file__
     assert facts["OMP_PLACES"] == "threads", "what the user set stays"
     assert (facts["OMP_PROC_BIND"], facts["PYTHONFAULTHANDLER"]) == ("close", "1")
