@@ -83,7 +83,7 @@ class TiledForward(Base):
         self.choices = choices
 
     @property
-    def partials_16bit(self) -> bool:
+    def partials_16bit(self) -> bool:  # type: ignore[override]  # read only, as everybody uses it
         return self.choices.partials_16bit
 
     def version(self) -> str:
