@@ -34,7 +34,8 @@ FRESH_SET = 2  # an input set that neither the check nor the recheck after timin
 class ProbeContext(Protocol):
     """What a probe may ask of a trial; `attnbench.worker.trial.LiveProbeContext` answers in the worker."""
 
-    case: Case
+    @property
+    def case(self) -> Case: ...
 
     @property
     def reference(self) -> Reference: ...
