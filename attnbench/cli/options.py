@@ -46,7 +46,7 @@ def run_directories(context: click.Context, parameter: click.Parameter, incomple
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # click's is generic from 8.4 on
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """`90s`, `15m`, `2h`, or plain seconds."""
 
     name = "duration"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Outputs
 from attnbench.case import Case
@@ -17,6 +17,10 @@ from attnbench.reference.inputs import checksums, input_bytes, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8
@@ -37,7 +41,7 @@ class Problem:
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
         self._checksums: list[int] = []
-        self._sources: tuple[Any, dict[str, float]] | None = None
+        self._sources: tuple[Tensor, Mapping[str, float]] | None = None
         self.reference_prep: PrepTiming | None = None  # the reference quantizer's time, taken once for all backends
         self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `context`
 
@@ -55,7 +59,7 @@ class Problem:
     def checksums(self) -> list[int]:
         """Of the checked inputs, whole."""
         if self._reference is None:
-            self.reference  # drawing the inputs takes their checksums
+            _ = self.reference  # drawing the inputs takes their checksums
         return self._checksums
 
     def inputs_written(self) -> bool:
