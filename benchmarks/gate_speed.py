@@ -48,8 +48,10 @@ def main() -> int:
             wall_s, processor_s, counted = gate(base, new)
             limit = f" (at most {LIMIT_S:g} s)" if what == "two runs" else ""
             slow |= bool(limit) and wall_s > LIMIT_S
-            print(f"gate, {what} of {asked.records:,} records, {SAMPLES} samples each: {wall_s:.1f} s{limit}, "
-                  f"processor {processor_s:.1f} s; {counted}")  # fmt: skip
+            print(
+                f"gate, {what} of {asked.records:,} records, {SAMPLES} samples each: {wall_s:.1f} s{limit}, "
+                f"processor {processor_s:.1f} s; {counted}"
+            )
     return int(slow)
 
 

@@ -16,9 +16,10 @@ from attnbench.case import Case
 
 SEQLEN, HIDDEN = 16384, 2048
 SCHEMES = (
-    {"scaling": "block", "hadamard": True}, {"scaling": "block", "hadamard": False},
+    {"scaling": "block", "hadamard": True},
+    {"scaling": "block", "hadamard": False},
     {"scaling": "head", "hadamard": True},
-)  # fmt: skip
+)
 # The target is for one pass over memory, and for the scheme of the FlashAttention-3 paper: block scales and Hadamard.
 LEAST_COPY_SHARE = 0.80
 MOST_ATTENTION_SHARE = 0.03

@@ -20,8 +20,10 @@ from attnbench.records.store import StoreError, write_file
 # What XML 1.0 cannot hold (its section 2.2), and terminal colours, which nobody can read there.
 _UNWRITABLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The test cases of the comparison as a whole: name and type.
-_WHOLE = {REGRESSED: ("the geometric mean over the suite", SLOWER),
-          INCOMPLETE: ("everything was read and compared", "incomplete")}  # fmt: skip
+_WHOLE = {
+    REGRESSED: ("the geometric mean over the suite", SLOWER),
+    INCOMPLETE: ("everything was read and compared", "incomplete"),
+}
 # How a status shows: JUnit tells a failure of what was tested from an error in testing it.
 _TAGS = {REGRESSED: "failure", INCOMPLETE: "error", UNDECIDED: "failure"}
 

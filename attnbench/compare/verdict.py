@@ -115,10 +115,11 @@ def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
     above = holm({key: time.p_above(margin.log) for key, time in timed.items()})
     below = holm({key: time.p_below(margin.log) for key, time in timed.items()})
     return {
-        key: Verdict(pair.refused, pair.reason, margin.value) if pair.time is None
+        key: Verdict(pair.refused, pair.reason, margin.value)
+        if pair.time is None
         else _verdict(pair, pair.time, margin, above[key], below[key])
         for key, pair in pairs.items()
-    }  # fmt: skip
+    }
 
 
 def decide_one(pair: Pair, margin: Margin) -> Verdict:

@@ -74,8 +74,10 @@ def _accuracy_columns(result: Result) -> dict[str, Any]:
     if accuracy is None:
         return dict.fromkeys(("coverage", "rows_compared", "recheck"))
     row: dict[str, Any] = {
-        "coverage": accuracy.coverage, "rows_compared": accuracy.rows, "recheck": accuracy.recheck,
-    }  # fmt: skip
+        "coverage": accuracy.coverage,
+        "rows_compared": accuracy.rows,
+        "recheck": accuracy.recheck,
+    }
     for check in accuracy.checks:
         name = _slug(check.rule)
         row[f"rule_{name}"] = check.value

@@ -36,8 +36,10 @@ def _with_status(cells: Cells, status: str) -> list[Entry]:
 
 def _errors(entries: list[Entry]) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, result.record.kind or "error", _first_line(result)))
-    rows = [[code(series), kind, plain(reason), _inline(members), f"{len(members):,}"]
-            for (series, kind, reason), members in groups]  # fmt: skip
+    rows = [
+        [code(series), kind, plain(reason), _inline(members), f"{len(members):,}"]
+        for (series, kind, reason), members in groups
+    ]
     parts = [f"### Errors ({len(entries):,})", table(["backend", "kind", "reason", "cases", "count"], rows, left=4)]
     for (series, kind, _), members in groups:
         full = anonymous(members[0][2].record.reason).strip()
@@ -51,8 +53,10 @@ def _errors(entries: list[Entry]) -> list[str]:
 
 def _unsupported(entries: list[Entry]) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, anonymous(result.record.reason)))
-    rows = [[code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
-            for (series, reason), members in groups]  # fmt: skip
+    rows = [
+        [code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
+        for (series, reason), members in groups
+    ]
     long = [(f"{series}: {plain(_short(reason))}", members) for (series, reason), members in groups
             if len(members) > INLINE_KEYS]  # fmt: skip
     body = "\n\n".join(f"{title}\n\n{_keys(members)}" for title, members in long)
@@ -207,8 +211,9 @@ def _places(entries: Sequence[Entry]) -> list[str]:
     kinds: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         kinds.setdefault((entry[1], numberless(entry[2].record.likely_cause)), []).append(entry)
-    rows = [[code(series), _cause(members[0]) or NO_CAUSE, f"{len(members):,}"]
-            for (series, _), members in kinds.items()]  # fmt: skip
+    rows = [
+        [code(series), _cause(members[0]) or NO_CAUSE, f"{len(members):,}"] for (series, _), members in kinds.items()
+    ]
     return [
         "### Where it is wrong",
         table(["backend", "likely cause", "cases"], rows, left=2),

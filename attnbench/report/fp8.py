@@ -120,8 +120,9 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
     path = folder / "sources.svg"
     largest = sorted(groups, key=lambda place: -max(values[place, words] for words in FIGURES.values()))[:MAX_GROUPS]
     shown = [place for place in groups if place in largest]
-    plots.source_bars(path, "Where the FP8 error comes from, one source at a time", shown,
-                               list(FIGURES.values()), values)  # fmt: skip
+    plots.source_bars(
+        path, "Where the FP8 error comes from, one source at a time", shown, list(FIGURES.values()), values
+    )
     about = (
         "Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
         "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware)."

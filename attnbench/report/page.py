@@ -84,8 +84,9 @@ EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 def environment_section(data: ReportData) -> list[str]:
     """One column a run; a fact that no run recorded has no row, except for those that every run should have."""
     columns = [dict(_facts(entry)) for entry in data.runs]
-    names = dict.fromkeys(name for column in columns for name, value in column.items()
-                          if name in EXPECTED or value != NOT_RECORDED)  # fmt: skip
+    names = dict.fromkeys(
+        name for column in columns for name, value in column.items() if name in EXPECTED or value != NOT_RECORDED
+    )
     headers = [
         "",
         *(f"{entry.letter}: {entry.run.name}" if len(data.runs) > 1 else entry.run.name for entry in data.runs),

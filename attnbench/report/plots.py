@@ -110,8 +110,9 @@ def _names(panels: Sequence[Panel], order: Sequence[str]) -> list[str]:
     return [series for series in order if any(series in panel.lines for panel in panels)]
 
 
-def _save(panels: Sequence[Panel], order: Sequence[str], path: Path, title: str,
-          finish: Callable[[Axes, Panel], None]) -> None:  # fmt: skip
+def _save(
+    panels: Sequence[Panel], order: Sequence[str], path: Path, title: str, finish: Callable[[Axes, Panel], None]
+) -> None:
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     legend = _legend(panels, order)
@@ -253,8 +254,9 @@ BARS_WIDTH, BAR_HEIGHT, BAR_LABELS_WIDTH = 9.0, 0.16, 3.6
 HEAT = "Blues"
 
 
-def heat_map(path: Path, title: str, rows: Sequence[str], columns: Sequence[str],
-             values: Mapping[tuple[str, str], float]) -> None:  # fmt: skip
+def heat_map(
+    path: Path, title: str, rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], float]
+) -> None:
     """One cell a (row, column) that has a value, coloured by its logarithm within the figure."""
     import numpy as np
 
@@ -276,8 +278,9 @@ def heat_map(path: Path, title: str, rows: Sequence[str], columns: Sequence[str]
         _write(figure, path)
 
 
-def source_bars(path: Path, title: str, groups: Sequence[str], sources: Sequence[str],
-                values: Mapping[tuple[str, str], float]) -> None:  # fmt: skip
+def source_bars(
+    path: Path, title: str, groups: Sequence[str], sources: Sequence[str], values: Mapping[tuple[str, str], float]
+) -> None:
     """For each group one bar a source, logarithmic."""
     height = len(groups) * (len(sources) + 1) * BAR_HEIGHT
     size = (BARS_WIDTH, MARGIN_HEIGHT + 0.3 + height)

@@ -180,8 +180,9 @@ def _ran(result: Result) -> bool:
     return result.record.status != "unsupported"
 
 
-def _series_row(series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: TimedCells,
-                baseline: str | None) -> list[str]:  # fmt: skip
+def _series_row(
+    series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: TimedCells, baseline: str | None
+) -> list[str]:
     fast = [result for result in of.values() if isinstance(result, TimedResult)]
     status = Counter(result.record.kind or result.record.status for result in of.values())
     failed = [f"{number} {kind}" for kind, number in status.items() if kind not in ("ok", "unsupported")]

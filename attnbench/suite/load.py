@@ -138,8 +138,9 @@ def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
     for index, group in enumerate(model.groups):
         if group.name in first:
             line = source.line(("groups", first[group.name]))
-            raise source.error(("groups", index, "name"), f'group "{group.name}" is here twice (first in line {line}); '
-                               "rename one")  # fmt: skip
+            raise source.error(
+                ("groups", index, "name"), f'group "{group.name}" is here twice (first in line {line}); rename one'
+            )
         first[group.name] = index
     backends = model.backends or ()
     for index, name in enumerate(backends):

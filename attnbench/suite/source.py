@@ -128,8 +128,9 @@ class _Builder:
         for key_node, _ in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if isinstance(key, str) and key in first:
-                raise SuiteError(f'{self.name}:{line}: the key "{key}" is here twice (first in line {first[key]}); '
-                                 "remove one")  # fmt: skip
+                raise SuiteError(
+                    f'{self.name}:{line}: the key "{key}" is here twice (first in line {first[key]}); remove one'
+                )
             if isinstance(key, str):
                 first[key] = line
 

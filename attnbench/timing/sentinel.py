@@ -64,9 +64,11 @@ def _timed(call: Callable[[], Outputs], device: str, timing: Timing, watch: Watc
     found = measure([call], timing, make_timer("auto", device, 1), watch=watch)
     seen = found.blocks[-1].conditions
     return statistics.median(found.samples_s), {
-        "samples": sum(block.sample_count for block in found.blocks), "flags": list(found.flags),
-        "discarded": dict(found.discarded), "conditions": seen and known_facts(asdict(seen)),
-    }  # fmt: skip
+        "samples": sum(block.sample_count for block in found.blocks),
+        "flags": list(found.flags),
+        "discarded": dict(found.discarded),
+        "conditions": seen and known_facts(asdict(seen)),
+    }
 
 
 def _gemm(device: str, work: Work) -> Callable[[], Outputs]:
