@@ -175,8 +175,8 @@ ROWS_TRIED = 32
 BELIEVED = 0.2
 # Key tile widths in use (FlashAttention-2 and -3, FlashInfer, cuDNN).
 KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
-# Golden sections of a range of two octaves: the factor comes out within 0.1 %.
-SCALE_STEPS = 16
+# Of the logarithm to base 2: the factor comes out within 0.1 %.
+SCALE_TOLERANCE = 1e-3
 
 
 class Hypothesis(NamedTuple):
@@ -299,28 +299,15 @@ def _descales(case: Case, inputs: Inputs, held: Quantized, rows: Rows) -> Iterat
 
 
 def _scale_that_fits(case: Case, inputs: Inputs, rows: Rows, out: Tensor, believed: float) -> str | None:
-    """Golden-section search for a factor of the softmax scale between 1/2 and 2."""
+    """A factor of the softmax scale between 1/2 and 2, looked for by its logarithm."""
+    from scipy.optimize import minimize_scalar
 
     def left(exponent: float) -> float:
         scaled = replace(case, softmax_scale=case.scale * 2.0**exponent)
         return float((out - oracle(scaled, inputs, rows).out).square().mean())
 
-    golden = (math.sqrt(5.0) - 1.0) / 2.0
-    low, high = -1.0, 1.0
-    a, b = high - golden * (high - low), low + golden * (high - low)
-    at_a, at_b = left(a), left(b)
-    for _ in range(SCALE_STEPS):
-        if at_a < at_b:
-            high, b, at_b = b, a, at_a
-            a = high - golden * (high - low)
-            at_a = left(a)
-        else:
-            low, a, at_a = a, b, at_b
-            b = low + golden * (high - low)
-            at_b = left(b)
-    if min(at_a, at_b) > believed:
-        return None
-    return f"scale: the softmax scale is {2.0 ** (a if at_a < at_b else b):.3g} times what it should be"
+    found = minimize_scalar(left, bounds=(-1.0, 1.0), method="bounded", options={"xatol": SCALE_TOLERANCE})
+    return None if found.fun > believed else f"scale: the softmax scale is {2.0**found.x:.3g} times what it should be"
 
 
 def _factor_that_fits(out: Tensor, exact: Tensor, believed: float) -> str | None:

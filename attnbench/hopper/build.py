@@ -39,6 +39,8 @@ JOBS = len(os.sched_getaffinity(0))
 # Lines of a compiler's errors that are shown; one mistake in a template makes thousands.
 SHOWN_LINES = 20
 
+# How g++, nvcc, ptxas and ld begin what stopped them.
+_CAUSE = re.compile(r"\b(fatal|error|cannot find|undefined reference)\b", re.IGNORECASE)
 # ptxas reports a wgmma pipeline that it has to serialize, or a setmaxnreg that it ignores, as a mere remark.
 _SERIALIZATION = re.compile(r"^.*\(C75\d\d\).*$", re.MULTILINE)
 
@@ -141,8 +143,10 @@ def _compile(recipe: Recipe, digest: str) -> Build:
     compile_s = time.monotonic() - started
     log = done.stdout + done.stderr
     if done.returncode != 0:
-        shown = _first_lines(log, recipe.library.with_suffix(".log"))
-        raise BuildError(f"{recipe.source.name}: {recipe.compiler} failed with exit status {done.returncode}\n{shown}")
+        raise BuildError(
+            f"{recipe.source.name}: {_cause(log)} ({recipe.compiler} failed with exit status {done.returncode})\n"
+            + _first_lines(log, recipe.library.with_suffix(".log"))
+        )
     if recipe.arch == ARCH:
         _refuse_slow_code(recipe.source.name, log, partial)
     build = Build(
@@ -165,10 +169,17 @@ def _compile(recipe: Recipe, digest: str) -> Build:
     return build
 
 
+def _cause(log: str) -> str:
+    """The line that says why a build failed: compilers and linkers print what they have done ahead of it."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if _CAUSE.search(line)), lines[0] if lines else "no word")
+
+
 def _first_lines(log: str, kept: Path) -> str:
-    """What a person reads of a compiler's output: the beginning. All of it is written to `kept`."""
+    """What a person reads of a compiler's output: from the cause on. All of it is written to `kept`."""
     kept.write_text(log)
     lines = log.splitlines()
+    lines = lines[next((place for place, line in enumerate(lines) if _CAUSE.search(line)), 0) :]
     more = len(lines) - SHOWN_LINES
     return "\n".join([*lines[:SHOWN_LINES], *([f"... {more} more lines in {kept}"] if more > 0 else [])])
 

@@ -97,15 +97,18 @@ def find_nvcc(environ: Mapping[str, str] = os.environ, sites: Iterable[Path] | N
     for folder in site_folders() if sites is None else sites:
         root = folder / WHEEL_ROOT
         if (root / "bin" / "nvcc").is_file():
-            return _nvcc(root / "bin" / "nvcc", (root / "lib",))
+            return _nvcc(root / "bin" / "nvcc")
     raise ToolMissing(
         "no nvcc: looked at ATTNBENCH_NVCC, PATH, CUDA_HOME, /usr/local/cuda and site-packages/nvidia/cu13. "
         f"Install CUDA 13, or: pip install --no-deps {' '.join(NVCC_WHEELS)}"
     )
 
 
-def _nvcc(path: Path, library_dirs: tuple[Path, ...] = ()) -> Nvcc:
-    return Nvcc(path, _nvcc_version(path), library_dirs)
+def _nvcc(path: Path) -> Nvcc:
+    """NOTE: nvcc's own profile looks for the run time in lib64; the wheels' nvcc, wherever it lies, has it in lib."""
+    root = path.resolve().parent.parent
+    in_lib = (root / "lib" / "libcudart_static.a").is_file() and not (root / "lib64").is_dir()
+    return Nvcc(path, _nvcc_version(path), (root / "lib",) if in_lib else ())
 
 
 @functools.cache

@@ -27,7 +27,6 @@ WARMUP_LIMIT = 12  # windows
 # Sustained on a GPU: at least so long back to back before anything counts, and until the SM clock is as steady as this.
 SETTLE_S = 1.0
 CLOCK_AGREEMENT = 0.01
-MOST_IN_WINDOW = 1000  # calls
 # One timed region is at least this many times the timer's resolution.
 REGION_RESOLUTIONS = 100
 # Burst regime: this long idle, then at most this much work.

@@ -43,6 +43,9 @@ def test_nvcc_is_found_in_order(tmp_path):
     on_path = fake_nvcc(tmp_path / "path" / "nvcc", "13.0.2")
     home = fake_nvcc(tmp_path / "home" / "bin" / "nvcc", "13.0.3")
     wheel = fake_nvcc(tmp_path / "site" / "nvidia" / "cu13" / "bin" / "nvcc", "13.0.4")
+    run_time = wheel.parent.parent / "lib" / "libcudart_static.a"
+    run_time.parent.mkdir()
+    run_time.touch()
     environ = {"ATTNBENCH_NVCC": str(chosen), "PATH": str(on_path.parent), "CUDA_HOME": str(home.parent.parent)}
     sites = [tmp_path / "site"]
     assert find_nvcc(environ, sites).version == "13.0.1"
@@ -53,7 +56,37 @@ def test_nvcc_is_found_in_order(tmp_path):
     environ["CUDA_HOME"] = str(tmp_path / "none")
     found = find_nvcc(environ, sites)
     assert found.path == wheel
-    assert found.library_dirs == (tmp_path / "site" / "nvidia" / "cu13" / "lib",)
+    assert found.library_dirs == (run_time.parent,)
+
+
+@pytest.mark.parametrize(("lib64", "library_dirs"), [(False, ("lib",)), (True, ())])
+def test_the_run_time_of_wheels_is_found_wherever_they_lie(tmp_path, lib64, library_dirs):
+    """A wheel's nvcc outside site-packages, named by ATTNBENCH_NVCC or through a link on PATH; toolkits have lib64."""
+    root = tmp_path / "target" / "nvidia" / "cu13"
+    nvcc = fake_nvcc(root / "bin" / "nvcc", "13.0.4")
+    (root / "lib").mkdir()
+    (root / "lib" / "libcudart_static.a").touch()
+    if lib64:
+        (root / "lib64").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").symlink_to(nvcc)
+    wanted = tuple(root / name for name in library_dirs)
+    assert find_nvcc({"ATTNBENCH_NVCC": str(nvcc)}, []).library_dirs == wanted
+    assert find_nvcc({"PATH": str(tmp_path / "bin")}, []).library_dirs == wanted
+
+
+def test_the_cause_of_a_failed_build_is_the_first_line(tmp_path):
+    """nvcc prints what ptxas did first, and ld's words last."""
+    printed = (
+        "ptxas info    : Used 90 registers\n/usr/bin/ld: cannot find -lcudart_static\ncollect2: error: ld returned 1"
+    )
+    compiler = program(tmp_path / "nvcc", f"printf '{printed}\\n' >&2; exit 1")
+    recipe = replace(emulated_recipe(HERE / "tiny.cu", build_dir=tmp_path / "build"), compiler=compiler)
+    with pytest.raises(BuildError) as caught:
+        compile_library(recipe)
+    first, *rest = str(caught.value).splitlines()
+    assert first == f"tiny.cu: /usr/bin/ld: cannot find -lcudart_static ({compiler} failed with exit status 1)"
+    assert rest == printed.splitlines()[1:]
 
 
 def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
