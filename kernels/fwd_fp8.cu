@@ -32,14 +32,14 @@
 // a second output does not fit the registers beside the scores: two levels then take the product in two halves, into
 // the registers of the scores, with products and softmax of a warpgroup one after the other. At head_dim 128 it fits
 // beside 128 keys; 160 would spill 18 to 24 registers.
-#include <attnbench/consumer.cuh>
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/products.cuh>
+#include <attnbench/attention/consumer.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/products.cuh>
 #include <attnbench/ptx/memory.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/softmax.cuh>
-#include <attnbench/variants.h>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/softmax.cuh>
+#include <attnbench/attention/variants.h>
 
 namespace attnbench {
 namespace {

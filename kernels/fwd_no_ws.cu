@@ -9,16 +9,16 @@
 // Warp-Specialization").
 //
 // Tiles and shared memory: single_tile.cuh. Registers come from the launch bound: 168 at head_dim 64, else up to 255.
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/output.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/output.cuh>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
+#include <attnbench/attention/products.cuh>
 #include <attnbench/ptx/barrier.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/single_tile.cuh>
-#include <attnbench/softmax.cuh>
-#include <attnbench/variants.h>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/single_tile.cuh>
+#include <attnbench/attention/softmax.cuh>
+#include <attnbench/attention/variants.h>
 
 namespace attnbench {
 namespace {
@@ -29,51 +29,6 @@ struct Config : SingleTileConfig<Type, HeadDim, Causal> {
   static constexpr int threads = Config::consumer_warpgroups * WARPGROUP_THREADS;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_OVERLAP;
 };
-
-// One consumer warpgroup: 64 query rows against all keys of the tile.
-template <class C>
-struct Consumer {
-  const ForwardParams& params;
-  Addresses<C> shared;
-  Tile tile;
-  int warpgroup;
-  int thread;  // within the warpgroup
-  RingPosition<C::stages> k_at, v_at;
-  float scores[C::tile_n / 2];  // then, in place, the weights
-  uint32_t weights[C::tile_n / STEP_K][4];
-  float output[C::head_dim / 2];
-  SoftmaxRows rows;
-
-  ATTNBENCH_DEVICE_MEMBER int first_row() const { return tile.first_row + warpgroup * WARPGROUP_ROWS; }
-  ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
-};
-
-template <class C>
-ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
-  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
-  wait_full(c.shared.k_full, c.k_at, where);
-  ptx::wgmma_fence(where);
-  issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage),
-                                                               hold_in_loop<C::head_dim>(j), where);
-  ptx::wgmma_commit_group(where);
-}
-
-template <class C>
-ATTNBENCH_DEVICE void issue_output(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
-  wait_full(c.shared.v_full, c.v_at, where);
-  ptx::wgmma_fence(where);
-  issue_weights_value<C::dtype, C::head_dim, C::tile_n>(c.output, c.weights, c.shared.v_stage(c.v_at.stage), where);
-  ptx::wgmma_commit_group(where);
-}
-
-// After the wait for the products. One arrival speaks for the warpgroup: a wgmma-group is formed, and completes, per
-// warpgroup (PTX ISA, wgmma.commit_group).
-template <class C>
-ATTNBENCH_DEVICE void release(const Consumer<C>& c, uint32_t empty, RingPosition<C::stages>& at,
-                              Where where = ATTNBENCH_WHERE) {
-  if (c.thread == 0) ptx::mbarrier_arrive(empty + at.stage * MBARRIER_BYTES, where);
-  at.advance();
-}
 
 // What one thread of the CTA does beside its own computing: starting copies.
 template <class C>

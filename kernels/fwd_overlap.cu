@@ -24,13 +24,13 @@
 //   m128               64     any  128 x 192    3          2         staged        192 KiB       24 / 240
 //   softmax_turns  64, 128    any  as overlap, but warpgroups take turns in the softmax instead of the products
 //   no_turns       64, 128    any  as overlap, without turns
-#include <attnbench/consumer.cuh>
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/products.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/softmax.cuh>
-#include <attnbench/variants.h>
+#include <attnbench/attention/consumer.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/products.cuh>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/softmax.cuh>
+#include <attnbench/attention/variants.h>
 
 namespace attnbench {
 namespace {

@@ -8,18 +8,18 @@
 // Algorithm: FlashAttention-3 (Shah et al. 2024, section 3.1, "Pingpong scheduling" and figure 1).
 //
 // Tiles and shared memory: single_tile.cuh.
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/output.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/output.cuh>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
+#include <attnbench/attention/products.cuh>
 #include <attnbench/ptx/barrier.cuh>
 #include <attnbench/ptx/registers.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/single_tile.cuh>
-#include <attnbench/softmax.cuh>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/single_tile.cuh>
+#include <attnbench/attention/softmax.cuh>
 #include <attnbench/turns.cuh>
-#include <attnbench/variants.h>
+#include <attnbench/attention/variants.h>
 
 namespace attnbench {
 namespace {
@@ -30,51 +30,6 @@ struct Config : SingleTileConfig<Type, HeadDim, Causal> {
   static constexpr int threads = (1 + Config::consumer_warpgroups) * WARPGROUP_THREADS;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED | ATTNBENCH_FLAG_PINGPONG;
 };
-
-// One consumer warpgroup: 64 query rows against all keys of the tile.
-template <class C>
-struct Consumer {
-  const ForwardParams& params;
-  Addresses<C> shared;
-  Tile tile;
-  int warpgroup;
-  int thread;  // within the warpgroup
-  RingPosition<C::stages> k_at, v_at;
-  float scores[C::tile_n / 2];  // then, in place, the weights
-  uint32_t weights[C::tile_n / STEP_K][4];
-  float output[C::head_dim / 2];
-  SoftmaxRows rows;
-
-  ATTNBENCH_DEVICE_MEMBER int first_row() const { return tile.first_row + warpgroup * WARPGROUP_ROWS; }
-  ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
-};
-
-template <class C>
-ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
-  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
-  wait_full(c.shared.k_full, c.k_at, where);
-  ptx::wgmma_fence(where);
-  issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage),
-                                                               hold_in_loop<C::head_dim>(j), where);
-  ptx::wgmma_commit_group(where);
-}
-
-template <class C>
-ATTNBENCH_DEVICE void issue_output(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
-  wait_full(c.shared.v_full, c.v_at, where);
-  ptx::wgmma_fence(where);
-  issue_weights_value<C::dtype, C::head_dim, C::tile_n>(c.output, c.weights, c.shared.v_stage(c.v_at.stage), where);
-  ptx::wgmma_commit_group(where);
-}
-
-// After the wait for the products. One arrival speaks for the warpgroup: a wgmma-group is formed, and completes, per
-// warpgroup (PTX ISA, wgmma.commit_group).
-template <class C>
-ATTNBENCH_DEVICE void release(const Consumer<C>& c, uint32_t empty, RingPosition<C::stages>& at,
-                              Where where = ATTNBENCH_WHERE) {
-  if (c.thread == 0) ptx::mbarrier_arrive(empty + at.stage * MBARRIER_BYTES, where);
-  at.advance();
-}
 
 // Mask and softmax of key tile j, and the output so far brought to the new maxima.
 template <class C>
@@ -125,22 +80,10 @@ ATTNBENCH_DEVICE void consume(Consumer<C>& c) {
 template <class C>
 ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
                               const ptx::TensorMap&, const ForwardParams& params) {
-  const Addresses<C> shared = addresses<C>(shared_base());
-  if (thread_index() == 0) init_all_barriers(shared);
-  ptx::cta_sync();
-
-  const Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, block_index());
-  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
-  // uniform registers.
-  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
-  if (warpgroup == 0) {
-    ptx::setmaxnreg_dec<C::producer_registers>();
-    if (thread_index() < WARP_THREADS && ptx::elect_one()) produce<C>(q_map, k_map, v_map, params, shared, tile);
-  } else {
-    ptx::setmaxnreg_inc<C::consumer_registers>();
-    Consumer<C> consumer{params, shared, tile, warpgroup - 1, thread_index() % WARPGROUP_THREADS};
+  run_roles<C>(q_map, k_map, v_map, params, [&](const Addresses<C>& shared, const Tile& tile, int warpgroup) {
+    Consumer<C> consumer{params, shared, tile, warpgroup, thread_index() % WARPGROUP_THREADS};
     consume(consumer);
-  }
+  });
 }
 
 }  // namespace

@@ -14,15 +14,15 @@
 //         64        64 x 128                40 KiB       64 + 32 +  32
 //        128        64 x 128                80 KiB       64 + 32 +  64
 //        256        64 x  64                96 KiB       32 + 16 + 128
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/output.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/output.cuh>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
+#include <attnbench/attention/products.cuh>
 #include <attnbench/ptx/barrier.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/softmax.cuh>
-#include <attnbench/variants.h>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/softmax.cuh>
+#include <attnbench/attention/variants.h>
 
 namespace attnbench {
 namespace {

@@ -9,17 +9,17 @@
 // Algorithm: FlashAttention-3 (Shah et al. 2024, section 3.1, Algorithm 1), without its ping-pong and pipelining.
 //
 // Tiles and shared memory: single_tile.cuh.
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/output.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/output.cuh>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
+#include <attnbench/attention/products.cuh>
 #include <attnbench/ptx/barrier.cuh>
 #include <attnbench/ptx/registers.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/single_tile.cuh>
-#include <attnbench/softmax.cuh>
-#include <attnbench/variants.h>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/single_tile.cuh>
+#include <attnbench/attention/softmax.cuh>
+#include <attnbench/attention/variants.h>
 
 namespace attnbench {
 namespace {
@@ -92,21 +92,9 @@ ATTNBENCH_DEVICE void consume(const ForwardParams& params, const Addresses<C>& s
 template <class C>
 ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
                               const ptx::TensorMap&, const ForwardParams& params) {
-  const Addresses<C> shared = addresses<C>(shared_base());
-  if (thread_index() == 0) init_all_barriers(shared);
-  ptx::cta_sync();
-
-  const Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, block_index());
-  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
-  // uniform registers.
-  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
-  if (warpgroup == 0) {
-    ptx::setmaxnreg_dec<C::producer_registers>();
-    if (thread_index() < WARP_THREADS && ptx::elect_one()) produce<C>(q_map, k_map, v_map, params, shared, tile);
-  } else {
-    ptx::setmaxnreg_inc<C::consumer_registers>();
-    consume<C>(params, shared, tile, warpgroup - 1);
-  }
+  run_roles<C>(q_map, k_map, v_map, params, [&](const Addresses<C>& shared, const Tile& tile, int warpgroup) {
+    consume<C>(params, shared, tile, warpgroup);
+  });
 }
 
 }  // namespace

@@ -36,7 +36,7 @@
 //   and 4 words t of one chunk: banks 4 (q ^ l) + t, l = 0 to 7, t = 0 to 3, all different. A load reads, for 8 lanes
 //   at a time, the 8 chunks of one column: all different too.
 #include <attnbench/device.cuh>
-#include <attnbench/hadamard.cuh>
+#include <attnbench/quantize/hadamard.cuh>
 #include <attnbench/layout.cuh>
 #include <attnbench/pipeline.cuh>
 #include <attnbench/ptx/barrier.cuh>
@@ -45,7 +45,7 @@
 #include <attnbench/ptx/memory.cuh>
 #include <attnbench/ptx/tma.cuh>
 #include <attnbench/ptx/warp.cuh>
-#include <attnbench/quantize.h>
+#include <attnbench/quantize/quantize.h>
 
 namespace attnbench {
 namespace {

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.contract import check_contract
-from attnbench.records.record import Check
+from attnbench.records.record import (
+    MEMORY_DIFFERS,
+    PROCESSES_DIFFER,
+    REPEATS_DIFFER,
+    STREAMS_DIFFER,
+    THREADS_DIFFER,
+    Check,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +59,7 @@ def repeat_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs, re
     """`repeats` further calls of one `prepare` against the first outputs."""
     call = backend.prepare(case, inputs)
     differences = [_difference(case, inputs, outputs, call()) for _ in range(repeats)]
-    return _counted("repeats that differ bitwise", differences)
+    return _counted(REPEATS_DIFFER, differences)
 
 
 def stream_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs) -> Check:
@@ -62,13 +69,13 @@ def stream_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs) ->
     call = backend.prepare(case, inputs)
     if not inputs.q.is_cuda:
         difference = _difference(case, inputs, outputs, _in_thread(call))
-        return _counted("calls on another thread that differ bitwise", [difference])
+        return _counted(THREADS_DIFFER, [difference])
     stream = torch.cuda.Stream(inputs.q.device)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         other = call()
     torch.cuda.current_stream().wait_stream(stream)
-    return _counted("calls on another stream that differ bitwise", [_difference(case, inputs, outputs, other)])
+    return _counted(STREAMS_DIFFER, [_difference(case, inputs, outputs, other)])
 
 
 def _in_thread(call: Call) -> Outputs:
@@ -96,7 +103,7 @@ def pressure_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs) 
     blocks = [torch.full_like(outputs.out, float("nan")) for _ in range(PRESSURE_BLOCKS)]
     del blocks[::2]
     difference = _difference(case, inputs, outputs, backend.prepare(case, inputs)())
-    return _counted("calls in used memory that differ bitwise", [difference])
+    return _counted(MEMORY_DIFFERS, [difference])
 
 
 def process_check(folder: Path, backend: Base, outputs: Outputs) -> Check:
@@ -106,10 +113,10 @@ def process_check(folder: Path, backend: Base, outputs: Outputs) -> Check:
     path = folder / f"{zlib.crc32(backend.name.encode())}.pt"
     if not path.exists():
         torch.save([None if x is None else x.cpu() for x in (outputs.out, outputs.lse)], path)
-        return _counted("outputs that differ between processes", [])
+        return _counted(PROCESSES_DIFFER, [])
     first = Outputs(*torch.load(path, weights_only=True))
     here = Outputs(outputs.out.cpu(), None if outputs.lse is None else outputs.lse.cpu())
-    return _counted("outputs that differ between processes", [first_difference(first, here)])
+    return _counted(PROCESSES_DIFFER, [first_difference(first, here)])
 
 
 def _counted(rule: str, differences: list[str]) -> Check:

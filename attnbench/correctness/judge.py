@@ -15,7 +15,16 @@ from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.diagnose import Diagnosis, diagnose
 from attnbench.correctness.exact_rules import Known, own_checks, swallowed_check, tainted_heads, without_heads
-from attnbench.records.record import Accuracy, Check
+from attnbench.records.record import (
+    LSE_ERROR,
+    MAX_ERROR,
+    NON_FINITE,
+    RELATIVE_RMSE,
+    RMS_RATIO,
+    WORST_ROW,
+    Accuracy,
+    Check,
+)
 from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.oracle import Reference, Rows, rounding_scatter, row_place, visible_keys
 from attnbench.reference.quantize import plain_inputs
@@ -101,7 +110,7 @@ def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:
             row, head, column = (int(i) for i in bad.nonzero()[0])
             where = f"batch {batch}, head {head}, row {row}, column {column}"
         count += found
-    return Check("non-finite outputs", count, 0, count == 0, where)
+    return Check(NON_FINITE, count, 0, count == 0, where)
 
 
 def _blind_row_checks(case: Case, rows: Rows, out: Tensor) -> list[Check]:
@@ -168,7 +177,7 @@ CHANCE_SIGMAS = 3.0
 PARTIALS_16BIT = 3.0
 LSE_ABSOLUTE = 1e-3
 LSE_RELATIVE = 4 * 2.0**-23
-RMS_RATIO = 0.1
+LARGEST_RMS_RATIO = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +229,10 @@ def error_checks(
         rmse_factor = max(factors.fp8, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
     row_limit = factors.worst_row * max(eager.worst_row, floor)
     return [
-        bounded("max error", errors.max_error, max_limit, row_place(rows, errors.max_place)),
-        bounded("relative RMSE", errors.rmse, rmse_factor * max(eager.rmse, floor)),
-        bounded("worst row's relative RMSE", errors.worst_row, row_limit, row_place(rows, errors.worst_place)),
-        bounded("RMS(out) / RMS(ref) - 1", abs(errors.rms_ratio - 1.0), max(RMS_RATIO, eager.rmse)),
+        bounded(MAX_ERROR, errors.max_error, max_limit, row_place(rows, errors.max_place)),
+        bounded(RELATIVE_RMSE, errors.rmse, rmse_factor * max(eager.rmse, floor)),
+        bounded(WORST_ROW, errors.worst_row, row_limit, row_place(rows, errors.worst_place)),
+        bounded(RMS_RATIO, abs(errors.rms_ratio - 1.0), max(LARGEST_RMS_RATIO, eager.rmse)),
     ]
 
 
@@ -270,7 +279,7 @@ def _lse_within(rows: Rows, lse: Tensor, exact: Tensor, allowed: Tensor) -> Chec
     worst = ratio.flatten()[place]
     limit = LSE_ABSOLUTE if blind.flatten()[place] else float(allowed.flatten()[place])
     value = math.inf if not bool(worst.isfinite()) else float(worst) * limit
-    return bounded("LSE error", value, limit, row_place(rows, place))
+    return bounded(LSE_ERROR, value, limit, row_place(rows, place))
 
 
 def bounded(rule: str, value: float, limit: float, where: str = "") -> Check:

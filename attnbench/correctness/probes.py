@@ -19,7 +19,7 @@ from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.determinism import pressure_check, repeatable, stream_check
 from attnbench.correctness.relations import RELATIONS
-from attnbench.records.record import Accuracy, Check
+from attnbench.records.record import V_DESCALE_ZERO, Accuracy, Check
 from attnbench.reference.distributions import PROBE_INPUTS
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _zero_descales(context: ProbeContext, backend: Base) -> Iterator[Check]:
     nothing = replace(inputs, quantized=replace(quantized, v_descale=quantized.v_descale * 0))
     out = context.called(context.case, nothing, backend).out
     wrong = int((out != 0).sum())
-    yield Check("outputs that are not 0 with v_descale 0", wrong, 0, wrong == 0)
+    yield Check(V_DESCALE_ZERO, wrong, 0, wrong == 0)
 
 
 def _same_bits(

@@ -96,7 +96,7 @@ def is_stale(build: Build) -> bool:
     return not source.is_file() or source_digest([source], [KERNELS / "include"]) != build.source_digest
 
 
-# Kernel files: one library each. golden.cu, the probes of single instructions, is built where it is needed.
+# Kernel files: one library each.
 KERNEL_FILES = ("fwd_*.cu", "quantize.cu")
 
 

@@ -1,6 +1,6 @@
 """From tensors to the argument struct of the quantize kernel: how to quantize, what comes out, the call bound to both.
 
-Sizes, strides and alignment are checked by the library itself (kernels/include/attnbench/quantize_validate.h).
+Sizes, strides and alignment are checked by the library itself (kernels/include/attnbench/quantize/quantize_validate.h).
 """
 
 from __future__ import annotations

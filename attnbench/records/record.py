@@ -26,6 +26,21 @@ LIKELY_CAUSE = "; likely cause: "
 KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
 
 
+# Names of rules that more than one module knows; whoever reads a record finds its checks by them.
+RELATIVE_RMSE = "relative RMSE"
+WORST_ROW = "worst row's relative RMSE"
+MAX_ERROR = "max error"
+RMS_RATIO = "RMS(out) / RMS(ref) - 1"
+LSE_ERROR = "LSE error"
+NON_FINITE = "non-finite outputs"
+REPEATS_DIFFER = "repeats that differ bitwise"
+THREADS_DIFFER = "calls on another thread that differ bitwise"
+STREAMS_DIFFER = "calls on another stream that differ bitwise"
+MEMORY_DIFFERS = "calls in used memory that differ bitwise"
+PROCESSES_DIFFER = "outputs that differ between processes"
+V_DESCALE_ZERO = "outputs that are not 0 with v_descale 0"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One rule and how it went. `value` and `limit` are in the rule's own unit (relative errors have none)."""
@@ -303,9 +318,3 @@ def _worst(records: Sequence[Record]) -> Accuracy:
         return max((check.value / check.limit for check in accuracy.checks if check.limit), default=0.0)
 
     return max((record.accuracy for record in records if record.accuracy is not None), key=strain)
-
-
-# Rules as `judge` names them.
-RELATIVE_RMSE = "relative RMSE"
-WORST_ROW = "worst row's relative RMSE"
-MAX_ERROR = "max error"

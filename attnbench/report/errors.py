@@ -8,14 +8,13 @@ from typing import Any
 
 from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.markdown import code, details, filled_table, table
-from attnbench.records.record import MAX_ERROR, RELATIVE_RMSE, WORST_ROW, Accuracy, Check
+from attnbench.records.record import LSE_ERROR, MAX_ERROR, RELATIVE_RMSE, WORST_ROW, Accuracy, Check
 from attnbench.records.result import Result
 from attnbench.report.data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
 from attnbench.units import error, significant
 
 # Each judged error, and the eager reference's own under `accuracy.values` that its limit derives from.
 RULES = ((RELATIVE_RMSE, "eager_rmse"), (WORST_ROW, "eager_worst_row"), (MAX_ERROR, "eager_max_error"))
-LSE_ERROR = "LSE error"
 JUDGED = (*(rule for rule, _ in RULES), LSE_ERROR)
 FP8_VALUES = ("e1", "e1_emulated", "e2", "e3")
 FP8_HEADERS = ("E1 kernel", "E1 emulated", "E2 quantization", "E3 end to end")

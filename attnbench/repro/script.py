@@ -18,7 +18,14 @@ from attnbench.case import Case
 from attnbench.correctness.probes import FRESH_SET
 from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
-from attnbench.records.record import Record
+from attnbench.records.record import (
+    MEMORY_DIFFERS,
+    REPEATS_DIFFER,
+    STREAMS_DIFFER,
+    THREADS_DIFFER,
+    V_DESCALE_ZERO,
+    Record,
+)
 from attnbench.records.store import StoreError, read
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import is_file
@@ -27,12 +34,11 @@ from attnbench.repro import templates as text
 
 # Rules about bits that must come again, as `determinism` names them: how the script asks for them, and how often.
 AGAIN = {
-    "repeats that differ bitwise": ("the same call", "got.append(answer(case, q, k, v))", 20),
-    "calls on another thread that differ bitwise": ("from another thread", "on_another_stream(got)", 3),
-    "calls on another stream that differ bitwise": ("on another stream", "on_another_stream(got)", 3),
-    "calls in used memory that differ bitwise": ("in memory full of NaN", "in_used_memory(got)", 3),
+    REPEATS_DIFFER: ("the same call", "got.append(answer(case, q, k, v))", 20),
+    THREADS_DIFFER: ("from another thread", "on_another_stream(got)", 3),
+    STREAMS_DIFFER: ("on another stream", "on_another_stream(got)", 3),
+    MEMORY_DIFFERS: ("in memory full of NaN", "in_used_memory(got)", 3),
 }
-V_DESCALE_RULE = "outputs that are not 0 with v_descale 0"
 IN_PROBE = re.compile(r"in probe (\w+):")
 # Keys of a run that are listed where none is near the one that was asked for.
 KEYS_LISTED = 20
@@ -112,7 +118,7 @@ def _call(problem: _Problem, standalone: bool) -> str:
     if standalone:
         return _answered(problem, standalone) + text.ORACLE_INPUTS
     if problem.probe == "descale_zero":
-        zero = text.ZERO_DESCALE.substitute(name="v_descale" if V_DESCALE_RULE in problem.limits else "q_descale")
+        zero = text.ZERO_DESCALE.substitute(name="v_descale" if V_DESCALE_ZERO in problem.limits else "q_descale")
         return "\n\n" + text.GIVEN + zero + text.DEQUANTIZED
     return _answered(problem, standalone) + text.ORACLE_INPUTS + text.GIVEN + text.DEQUANTIZED
 

@@ -18,6 +18,15 @@ from typing import Any, Literal
 from attnbench.backend import ContractError
 from attnbench.case import DTYPES, Case
 from attnbench.correctness.probes import PROBES
+from attnbench.records.record import (
+    LSE_ERROR,
+    MAX_ERROR,
+    NON_FINITE,
+    RELATIVE_RMSE,
+    REPEATS_DIFFER,
+    RMS_RATIO,
+    WORST_ROW,
+)
 from attnbench.selftest.bugs import BUGS
 from attnbench.selftest.forward import Choices, Planted, TiledForward
 from attnbench.settings import Checks, Factors, Timing
@@ -59,8 +68,8 @@ HEAD_DIMS = (64, 32, 128, 64, 256)
 CASES_A_UNIT = 24
 # One letter a rule in the matrix; a rule of a probe's own is E, for exact.
 LETTERS = {
-    "max error": "M", "relative RMSE": "R", "worst row's relative RMSE": "W", "RMS(out) / RMS(ref) - 1": "S",
-    "LSE error": "L", "non-finite outputs": "N", "contract": "C", "exception": "X", "repeats that differ bitwise": "D",
+    MAX_ERROR: "M", RELATIVE_RMSE: "R", WORST_ROW: "W", RMS_RATIO: "S",
+    LSE_ERROR: "L", NON_FINITE: "N", "contract": "C", "exception": "X", REPEATS_DIFFER: "D",
 }  # fmt: skip
 LEGEND = (
     "M max error, R RMSE, W worst row, S RMS ratio, L LSE, N not finite, C contract, D repeats differ, X raised, "

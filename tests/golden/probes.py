@@ -1,4 +1,4 @@
-"""Inputs and independently computed outputs of the probes in kernels/golden.cu, and the calls that run them.
+"""Inputs and independently computed outputs of the probes in probes.cu beside this file, and the calls that run them.
 
 Matrices hold small whole numbers, so every product and sum is exact in fp32 in any order; what is left to be wrong is
 where an element lies. All arrays are bit patterns (uint8, uint16, uint32) or fp32.

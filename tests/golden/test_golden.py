@@ -19,10 +19,10 @@ import record
 import torch
 
 from attnbench.hopper.build import build_emulated, compile_library
-from attnbench.hopper.toolchain import KERNELS, hopper_recipe
+from attnbench.hopper.toolchain import hopper_recipe
 from attnbench.reference.fp8 import matmul_into
 
-SOURCE = KERNELS / "golden.cu"
+SOURCE = Path(__file__).parent / "probes.cu"
 VECTORS = Path(__file__).with_name("hopper.npz")
 TRUNCATED = "ss_e4m3_sums"
 

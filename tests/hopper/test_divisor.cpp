@@ -1,6 +1,6 @@
 // Divisions by multiplication (quantize.h, Divisor) against the real ones: every small divisor, powers of two and their
 // neighbours, the largest; numerators around multiples and at the ends. Prints comparisons and mismatches.
-#include <attnbench/quantize.h>
+#include <attnbench/quantize/quantize.h>
 
 #include <cstdint>
 #include <cstdio>

@@ -1,8 +1,8 @@
 // Enumerates the layout maps, masks and tile orders that the kernels rely on and holds each against a formulation of
 // its own. Run by test_layout.py: test_layout <section>; prints "<comparisons> <mismatches>".
 #include <attnbench/layout.cuh>
-#include <attnbench/mask.cuh>
-#include <attnbench/scheduler.cuh>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/scheduler.cuh>
 
 #include <algorithm>
 #include <cstdio>

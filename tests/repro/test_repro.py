@@ -1,6 +1,8 @@
 """`attnbench repro`: the script draws the same numbers, runs the same kernel, comes to the same verdict."""
 
 import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 
@@ -12,9 +14,11 @@ from paths import ROOT
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.plugins import load
+from attnbench.records.record import LSE_ERROR, MAX_ERROR, RELATIVE_RMSE, RMS_RATIO, WORST_ROW
 from attnbench.records.store import StoreError
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import make_inputs
+from attnbench.repro import judge as repro_judge
 from attnbench.repro.script import repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.worker.problem import Phases, Problem
@@ -134,3 +138,12 @@ def test_a_plugin_function_needs_torch_and_its_own_file_only(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "import attnbench" not in text and "from attnbench" not in text
     assert text.startswith(f'"""Reproduces one attnbench record: {record.case_key} on right.')
+
+
+def test_the_scripts_judge_spells_the_rules_as_records_do():
+    """Its source is copied out and imports nothing of ours, so the names stand there again."""
+    source = inspect.getsource(repro_judge)
+    for rule in (RELATIVE_RMSE, WORST_ROW, MAX_ERROR, LSE_ERROR, RMS_RATIO):
+        assert f'"{rule}"' in source, rule
+    assert set(repro_judge.ALWAYS) == {RELATIVE_RMSE, WORST_ROW, MAX_ERROR, LSE_ERROR}
+    assert "attnbench" not in re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)

@@ -5,15 +5,15 @@
 #pragma once
 
 #include <attnbench/device.cuh>
-#include <attnbench/mask.cuh>
-#include <attnbench/output.cuh>
-#include <attnbench/persistent.cuh>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/output.cuh>
+#include <attnbench/attention/persistent.cuh>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
+#include <attnbench/attention/products.cuh>
 #include <attnbench/ptx/barrier.cuh>
 #include <attnbench/ptx/registers.cuh>
-#include <attnbench/scheduler.cuh>
-#include <attnbench/softmax.cuh>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/softmax.cuh>
 #include <attnbench/turns.cuh>
 
 namespace attnbench {

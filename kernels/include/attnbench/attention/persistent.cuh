@@ -4,10 +4,10 @@
 #pragma once
 
 #include <attnbench/device.cuh>
-#include <attnbench/forward.h>
+#include <attnbench/attention/forward.h>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
-#include <attnbench/scheduler.cuh>
+#include <attnbench/attention/products.cuh>
+#include <attnbench/attention/scheduler.cuh>
 
 namespace attnbench {
 

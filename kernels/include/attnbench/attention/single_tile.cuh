@@ -1,5 +1,5 @@
-// Tile shapes, shared memory, barriers and producer of the kernels whose CTA works on one output tile: levels 2 and 3,
-// and the ablation without warp specialization.
+// Tile shapes, shared memory, barriers, roles and products of the kernels whose CTA works on one output tile: levels 2
+// and 3, and the ablation without warp specialization. Each owns its main loop.
 //
 //   head_dim  causal  tile (queries x keys)  stages  shared memory  registers (producer / consumer)
 //         64     any       192 x 128            2        88 KiB         32 / 160
@@ -9,10 +9,12 @@
 #pragma once
 
 #include <attnbench/device.cuh>
-#include <attnbench/forward.h>
+#include <attnbench/attention/forward.h>
 #include <attnbench/pipeline.cuh>
-#include <attnbench/products.cuh>
-#include <attnbench/scheduler.cuh>
+#include <attnbench/ptx/registers.cuh>
+#include <attnbench/attention/products.cuh>
+#include <attnbench/attention/scheduler.cuh>
+#include <attnbench/attention/softmax.cuh>
 
 namespace attnbench {
 
@@ -88,6 +90,72 @@ ATTNBENCH_DEVICE void produce(const ptx::TensorMap& q_map, const ptx::TensorMap&
     load_tile<C::head_dim, C::tile_n>(shared.v_stage(at.stage), &v_map, shared.v_full + at.stage * MBARRIER_BYTES,
                                       j * C::tile_n, kv_head, tile.batch, ptx::EVICT_LAST);
     at.advance();
+  }
+}
+
+// One consumer warpgroup: 64 query rows against all keys of the tile.
+template <class C>
+struct Consumer {
+  const ForwardParams& params;
+  Addresses<C> shared;
+  Tile tile;
+  int warpgroup;
+  int thread;  // within the warpgroup
+  RingPosition<C::stages> k_at, v_at;
+  float scores[C::tile_n / 2];  // then, in place, the weights
+  uint32_t weights[C::tile_n / STEP_K][4];
+  float output[C::head_dim / 2];
+  SoftmaxRows rows;
+
+  ATTNBENCH_DEVICE_MEMBER int first_row() const { return tile.first_row + warpgroup * WARPGROUP_ROWS; }
+  ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
+};
+
+template <class C>
+ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
+  const uint32_t q = c.shared.q + c.warpgroup * panel_bytes(WARPGROUP_ROWS);
+  wait_full(c.shared.k_full, c.k_at, where);
+  ptx::wgmma_fence(where);
+  issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage),
+                                                               hold_in_loop<C::head_dim>(j), where);
+  ptx::wgmma_commit_group(where);
+}
+
+template <class C>
+ATTNBENCH_DEVICE void issue_output(Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  wait_full(c.shared.v_full, c.v_at, where);
+  ptx::wgmma_fence(where);
+  issue_weights_value<C::dtype, C::head_dim, C::tile_n>(c.output, c.weights, c.shared.v_stage(c.v_at.stage), where);
+  ptx::wgmma_commit_group(where);
+}
+
+// After the wait for the products. One arrival speaks for the warpgroup: a wgmma-group is formed, and completes, per
+// warpgroup (PTX ISA, wgmma.commit_group).
+template <class C>
+ATTNBENCH_DEVICE void release(const Consumer<C>& c, uint32_t empty, RingPosition<C::stages>& at,
+                              Where where = ATTNBENCH_WHERE) {
+  if (c.thread == 0) ptx::mbarrier_arrive(empty + at.stage * MBARRIER_BYTES, where);
+  at.advance();
+}
+
+// The roles of a CTA with a producer: its one thread, and `consume(shared, tile, warpgroup)` in each consumer warpgroup.
+template <class C, class Consume>
+ATTNBENCH_DEVICE void run_roles(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
+                                const ForwardParams& params, Consume consume) {
+  const Addresses<C> shared = addresses<C>(shared_base());
+  if (thread_index() == 0) init_all_barriers(shared);
+  ptx::cta_sync();
+
+  const Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, block_index());
+  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
+  // uniform registers.
+  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
+  if (warpgroup == 0) {
+    ptx::setmaxnreg_dec<C::producer_registers>();
+    if (thread_index() < WARP_THREADS && ptx::elect_one()) produce<C>(q_map, k_map, v_map, params, shared, tile);
+  } else {
+    ptx::setmaxnreg_inc<C::consumer_registers>();
+    consume(shared, tile, warpgroup - 1);
   }
 }
 

@@ -7,8 +7,8 @@
 #pragma once
 
 #include <attnbench/device.cuh>
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
 #include <attnbench/pipeline.cuh>
 #include <attnbench/ptx/memory.cuh>
 #include <attnbench/ptx/warp.cuh>

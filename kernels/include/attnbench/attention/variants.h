@@ -6,9 +6,9 @@
 // and ends with ATTNBENCH_FORWARD_LIBRARY(LIST), where LIST(V) expands to V(symbol, Config...) per variant.
 #pragma once
 
-#include <attnbench/forward.h>
-#include <attnbench/mask.cuh>
-#include <attnbench/scheduler.cuh>
+#include <attnbench/attention/forward.h>
+#include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/scheduler.cuh>
 
 namespace attnbench {
 

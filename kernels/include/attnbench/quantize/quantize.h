@@ -5,7 +5,7 @@
 #include <attnbench/host.h>
 #include <attnbench/layout.cuh>
 #include <attnbench/ptx/tma.cuh>
-#include <attnbench/quantize_validate.h>
+#include <attnbench/quantize/quantize_validate.h>
 
 #include <cstdint>
 

@@ -4,7 +4,7 @@
 
 #include <attnbench/device.cuh>
 #include <attnbench/layout.cuh>
-#include <attnbench/mask.cuh>
+#include <attnbench/attention/mask.cuh>
 #include <attnbench/ptx/convert.cuh>
 #include <attnbench/ptx/math.cuh>
 #include <attnbench/ptx/warp.cuh>

@@ -2,14 +2,14 @@
 #pragma once
 
 #include <attnbench/device.cuh>
-#include <attnbench/forward.h>
+#include <attnbench/attention/forward.h>
 #include <attnbench/layout.cuh>
 #include <attnbench/ptx/fence.cuh>
 #include <attnbench/ptx/matrix.cuh>
 #include <attnbench/ptx/memory.cuh>
 #include <attnbench/ptx/tma.cuh>
 #include <attnbench/ptx/warp.cuh>
-#include <attnbench/softmax.cuh>
+#include <attnbench/attention/softmax.cuh>
 
 namespace attnbench {
 
