@@ -154,4 +154,4 @@ def test_conditions_survive_the_record():
     }
     assert _block(row, set()) == block
     bare = replace(block, start_s=0.0, duration_s=0.0, conditions=None)
-    assert _block({"samples_s": [0.01], "sample_count": 1}) == bare
+    assert _block({"samples_s": [0.01], "sample_count": 1}, set()) == bare
