@@ -150,8 +150,8 @@ class Base:
         return None
 
     def prep_call(self, case: Case, inputs: Inputs) -> PrepCall | None:
-        """What of `prepare` has to be done again for every call in use; timed beside the call. None where nothing is, or
-        where it is inside the call."""
+        """What of `prepare` has to be done again for every call in use; timed beside the call. None where nothing is,
+        or where it is inside the call."""
         return None
 
 

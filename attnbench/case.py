@@ -49,6 +49,7 @@ class _Hashed:
     """A place for a hash once it is known. No field: it is in no comparison, no copy, no pickle and no record."""
 
     __slots__ = ("_hash",)
+    _hash: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class LaterCase(Case):
 
     @property
     def key(self) -> str:
-        return Case.key.fget(self) + self.further
+        return super(LaterCase, self).key + self.further
 
 
 FIELDS = tuple(field.name for field in fields(Case))

@@ -14,6 +14,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,7 @@ def load(specs: Sequence[str], taken: Collection[str] = (), known: Mapping[str, 
     found = dict(installed() if known is None else known)
     for spec in specs:
         place, name = split_spec(spec)
-        module = _imported(
-            spec, lambda: _import_file(place) if place.endswith(".py") else importlib.import_module(place)
-        )
+        module = _imported(spec, partial(_import_file if place.endswith(".py") else importlib.import_module, place))
         _add(found, [_function(module, name, spec)] if name else _module_backends(module, spec))
     for name in found:
         if name in taken:
@@ -125,7 +124,7 @@ def installed() -> dict[str, Base]:
     """The backends of installed entry points, by name. Raises PluginError."""
     found: dict[str, Base] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        module = _imported(point.value, lambda: importlib.import_module(point.module))
+        module = _imported(point.value, partial(importlib.import_module, point.module))
         _add(found, _module_backends(module, point.value))
     return found
 
@@ -144,6 +143,7 @@ def _import_file(place: str) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))  # a plugin may import its neighbours

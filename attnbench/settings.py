@@ -19,27 +19,35 @@ class Timing(StrictModel):
     """How a case is timed."""
 
     regime: Literal["sustained", "burst"] = Field(
-        "sustained", description="sustained: back to back until clocks settle; burst: short work after a pause"
+        default="sustained", description="sustained: back to back until clocks settle; burst: short work after a pause"
     )
-    cache: Literal["cold", "warm"] = Field("cold", description="whether inputs may still be in the cache")
+    cache: Literal["cold", "warm"] = Field(default="cold", description="whether inputs may still be in the cache")
     timer: Literal["auto", "cpu", "events", "graph"] = Field(
-        "auto", description="auto: CUDA events on a GPU, the clock on the CPU"
+        default="auto", description="auto: CUDA events on a GPU, the clock on the CPU"
     )
-    processes: int = Field(1, ge=1, le=100, description="fresh processes that each measure every case")
+    processes: int = Field(default=1, ge=1, le=100, description="fresh processes that each measure every case")
     interleave: bool = Field(
-        True, description="time the backends of a case together, block by block in turns; false: one after the other"
+        default=True,
+        description="time the backends of a case together, block by block in turns; false: one after the other",
     )
-    min_samples: int = Field(30, ge=1, description="samples to take at least")
-    min_time_s: Positive = Field(0.5, description="seconds inside the operation to measure at least")
-    max_time_s: Positive = Field(15.0, description="seconds after which measuring stops, converged or not")
-    timeout_s: Positive = Field(120.0, description="seconds after which a record counts as hung; its worker is ended")
+    min_samples: int = Field(default=30, ge=1, description="samples to take at least")
+    min_time_s: Positive = Field(default=0.5, description="seconds inside the operation to measure at least")
+    max_time_s: Positive = Field(default=15.0, description="seconds after which measuring stops, converged or not")
+    timeout_s: Positive = Field(
+        default=120.0, description="seconds after which a record counts as hung; its worker is ended"
+    )
     warmup_s: float = Field(
-        0.25, ge=0, allow_inf_nan=False, description="a window of warm-up; at least two, until their medians agree"
+        default=0.25,
+        ge=0,
+        allow_inf_nan=False,
+        description="a window of warm-up; at least two, until their medians agree",
     )
     settle_s: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="sustained: seconds back to back before samples count, at least; "
-        "default: 1 on a GPU, 0 on the CPU"
-    )  # fmt: skip
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="sustained: seconds back to back before samples count, at least; default: 1 on a GPU, 0 on the CPU",
+    )
 
     def mistake(self) -> str | None:
         """What is wrong with the values together; None where they agree."""
@@ -51,32 +59,40 @@ class Timing(StrictModel):
 class Factors(StrictModel):
     """Limits as multiples of the eager reference's own error (fp8: of the emulated pipeline's)."""
 
-    max_error: Positive = Field(2.0, description="largest absolute error, relative to the tensor's RMS")
-    rmse: Positive = Field(1.5, description="relative RMSE")
-    worst_row: Positive = Field(4.0, description="relative RMSE of the worst row")
-    fp8: Positive = Field(1.3, description="8 bits: error against the emulated pipeline's")
+    max_error: Positive = Field(default=2.0, description="largest absolute error, relative to the tensor's RMS")
+    rmse: Positive = Field(default=1.5, description="relative RMSE")
+    worst_row: Positive = Field(default=4.0, description="relative RMSE of the worst row")
+    fp8: Positive = Field(default=1.3, description="8 bits: error against the emulated pipeline's")
 
 
 class Checks(StrictModel):
     """How a result is checked before it is timed."""
 
     oracle: Literal["auto", "full", "sampled"] = Field(
-        "auto", description="query rows compared with the fp64 oracle; auto: all up to seqlen_q 4096, then a sample"
+        default="auto",
+        description="query rows compared with the fp64 oracle; auto: all up to seqlen_q 4096, then a sample",
     )
     repeats: int = Field(
-        2, ge=0, description="further calls whose outputs must equal the first's bitwise, unless declared otherwise"
+        default=2,
+        ge=0,
+        description="further calls whose outputs must equal the first's bitwise, unless declared otherwise",
     )
     processes: int = Field(
-        1, ge=1, le=100, description="fresh processes whose outputs must be equal bitwise, unless declared otherwise"
+        default=1,
+        ge=1,
+        le=100,
+        description="fresh processes whose outputs must be equal bitwise, unless declared otherwise",
     )
-    factors: Factors = Field(Factors(), description="limits as multiples of the reference's error")
+    factors: Factors = Field(default=Factors(), description="limits as multiples of the reference's error")
     sources: bool = Field(
-        False, description="also the error of each source alone (8 bits: q and k, v, P, accumulation), and against the "
-        "inputs before rounding"
-    )  # fmt: skip
+        default=False,
+        description="also the error of each source alone (8 bits: q and k, v, P, accumulation), and against the "
+        "inputs before rounding",
+    )
     probes: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one"
-    )  # fmt: skip
+        default=(),
+        description="problems with a known answer at each case's shape (`attnbench list probes`); all: every one",
+    )
 
     @field_validator("probes", mode="before")
     @classmethod

@@ -1,9 +1,8 @@
 """`attnbench ab` of a revision against itself: how many end in a confirmed regression; and is a planted slowdown found?
 
 Makes a small git repository with one plugin kernel, compares its first revision with itself N times (default 20), and
-then with a second revision that does PERCENT (default 5) more work. All on one CPU core, whatever else the machine does.
-Exit status 1 when an A/A ends in a confirmed regression.
-Usage: ab_null.py [N] [PROCESSES] [PERCENT]
+then with a second revision that does PERCENT (default 5) more work. All on one CPU core, whatever else the machine
+does. Exit status 1 when an A/A ends in a confirmed regression. Usage: ab_null.py [N] [PROCESSES] [PERCENT]
 """
 
 from __future__ import annotations

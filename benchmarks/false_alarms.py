@@ -1,8 +1,9 @@
-"""How often a verdict is wrong, over simulated suites of 40 cases: `ab` and `gate` on equal code, and a true slowdown found.
+"""How often a verdict is wrong, over simulated suites of 40 cases: `ab` and `gate` on equal code, a slowdown found.
 
-Noise: tests/fakes/simulated_noise.py. Its samples go through what `ab` and `gate` decide with (pairing, verdict, compare,
-ruling). Limits: a confirmed regression in at most 1 % of suites of equal code at the 1 % margin; 3 % on one case found by
-`ab` in at least 95 % of suites with 5 processes. Exit status 1 when one is missed. Usage: false_alarms.py [--suites N]
+Noise: tests/fakes/simulated_noise.py. Its samples go through what `ab` and `gate` decide with (pairing, verdict,
+compare, ruling). Limits: a confirmed regression in at most 1 % of suites of equal code at the 1 % margin; 3 % on one
+case found by `ab` in at least 95 % of suites with 5 processes. Exit status 1 when one is missed.
+Usage: false_alarms.py [--suites N]
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,24 +26,23 @@ from fakes.simulated_noise import Noise, side, turns  # noqa: E402
 from attnbench.compare.comparison import compare  # noqa: E402
 from attnbench.compare.gate import REGRESSED, judge_gate  # noqa: E402
 from attnbench.compare.pairs import pair_of_turns  # noqa: E402
-from attnbench.compare.verdict import SLOWER, Margin, confirm, decide, to_confirm  # noqa: E402
+from attnbench.compare.verdict import SLOWER, Margin, Pair, confirm, decide, to_confirm  # noqa: E402
 
 CASES, SUITES, MARGIN = 40, 500, Margin(0.01)
 MOST_FALSE, LEAST_FOUND = 0.01, 0.95
 # A case in the middle of the suite, so that it is neither the shortest nor the first one measured.
 CHANGED = 17
-# A machine whose clocks are not recorded. They are constant: a stored baseline cannot tell a session at a lower clock from
-# slower code, where nobody noted the clock.
+# A machine whose clocks are not recorded. They are constant: a stored baseline cannot tell a session at a lower clock
+# from slower code, where nobody noted the clock.
 UNCLOCKED = Noise(clocks=False, steps=0.0, capped=0.0)
 
 
-def ab(dice: numpy.random.Generator, noise: Noise, effects: dict[int, float] = {}) -> tuple[set[int], set[int]]:
+def ab(dice: numpy.random.Generator, noise: Noise, effects: Mapping[int, float] = {}) -> tuple[set[int], set[int]]:
     """(slower at first, slower once confirmed in fresh processes), as `ab` decides with 5 processes."""
 
-    def measured(which):
-        return {
-            index: pair_of_turns(*sides) for index, sides in turns(dice, which, CASES, noise, effects=effects).items()
-        }
+    def measured(which: Iterable[int]) -> dict[int, Pair]:
+        taken = turns(dice, which, CASES, noise, effects=effects)
+        return {index: pair_of_turns(*sides) for index, sides in taken.items()}
 
     first = decide(measured(range(CASES)), MARGIN)
     again = to_confirm(first)
@@ -49,12 +50,13 @@ def ab(dice: numpy.random.Generator, noise: Noise, effects: dict[int, float] = {
     return set(again), {index for index, verdict in final.items() if verdict.kind == SLOWER}
 
 
-def gate(dice: numpy.random.Generator, noise: Noise, runs: int, effects: dict[int, float] = {}) -> tuple[bool, bool]:
+def gate(dice: numpy.random.Generator, noise: Noise, runs: int, effects: Mapping[int, float] = {}) -> tuple[bool, bool]:
     """(exit status 1, the changed case slower), for one new run against `runs` stored ones."""
     comparison = compare(
         side(dice, "base", runs, CASES, noise), side(dice, "new", 1, CASES, noise, effects=effects), MARGIN
     )
-    found = comparison.cells[CHANGED].verdict.kind == SLOWER
+    verdict = comparison.cells[CHANGED].verdict
+    found = verdict is not None and verdict.kind == SLOWER
     return judge_gate(comparison, strict=False).status == REGRESSED, found
 
 
@@ -86,16 +88,14 @@ def power(suites: int) -> int:
         limit = LEAST_FOUND if effect == 0.03 else None
         failed += limit is not None and rate < limit
         wanted = "" if limit is None else f" (at least {limit:.0%})"
-        print(
-            f"ab, one case of {CASES} slower by {effect:.0%}, 5 processes: found in {rate:.1%} of {suites} suites{wanted}"
-        )
+        what = f"ab, one case of {CASES} slower by {effect:.0%}, 5 processes"
+        print(f"{what}: found in {rate:.1%} of {suites} suites{wanted}")
     for runs in (3, 5):
         for effect in (0.03, 0.05, 0.10):
             dice = numpy.random.default_rng(4)
             rate = sum(gate(dice, UNCLOCKED, runs, {CHANGED: math.log1p(effect)})[1] for _ in range(suites)) / suites
-            print(
-                f"gate, one case slower by {effect:.0%}, {runs} stored runs, sessions shifted by 0.5 %: found in {rate:.1%}"
-            )
+            what = f"gate, one case slower by {effect:.0%}, {runs} stored runs, sessions shifted by 0.5 %"
+            print(f"{what}: found in {rate:.1%}")
     return failed
 
 

@@ -8,6 +8,7 @@
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "emulation")]
 
 from emulator import EmulatedKernel, Schedule  # noqa: E402
 
-from attnbench.backend import Inputs  # noqa: E402
+from attnbench.backend import Inputs, Quantized  # noqa: E402
 from attnbench.backends.paper_rows import Fp8Baseline  # noqa: E402
 from attnbench.case import Case  # noqa: E402
 from attnbench.correctness.judge import relative_errors  # noqa: E402
@@ -36,16 +37,21 @@ ROWS = 8  # queries of the error against seqlen
 # Seeds of the outlier inputs by head_dim; the paper's table has head_dim 128.
 SEEDS = {128: range(5), 64: range(2), 256: range(2)}
 PAPER_SEQLEN = 8192  # not stated in the paper; fits its figures best
-# Queries compared a seed, in whole blocks drawn at random. All of them where the paper has a figure: the worst hundredth
-# of the rows holds more than half of the baseline's squared error, and a sample misses some of those.
+# Queries compared a seed, in whole blocks drawn at random. All of them where the paper has a figure: the worst
+# hundredth of the rows holds more than half of the baseline's squared error, and a sample misses some of those.
 E3_ROWS = {128: PAPER_SEQLEN, 64: 2048, 256: 2048}
 TARGET = 2.6  # the paper's factor between its baseline and block scaling with Hadamard (section 4.3)
+
+
+def stored_in(inputs: Inputs) -> Quantized:
+    assert inputs.quantized is not None, "every case here is of e4m3"
+    return inputs.quantized
 
 
 def kernel_out(kernel: EmulatedKernel, schedule: str, case: Case, inputs: Inputs) -> torch.Tensor:
     """(batch, num_heads, seqlen_q, head_dim) in fp64, by the emulated kernel with truncated sums."""
     kernel.emulator.configure(Schedule(accumulator="truncated"))
-    operands = reference_operands(case, inputs.quantized)
+    operands = reference_operands(case, stored_in(inputs))
     variant = kernel.library.find(schedule, "e4m3", case.head_dim, case.causal, case.scaling == "block")
     bound = bind(kernel.library, variant, operands, case.causal, case.scale, case.p_scale, torch.bfloat16)
     bound.launch()
@@ -56,7 +62,7 @@ def rmse(out: torch.Tensor, exact: torch.Tensor) -> float:
     return relative_errors(out.double(), exact).rmse
 
 
-def e1_ratios(kernel: EmulatedKernel) -> list[tuple]:
+def e1_ratios(kernel: EmulatedKernel) -> Sequence[tuple[object, ...]]:
     rows = []
     for schedule, facts in FP8_SCHEDULES.items():
         for head_dim in (64, 128, 256):
@@ -89,7 +95,7 @@ class OutlierErrors:
     p: float
     kernels: tuple[float, ...]
 
-    def row(self) -> tuple:
+    def row(self) -> tuple[object, ...]:
         paper = self.paper_baseline
         ratios = (paper / self.pipeline, self.tensor_baseline / self.pipeline, paper / self.v)
         errors = (self.paper_baseline, self.tensor_baseline, self.pipeline, self.p_scale_1, self.qk, self.v, self.p)
@@ -99,7 +105,7 @@ class OutlierErrors:
 def some_queries(case: Case, inputs: Inputs, blocks: torch.Tensor) -> tuple[Case, Inputs]:
     """The case with the queries of some blocks only, quantized as among all. Without a mask rows are independent."""
     rows = (blocks[:, None] * case.block_size + torch.arange(case.block_size)).flatten()
-    stored = inputs.quantized
+    stored = stored_in(inputs)
     descale = stored.q_descale[:, blocks] if stored.q_descale.dim() == 3 else stored.q_descale
     quantized = replace(stored, q=stored.q[:, rows], q_descale=descale)
     return replace(case, seqlen_q=len(rows)), Inputs(inputs.q[:, rows], inputs.k, inputs.v, quantized)
@@ -139,7 +145,7 @@ def _kernels_over_pipeline(kernel: EmulatedKernel, whole: Case, block: torch.Ten
     return tuple(rmse(kernel_out(kernel, schedule, case, inputs), exact) / pipeline for schedule in FP8_SCHEDULES)
 
 
-def e3_summary(rows: list[OutlierErrors]) -> list[tuple]:
+def e3_summary(rows: list[OutlierErrors]) -> Sequence[tuple[object, ...]]:
     """By head_dim: the ratio over all seeds together (mean squares), and the smallest and largest of one seed."""
     lines = []
     for head_dim in dict.fromkeys(row.head_dim for row in rows):
@@ -153,7 +159,7 @@ def e3_summary(rows: list[OutlierErrors]) -> list[tuple]:
     return lines
 
 
-def against_seqlen(kernel: EmulatedKernel, longest: int) -> list[tuple]:
+def against_seqlen(kernel: EmulatedKernel, longest: int) -> Sequence[tuple[object, ...]]:
     """E1 with values of one sign (the probe same_sign_v), ROWS queries of one head."""
     rows, seqlen = [], SHORTEST
     while seqlen <= longest:
@@ -162,7 +168,7 @@ def against_seqlen(kernel: EmulatedKernel, longest: int) -> list[tuple]:
         inputs, every = make_inputs(case), oracle.choose_rows(case, "full", "cpu")
         exact = oracle.oracle(case, inputs, every).out
         pipeline = [rmse(oracle.eager(case, inputs, every, one).out, exact) for one in ACCUMULATORS]
-        kernels = [None] * len(FP8_SCHEDULES)
+        kernels: list[float | None] = [None] * len(FP8_SCHEDULES)
         if seqlen <= KERNEL_LONGEST:
             kernels = [rmse(kernel_out(kernel, schedule, case, inputs), exact) for schedule in FP8_SCHEDULES]
         rows.append((seqlen, *pipeline, *kernels))
@@ -173,7 +179,7 @@ def against_seqlen(kernel: EmulatedKernel, longest: int) -> list[tuple]:
 def main() -> None:
     longest = int(sys.argv[1]) if len(sys.argv) > 1 else LONGEST
     kernel = EmulatedKernel.build(KERNELS / "fwd_fp8.cu")
-    headers = ("schedule", "head_dim", "scaling", "E1", "pipeline", "ratio")
+    headers: tuple[str, ...] = ("schedule", "head_dim", "scaling", "E1", "pipeline", "ratio")
     print(tabulate(e1_ratios(kernel), headers, floatfmt=".4g"), flush=True)
     rows = [outlier_errors(kernel, head_dim, seed) for head_dim, seeds in SEEDS.items() for seed in seeds]
     headers = ("seed", "head_dim", "paper baseline", "tensor baseline", "pipeline", "P scale 1", "only qk", "only v",

@@ -1,7 +1,7 @@
-"""How long `attnbench gate` takes over two runs of 2,000 records: at most 5 s, as the command line is used, imports included.
+"""How long `attnbench gate` takes over two runs of 2,000 records: at most 5 s, as a user sees it, imports included.
 
-Writes a stored run and a new one (512 samples a record), and a baseline of three stored runs; gates each in a process of
-its own. Exit status 1 when the two runs take longer than the limit. Usage: gate_speed.py [--records N]
+Writes a stored run and a new one (512 samples a record), and a baseline of three stored runs; gates each in a process
+of its own. Exit status 1 when the two runs take longer than the limit. Usage: gate_speed.py [--records N]
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def main() -> int:
             wall_s, processor_s, counted = gate(base, new)
             limit = f" (at most {LIMIT_S:g} s)" if what == "two runs" else ""
             slow |= bool(limit) and wall_s > LIMIT_S
-            print(f"gate, {what} of {asked.records:,} records, {SAMPLES} samples each: {wall_s:.1f} s{limit}, "
-                  f"processor {processor_s:.1f} s; {counted}")  # fmt: skip
+            print(
+                f"gate, {what} of {asked.records:,} records, {SAMPLES} samples each: {wall_s:.1f} s{limit}, "
+                f"processor {processor_s:.1f} s; {counted}"
+            )
     return int(slow)
 
 

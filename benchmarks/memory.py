@@ -45,7 +45,7 @@ def main() -> int:
         while process.poll() is None:
             peak = max(peak, peak_mb(process.pid) or 0.0)
             time.sleep(POLL_S)
-        printed = process.stdout.read()
+        printed, _ = process.communicate()
     if process.returncode != 0:
         sys.exit(f"the run ended with status {process.returncode}:\n{printed}")
     print(f"parent process at its peak: {peak:.0f} MB, limit {LIMIT_MB} MB")

@@ -1,4 +1,4 @@
-"""The quantize kernel's own speed on a Hopper GPU: its time, its share of the copy bandwidth, and of the attention time.
+"""The quantize kernel's own speed on a Hopper GPU: its time, its share of copy bandwidth, and of the attention time.
 
 16k tokens, hidden size 2048, block scales with and without Hadamard, and scales per head. Bytes are those that must
 move: 2 read and 1 written a value, also where the kernel reads twice. Exit status 1 where a figure misses its target,
@@ -16,9 +16,10 @@ from attnbench.case import Case
 
 SEQLEN, HIDDEN = 16384, 2048
 SCHEMES = (
-    {"scaling": "block", "hadamard": True}, {"scaling": "block", "hadamard": False},
+    {"scaling": "block", "hadamard": True},
+    {"scaling": "block", "hadamard": False},
     {"scaling": "head", "hadamard": True},
-)  # fmt: skip
+)
 # The target is for one pass over memory, and for the scheme of the FlashAttention-3 paper: block scales and Hadamard.
 LEAST_COPY_SHARE = 0.80
 MOST_ATTENTION_SHARE = 0.03

@@ -56,8 +56,10 @@ def record(case: Case, backend: str, samples: int, dice: random.Random) -> Recor
             case, backend, "1.0", "error", kind="crash", reason="killed by SIGSEGV\n  the tail\n  of the output"
         )
     rmse = dice.uniform(1e-3, 2e-3) if luck > 0.12 else 0.1
-    checks = tuple(Check(rule, rmse, 3e-3, rmse <= 3e-3)
-                   for rule in ("relative RMSE", "worst row's relative RMSE", "max error", "LSE error"))  # fmt: skip
+    checks = tuple(
+        Check(rule, rmse, 3e-3, rmse <= 3e-3)
+        for rule in ("relative RMSE", "worst row's relative RMSE", "max error", "LSE error")
+    )
     values = {"bias": 1e-6, "eager_rmse": 1.4e-3, "eager_worst_row": 1.4e-3, "eager_max_error": 1.4e-3}
     if case.is_fp8:
         values |= {"e1": rmse, "e1_emulated": rmse, "e2": 0.05, "e3": 0.05}
@@ -97,10 +99,12 @@ def main() -> int:
         wall_s = time.perf_counter() - start_s
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         plots = list(report.parent.glob("report_plots/*.svg"))
-        print(f"report of {asked.records:,} records, {asked.samples} samples each, "
-              f"{(run / 'records.jsonl').stat().st_size / 1e6:.0f} MB: {wall_s:.1f} s (at most {LIMIT_S:g} s), "
-              f"CPU {used.ru_utime + used.ru_stime:.1f} s, memory {used.ru_maxrss / 1024:.0f} MB, "
-              f"markdown {report.stat().st_size / 1e6:.1f} MB, {len(plots)} figures")  # fmt: skip
+        print(
+            f"report of {asked.records:,} records, {asked.samples} samples each, "
+            f"{(run / 'records.jsonl').stat().st_size / 1e6:.0f} MB: {wall_s:.1f} s (at most {LIMIT_S:g} s), "
+            f"CPU {used.ru_utime + used.ru_stime:.1f} s, memory {used.ru_maxrss / 1024:.0f} MB, "
+            f"markdown {report.stat().st_size / 1e6:.1f} MB, {len(plots)} figures"
+        )
     return int(wall_s > LIMIT_S)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 LIMIT_S = 0.2
 STARTS = 10
 COMMANDS = (
-    ("--help",), ("run", "--help"), ("gate", "--help"), ("list", "backends"), ("list", "suites"), ("list", "inputs"), ("list", "metrics"),
+    ("--help",), ("run", "--help"), ("gate", "--help"),
+    ("list", "backends"), ("list", "suites"), ("list", "inputs"), ("list", "metrics"),
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,6 +17,8 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from attnbench.timing.telemetry import PERIOD_S, TelemetryProcess
 from attnbench.timing.timers import CpuTimer
@@ -28,31 +30,35 @@ ROUNDS = 200
 BLOCK_CALLS = 500
 LEAD_CALLS = 100  # untimed: waking a process is not what is measured
 ON, OFF = True, False
+Timed = Callable[[], Any]  # no attention call, for which the timer's type is
 TURNS = (ON, OFF, OFF, ON) * 4
 
 
-def python_call():
+def python_call() -> Timed:
     """Adds numbers for about CALL_S."""
 
-    def work(count):
-        total = 0
-        for number in range(count):
-            total += number
-        return total
+    def adding(count: int) -> Timed:
+        def add() -> int:
+            total = 0
+            for number in range(count):
+                total += number
+            return total
+
+        return add
 
     count = 1000
     for _ in range(5):
-        count = max(1, round(count * CALL_S / fastest(lambda: work(count))))
-    return lambda: work(count)
+        count = max(1, round(count * CALL_S / fastest(adding(count))))
+    return adding(count)
 
 
-def torch_call():
+def torch_call() -> Timed:
     """Attention with so many keys that it takes about CALL_S."""
     import torch
 
     torch.set_num_threads(1)
 
-    def attention(seqlen):
+    def attention(seqlen: int) -> Timed:
         q, k = torch.randn(1, 1, 16, 64), torch.randn(1, 1, seqlen, 64)
         return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, k)
 
@@ -60,7 +66,7 @@ def torch_call():
     return next(attention(size) for size in sizes if fastest(attention(size)) >= 0.9 * CALL_S)
 
 
-def fastest(call):
+def fastest(call: Timed) -> float:
     times = []
     for _ in range(50):
         started = time.perf_counter()
@@ -72,17 +78,18 @@ def fastest(call):
 class Switch:
     """A telemetry process that is stopped (SIGSTOP) while it is off."""
 
-    def __init__(self):
-        self._watch = TelemetryProcess("cpu", os.cpu_count())
+    def __init__(self) -> None:
+        self._watch = TelemetryProcess("cpu", os.cpu_count() or 1)
         self._watch.facts()  # it has started
 
-    def turn(self, on):
+    def turn(self, on: bool) -> None:
+        assert self._watch.pid is not None, "it has started"
         os.kill(self._watch.pid, signal.SIGCONT if on else signal.SIGSTOP)
 
-    def readings(self):
+    def readings(self) -> int:
         return self._watch.between(0.0, self._watch.clock.now()).telemetry_samples
 
-    def stop(self):
+    def stop(self) -> None:
         self.turn(ON)
         self._watch.stop()
 
@@ -90,10 +97,10 @@ class Switch:
 class SleepingThread:
     """What telemetry is not: a thread of this process that wakes as often and does nothing."""
 
-    def __init__(self):
-        self._awake = None
+    def __init__(self) -> None:
+        self._awake: threading.Event | None = None
 
-    def turn(self, on):
+    def turn(self, on: bool) -> None:
         if self._awake is not None:
             self._awake.set()
         self._awake = threading.Event() if on else None
@@ -101,25 +108,25 @@ class SleepingThread:
             threading.Thread(target=self._sleep, args=(self._awake,), daemon=True).start()
 
     @staticmethod
-    def _sleep(ended):
+    def _sleep(ended: threading.Event) -> None:
         while not ended.wait(PERIOD_S):
             pass
 
 
-def block(call, on, switch):
+def block(call: Timed, on: bool, switch: Switch | SleepingThread) -> Sequence[float]:
     switch.turn(on)
     return CpuTimer().take(itertools.repeat(call), LEAD_CALLS + BLOCK_CALLS, 1, None)[LEAD_CALLS:]
 
 
-def ratio(call, switch):
+def ratio(call: Timed, switch: Switch | SleepingThread) -> float:
     """Median with telemetry over median without, of one round."""
-    samples = {ON: [], OFF: []}
+    samples: dict[bool, list[float]] = {ON: [], OFF: []}
     for on in TURNS:
         samples[on] += block(call, on, switch)
     return statistics.median(samples[ON]) / statistics.median(samples[OFF])
 
 
-def report(name, call, rounds, switch):
+def report(name: str, call: Timed, rounds: int, switch: Switch | SleepingThread) -> float:
     """Prints a line; the lower end of the interval."""
     ratios = sorted(ratio(call, switch) for _ in range(rounds))
     # Ranks of the order statistics around the median, normal approximation of the binomial.

@@ -11,7 +11,7 @@ from paths import ROOT
 # NOTE: set before torch is imported by anyone, here and in the processes that tests start. Tensors in tests are tiny: a
 # second OpenMP thread only spins, and on a busy machine slows them down many times over.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# NOTE: a shell starts background jobs with SIGINT ignored, and processes inherit that; tests of Ctrl-C need it delivered.
+# NOTE: a shell starts background jobs with SIGINT ignored, and processes inherit that; tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Enough to run every step of timing once.

@@ -5,6 +5,7 @@ Base against itself on some cases gives the noise floor. What comes out slower i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import zlib
@@ -20,6 +21,7 @@ from attnbench.compare.comparison import Comparison, compare
 from attnbench.compare.differences import NotEnough, noise_floor, process_differences
 from attnbench.compare.pairs import pair_of_turns, suite_of_turns
 from attnbench.compare.verdict import SLOWER, Margin, confirm
+from attnbench.messages import Ready
 from attnbench.records.record import Record, merge_processes
 from attnbench.suite.suite import Job
 from attnbench.timing.rounds import take_turns
@@ -145,20 +147,19 @@ class PairedRun:
         arms = [RemoteArm(side, task.job, task.backend, process, self.watch) for side in sides]
         limit_s = len(arms) * task.job.timing.max_time_s
         seed = zlib.crc32(f"{self.seed} {task.job.case.key} {task.backend}".encode())
-        if all([_holds(arm) for arm in arms]):  # a list: both sides are checked, whatever came of the first
+        held = [_holds(arm) for arm in arms]  # both sides are checked, whatever came of the first
+        if all(held):
             shared_s = min(arm.call_s for arm in arms)
             for arm in arms:
                 arm.call_s = shared_s
-            try:
+            with contextlib.suppress(ArmLost):
                 take_turns(arms, seed + process, limit_s, lambda: time.monotonic() - sum(arm.lost_s for arm in arms))
-            except ArmLost:
-                pass
         timed = all(arm.record is None for arm in arms)
         one, other = (arm.release(ARMS, seed, timed) for arm in arms)
         return one, other
 
 
-def start(*sides: RevisionWorker) -> list:
+def start(*sides: RevisionWorker) -> list[Ready]:
     """A fresh worker for each, started at the same time; their ready events. Raises RunError."""
     for side in sides:
         side.start()
@@ -215,7 +216,7 @@ def confirmed(comparison: Comparison, second: Measured) -> Comparison:
     base, head = (
         {(record.case_key, record.backend): record.measurement for record in second.merged(place)} for place in (0, 1)
     )
-    both = {key: (one, head[key]) for key, one in base.items() if one and head.get(key)}
+    both = {key: (one, other) for key, one in base.items() if one and (other := head.get(key))}
     first = {(cell.case_key, cell.backend): cell.verdict for cell in comparison.cells if cell.verdict}
     verdicts = confirm(first, {key: pair_of_turns(*pair) for key, pair in both.items()}, comparison.margin)
     cells = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ class RevisionWorker:
 
     def ready(self) -> Ready:
         """The worker's ready event. Raises RunError when it cannot work."""
+        assert self._worker is not None, "`start` comes first"
         try:
             self._event = self._event or self._worker.start()
         except WorkerRefused as error:
@@ -61,6 +63,7 @@ class RevisionWorker:
             self.start()
         self.ready()
         self._used = True
+        assert self._worker is not None, "`start` leaves a worker"
         return self._worker
 
     def stop(self) -> None:
@@ -102,7 +105,8 @@ class RemoteArm:
     """One backend on one case, held in a side's worker: an `Arm` of `rounds`. Raises ArmLost where it fails."""
 
     def __init__(self, side: RevisionWorker, job: Job, backend: str, process: int, watch: Callable[[str, str], None]):
-        self.name, self.record, self.done, self.lost_s, self.call_s = side.name, None, False, 0.0, 0.0
+        self.name, self.done, self.lost_s, self.call_s = side.name, False, 0.0, 0.0
+        self.record: Record | None = None
         self._side, self._process, self._held = side, process, False
         self._listener = Listener(job, [backend], self._keep, watch, Counter())
 
@@ -133,10 +137,9 @@ class RemoteArm:
     def release(self, together: Sequence[str], order_seed: int, timed: bool) -> Record:
         """The record, without its times unless `timed`."""
         if self.record is None and self._held:
-            try:
+            with contextlib.suppress(ArmLost):
                 self._ask(ReleaseBackend(together=tuple(together), order_seed=order_seed, timed=timed), RecordMade)
-            except ArmLost:
-                pass
+        assert self.record is not None, "an arm that is not held has a record, and one that is released gets one"
         return self.record
 
     def _ask(self, job: HoldBackend | TakeBlock | ReleaseBackend, answer: type[A]) -> A:

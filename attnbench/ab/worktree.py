@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Repository:
         return len(_git(self.top, "status", "--porcelain").splitlines())
 
 
-@contextmanager
+@contextlib.contextmanager
 def worktrees(repository: Repository, revisions: Sequence[Revision]) -> Iterator[list[Path]]:
     """A folder with each revision checked out, detached; all gone afterwards, however it ends. Raises GitError."""
     _sweep(repository)
@@ -145,13 +145,11 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _quietly(folder: Path, *arguments: str) -> None:
-    try:
+    with contextlib.suppress(GitError):  # it was never added; its folder goes with the temporary one
         _git(folder, *arguments)
-    except GitError:
-        pass  # it was never added; its folder goes with the temporary one
 
 
-@contextmanager
+@contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C does not end the tidying up after the first."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

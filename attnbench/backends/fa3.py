@@ -64,7 +64,7 @@ class FlashAttention3(Base):
         return _head_dim_reason(case) or (_fp8_reason(case) if case.is_fp8 else None)
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
-        source = inputs.quantized if case.is_fp8 else inputs
+        source = inputs.quantized or inputs
         q, k, v = source.q, source.k, source.v
         forward = _forward()
         options: dict[str, Any] = {"softmax_scale": case.scale, "causal": case.causal}

@@ -31,11 +31,11 @@ class HopperFp8(KernelBackend):
     """The backend of one schedule: `hopper_fp8` sums as the tensor core does, `hopper_fp8[two_level]` on two levels."""
 
     @property
-    def accumulator(self) -> str:
+    def accumulator(self) -> str:  # type: ignore[override]  # read only, as everybody uses it
         return FP8_SCHEDULES[self.schedule].accumulator
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # read only, as everybody uses it
         default = self.schedule == DEFAULT_FP8_SCHEDULE
         return "hopper_fp8" if default else f"hopper_fp8[{self.schedule.removeprefix('fp8_')}]"
 
@@ -76,6 +76,7 @@ class HopperFp8(KernelBackend):
         from attnbench.hopper.library import KernelError
 
         bound = quantizer.bind(inputs, case)
+        assert inputs.quantized is not None, "an e4m3 case's inputs hold the reference quantizer's"
         wrong = quantizer.differences(bound.launch(torch.cuda.current_stream().cuda_stream), inputs.quantized)
         if wrong:
             raise KernelError(f"the quantize kernel's bits are not the reference quantizer's: {wrong}")
@@ -89,8 +90,11 @@ class HopperFp8(KernelBackend):
     def bind(self, case: Case, inputs: Inputs) -> BoundForward:
         from attnbench.hopper.forward import bind, reference_operands
 
+        assert inputs.quantized is not None, "an e4m3 case's inputs hold the reference quantizer's"
         library, operands = built_kernel(self.schedule).library, reference_operands(case, inputs.quantized)
-        return bind(library, self.variant(case), operands, case.causal, case.scale, case.p_scale, inputs.q.dtype)
+        variant = self.variant(case)
+        assert variant is not None, "`unsupported` refuses a case without one"
+        return bind(library, variant, operands, case.causal, case.scale, case.p_scale, inputs.q.dtype)
 
 
 BACKENDS = tuple(HopperFp8(schedule) for schedule in FP8_SCHEDULES)

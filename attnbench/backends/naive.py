@@ -11,6 +11,7 @@ from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -45,7 +46,7 @@ class Naive(Base):
         return call
 
 
-def _hidden(case: Case, device: object) -> Tensor | None:
+def _hidden(case: Case, device: torch.device) -> Tensor | None:
     """(seqlen_q, seqlen_k), True where the bottom-right causal mask hides a key."""
     import torch
 

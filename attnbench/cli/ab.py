@@ -151,8 +151,10 @@ def _tasks(request: AbRequest, base: RevisionWorker, head: RevisionWorker, ready
             names.append(name)
         elif on_base or request.backends:
             there, missing = (base, head) if on_base else (head, base)
-            raise RunError(f'backend "{name}" is in {there.revision} and not in {missing.revision}; '
-                           "name those that both have with --backend")  # fmt: skip
+            raise RunError(
+                f'backend "{name}" is in {there.revision} and not in {missing.revision}; '
+                "name those that both have with --backend"
+            )
         else:
             click.echo(f"note: {name} is new in {head.revision}: nothing to hold it against")
     if not names:

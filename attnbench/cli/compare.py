@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def gate_command(base: Path, new: Path, margin: Margin, junit: Path | None, github: bool, strict: bool, force: bool,
-                 every: bool) -> int:  # fmt: skip
+def gate_command(
+    base: Path, new: Path, margin: Margin, junit: Path | None, github: bool, strict: bool, force: bool, every: bool
+) -> int:
     """The exit status. Raises StoreError for a mistake."""
     try:
         sides = read_sides(base, new)

@@ -47,7 +47,7 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except BrokenPipeError:
-            # click would exit with 1, which means an incorrect result here; and Python would flush once more at its end.
+            # click would exit with 1, which means an incorrect result here; and Python would flush again at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.Abort("interrupted: nobody reads the output any more") from None
 

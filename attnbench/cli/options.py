@@ -46,7 +46,7 @@ def run_directories(context: click.Context, parameter: click.Parameter, incomple
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """`90s`, `15m`, `2h`, or plain seconds."""
 
     name = "duration"
@@ -64,7 +64,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class Percentage(click.ParamType):
+class Percentage(click.ParamType):  # type: ignore[type-arg]  # as above
     """`1%`, `0.5%`: a fraction of the base time. The sign is required: 1 alone could mean either."""
 
     name = "percentage"

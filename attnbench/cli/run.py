@@ -216,7 +216,7 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
 
 def spoilt(records: Sequence[Record]) -> tuple[str, ...]:
     """The blocks that the machine spoilt, by cause: no number holds them; they tell how still it held."""
-    causes = Counter()
+    causes: Counter[str] = Counter()
     for record in records:
         causes.update(record.measurement.discarded if record.measurement else {})
     return tuple(
@@ -228,7 +228,7 @@ def time_split(outcome: Outcome) -> str:
     """Wall time by phase; the rest is the harness's own: starting workers, transport, writing."""
     if outcome.wall_s <= 0:
         return "wall time 0 s"
-    shares = [(name, seconds) for name, seconds in outcome.spent_s.items()]
-    shares.append(("own overhead", outcome.wall_s - sum(outcome.spent_s.values())))
+    own_s = outcome.wall_s - sum(outcome.spent_s.values())
+    shares = [*outcome.spent_s.items(), ("own overhead", own_s)]
     text = ", ".join(f"{name} {seconds / outcome.wall_s:.0%}" for name, seconds in shares)
     return f"wall time {outcome.wall_s:.0f} s: {text}"

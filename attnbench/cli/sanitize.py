@@ -143,8 +143,15 @@ def verdict(exit_status: int | None, output: str) -> str:
 def run_with_timeout(command: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
     """Exit status (None when it was killed for time) and output of a command, run in the repository."""
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join((import_folder(), os.environ.get("PYTHONPATH", "")))}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=import_folder(), env=environ, start_new_session=True, **streams)
+    process = subprocess.Popen(
+        command,
+        cwd=import_folder(),
+        env=environ,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         output, _ = process.communicate(timeout=timeout_s)
         return process.returncode, output
@@ -257,10 +264,9 @@ def main(out: Path, budget_s: float, launch: tuple[str, str] | None) -> None:
         click.echo(f"{quantize_all(head_dim) if launch[0] == QUANTIZE else launch_all(launch[0], head_dim)} launches")
         return
     reason, sanitizer = _cannot_run(), find_sanitizer()
-    if reason is None and sanitizer is None:
-        reason = "no compute-sanitizer on PATH or in the CUDA toolkit"
-    if reason is not None:
-        click.echo(f"compute-sanitizer: not run: {reason}")
+    if reason is not None or sanitizer is None:
+        absent = "no compute-sanitizer on PATH or in the CUDA toolkit"
+        click.echo(f"compute-sanitizer: not run: {reason or absent}")
         sys.exit(3)
     wanted = steps()
     results = sanitize(out, wanted, sanitizer, budget_s)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.records.record import Record
-from attnbench.records.result import Result, latest
+from attnbench.records.result import Result, TimedResult, latest
 from attnbench.units import lengths, show_time, significant
 
 if TYPE_CHECKING:
@@ -190,15 +190,15 @@ def _folded_cell(members: Sequence[Result]) -> str:
     return ", ".join(parts) or ("—" if members else "")
 
 
-def _timed(results: Iterable[Result]) -> list[Result]:
-    return [result for result in results if result.time_s is not None]
+def _timed(results: Iterable[Result]) -> list[TimedResult]:
+    return [result for result in results if isinstance(result, TimedResult)]
 
 
 def _title(results: Iterable[Result]) -> str:
     timed = _timed(results)
     if not timed:
         return "checked, nothing timed"
-    every = all(result.record.measurement.converged for result in timed)
+    every = all(result.measurement.converged for result in timed)
     return "median time, TFLOPS" + ("" if every else f" ({UNCONVERGED.strip()}: did not converge)")
 
 
@@ -218,8 +218,8 @@ def _cell(result: Result | None) -> str:
     if result is None:
         return ""
     record = result.record
-    if result.time_s is not None:
-        mark = "" if record.measurement.converged else UNCONVERGED
+    if isinstance(result, TimedResult):
+        mark = "" if result.measurement.converged else UNCONVERGED
         return f"{show_time(result.time_s)}, {significant(result.flops_per_s / 1e12, 3)}{mark}"
     words = {"ok": "passed", "error": f"error: {record.kind}"}.get(record.status, record.status)
     style = STYLES[record.status]

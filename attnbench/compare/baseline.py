@@ -86,10 +86,10 @@ def _side(path: Path, folder_of_machines: bool) -> Side:
 
 def _of_machines(base: Path, fresh: Side) -> Side:
     names = {machine_of(run) for run in fresh.runs}
-    if len(names) > 1 or None in names:
+    machine = next(iter(names)) if len(names) == 1 else None
+    if machine is None:
         listed = ", ".join(sorted(map(str, names)))
         raise StoreError(f"{fresh.path}: its runs name no single machine ({listed}); give BASE as a folder of runs")
-    machine = names.pop()
     folders = {path.name: runs_in(path) for path in sorted(base.iterdir()) if runs_in(path)}
     own = folders.get(machine, [])
     if len(own) < FEWEST_RUNS <= len(folders):
@@ -104,9 +104,9 @@ def _of_machines(base: Path, fresh: Side) -> Side:
 
 # Which stored runs a new one is compared with: those of its own card and settings, rather those that held still.
 #
-# Where its card has too few, one run each of several other cards of its kind: what cards of one kind are apart is then in
-# the spread of the stored runs, as what sessions are apart is. Several runs of one card would pass for as many cards.
-# What is said of cards goes for hosts without a GPU.
+# Where its card has too few, one run each of several other cards of its kind: what cards of one kind are apart is then
+# in the spread of the stored runs, as what sessions are apart is. Several runs of one card would pass for as many
+# cards. What is said of cards goes for hosts without a GPU.
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ from attnbench.records.store import StoreError, write_file
 # What XML 1.0 cannot hold (its section 2.2), and terminal colours, which nobody can read there.
 _UNWRITABLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The test cases of the comparison as a whole: name and type.
-_WHOLE = {REGRESSED: ("the geometric mean over the suite", SLOWER),
-          INCOMPLETE: ("everything was read and compared", "incomplete")}  # fmt: skip
+_WHOLE = {
+    REGRESSED: ("the geometric mean over the suite", SLOWER),
+    INCOMPLETE: ("everything was read and compared", "incomplete"),
+}
 # How a status shows: JUnit tells a failure of what was tested from an error in testing it.
 _TAGS = {REGRESSED: "failure", INCOMPLETE: "error", UNDECIDED: "failure"}
 
@@ -108,11 +110,12 @@ def _case(suite: ElementTree.Element, cell: Cell, status: int, forced: bool) -> 
 
 
 def _figures(cell: Cell) -> str:
-    if cell.verdict is None or cell.verdict.time is None:
+    verdict = cell.verdict
+    if verdict is None or verdict.difference is None or verdict.interval is None:
         return ""
-    low, high = map(signed, cell.verdict.interval)
-    p = "" if cell.verdict.p is None else f", adjusted p {cell.verdict.p:.2g}"
-    return f" {signed(cell.verdict.difference)} ({low} to {high}{p})"
+    low, high = map(signed, verdict.interval)
+    p = "" if verdict.p is None else f", adjusted p {verdict.p:.2g}"
+    return f" {signed(verdict.difference)} ({low} to {high}{p})"
 
 
 def _count(element: ElementTree.Element) -> None:
@@ -140,7 +143,7 @@ def annotate(verb: str, comparison: Comparison, gate_result: GateResult) -> None
 
     Raises StoreError where that file cannot be written.
     """
-    for line in annotations(verb, comparison, gate_result):
+    for line in _annotations(verb, comparison, gate_result):
         click.echo(line)
     target = os.environ.get(SUMMARY)
     if not target:
@@ -153,7 +156,7 @@ def annotate(verb: str, comparison: Comparison, gate_result: GateResult) -> None
         raise StoreError(f"cannot write the step summary {target} ({SUMMARY}): {error.strerror}") from None
 
 
-def annotations(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
+def _annotations(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
     """`::error title=...::...`, the gravest first; what GitHub would drop is counted in one of its own."""
     cells = sorted(zip(gate_result.by_cell, comparison.cells, strict=True), key=lambda item: item[0] != REGRESSED)
     failing = [(status, cell) for status, cell in cells if status != PASSED]
@@ -161,7 +164,8 @@ def annotations(verb: str, comparison: Comparison, gate_result: GateResult) -> I
     for reason in gate_result.reasons:
         yield _command("error", title, reason)
     for _, cell in failing[:room]:
-        moved = "" if cell.verdict is None or cell.verdict.time is None else f" {signed(cell.verdict.difference)}"
+        difference = None if cell.verdict is None else cell.verdict.difference
+        moved = "" if difference is None else f" {signed(difference)}"
         text = "; ".join(filter(None, (why(cell), *besides(cell))))
         yield _command("error", f"{kind(cell)}{moved}: {cell.backend}, {cell.case_key}", text or kind(cell))
     if len(failing) > room:

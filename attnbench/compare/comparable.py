@@ -65,7 +65,7 @@ def of_one_kind(base: Run, new: Run) -> bool:
         return False
     hosts = [{"CPU": section(run.environment, "cpu").get("model")} for run in (base, new)]
     alike = [{name: value for name, value in facts.items() if name not in _IDENTITY} for facts in (before, now)]
-    return not any((*_differences(*alike, both=True), *_differences(*hosts, both=True)))
+    return not any(True for one, other in (alike, hosts) for _ in _differences(one, other, both=True))
 
 
 def one_of_its_kind(run: Run) -> str | None:
@@ -76,7 +76,8 @@ def one_of_its_kind(run: Run) -> str | None:
 
 def differences_of_measurements(base: Measurement, new: Measurement) -> tuple[str, ...]:
     """The same of two measurements of a case: timer, regime, cache."""
-    return tuple(_differences(*({name: getattr(one, name) for name in _MEASURED_BY} for one in (base, new)), both=True))
+    before, now = ({name: getattr(one, name) for name in _MEASURED_BY} for one in (base, new))
+    return tuple(_differences(before, now, both=True))
 
 
 def cautions(base: Run, new: Run) -> Iterator[str]:
@@ -85,9 +86,10 @@ def cautions(base: Run, new: Run) -> Iterator[str]:
     machines = _differences(_machine(base.environment), _machine(new.environment))
     yield from (text for text in machines if text not in refusals)
     yield from _differences(_software(base.environment), _software(new.environment))
-    rates = [Machine.of(run.environment, run.sentinels).gemm_flops_per_s for run in (base, new)]
-    if all(isinstance(rate, (int, float)) and rate > 0 for rate in rates):
-        drift = rates[1] / rates[0] - 1
+    before, now = (Machine.of(run.environment, run.sentinels).gemm_flops_per_s for run in (base, new))
+    # NOTE: of old runs the rate is whatever stands in their environment.
+    if isinstance(before, (int, float)) and isinstance(now, (int, float)) and before > 0 and now > 0:
+        drift = now / before - 1
         if abs(drift) > SENTINEL_DRIFT:
             yield f"the machine's own GEMM: {100 * drift:+.1f} % in rate, so the machine was in another state"
 
@@ -131,8 +133,9 @@ def suspicion(run: Run) -> str:
 def disqualified(run: Run) -> str:
     """Why no verdict may rest on the run; "" where nothing speaks against it.
 
-    NOTE: on a CPU a drift of its sentinels disqualifies nothing, or shared CPUs would never get a verdict: other programs
-    move a sentinel by tens of percent for a moment, and what they do to whole runs is in the spread of the stored ones.
+    NOTE: on a CPU a drift of its sentinels disqualifies nothing, or shared CPUs would never get a verdict: other
+    programs move a sentinel by tens of percent for a moment, and what they do to whole runs is in the spread of the
+    stored ones.
     """
     sentinels = run.sentinels if gpu_of(run.environment) else ()
     return "; ".join(why_suspect(run.environment, sentinels))

@@ -143,19 +143,27 @@ def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, P
         alike, reasons = _alike(base, new)
         unlike.update(reasons)
         base = base if force else alike
+        turns = _turns(base, new)
         if not any(base):
             pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(dict.fromkeys(reasons)))
-        elif len(base) == len(new) == 1 and took_turns(base[0], new[0]):
-            pairs[name] = pair_of_turns(base[0], new[0])
+        elif turns is not None and took_turns(*turns):
+            pairs[name] = pair_of_turns(*turns)
         else:
             pairs[name] = None
             stored[name] = base, new
     return pairs | pairs_of_runs(stored), unlike
 
 
+def _turns(base: ByRun, new: ByRun) -> tuple[Measurement, Measurement] | None:
+    """The measurements of a case, of which each side must have just one for the two to have taken turns."""
+    (one, *more), (other, *others) = base, new
+    return None if more or others or one is None or other is None else (one, other)
+
+
 def _alike(base: ByRun, new: ByRun) -> tuple[list[Measurement | None], list[str]]:
     """The baseline's measurements that were made as NEW's were, and why each of the others was not."""
-    kept, reasons = [], []
+    kept: list[Measurement | None] = []
+    reasons: list[str] = []
     others = [one for one in new if one is not None]
     for measurement in base:
         differ = [] if measurement is None else [
@@ -212,5 +220,5 @@ def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
 def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:
     """The geometric mean over the suite, so that many small losses are not lost."""
     if unit == PROCESS:
-        return decide_one(suite_of_turns([(base[0], new[0]) for base, new in sides]), margin)
+        return decide_one(suite_of_turns([turns for side in sides if (turns := _turns(*side))]), margin)
     return decide_one(suite_of_runs(sides), margin)

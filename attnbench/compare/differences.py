@@ -189,8 +189,8 @@ def suite_mean(cases: Sequence[Mapping[int, float]], fewest: int) -> Difference:
 
 # A new run against a folder of stored runs, which cannot be measured again: whole runs are what is replicated.
 #
-# Two things make runs of the same code differ: everything shifts together (a warmer room, another power state), and each
-# case moves on its own (where its memory lies). The first is estimated once for the suite, for all cases; the
+# Two things make runs of the same code differ: everything shifts together (a warmer room, another power state), and
+# each case moves on its own (where its memory lies). The first is estimated once for the suite, for all cases; the
 # second, for each case, from few runs, so the cases lend each other strength (a moderated t).
 
 Key = TypeVar("Key", bound=Hashable)

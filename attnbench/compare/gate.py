@@ -66,8 +66,8 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cell_status(cell: Cell, strict: bool) -> int:
-    """1 a regression or wrong, 3 missing, failed (as before or not) or not comparable, 4 inconclusive where that counts,
-    else 0."""
+    """1 a regression or wrong, 3 missing, failed (as before or not) or not comparable, 4 inconclusive where that
+    counts, else 0."""
     kinds = {change.kind for change in cell.changes} | ({cell.verdict.kind} if cell.verdict else set())
     if kinds & {SLOWER, *REGRESSIONS}:
         return REGRESSED

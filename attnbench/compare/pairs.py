@@ -95,7 +95,7 @@ def other_inputs(cases: Mapping[Name, CaseRecords]) -> dict[Name, str]:
     return found
 
 
-def _problem(name: Name, one: CaseRecords) -> tuple:
+def _problem(name: Name, one: CaseRecords) -> tuple[object, ...]:
     """What is computed, apart from the values that it is computed on; and by whom."""
     fields = _case(one).to_dict()
     return (name[1], *(value for field, value in fields.items() if field not in ("inputs", "seed")))
@@ -126,8 +126,8 @@ CLOCKED_SHARE = 0.5
 def took_turns(base: Measurement, new: Measurement) -> bool:
     """Whether two measurements were interleaved with each other: two arms of one schedule, and at the same time.
 
-    NOTE: the order follows from the case and the backends, so two unrelated runs have it in common. What they do not have
-    is different arms for one backend.
+    NOTE: the order follows from the case and the backends, so two unrelated runs have it in common. What they do not
+    have is different arms for one backend.
     """
     arms = [{block.arm for block in one.blocks} for one in (base, new)]
     if not base.together or (base.together, base.order_seed) != (new.together, new.order_seed) or arms[0] & arms[1]:
@@ -182,13 +182,15 @@ def suite_of_runs(cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:
 
 def block_cycles(block: Block) -> float:
     """SM cycles of a call: the block's median time x its mean SM clock, of which it must have a reading."""
-    return block_median_s(block) * block.conditions.sm_clock_mhz * 1e6
+    clock_mhz = _clock_mhz(block)
+    assert clock_mhz is not None, "`_weighed` leaves out blocks without a reading"
+    return block_median_s(block) * clock_mhz * 1e6
 
 
 def clock_shift(base: ByRun, new: ByRun) -> float:
     """ln(new / base) of the median SM clock of either side's blocks, of those that have a reading (there are some)."""
     clocks = [
-        statistics.median(block.conditions.sm_clock_mhz for block in _blocks(side) if _has_clock(block))
+        statistics.median(clock_mhz for block in _blocks(side) if (clock_mhz := _clock_mhz(block)))
         for side in (base, new)
     ]
     return math.log(clocks[1] / clocks[0])
@@ -217,7 +219,8 @@ def _suite(mean: Callable[[Weigh], Difference], cases: Sequence[tuple[ByRun, ByR
 def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, sides: tuple[ByRun, ByRun]) -> Pair:
     if isinstance(time, NotEnough):
         return Pair(refused=INCONCLUSIVE, reason=str(time))
-    return Pair(time) if cycles is None else Pair(time, cycles, clock_shift(*sides))
+    # NOTE: cycles are known of as many runs as times are, so that there is enough of one where there is of the other.
+    return Pair(time, cycles, clock_shift(*sides)) if isinstance(cycles, Difference) else Pair(time)
 
 
 def _levels(base: ByRun, new: ByRun, weigh: Weigh) -> Levels:
@@ -243,7 +246,11 @@ def _clocks_known(side: ByRun) -> bool:
 
 
 def _has_clock(block: Block) -> bool:
-    return block.conditions is not None and bool(block.conditions.sm_clock_mhz)
+    return bool(_clock_mhz(block))
+
+
+def _clock_mhz(block: Block) -> float | None:
+    return None if block.conditions is None else block.conditions.sm_clock_mhz
 
 
 def _blocks(side: ByRun) -> list[Block]:

@@ -25,8 +25,8 @@ _KERNEL_WORDS = {"registers": "registers", "shared_bytes": "bytes of shared memo
                  "spill_store_bytes": "bytes of spill stores", "spill_load_bytes": "bytes of spill loads"}  # fmt: skip
 
 WRONG, BROKEN, ERROR, MEMORY, KERNEL, NOTE = "incorrect", "error", "error growth", "memory", "kernel", "note"
-# What failed in every run of the baseline and fails in the same way now (a case that is too large for the card, say): no
-# regression, and nothing that was compared, so that the gate is incomplete until the suite leaves it out.
+# What failed in every run of the baseline and fails in the same way now (a case that is too large for the card, say):
+# no regression, and nothing that was compared, so that the gate is incomplete until the suite leaves it out.
 FAILS_AS_BEFORE = "fails as before"
 REGRESSIONS = (WRONG, ERROR, MEMORY, KERNEL)
 
@@ -83,8 +83,11 @@ def _error_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:
 
 def _errors(record: Record) -> dict[str, float]:
     """The end-to-end errors of a record: relative RMSE as last judged, and E3 of an e4m3 case."""
-    found = {check.rule: check.value for check in record.accuracy.checks if check.rule == RELATIVE_RMSE}
-    return found | ({"E3": record.accuracy.values["e3"]} if "e3" in record.accuracy.values else {})
+    accuracy = record.accuracy
+    if accuracy is None:
+        return {}
+    found = {check.rule: check.value for check in accuracy.checks if check.rule == RELATIVE_RMSE}
+    return found | ({"E3": accuracy.values["e3"]} if "e3" in accuracy.values else {})
 
 
 def _memory_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:

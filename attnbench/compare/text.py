@@ -78,7 +78,7 @@ def headlines(comparison: Comparison) -> Iterator[str]:
 def _suite(suite: Verdict | None) -> str:
     if suite is None:
         return "none, no difference in time could be judged"
-    if suite.interval is None:
+    if suite.difference is None or suite.interval is None:
         return f"{suite.kind}: {suite.reason}"
     low, high = suite.interval
     cause = f" ({suite.cause})" if suite.cause else ""
@@ -102,7 +102,7 @@ def rows(comparison: Comparison, every: bool = False) -> Table:
     shown.sort(key=lambda cell: (order[kind(cell)], -_size(cell)))
     told = Counter((kind(cell), why(cell)) for cell in shown if why(cell))
     shared = {entry: times for entry, times in told.items() if times >= SHARED}
-    groups: dict[tuple, list[Cell]] = {}
+    groups: dict[tuple[object, ...], list[Cell]] = {}
     for place, cell in enumerate(shown):
         folds = not every and (kind(cell), why(cell)) in shared and None in (cell.base_s, cell.new_s)
         groups.setdefault((kind(cell), cell.backend, why(cell)) if folds else (place,), []).append(cell)
@@ -117,7 +117,7 @@ def _size(cell: Cell) -> float:
     if cell.verdict is not None and cell.verdict.time is not None:
         time = cell.verdict.time
         return {SLOWER: time.low, FASTER: -time.high}.get(cell.verdict.kind, abs(time.mean))
-    return 0.0 if None in (cell.base_s, cell.new_s) else abs(math.log(cell.new_s / cell.base_s))
+    return 0.0 if cell.base_s is None or cell.new_s is None else abs(math.log(cell.new_s / cell.base_s))
 
 
 def _row(group: Sequence[Cell], shared: bool) -> Row:
@@ -126,10 +126,10 @@ def _row(group: Sequence[Cell], shared: bool) -> Row:
     times = ["" if time is None or len(group) > 1 else show_time(time) for time in (cell.base_s, cell.new_s)]
     verdict = cell.verdict
     difference = interval = ""
-    if verdict is not None and verdict.time is not None:
+    if verdict is not None and verdict.difference is not None and verdict.interval is not None:
         difference = signed(verdict.difference)
         interval = "{} to {}".format(*map(signed, verdict.interval))
-    elif all(times):
+    elif len(group) == 1 and cell.base_s is not None and cell.new_s is not None:
         difference = signed(cell.new_s / cell.base_s - 1)  # seen, and nothing says how certain it is
     return Row(kind(cell), (name, cell.backend, *times, difference, interval, _word(cell), "" if shared else why(cell)))
 

@@ -115,10 +115,11 @@ def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
     above = holm({key: time.p_above(margin.log) for key, time in timed.items()})
     below = holm({key: time.p_below(margin.log) for key, time in timed.items()})
     return {
-        key: Verdict(pair.refused, pair.reason, margin.value) if pair.time is None
-        else _verdict(pair, margin, above[key], below[key])
+        key: Verdict(pair.refused, pair.reason, margin.value)
+        if pair.time is None
+        else _verdict(pair, pair.time, margin, above[key], below[key])
         for key, pair in pairs.items()
-    }  # fmt: skip
+    }
 
 
 def decide_one(pair: Pair, margin: Margin) -> Verdict:
@@ -160,10 +161,10 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.2f} %" if fraction < TENFOLD - 1 else f"{1 + fraction:.3g}x"
 
 
-def _verdict(pair: Pair, margin: Margin, above: float, below: float) -> Verdict:
-    kind, reason = _by_time(pair.time, margin, above, below)
-    made = Verdict(kind, reason, margin.value, pair.time, below if kind == FASTER else above)
-    return _by_clocks(made, pair, margin)
+def _verdict(pair: Pair, time: Difference, margin: Margin, above: float, below: float) -> Verdict:
+    kind, reason = _by_time(time, margin, above, below)
+    made = Verdict(kind, reason, margin.value, time, below if kind == FASTER else above)
+    return _by_clocks(made, pair, time.unit, margin)
 
 
 def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tuple[str, str]:
@@ -182,15 +183,15 @@ def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tu
     return INCONCLUSIVE, f"its interval reaches over the margin of {limit}"
 
 
-def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:
+def _by_clocks(verdict: Verdict, pair: Pair, unit: str, margin: Margin) -> Verdict:
     """What the clocks say of a verdict that times alone gave."""
-    apart = pair.clock_shift is not None and abs(pair.clock_shift) > math.log1p(CLOCKS_APART)
+    shift = pair.clock_shift
     if verdict.kind == INCONCLUSIVE:
         return verdict
     holds = pair.cycles is not None and _holds_in_cycles(verdict.kind, pair.cycles, margin)
-    if apart and not holds:
+    if shift is not None and abs(shift) > math.log1p(CLOCKS_APART) and not holds:
         said = "and no cycles are known" if pair.cycles is None else "and in cycles it is " + _in_cycles(pair.cycles)
-        reason = f"{verdict.kind} in time, but SM clocks differ by {signed(math.expm1(pair.clock_shift))} {said}"
+        reason = f"{verdict.kind} in time, but SM clocks differ by {signed(math.expm1(shift))} {said}"
         return replace(verdict, kind=INCONCLUSIVE, reason=reason, cause="" if pair.cycles is None else CLOCK_OR_POWER)
     if pair.cycles is None or verdict.kind == SAME:
         return verdict
@@ -198,7 +199,7 @@ def _by_clocks(verdict: Verdict, pair: Pair, margin: Margin) -> Verdict:
         return replace(verdict, cause=CODE, reason=f"{verdict.reason}; in cycles too")
     if not _holds_in_cycles(SAME, pair.cycles, margin):
         return verdict
-    if pair.time.unit == RUN:
+    if unit == RUN:
         # The clock was the session's. Sides that took turns had it in common: there, what lowers it is the code.
         reason = f"{verdict.kind} in time, the same in cycles: {_in_cycles(pair.cycles)}"
         return replace(verdict, kind=INCONCLUSIVE, reason=reason, cause=CLOCK_OR_POWER)
@@ -220,10 +221,12 @@ def _in_cycles(cycles: Difference) -> str:
 def _confirmed(first: Verdict, second: Verdict | None) -> Verdict:
     if second is not None and second.kind == SLOWER:
         return replace(second, confirmed=True, reason=f"{second.reason}; confirmed in fresh processes")
-    measured = second is not None and second.time is not None
-    seen = f"then {signed(second.difference)}" if measured else "could not be measured again"
+    assert first.difference is not None, "slower is said of a difference only"
+    seen, kept = "could not be measured again", first
+    if second is not None and second.difference is not None:
+        seen, kept = f"then {signed(second.difference)}", second
     reason = f"{signed(first.difference)} at first, {seen}{_why(second)}: not confirmed in fresh processes"
-    return replace(second if measured else first, kind=INCONCLUSIVE, reason=reason, confirmed=False)
+    return replace(kept, kind=INCONCLUSIVE, reason=reason, confirmed=False)
 
 
 def _why(second: Verdict | None) -> str:

@@ -34,7 +34,9 @@ def check_contract(case: Case, inputs: Inputs, outputs: Any) -> None:
 
     if not isinstance(outputs, Outputs):
         raise ContractError(f"the call returned {type(outputs).__name__}, not attnbench.Outputs")
-    wanted = {"out": ((case.batch, case.seqlen_q, case.num_heads, case.head_dim_v), inputs.q.dtype)}
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "out": ((case.batch, case.seqlen_q, case.num_heads, case.head_dim_v), inputs.q.dtype)
+    }
     if outputs.lse is not None:
         wanted["lse"] = ((case.batch, case.num_heads, case.seqlen_q), torch.float32)
     for name, (shape, dtype) in wanted.items():

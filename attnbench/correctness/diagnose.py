@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from attnbench.backend import Inputs
+from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
 from attnbench.reference.oracle import Rows, oracle, visible_keys
 from attnbench.reference.quantize import plain_inputs
@@ -166,8 +166,8 @@ def _places(rows: Rows, wrong: Tensor) -> str:
 
 # What would give this wrong answer? The oracle is asked what known mistakes yield; the one that fits is named.
 #
-# A mistake is another problem: another mask, another scale, other heads, fewer keys. If the kernel's output is right for
-# that problem, within a fraction of its error on the one it was given, that is most likely what it computed.
+# A mistake is another problem: another mask, another scale, other heads, fewer keys. If the kernel's output is right
+# for that problem, within a fraction of its error on the one it was given, that is most likely what it computed.
 
 # Rows a head on which hypotheses are tried: the wrongest ones.
 ROWS_TRIED = 32
@@ -212,7 +212,8 @@ def _wrongest(rows: Rows, out: Tensor, exact: Tensor, eager: Tensor) -> tuple[Ro
     count = min(ROWS_TRIED, rows.index.shape[-1])
     chosen = (out - exact).square().sum(dim=-1).topk(count, dim=-1).indices.sort(dim=-1).values
     wide = chosen[..., None].expand(*chosen.shape, out.shape[-1])
-    return Rows(rows.index.gather(2, chosen), "sampled"), *(tensor.gather(2, wide) for tensor in (out, exact, eager))
+    out, exact, eager = (tensor.gather(2, wide) for tensor in (out, exact, eager))
+    return Rows(rows.index.gather(2, chosen), "sampled"), out, exact, eager
 
 
 def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
@@ -228,7 +229,7 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
     ):
         yield Hypothesis(f"scale: {words}", replace(case, softmax_scale=scale), inputs, rows)
     if quantized.quantized is not None:
-        yield from _descales(case, quantized, rows)
+        yield from _descales(case, quantized, quantized.quantized, rows)
 
 
 def _masks(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
@@ -288,8 +289,7 @@ def _heads(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         yield Hypothesis("batch: every batch element takes the keys and values of element 0", case, first, rows)
 
 
-def _descales(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
-    held = inputs.quantized
+def _descales(case: Case, inputs: Inputs, held: Quantized, rows: Rows) -> Iterator[Hypothesis]:
     if held.k_descale.shape == held.v_descale.shape:
         swapped = replace(held, k_descale=held.v_descale, v_descale=held.k_descale)
         yield Hypothesis("descales of k and v are swapped", case, replace(inputs, quantized=swapped), rows)

@@ -141,8 +141,8 @@ _RULES: dict[str, Callable[[Known], list[Check]]] = {
 
 # What NaN in v must do to the output: reach every row that sees it, and no other head.
 #
-# 0 x NaN is NaN in any matrix product, so that within the same batch element and key/value head a kernel may show NaN in
-# rows that do not see it (a tile that is masked after the product); everywhere else none is allowed.
+# 0 x NaN is NaN in any matrix product, so that within the same batch element and key/value head a kernel may show NaN
+# in rows that do not see it (a tile that is masked after the product); everywhere else none is allowed.
 
 
 def tainted_heads(case: Case, v: Tensor) -> Tensor | None:

@@ -34,7 +34,7 @@ SOURCES = ("source_qk", "source_v", "source_p", "source_hopper", "source_two_lev
 
 def source_errors(ref: Reference) -> Mapping[str, float]:
     """SOURCES, and e1_hopper and e1_two_level: what E1 would be with these accumulators. Empty for 16-bit cases."""
-    if not ref.case.is_fp8:
+    if ref.originals is None:
         return {}
     case, given, rows, exact = ref.case, ref.inputs, ref.rows, ref.originals.out
     stored = plain_inputs(case, given)
@@ -45,16 +45,16 @@ def source_errors(ref: Reference) -> Mapping[str, float]:
         "source_p": emulated(case, plain, rows, "fp32", round_p=True).out,
     }
     errors = {name: relative_errors(out, exact).rmse for name, out in outs.items()}
-    return errors | _summed(ref, plain)
+    return errors | _summed(ref, exact, plain)
 
 
-def _summed(ref: Reference, plain: Inputs) -> Mapping[str, float]:
+def _summed(ref: Reference, drawn: Tensor, plain: Inputs) -> dict[str, float]:
     """source_ and e1_ of each truncated accumulator. e1_: the emulation's E1 at all rows, times what the accumulator
     makes of it at those that are summed."""
     case = ref.case
     place = _spread(ref.rows.index.shape[-1])
     rows = replace(ref.rows, index=ref.rows.index[..., place])
-    originals, exact, fp32 = (x[:, :, place] for x in (ref.originals.out, ref.oracle.out, ref.eager("fp32").out))
+    originals, exact, fp32 = (x[:, :, place] for x in (drawn, ref.oracle.out, ref.eager("fp32").out))
     there = relative_errors(fp32, exact).rmse
     e1 = relative_errors(ref.eager("fp32").out, ref.oracle.out).rmse / there if there else 1.0
     errors = {}

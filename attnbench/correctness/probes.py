@@ -34,7 +34,8 @@ FRESH_SET = 2  # an input set that neither the check nor the recheck after timin
 class ProbeContext(Protocol):
     """What a probe may ask of a trial; `attnbench.worker.trial.LiveProbeContext` answers in the worker."""
 
-    case: Case
+    @property
+    def case(self) -> Case: ...
 
     @property
     def reference(self) -> Reference: ...
@@ -152,6 +153,7 @@ def _zero_descales(context: ProbeContext, backend: Base) -> Iterator[Check]:
     if backend.own_quantizer:
         return
     quantized = inputs.quantized
+    assert quantized is not None, "`_not_fp8` refuses cases without descales"
     flat = replace(inputs, quantized=replace(quantized, q_descale=quantized.q_descale * 0))
     yield from _judge_inputs(context, backend, context.posed(context.case, inputs=flat))
     nothing = replace(inputs, quantized=replace(quantized, v_descale=quantized.v_descale * 0))

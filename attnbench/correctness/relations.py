@@ -74,7 +74,7 @@ def permuted(case: Case, inputs: Inputs) -> Changed:
         return descale if case.scaling in ("none", "tensor") else turn(descale, True, descale.dim() - 1)
 
     def turn_queries(tensor: Tensor, dim: int) -> Tensor:
-        groups = tensor.unflatten(dim, (case.num_heads_kv, -1))
+        groups: Tensor = tensor.unflatten(dim, (case.num_heads_kv, -1))
         return groups.flip([0, dim]).flatten(dim, dim + 1).contiguous()
 
     def turn_query_descale(descale: Tensor) -> Tensor:

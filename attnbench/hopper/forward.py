@@ -277,7 +277,7 @@ def fp8_args(
     return args
 
 
-def descale_strides(descale: Tensor) -> Strides:
+def descale_strides(descale: Tensor) -> ctypes.Array[ctypes.c_int64]:
     """Strides (batch, block, head) in elements; 0 over a dimension that the descales do not have."""
     if descale.dim() == 3:
         return Strides(*descale.stride())
@@ -322,9 +322,11 @@ def check_operands(library: KernelLibrary, operands: Fp8Operands, out: Tensor, l
     if str(out.dtype) not in ("torch.float16", "torch.bfloat16"):
         raise KernelError(f"out is {out.dtype}: must be torch.float16 or torch.bfloat16")
     (batch, seqlen_q, num_heads, head_dim), (_, seqlen_k, num_heads_kv, _) = q.shape, k.shape
-    shapes = {"k": (batch, seqlen_k, num_heads_kv, head_dim),
-              "v_t": (batch, num_heads_kv, v_t.shape[2], padded_tokens(seqlen_k)),
-              "out": (batch, seqlen_q, num_heads, v_t.shape[2])}  # fmt: skip
+    shapes = {
+        "k": (batch, seqlen_k, num_heads_kv, head_dim),
+        "v_t": (batch, num_heads_kv, v_t.shape[2], padded_tokens(seqlen_k)),
+        "out": (batch, seqlen_q, num_heads, v_t.shape[2]),
+    }
     for name, shape in shapes.items():
         if tuple(named[name].shape) != shape:
             raise KernelError(f"{name} has shape {tuple(named[name].shape)}: must be {shape}")

@@ -24,7 +24,7 @@ from attnbench.hopper.build import (
     read_build,
 )
 from attnbench.hopper.library import Variant
-from attnbench.hopper.sass import SassFacts, parse_sass, sass_facts
+from attnbench.hopper.sass import LoopFacts, SassFacts, parse_sass, sass_facts
 from attnbench.hopper.toolchain import ToolMissing, find_disassembler
 
 
@@ -54,7 +54,7 @@ def inspect_build(build: Build, library: Path, only: Variant | None = None) -> l
     """Facts of every variant of a Hopper library, or of one, in the order of its table."""
     ptxas = ptxas_facts(build.log)
     try:
-        functions = parse_sass(find_disassembler().sass(library, only and only.kernel))
+        functions = parse_sass(find_disassembler().sass(library, only.kernel if only else None))
     except ToolMissing:
         functions = None
     facts = []
@@ -231,9 +231,20 @@ def _output_parts(facts: KernelFacts) -> int:
     return -(-facts.variant.head_dim // TWO_LEVEL_COLUMNS)
 
 
+def _sass(facts: KernelFacts) -> SassFacts:
+    assert facts.sass is not None, "`violations` skips limits on machine code that was not read"
+    return facts.sass
+
+
+def _steady_loop(facts: KernelFacts) -> LoopFacts:
+    loop = _sass(facts).steady_loop
+    assert loop is not None, "`violations` skips limits on a loop where there is none"
+    return loop
+
+
 def _loop_steps(facts: KernelFacts) -> float:
     """Steps in one pass of the steady loop: above 1 where the compiler or the author unrolled it."""
-    return facts.sass.steady_loop.tensor / _step_tensor(facts)
+    return _steady_loop(facts).tensor / _step_tensor(facts)
 
 
 def _loop_budget(facts: KernelFacts) -> float:
@@ -256,7 +267,7 @@ def _registers_held(facts: KernelFacts) -> int:
     """Registers that a CTA holds once setmaxnreg has moved them."""
     consumers = facts.variant.consumer_warpgroups
     producers = facts.variant.threads // WARPGROUP - consumers
-    return WARPGROUP * (consumers * facts.sass.registers_alloc + producers * facts.sass.registers_dealloc)
+    return WARPGROUP * (consumers * _sass(facts).registers_alloc + producers * _sass(facts).registers_dealloc)
 
 
 def _registers_started_with(facts: KernelFacts) -> int:
@@ -265,7 +276,7 @@ def _registers_started_with(facts: KernelFacts) -> int:
 
 
 def _loop(name: str) -> Figure:
-    return lambda facts: getattr(facts.sass.steady_loop, name) if facts.sass.steady_loop else 0
+    return lambda facts: getattr(_steady_loop(facts), name)
 
 
 def _at_most(name: str, bound: Any, why: str, value: Figure, **options: Any) -> Limit:
@@ -292,7 +303,7 @@ LIMITS = (
     ),
     _at_least(
         MAIN_LOOPS, 1, "no loop with wgmma was found, so nothing about it can be checked",
-        lambda facts: len(facts.sass.loops), applies=_multiplies,
+        lambda facts: len(_sass(facts).loops), applies=_multiplies,
     ),
     _at_most(
         "registers with 512 threads together", REGISTER_FILE // QUANTIZE_THREADS, "so many hide each other's waits",
@@ -309,11 +320,11 @@ LIMITS = (
     ),
     _at_most(
         "LDL/STL in the main loop or between wgmma", 0, "spilled registers",
-        lambda facts: facts.sass.main_spills,
+        lambda facts: _sass(facts).main_spills,
     ),
     _at_most(
         "WARPGROUP.ARRIVE per wgmma", 0.5, "one for each wgmma is the mark of serialization",
-        lambda facts: facts.sass.arrive / (facts.sass.hgmma + facts.sass.qgmma),
+        lambda facts: _sass(facts).arrive / (_sass(facts).hgmma + _sass(facts).qgmma),
     ),
     _at_least("steps in a pass of the main loop", 1, "the tile needs more wgmma than there are", _loop_steps),
     _at_most(
@@ -342,26 +353,26 @@ LIMITS = (
         "instructions of the main loop", _loop_budget, "issue slots bound the overlap",
         _loop("instructions"), applies=_has("overlap", "warp_specialized"),
     ),
-    _at_least("UTMALDG", 3, "q, k and v come by TMA", lambda facts: facts.sass.utmaldg),
+    _at_least("UTMALDG", 3, "q, k and v come by TMA", lambda facts: _sass(facts).utmaldg),
     _at_least(
         "setmaxnreg alloc", 1, "consumers take the producer's registers",
-        lambda facts: facts.sass.setmaxnreg_alloc, applies=_has("warp_specialized"),
+        lambda facts: _sass(facts).setmaxnreg_alloc, applies=_has("warp_specialized"),
     ),
     _at_least(
         "setmaxnreg dealloc", 1, "the producer gives its registers up",
-        lambda facts: facts.sass.setmaxnreg_dealloc, applies=_has("warp_specialized"),
+        lambda facts: _sass(facts).setmaxnreg_dealloc, applies=_has("warp_specialized"),
     ),
     _at_most(
-        "registers after setmaxnreg", _registers_started_with, "a consumer would wait for ever for what nobody gives up",
-        _registers_held, applies=_has("warp_specialized"),
+        "registers after setmaxnreg", _registers_started_with,
+        "a consumer would wait for ever for what nobody gives up", _registers_held, applies=_has("warp_specialized"),
     ),
     _at_least(
         "share of EX2 before the last wait", 1, "ptxas moved the wait above the exponentials",
-        lambda facts: facts.sass.ex2_before_last_wait_share or 0, applies=_has("overlap"),
+        lambda facts: _sass(facts).ex2_before_last_wait_share or 0, applies=_has("overlap"),
     ),
     _at_least(
         "share of EX2 with wgmma in flight", 1, "exponentials while the warpgroup's tensor work is done",
-        lambda facts: facts.sass.ex2_in_flight_share or 0, applies=_has("overlap"),
+        lambda facts: _sass(facts).ex2_in_flight_share or 0, applies=_has("overlap"),
     ),
 )  # fmt: skip
 
@@ -371,9 +382,9 @@ def violations(facts: Sequence[KernelFacts]) -> list[Violation]:
     found = []
     for one in facts:
         for limit in LIMITS:
-            if not limit.applies(one) or (limit.needs_sass and one.sass is None):
+            if not limit.applies(one):
                 continue
-            if limit.needs_sass and limit.name != MAIN_LOOPS and not one.sass.loops:
+            if limit.needs_sass and (one.sass is None or (limit.name != MAIN_LOOPS and not one.sass.loops)):
                 continue
             value, bound = limit.value(one), limit.bound(one)
             if value < bound if limit.is_minimum else value > bound:

@@ -184,7 +184,7 @@ class CLibrary:
         return status, text.value.decode(errors="replace")
 
     def workspace_bytes(self, args: ctypes.Structure) -> int:
-        return self._call("workspace_bytes", ctypes.byref(args))
+        return int(self._call("workspace_bytes", ctypes.byref(args)))
 
     def launch(self, args: ctypes.Structure) -> None:
         """Enqueues the kernel on args.stream. Raises KernelError with the reason when the library refuses."""

@@ -18,8 +18,8 @@ from attnbench.hopper.quantizer import DeviceQuantized, Scheme, allocate, quanti
 from attnbench.hopper.schedules import built_kernel
 
 FP8_SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v_t, Tensor q_descale, Tensor k_descale, Tensor v_descale, int block_size, bool causal,"
-    " float softmax_scale, float p_scale, ScalarType out_dtype, str schedule) -> (Tensor, Tensor)"
+    "(Tensor q, Tensor k, Tensor v_t, Tensor q_descale, Tensor k_descale, Tensor v_descale, int block_size, "
+    "bool causal, float softmax_scale, float p_scale, ScalarType out_dtype, str schedule) -> (Tensor, Tensor)"
 )
 SCHEMA = "(Tensor q, Tensor k, Tensor v, bool causal, float softmax_scale, str schedule) -> (Tensor, Tensor)"
 
@@ -47,7 +47,9 @@ def _launched(bound: BoundForward) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("attnbench::hopper_forward", mutates_args=(), device_types="cuda", schema=SCHEMA)
-def hopper_forward(q, k, v, causal, softmax_scale, schedule):  # types: SCHEMA
+def hopper_forward(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, softmax_scale: float, schedule: str
+) -> tuple[Tensor, Tensor]:
     """softmax(softmax_scale * q k^T + mask) v on the current stream, and lse.
 
     q (batch, seqlen_q, num_heads, head_dim), k and v (batch, seqlen_k, num_heads_kv, head_dim); returns out like q
@@ -57,7 +59,9 @@ def hopper_forward(q, k, v, causal, softmax_scale, schedule):  # types: SCHEMA
 
 
 @hopper_forward.register_fake
-def _shapes(q, k, v, causal, softmax_scale, schedule):
+def _shapes(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, softmax_scale: float, schedule: str
+) -> tuple[Tensor, Tensor]:
     dtype = torch.bfloat16 if q.dtype == torch.float8_e4m3fn else q.dtype
     batch, seqlen_q, num_heads = q.shape[:3]
     out = q.new_empty((batch, seqlen_q, num_heads, v.shape[3]), dtype=dtype)
@@ -81,13 +85,14 @@ def fp8_forward(
 
 @torch.library.custom_op("attnbench::hopper_fp8_forward", mutates_args=(), device_types="cuda", schema=FP8_SCHEMA)
 def hopper_fp8_forward(
-    q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype, schedule
-):  # types: FP8_SCHEMA; fmt: skip
+    q: Tensor, k: Tensor, v_t: Tensor, q_descale: Tensor, k_descale: Tensor, v_descale: Tensor, block_size: int,
+    causal: bool, softmax_scale: float, p_scale: float, out_dtype: torch.dtype, schedule: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """softmax(softmax_scale * q k^T + mask) v of e4m3 tensors times their descales, on the current stream, and lse.
 
     Tensors as in `kernel_fp8.Fp8Operands`; block_size in tokens, 0: one descale a head or for all. out_dtype: fp16 or
-    bf16. Returns out (batch, seqlen_q, num_heads, head_dim) and lse (batch, num_heads, seqlen_q) fp32. schedule: a key of
-    FP8_SCHEDULES.
+    bf16. Returns out (batch, seqlen_q, num_heads, head_dim) and lse (batch, num_heads, seqlen_q) fp32. schedule: a key
+    of FP8_SCHEDULES.
     """
     operands = Fp8Operands(q, k, v_t, q_descale, k_descale, v_descale, block_size)
     library = built_kernel(schedule).library
@@ -95,8 +100,10 @@ def hopper_fp8_forward(
 
 
 @hopper_fp8_forward.register_fake
-def _fp8_shapes(q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype,
-                schedule):  # fmt: skip
+def _fp8_shapes(
+    q: Tensor, k: Tensor, v_t: Tensor, q_descale: Tensor, k_descale: Tensor, v_descale: Tensor, block_size: int,
+    causal: bool, softmax_scale: float, p_scale: float, out_dtype: torch.dtype, schedule: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     out = q.new_empty((*q.shape[:3], v_t.shape[2]), dtype=out_dtype)
     return out, q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
 
@@ -108,12 +115,16 @@ def register_emulation(library_of: Callable[[str], KernelLibrary]) -> None:
     """
 
     @hopper_forward.register_kernel("cpu")
-    def _emulated(q, k, v, causal, softmax_scale, schedule):
+    def _emulated(
+        q: Tensor, k: Tensor, v: Tensor, causal: bool, softmax_scale: float, schedule: str
+    ) -> tuple[Tensor, Tensor]:
         return forward(library_of(schedule), q, k, v, causal, softmax_scale, schedule)
 
     @hopper_fp8_forward.register_kernel("cpu")
-    def _fp8_emulated(q, k, v_t, q_descale, k_descale, v_descale, block_size, causal, softmax_scale, p_scale, out_dtype,
-                      schedule):  # fmt: skip
+    def _fp8_emulated(
+        q: Tensor, k: Tensor, v_t: Tensor, q_descale: Tensor, k_descale: Tensor, v_descale: Tensor, block_size: int,
+        causal: bool, softmax_scale: float, p_scale: float, out_dtype: torch.dtype, schedule: str,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         operands = Fp8Operands(q, k, v_t, q_descale, k_descale, v_descale, block_size)
         return fp8_forward(library_of(schedule), operands, causal, softmax_scale, p_scale, out_dtype, schedule)
 
@@ -128,12 +139,18 @@ QUANTIZE_SCHEMA = (
 )
 
 
-def _tensors(made: DeviceQuantized):
+# e4m3 q, k and transposed v, and their descales.
+_SixTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _tensors(made: DeviceQuantized) -> _SixTensors:
     return made.q, made.k, made.v_transposed, made.q_descale, made.k_descale, made.v_descale
 
 
 @torch.library.custom_op("attnbench::hopper_quantize", mutates_args=(), device_types="cuda", schema=QUANTIZE_SCHEMA)
-def hopper_quantize(q, k, v, scaling, block_size, hadamard, seed):  # types: QUANTIZE_SCHEMA
+def hopper_quantize(
+    q: Tensor, k: Tensor, v: Tensor, scaling: str, block_size: int, hadamard: bool, seed: int
+) -> _SixTensors:
     """e4m3 q, k, transposed v, and their fp32 descales, on the current stream; layouts as in `DeviceQuantized`.
 
     q (batch, seqlen_q, num_heads, head_dim), k and v (batch, seqlen_k, num_heads_kv, head_dim), fp16 or bf16; scaling,
@@ -143,7 +160,9 @@ def hopper_quantize(q, k, v, scaling, block_size, hadamard, seed):  # types: QUA
 
 
 @hopper_quantize.register_fake
-def _quantize_shapes(q, k, v, scaling, block_size, hadamard, seed):
+def _quantize_shapes(
+    q: Tensor, k: Tensor, v: Tensor, scaling: str, block_size: int, hadamard: bool, seed: int
+) -> _SixTensors:
     return _tensors(allocate(q, k, v, Scheme(scaling, block_size, hadamard, seed)))
 
 
@@ -151,5 +170,7 @@ def register_quantize_emulation(library: QuantizeLibrary) -> None:
     """Gives the operator a CPU implementation by an emulated library, for tests: the same host code as on the GPU."""
 
     @hopper_quantize.register_kernel("cpu")
-    def _emulated(q, k, v, scaling, block_size, hadamard, seed):
+    def _emulated(
+        q: Tensor, k: Tensor, v: Tensor, scaling: str, block_size: int, hadamard: bool, seed: int
+    ) -> _SixTensors:
         return _tensors(quantize_by(library, q, k, v, Scheme(scaling, block_size, hadamard, seed)))

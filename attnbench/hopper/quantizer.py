@@ -148,8 +148,9 @@ def allocate(q: Tensor, k: Tensor, v: Tensor, scheme: Scheme) -> DeviceQuantized
 
     batch, seqlen, heads, head_dim = v.shape
     padded = -(-seqlen // VALUE_GROUP) * VALUE_GROUP
-    stored = [q.new_empty(shape, dtype=torch.float8_e4m3fn) for shape in
-              (q.shape, k.shape, (batch, heads, head_dim, padded))]  # fmt: skip
+    stored = [
+        q.new_empty(shape, dtype=torch.float8_e4m3fn) for shape in (q.shape, k.shape, (batch, heads, head_dim, padded))
+    ]
     descales = [q.new_empty(descale_shape(scheme, *one.shape[:3]), dtype=torch.float32) for one in (q, k, v)]
     return DeviceQuantized(*stored, *descales)
 

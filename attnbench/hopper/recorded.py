@@ -28,6 +28,7 @@ RECORDED = (
 
 def recorded_figures(facts: KernelFacts) -> dict[str, Any]:
     """One variant's entry of kernels/static.json. Needs the machine code."""
+    assert facts.sass is not None, "figures are recorded where the machine code was read"
     row = {name: getattr(facts.ptxas, name) for name in ("registers", "spill_store_bytes", "spill_load_bytes")}
     row |= {"shared_bytes": facts.shared_bytes} | sass_figures(facts.sass)
     return {name: row[name] for name in RECORDED if name in row}
@@ -69,7 +70,8 @@ def read_recorded(path: Path = STATIC) -> dict[str, Any]:
     """The record; an empty one where the file does not exist, so that every variant is "not recorded"."""
     if not path.exists():
         return {"compiler": f"nvcc {PINNED_NVCC}", "variants": {}}
-    return json.loads(path.read_text())
+    recorded: dict[str, Any] = json.loads(path.read_text())
+    return recorded
 
 
 def update_recorded(facts: Sequence[KernelFacts], path: Path = STATIC) -> None:

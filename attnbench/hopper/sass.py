@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _FUNCTION = re.compile(r"^\s*Function : (\S+)")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);")
@@ -211,11 +212,13 @@ def _ex2_before_last_wait(instructions: Sequence[Instruction]) -> int:
 
     NOTE: ptxas may rotate a loop, so the iteration is taken to begin after that wait, wherever the loop does.
     """
-    waits = [index for index, instruction in enumerate(instructions) if instruction.groups_left is not None]
+    waits = [
+        (left, index) for index, instruction in enumerate(instructions) if (left := instruction.groups_left) is not None
+    ]
     if not waits:
         return 0
-    fewest = min(instructions[index].groups_left for index in waits)
-    last = max(index for index in waits if instructions[index].groups_left == fewest)
+    fewest, _ = min(waits)
+    last = max(index for left, index in waits if left == fewest)
     rotated = [*instructions[last + 1 :], *instructions[: last + 1]]
     first = next(index for index, instruction in enumerate(rotated) if instruction.is_tensor)
     return sum(instruction.opcode == "MUFU.EX2" for instruction in rotated[first:])
@@ -240,12 +243,13 @@ class FlowGraph:
         place = {instruction.address: index for index, instruction in enumerate(instructions)}
         starts = {0}
         for index, instruction in enumerate(instructions):
-            if _branch_target(instruction) in place:
-                starts.add(place[_branch_target(instruction)])
+            target = _branch_target(instruction)
+            if target is not None and target in place:
+                starts.add(place[target])
             if instruction.name == "BRA" or instruction.name in _LEAVES:
                 starts.add(index + 1)
-        bounds = sorted(starts - {len(instructions)}) + [len(instructions)]
-        blocks = tuple(tuple(instructions[begin:end]) for begin, end in zip(bounds, bounds[1:]))
+        bounds = [*sorted(starts - {len(instructions)}), len(instructions)]
+        blocks = tuple(tuple(instructions[begin:end]) for begin, end in pairwise(bounds))
         block_at = {block[0].address: index for index, block in enumerate(blocks) if block}
         edges = (_successors(block, index, block_at, len(blocks)) for index, block in enumerate(blocks))
         return cls(blocks, tuple(edges))

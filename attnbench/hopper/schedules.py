@@ -131,7 +131,9 @@ def built_kernel(schedule: str) -> BuiltKernel:
     if reason is not None:
         raise KernelError(reason)
     path = library_path(FILES[schedule])
-    return BuiltKernel(path, read_build(path))
+    build = read_build(path)
+    assert build is not None, "`missing` has read it"
+    return BuiltKernel(path, build)
 
 
 # What the backends of our own kernels share: one backend a schedule, its library, its verdicts, its bare launch.

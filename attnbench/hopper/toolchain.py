@@ -127,8 +127,8 @@ def find_disassembler(environ: Mapping[str, str] = os.environ, sites: Iterable[P
     """cuobjdump and nvdisasm from PATH, CUDA_HOME, the PyPI wheels or Triton's wheel. Raises ToolMissing."""
     cuobjdump = _tool("cuobjdump", environ, sites)
     nvdisasm = _tool("nvdisasm", environ, sites)
-    missing = [name for name, path in (("cuobjdump", cuobjdump), ("nvdisasm", nvdisasm)) if path is None]
-    if missing:
+    if cuobjdump is None or nvdisasm is None:
+        missing = [name for name, path in (("cuobjdump", cuobjdump), ("nvdisasm", nvdisasm)) if path is None]
         raise ToolMissing(f"no {' and no '.join(missing)}: pip install --no-deps {' '.join(DISASSEMBLER_WHEELS)}")
     return Disassembler(cuobjdump, nvdisasm)
 

@@ -85,7 +85,7 @@ def collect(device: str) -> dict[str, Any]:
         "attnbench": {"version": installed_version("attnbench"), **revision(_ROOT)},
         "threads": host.thread_facts(),
     }
-    return _impersonal(facts)
+    return {name: _impersonal(value) for name, value in facts.items()}
 
 
 def worker_facts(device: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def worker_facts(device: str) -> dict[str, Any]:
         found = torch.cuda.get_device_properties(device)
         facts["gpu"] = {"sm_count": found.multi_processor_count, "l2_bytes": found.L2_cache_size}
         facts["cache_bytes"] = found.L2_cache_size
-    return _impersonal(facts)
+    return {name: _impersonal(value) for name, value in facts.items()}
 
 
 def with_worker(facts: Mapping[str, Any], worker: Mapping[str, Any]) -> dict[str, Any]:

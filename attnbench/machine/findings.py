@@ -65,11 +65,11 @@ def _no_gpu() -> Finding:
 
 def _nvidia_card_present() -> bool:
     """Whether a display or compute controller (PCI class 0x03) of NVIDIA is plugged in."""
-    for device in Path("/sys/bus/pci/devices").glob("*"):
-        if host.read_text(device / "vendor") == _NVIDIA_VENDOR:
-            if (host.read_text(device / "class") or "").startswith("0x03"):
-                return True
-    return False
+    return any(
+        host.read_text(device / "vendor") == _NVIDIA_VENDOR
+        and (host.read_text(device / "class") or "").startswith("0x03")
+        for device in Path("/sys/bus/pci/devices").glob("*")
+    )
 
 
 def _card_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:

@@ -110,7 +110,8 @@ def stolen_share() -> float | None:
     """The share of CPU time since boot that the host of a virtual machine kept for others; None if not told."""
     fields = next((line.split() for line in _lines(_PROC / "stat") if line.startswith("cpu ")), [])
     ticks = [int(field) for field in fields[1 : STEAL_FIELD + 2]]
-    return ticks[STEAL_FIELD] / sum(ticks) if len(ticks) > STEAL_FIELD and sum(ticks) else None
+    total = sum(ticks)
+    return ticks[STEAL_FIELD] / total if len(ticks) > STEAL_FIELD and total else None
 
 
 def mps_server_runs() -> bool:

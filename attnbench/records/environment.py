@@ -55,11 +55,14 @@ class Machine:
     def peak_flops_per_s(self, dtype: str, observed_hz: float | None = None) -> float | None:
         """Dense peak in FLOP/s at the datasheet's clock, or at the SM clock that was observed; None where no peak is
         known (CPUs, unlisted architectures)."""
-        per_clock = FLOP_PER_CLOCK_PER_SM.get(self.compute_capability, {}).get(dtype)
-        if per_clock is None or not self.sm_count:
+        capability, sm_count = self.compute_capability, self.sm_count
+        if capability is None or not sm_count:
             return None
-        clock_hz = CLOCK_HZ_BY_SM_COUNT.get((self.compute_capability, self.sm_count), CLOCK_HZ[self.compute_capability])
-        return None if clock_hz is None else self.sm_count * (observed_hz or clock_hz) * per_clock
+        per_clock = FLOP_PER_CLOCK_PER_SM.get(capability, {}).get(dtype)
+        if per_clock is None:
+            return None
+        clock_hz = CLOCK_HZ_BY_SM_COUNT.get((capability, sm_count), CLOCK_HZ[capability])
+        return None if clock_hz is None else sm_count * (observed_hz or clock_hz) * per_clock
 
 
 def section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:

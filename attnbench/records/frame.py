@@ -38,7 +38,7 @@ def load(*runs: Paths) -> pandas.DataFrame:
 
 def _row(result: Result) -> dict[str, Any]:
     record = result.record
-    row = {"run": result.run, "machine": result.machine.name}
+    row: dict[str, Any] = {"run": result.run, "machine": result.machine.name}
     row |= {name: getattr(record.case, name) for name in FIELDS}
     row |= {
         "case_key": record.case_key,
@@ -74,8 +74,10 @@ def _accuracy_columns(result: Result) -> dict[str, Any]:
     if accuracy is None:
         return dict.fromkeys(("coverage", "rows_compared", "recheck"))
     row: dict[str, Any] = {
-        "coverage": accuracy.coverage, "rows_compared": accuracy.rows, "recheck": accuracy.recheck,
-    }  # fmt: skip
+        "coverage": accuracy.coverage,
+        "rows_compared": accuracy.rows,
+        "recheck": accuracy.recheck,
+    }
     for check in accuracy.checks:
         name = _slug(check.rule)
         row[f"rule_{name}"] = check.value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
@@ -149,6 +149,14 @@ class Measurement:
     def samples_s(self) -> tuple[float, ...]:
         """All kept samples, in time order."""
         return tuple(sample for block in self.blocks for sample in block.samples_s)
+
+
+@overload
+def known_facts(conditions: dict[str, Any]) -> dict[str, Any]: ...
+
+
+@overload
+def known_facts(conditions: None) -> None: ...
 
 
 def known_facts(conditions: dict[str, Any] | None) -> dict[str, Any] | None:

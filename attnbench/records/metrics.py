@@ -69,7 +69,7 @@ def _bytes_per_s(result: Result) -> float | None:
 
 
 def _prep_and_kernel_s(result: Result) -> float | None:
-    return None if result.time_s is None else result.prep_s + result.time_s
+    return None if result.time_s is None or result.prep_s is None else result.prep_s + result.time_s
 
 
 def _prep_call_s(result: Result) -> float | None:

@@ -127,7 +127,7 @@ class Record:
             raise RecordError(f"a measurement on a record with status {self.status}: only a checked result is timed")
         if self.accuracy is not None and self.accuracy.passed == (self.status == "incorrect"):
             raise RecordError(f"status {self.status} with {'no' if self.accuracy.passed else 'a'} failed check")
-        if self.measurement is not None and not self.accuracy.recheck:
+        if self.measurement is not None and self.accuracy is not None and not self.accuracy.recheck:
             raise RecordError("a measurement whose outputs were not verified again after timing")
 
     @property
@@ -287,14 +287,16 @@ def merge_processes(records: Sequence[Record]) -> Record:
         return failed
     first = records[0]
     if first.measurement is None:
-        return replace(first, accuracy=_worst([record.accuracy for record in records]))
-    measurements = [record.measurement for record in records]
-    blocks, outliers = [], []
+        return replace(first, accuracy=_worst(records))
+    measurements = [record.measurement for record in records if record.measurement is not None]
+    assert len(measurements) == len(records), "a case is timed in all of its processes, or in none"
+    blocks: list[Block] = []
+    outliers: list[tuple[int, int]] = []
     for process, measurement in enumerate(measurements):
         outliers += [(len(blocks) + block, sample) for block, sample in measurement.outliers]
         blocks += [replace(block, process=process) for block in measurement.blocks]
     took_turns = all(measurement.together for measurement in measurements)  # or its rounds pair with nobody's
-    merged: Measurement = replace(
+    merged = replace(
         measurements[0],
         together=measurements[0].together if took_turns else (),
         order_seed=measurements[0].order_seed if took_turns else None,
@@ -306,15 +308,13 @@ def merge_processes(records: Sequence[Record]) -> Record:
         flags=tuple(dict.fromkeys(flag for measurement in measurements for flag in measurement.flags)),
     )
     warnings = tuple(dict.fromkeys(text for record in records for text in record.warnings))
-    return replace(
-        first, measurement=merged, warnings=warnings, accuracy=_worst([record.accuracy for record in records])
-    )
+    return replace(first, measurement=merged, warnings=warnings, accuracy=_worst(records))
 
 
-def _worst(accuracies: Sequence[Accuracy]) -> Accuracy:
+def _worst(records: Sequence[Record]) -> Accuracy:
     """The accuracy of the process whose largest share of a limit was the largest."""
 
     def strain(accuracy: Accuracy) -> float:
         return max((check.value / check.limit for check in accuracy.checks if check.limit), default=0.0)
 
-    return max(accuracies, key=strain)
+    return max((record.accuracy for record in records if record.accuracy is not None), key=strain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attnbench.case import Case, LaterCase, forward_flops
 from attnbench.records.environment import Machine
@@ -20,16 +20,20 @@ UNKNOWN = Machine("")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A record, read. Nothing here is stored; everything follows from the record and the run's environment."""
+    """A record, read. Nothing here is stored; everything follows from the record and the run's environment.
+
+    One that holds a measurement is a TimedResult; without one, what follows from times is None. Of a LaterCase with one
+    the rate is None all the same.
+    """
 
     run: str
     machine: Machine
     record: Record
-    statistics: Statistics | None
+    statistics: Statistics | None = field(init=False, default=None)
 
-    @classmethod
-    def of(cls, record: Record, run: str = "", machine: Machine = UNKNOWN) -> Result:
-        return cls(run, machine, record, Statistics.of(record.measurement) if record.measurement else None)
+    @staticmethod
+    def of(record: Record, run: str = "", machine: Machine = UNKNOWN) -> Result:
+        return _result(run, machine, record, Statistics.of(record.measurement) if record.measurement else None)
 
     @property
     def case(self) -> Case:
@@ -42,23 +46,18 @@ class Result:
     @property
     def time_s(self) -> float | None:
         """Median seconds per call; None where the record holds no measurement."""
-        return self.statistics.median_s if self.statistics else None
+        return None
 
     @property
     def half_width(self) -> float | None:
         """Half the width of the median's interval, relative to the median; None without one."""
-        interval = self.statistics.interval if self.statistics else None
-        return None if interval is None else interval.half_width(self.statistics.median_s)
+        return None
 
     @property
     def prep_s(self) -> float | None:
         """Median seconds of the preparation that use repeats for every call (8 bits: quantization); where it was not
         timed as a call, the wall time of `prepare`."""
-        measurement = self.record.measurement
-        if measurement is None:
-            return None
-        timed = measurement.prep_call
-        return measurement.prep_s if timed is None else statistics.median(timed.samples_s)
+        return None
 
     @property
     def prep_about(self) -> str:
@@ -68,9 +67,7 @@ class Result:
 
     @property
     def flops_per_s(self) -> float | None:
-        if self.statistics is None or isinstance(self.case, LaterCase):
-            return None
-        return forward_flops(self.case) / self.statistics.median_s
+        return None
 
     @property
     def peak_flops_per_s(self) -> float | None:
@@ -121,12 +118,55 @@ class Result:
         return None if check is None else check.value
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured(Result):
+    """A result whose record holds a measurement."""
+
+    statistics: Statistics
+
+    @property
+    def measurement(self) -> Measurement:
+        found = self.record.measurement
+        assert found is not None, "`Result.of` and `results` make one of records with a measurement only"
+        return found
+
+    @property
+    def time_s(self) -> float:
+        return self.statistics.median_s
+
+    @property
+    def half_width(self) -> float | None:
+        interval = self.statistics.interval
+        return None if interval is None else interval.half_width(self.time_s)
+
+    @property
+    def prep_s(self) -> float:
+        timed = self.measurement.prep_call
+        return self.measurement.prep_s if timed is None else statistics.median(timed.samples_s)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedResult(_Measured):
+    """A result that holds a measurement, of a case whose FLOPs are known."""
+
+    @property
+    def flops_per_s(self) -> float:
+        return forward_flops(self.case) / self.time_s
+
+
+def _result(run: str, machine: Machine, record: Record, statistics: Statistics | None) -> Result:
+    if statistics is None:
+        return Result(run, machine, record)
+    kind = _Measured if isinstance(record.case, LaterCase) else TimedResult
+    return kind(run, machine, record, statistics)
+
+
 def results(run: Run) -> tuple[Result, ...]:
     """Every record of a run, read; where one case and backend was taken twice, both (see `latest`)."""
     machine = Machine.of(run.environment, run.sentinels)
     of_timed = Statistics.of_all(record.measurement for record in run.records if record.measurement)
     return tuple(
-        Result(run.name, machine, record, next(of_timed) if record.measurement else None) for record in run.records
+        _result(run.name, machine, record, next(of_timed) if record.measurement else None) for record in run.records
     )
 
 
@@ -145,6 +185,9 @@ LEAST_POWER_SPAN_S = 0.5
 # which takes less power, and what the host did in between.
 LEAST_BUSY = 0.9
 
+# A block that somebody watched, and what was seen.
+_Watched = tuple[Block, Conditions]
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -160,15 +203,15 @@ class Observed:
 
     @classmethod
     def of(cls, measurement: Measurement) -> Observed:
-        blocks = _watched(measurement)
+        watched = _watched(measurement)
         return cls(
             sm_clock_mhz=sm_clock_mhz(measurement),
             power_w=power_w(measurement),
-            temperature_c=_most(blocks, lambda seen: seen.temperature_c),
-            memory_temperature_c=_most(blocks, lambda seen: seen.memory_temperature_c),
-            cpu_clock_mhz=_mean(blocks, lambda seen: seen.cpu_clock_mhz),
-            load=_mean(blocks, lambda seen: seen.load),
-            stolen=_mean(blocks, lambda seen: seen.stolen),
+            temperature_c=_most(watched, lambda seen: seen.temperature_c),
+            memory_temperature_c=_most(watched, lambda seen: seen.memory_temperature_c),
+            cpu_clock_mhz=_mean(watched, lambda seen: seen.cpu_clock_mhz),
+            load=_mean(watched, lambda seen: seen.load),
+            stolen=_mean(watched, lambda seen: seen.stolen),
         )
 
 
@@ -178,11 +221,17 @@ def sm_clock_mhz(measurement: Measurement) -> float | None:
 
 def power_w(measurement: Measurement) -> float | None:
     """Of blocks that are long enough and busy with the call: from the energy counter, else from power readings."""
-    blocks = [block for block in _watched(measurement) if _tells_power(block, measurement.calls_per_sample)]
-    counted = [block.conditions for block in blocks if (block.conditions.energy_span_s or 0.0) >= LEAST_POWER_SPAN_S]
+    watched = [
+        (block, seen) for block, seen in _watched(measurement) if _tells_power(block, measurement.calls_per_sample)
+    ]
+    counted = [
+        (seen.energy_j, seen.energy_span_s)
+        for _, seen in watched
+        if seen.energy_j is not None and seen.energy_span_s is not None and seen.energy_span_s >= LEAST_POWER_SPAN_S
+    ]
     if counted:
-        return sum(seen.energy_j for seen in counted) / sum(seen.energy_span_s for seen in counted)
-    return _mean(blocks, lambda seen: seen.power_w)
+        return sum(energy_j for energy_j, _ in counted) / sum(span_s for _, span_s in counted)
+    return _mean(watched, lambda seen: seen.power_w)
 
 
 def _tells_power(block: Block, calls_per_sample: int) -> bool:
@@ -190,13 +239,13 @@ def _tells_power(block: Block, calls_per_sample: int) -> bool:
     return block.duration_s >= LEAST_POWER_SPAN_S and busy_s >= LEAST_BUSY * block.duration_s
 
 
-def _watched(measurement: Measurement) -> list[Block]:
-    return [block for block in measurement.blocks if block.conditions is not None]
+def _watched(measurement: Measurement) -> list[_Watched]:
+    return [(block, block.conditions) for block in measurement.blocks if block.conditions is not None]
 
 
-def _mean(blocks: Sequence[Block], of: Callable[[Conditions], float | None]) -> float | None:
+def _mean(watched: Sequence[_Watched], of: Callable[[Conditions], float | None]) -> float | None:
     """Mean over time; where no block says how long it lasted, over blocks."""
-    known = [(of(block.conditions), block.duration_s) for block in blocks if of(block.conditions) is not None]
+    known = [(value, block.duration_s) for block, seen in watched if (value := of(seen)) is not None]
     if not known:
         return None
     total_s = sum(duration_s for _, duration_s in known)
@@ -205,5 +254,5 @@ def _mean(blocks: Sequence[Block], of: Callable[[Conditions], float | None]) -> 
     return sum(value * duration_s for value, duration_s in known) / total_s
 
 
-def _most(blocks: Sequence[Block], of: Callable[[Conditions], float | None]) -> float | None:
-    return max((value for value in (of(block.conditions) for block in blocks) if value is not None), default=None)
+def _most(watched: Sequence[_Watched], of: Callable[[Conditions], float | None]) -> float | None:
+    return max((value for value in (of(seen) for _, seen in watched) if value is not None), default=None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy
 
 
-Sliced = TypeVar("Sliced", bound="Sequence[float] | numpy.ndarray")
+Sliced = TypeVar("Sliced", Sequence[float], "numpy.ndarray")
 
 CONFIDENCE = 0.95
 # B. Schmeiser, "Batch size effects in the analysis of simulation output", Operations Research 30 (1982): 10 to 30

@@ -12,7 +12,7 @@ import fcntl
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -155,7 +155,14 @@ def _read_environment(path: Path) -> dict[str, Any]:
 class Writer:
     """Appends records to one run directory; holds its lock until `close`."""
 
-    def __init__(self, path: Path, lock: int, records: IO[bytes], taken: tuple[Record, ...], sentinels=()):
+    def __init__(
+        self,
+        path: Path,
+        lock: int,
+        records: IO[bytes],
+        taken: tuple[Record, ...],
+        sentinels: Iterable[dict[str, Any]] = (),
+    ) -> None:
         """taken, sentinels: what the run holds already; `sentinels` grows as they are appended."""
         self.path = path
         self.taken = taken

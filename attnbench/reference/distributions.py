@@ -1,8 +1,9 @@
 """Input distributions whose right answer is known beforehand, or that bring one weakness of kernels to light.
 
-Each function changes a `Draw` of `attnbench.reference.inputs` in place, like the distributions there. Those with an exact answer
-have their own rule in `probe_rules`. With N(0, 1) inputs the output shrinks like 1 / sqrt(seqlen), so that a mask that
-is off by one at seqlen 65536 passes every tolerance in use; these inputs keep such a mistake as large as the output.
+Each function changes a `Draw` of `attnbench.reference.inputs` in place, like the distributions there. Those with an
+exact answer have their own rule in `probe_rules`. With N(0, 1) inputs the output shrinks like 1 / sqrt(seqlen), so that
+a mask that is off by one at seqlen 65536 passes every tolerance in use; these inputs keep such a mistake as large as
+the output.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def edge_keys(case: Case) -> Tensor:
     import torch
 
     starts = torch.arange(0, case.seqlen_k, EDGE_SPACING)
-    edges = torch.cat((starts, (starts - 1).clamp(min=0), torch.tensor([case.seqlen_k - 1]))).unique()
+    edges: Tensor = torch.cat((starts, (starts - 1).clamp(min=0), torch.tensor([case.seqlen_k - 1]))).unique()
     rows = torch.arange(case.seqlen_q)
     visible = (rows + 1 + case.seqlen_k - case.seqlen_q).clamp(0, case.seqlen_k)
     visible = visible if case.causal else torch.full_like(rows, case.seqlen_k)
@@ -240,7 +241,7 @@ def _outliers(draw: Draw) -> None:
 
     for tensor in (draw.q, draw.k, draw.v):
         hit = torch.rand(tensor.shape, generator=draw.generator) < OUTLIER_PROBABILITY
-        tensor += hit * torch.randn(tensor.shape, generator=draw.generator) * OUTLIER_STD
+        tensor.add_(hit * torch.randn(tensor.shape, generator=draw.generator) * OUTLIER_STD)
 
 
 def _channel_outliers(draw: Draw) -> None:

@@ -18,6 +18,7 @@ from attnbench.reference.distributions import DISTRIBUTIONS, Draw
 
 if TYPE_CHECKING:
     import torch
+    from safetensors import safe_open
     from torch import Tensor
 
 
@@ -39,7 +40,8 @@ def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
 def drawn_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
     """The same inputs in fp32, before they are rounded to the case's dtype."""
     if is_file(case.inputs):
-        return Inputs(*(tensor.to(device) for tensor in read_inputs(case, input_set)))
+        q, k, v = (tensor.to(device) for tensor in read_inputs(case, input_set))
+        return Inputs(q, k, v)
     q = _randn(case, "q", input_set, case.seqlen_q, case.num_heads, case.head_dim)
     k = _randn(case, "k", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim)
     v = _randn(case, "v", input_set, case.seqlen_k, case.num_heads_kv, case.head_dim_v)
@@ -99,8 +101,8 @@ def _generator(case: Case, name: str, input_set: int) -> torch.Generator:
 
 # Inputs of the user's own: `inputs: file.safetensors`, tensors q, k, v in the layout (batch, seqlen, heads, head_dim).
 #
-# All that can be wrong is checked when a suite is loaded, without torch: what the header tells (names, shapes, types) and
-# that every number is finite. The path is taken from the folder the command runs in.
+# All that can be wrong is checked when a suite is loaded, without torch: what the header tells (names, shapes, types)
+# and that every number is finite. The path is taken from the folder the command runs in.
 
 # What attention inputs are kept in; integers and 8-bit floats have lost or packed what a kernel would be given.
 DTYPES = ("F16", "BF16", "F32", "F64")
@@ -181,7 +183,7 @@ def _shapes(case: Case) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _opened(path: str, framework: str):
+def _opened(path: str, framework: str) -> safe_open:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:

@@ -110,7 +110,8 @@ def walsh_hadamard(x: Tensor) -> Tensor:
         low, high = pairs.select(-2, 0), pairs.select(-2, 1)
         x = _interleave(low + high, low - high).reshape(x.shape)
         width *= 2
-    return x * n**-0.5
+    scale: float = n**-0.5
+    return x * scale
 
 
 def _interleave(low: Tensor, high: Tensor) -> Tensor:
@@ -138,4 +139,5 @@ def plain_inputs(case: Case, inputs: Inputs) -> Inputs:
     if held is None:
         return inputs
     pairs = ((held.q, held.q_descale), (held.k, held.k_descale), (held.v, held.v_descale))
-    return Inputs(*(dequantize(stored, descale, case) for stored, descale in pairs))
+    q, k, v = (dequantize(stored, descale, case) for stored, descale in pairs)
+    return Inputs(q, k, v)

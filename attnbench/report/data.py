@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import ascii_uppercase
+from typing import Any
 
 from attnbench.case import DTYPES, Case, LaterCase
 from attnbench.records.environment import Machine
-from attnbench.records.result import Result, latest, results
+from attnbench.records.result import Result, TimedResult, latest, results
 from attnbench.records.store import Run
 from attnbench.units import count, lengths
 
@@ -27,6 +28,7 @@ FP8_ROW_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
 BASELINES = ("fa2", "naive", "fp8_emulated", "cudnn", "triton")
 
 Cells = Mapping[tuple[Case, str], Result]
+TimedCells = Mapping[tuple[Case, str], TimedResult]
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Family:
         return tuple(dict.fromkeys(series for _, series in self.cells))
 
     @cached_property
-    def timed(self) -> Cells:
-        return {key: result for key, result in self.cells.items() if result.statistics}
+    def timed(self) -> TimedCells:
+        return timed_cells(self.cells)
 
     @cached_property
     def best_s(self) -> Mapping[Case, float]:
@@ -122,8 +124,8 @@ class ReportData:
         return tuple(dict.fromkeys(series for _, series in self.cells))
 
     @cached_property
-    def timed(self) -> Cells:
-        return {key: result for key, result in self.cells.items() if result.statistics}
+    def timed(self) -> TimedCells:
+        return timed_cells(self.cells)
 
     @cached_property
     def by_dtype(self) -> Mapping[str, Cells]:
@@ -147,7 +149,7 @@ def gather(runs: Sequence[Run]) -> ReportData:
         (entry.machine.name, entry.machine.sm_count, entry.run.environment.get("machine")) for entry in labelled
     }
     side_by_side = len(runs) > 1 and (len(set(pairs)) < len(pairs) or len(machines) > 1)
-    cells = {}
+    cells: dict[tuple[Case, str], Result] = {}
     cases: dict[Case, Case] = {}
     for entry, each in zip(labelled, kept):
         suffix = f" ({entry.letter})" if side_by_side else ""
@@ -161,21 +163,26 @@ def gather(runs: Sequence[Run]) -> ReportData:
 
 
 def _families(cells: Cells) -> tuple[Family, ...]:
-    grouped: dict[tuple, dict[tuple[Case, str], Result]] = {}
+    grouped: dict[tuple[int, ...], dict[tuple[Case, str], Result]] = {}
     for (case, series), result in cells.items():
         grouped.setdefault(_family_order(case), {})[case, series] = result
     return tuple(Family(grouped[key]) for key in sorted(grouped))
 
 
-def _family_order(case: Case) -> tuple:
+def _family_order(case: Case) -> tuple[int, ...]:
     return (DTYPES.index(case.dtype), case.head_dim, case.head_dim_v, case.num_heads, case.num_heads_kv, case.causal)
 
 
-def _row_order(case: Case) -> tuple:
+def _row_order(case: Case) -> tuple[Any, ...]:
     return tuple(getattr(case, name) or 0 for name in ROW_FIELDS)
 
 
-def preferred(timed: Cells) -> str | None:
+def timed_cells(cells: Cells) -> TimedCells:
+    """Those that hold a measurement."""
+    return {key: result for key, result in cells.items() if isinstance(result, TimedResult)}
+
+
+def preferred(timed: TimedCells) -> str | None:
     """What speedups are over: the first of BASELINES that was timed in most cases; None where fewer than two were."""
     counts = Counter(series for _, series in timed)
     if len(counts) < 2:

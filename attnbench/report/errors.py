@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from attnbench.case import DEFAULTS, DTYPES, Case
 from attnbench.markdown import code, details, filled_table, table
-from attnbench.records.record import LSE_ERROR, MAX_ERROR, RELATIVE_RMSE, WORST_ROW, Check
+from attnbench.records.record import LSE_ERROR, MAX_ERROR, RELATIVE_RMSE, WORST_ROW, Accuracy, Check
 from attnbench.records.result import Result
 from attnbench.report.data import FP8_ROW_FIELDS, Cells, Family, ReportData, row_label, show_field
 from attnbench.units import error, significant
@@ -52,7 +53,7 @@ def error_sections(data: ReportData, plots: Sequence[str]) -> list[str]:
     return parts
 
 
-def _kind(case: Case) -> tuple:
+def _kind(case: Case) -> tuple[Any, ...]:
     """What accuracy depends on beside the shape: dtype, inputs and, for e4m3, the scheme."""
     return (case.dtype, case.inputs, *(getattr(case, name) for name in FP8_ROW_FIELDS))
 
@@ -68,7 +69,7 @@ def kind_title(case: Case) -> str:
 
 def _by_kind(cells: Cells) -> Iterator[tuple[Case, str, list[Result]]]:
     """(a case of the kind, series, results), by dtype and then in the order of first appearance."""
-    grouped: dict[tuple, list[Result]] = {}
+    grouped: dict[tuple[tuple[Any, ...], str], list[Result]] = {}
     for (case, series), result in cells.items():
         grouped.setdefault((_kind(case), series), []).append(result)
     order = {kind: place for place, kind in enumerate(dict.fromkeys(_kind(case) for case, _ in cells))}
@@ -95,30 +96,30 @@ def _glance(judged: Cells) -> str:
 
 def _fp8_table(judged: Cells) -> str:
     """Empty where no record holds the decomposition."""
-    held = {key: result for key, result in judged.items() if "e1" in result.record.accuracy.values}
+    held = {key: result for key, result in judged.items() if "e1" in accuracy_of(result).values}
     rows = []
     for case, series, group in _by_kind(held):
-        columns = ([result.record.accuracy.values.get(name) for result in group] for name in FP8_VALUES)
+        columns = ([accuracy_of(result).values.get(name) for result in group] for name in FP8_VALUES)
         rows.append([kind_title(case), code(series), f"{len(group):,}", *map(_largest, columns)])
     return table(["problem", "backend", "cases", *FP8_HEADERS], rows, left=2) if rows else ""
 
 
 def _case_table(family: Family) -> str:
     judged = _judged(family)
-    fp8 = [name for name in FP8_VALUES if any(name in result.record.accuracy.values for result in judged.values())]
+    fp8 = [name for name in FP8_VALUES if any(name in accuracy_of(result).values for result in judged.values())]
     headers = [*family.varying, "backend", "relative RMSE", "eager's", "ratio", "worst row", "eager's", "ratio",
                "max error", "eager's", "ratio", "LSE, ratio", *(FP8_HEADERS[FP8_VALUES.index(name)] for name in fp8),
                "rows compared"]  # fmt: skip
     order = {case: place for place, case in enumerate(family.cases)}
     rows = []
     for (case, series), result in sorted(judged.items(), key=lambda item: order[item[0][0]]):
-        cells = row_label(case, family.varying) + [code(series)]
+        cells = [*row_label(case, family.varying), code(series)]
+        accuracy = accuracy_of(result)
         for rule, eager in RULES:
             check = result.check(rule)
             cells += [_value(check), _eager(result, eager), _ratio(check)]
         cells.append(_ratio(result.check(LSE_ERROR)))
-        cells += [_largest([result.record.accuracy.values.get(name)]) for name in fp8]
-        accuracy = result.record.accuracy
+        cells += [_largest([accuracy.values.get(name)]) for name in fp8]
         cells.append(f"{accuracy.rows:,}" + (" (sampled)" if accuracy.coverage == "sampled" else ""))
         rows.append(cells)
     return filled_table(headers, rows, left=len(family.varying) + 1)
@@ -126,6 +127,13 @@ def _case_table(family: Family) -> str:
 
 def _judged(family: Family) -> Mapping[tuple[Case, str], Result]:
     return {key: result for key, result in family.cells.items() if result.record.accuracy}
+
+
+def accuracy_of(result: Result) -> Accuracy:
+    """Of a result that was judged."""
+    accuracy = result.record.accuracy
+    assert accuracy is not None, "only results that were judged are asked for how they fared"
+    return accuracy
 
 
 def _worst(group: Sequence[Result], rule: str) -> tuple[Result | None, Check | None]:
@@ -155,7 +163,7 @@ def _ratio(check: Check | None) -> str:
 
 
 def _eager(result: Result | None, name: str) -> str:
-    return _largest([result.record.accuracy.values.get(name)]) if result else "—"
+    return _largest([accuracy_of(result).values.get(name)]) if result else "—"
 
 
 def _largest(values: Sequence[float | None]) -> str:

@@ -9,7 +9,7 @@ from attnbench.markdown import anonymous, bullets, code, details, fence, numberl
 from attnbench.records.environment import gpu_of, why_suspect
 from attnbench.records.result import Result
 from attnbench.report.data import Cells, LabelledRun, ReportData
-from attnbench.report.errors import ratio
+from attnbench.report.errors import accuracy_of, ratio
 from attnbench.units import count, significant
 
 # A page that lists more keys of one reason is no longer read; the DataFrame holds them all.
@@ -35,9 +35,11 @@ def _with_status(cells: Cells, status: str) -> list[Entry]:
 
 
 def _errors(entries: list[Entry]) -> list[str]:
-    groups = _merge(entries, lambda series, result: (series, result.record.kind, _first_line(result)))
-    rows = [[code(series), kind, plain(reason), _inline(members), f"{len(members):,}"]
-            for (series, kind, reason), members in groups]  # fmt: skip
+    groups = _merge(entries, lambda series, result: (series, result.record.kind or "error", _first_line(result)))
+    rows = [
+        [code(series), kind, plain(reason), _inline(members), f"{len(members):,}"]
+        for (series, kind, reason), members in groups
+    ]
     parts = [f"### Errors ({len(entries):,})", table(["backend", "kind", "reason", "cases", "count"], rows, left=4)]
     for (series, kind, _), members in groups:
         full = anonymous(members[0][2].record.reason).strip()
@@ -51,8 +53,10 @@ def _errors(entries: list[Entry]) -> list[str]:
 
 def _unsupported(entries: list[Entry]) -> list[str]:
     groups = _merge(entries, lambda series, result: (series, anonymous(result.record.reason)))
-    rows = [[code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
-            for (series, reason), members in groups]  # fmt: skip
+    rows = [
+        [code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
+        for (series, reason), members in groups
+    ]
     long = [(f"{series}: {plain(_short(reason))}", members) for (series, reason), members in groups
             if len(members) > INLINE_KEYS]  # fmt: skip
     body = "\n\n".join(f"{title}\n\n{_keys(members)}" for title, members in long)
@@ -60,8 +64,10 @@ def _unsupported(entries: list[Entry]) -> list[str]:
     return parts + ([details("Every unsupported case", body)] if body else [])
 
 
-def _merge(entries: list[Entry], key: Callable[[str, Result], tuple]) -> list[tuple[tuple, list[Entry]]]:
-    groups: dict[tuple, list[Entry]] = {}
+def _merge(
+    entries: list[Entry], key: Callable[[str, Result], tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], list[Entry]]]:
+    groups: dict[tuple[str, ...], list[Entry]] = {}
     for case, series, result in entries:
         groups.setdefault(key(series, result), []).append((case, series, result))
     return list(groups.items())
@@ -110,7 +116,7 @@ def _record_warnings(data: ReportData) -> Iterator[str]:
 def _unconverged(data: ReportData) -> Iterator[str]:
     groups = _Alike()
     for (case, series), result in data.timed.items():
-        measurement = result.record.measurement
+        measurement = result.measurement
         if not measurement.converged:
             groups.add(code(series), "; ".join(measurement.unmet), case.key)
     yield from groups.lines(" did not converge")
@@ -164,8 +170,6 @@ MAX_MAPS = 12
 # A page with a longer table is not read any more; the DataFrame holds them all.
 MAX_ROWS = 1000
 
-Entry = tuple[Case, str, Result]
-
 
 def incorrect_sections(entries: Sequence[Entry]) -> list[str]:
     case, series, result = entries[0]
@@ -183,12 +187,13 @@ def incorrect_sections(entries: Sequence[Entry]) -> list[str]:
 def _rules(entries: Sequence[Entry]) -> str:
     rows = []
     for case, series, result in entries:
-        failures = result.record.accuracy.failures
+        accuracy = accuracy_of(result)
+        failures = accuracy.failures
         worst = max(failures, key=ratio) if failures else None
         figure = f"{worst.value:.2g} / {worst.limit:.2g} = {significant(ratio(worst), 3)}" if worst else "—"
         also = [plain(check.rule) for check in failures if check is not worst]
         rule = plain(worst.rule if worst else _reason_line(result))
-        rule += AFTER_TIMING if result.record.accuracy.recheck == "failed" else ""
+        rule += AFTER_TIMING if accuracy.recheck == "failed" else ""
         rows.append([
             code(series), code(case.key), rule, figure,
             plain(worst.where) if worst and worst.where else "—", "; ".join(also) or "—",
@@ -206,8 +211,9 @@ def _places(entries: Sequence[Entry]) -> list[str]:
     kinds: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         kinds.setdefault((entry[1], numberless(entry[2].record.likely_cause)), []).append(entry)
-    rows = [[code(series), _cause(members[0]) or NO_CAUSE, f"{len(members):,}"]
-            for (series, _), members in kinds.items()]  # fmt: skip
+    rows = [
+        [code(series), _cause(members[0]) or NO_CAUSE, f"{len(members):,}"] for (series, _), members in kinds.items()
+    ]
     return [
         "### Where it is wrong",
         table(["backend", "likely cause", "cases"], rows, left=2),
@@ -220,7 +226,7 @@ def _cause(entry: Entry) -> str:
 
 
 def _map(entry: Entry) -> str:
-    return "\n".join(entry[2].record.accuracy.error_map)
+    return "\n".join(accuracy_of(entry[2]).error_map)
 
 
 def _maps(kinds: Sequence[Sequence[Entry]]) -> Iterator[str]:

@@ -6,14 +6,13 @@ Each part stands only where records hold its figures. Figures of several seeds a
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from attnbench.case import DEFAULTS, Case
 from attnbench.markdown import bullets, code, details, image, table
 from attnbench.report import plots
-from attnbench.report import plots as plots_accuracy
 from attnbench.report.data import ReportData, show_field
 from attnbench.report.panels import Panel
 from attnbench.units import count, error, lengths, significant
@@ -23,6 +22,8 @@ FIGURES = {"source_qk": "q and k", "source_v": "v", "source_p": "P", "source_hop
 PREDICTED = {"e1": "E1 kernel", "e1_emulated": "fp32", "e1_two_level": "two-level", "e1_hopper": "14 bits"}
 # More groups of bars than this are not read any more; the table holds all.
 MAX_GROUPS = 16
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def accuracy_lab_sections(data: ReportData, folder: Path) -> list[str]:
@@ -52,7 +53,7 @@ def _scheme_in(case: Case) -> str:
 
 def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
     """E3 of every scheme on every distribution, a map for each backend and shape that has more than one of each."""
-    grouped: dict[tuple, list[Entry]] = {}
+    grouped: dict[tuple[str, str, int, int, int, bool], list[Entry]] = {}
     for entry in entries:
         if "e3" in entry.values:
             case = entry.case
@@ -70,7 +71,7 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
         mask = "causal" if causal else "full"
         shape = f"head_dim {head_dim}, {mask}, seqlen {lengths(seqlen_q)} x {lengths(seqlen_k)}"
         where = f"{series}, {dtype}, {shape}"
-        plots_accuracy.heat_map(path, f"E3: {series}, {dtype}\n{shape}", schemes, names, values)
+        plots.heat_map(path, f"E3: {series}, {dtype}\n{shape}", schemes, names, values)
         rows = [[scheme, *(_shown(values.get((scheme, inputs))) for inputs in names)] for scheme in schemes]
         parts += [image(f"E3 by scheme and inputs: {where}", path), table(["scheme", *names], rows),
                   _range_of_schemes(values, schemes, names)]  # fmt: skip
@@ -80,13 +81,13 @@ def _schemes(entries: Sequence[Entry], folder: Path) -> list[str]:
     return ["### Scheme against inputs", about, *parts]
 
 
-def _range_of_schemes(values: Mapping[tuple, float], schemes: Sequence[str], names: Sequence[str]) -> str:
+def _range_of_schemes(values: Mapping[tuple[str, str], float], schemes: Sequence[str], names: Sequence[str]) -> str:
     """In words: how much the choice of scheme matters for each distribution, and which is lowest."""
     said = []
     for inputs in names:
         held = {scheme: values[scheme, inputs] for scheme in schemes if (scheme, inputs) in values}
         if len(held) > 1 and min(held.values()) > 0:
-            lowest = min(held, key=held.get)
+            lowest = min(held, key=held.__getitem__)
             said.append(f"{inputs} {significant(max(held.values()) / held[lowest], 3)}x ({lowest})")
     return f"Highest over lowest scheme (the lowest): {'; '.join(said)}."
 
@@ -95,8 +96,8 @@ def _shown(value: float | None) -> str:
     return "—" if value is None else error(value)
 
 
-def _means(members: Sequence[Entry], key, name: str) -> dict[tuple, float]:
-    held: dict[tuple, list[float]] = {}
+def _means(members: Sequence[Entry], key: Callable[[Entry], Key], name: str) -> dict[Key, float]:
+    held: dict[Key, list[float]] = {}
     for entry in members:
         held.setdefault(key(entry), []).append(entry.values[name])
     return {place: statistics.fmean(values) for place, values in held.items()}
@@ -119,8 +120,9 @@ def _sources(entries: Sequence[Entry], folder: Path) -> list[str]:
     path = folder / "sources.svg"
     largest = sorted(groups, key=lambda place: -max(values[place, words] for words in FIGURES.values()))[:MAX_GROUPS]
     shown = [place for place in groups if place in largest]
-    plots_accuracy.source_bars(path, "Where the FP8 error comes from, one source at a time", shown,
-                               list(FIGURES.values()), values)  # fmt: skip
+    plots.source_bars(
+        path, "Where the FP8 error comes from, one source at a time", shown, list(FIGURES.values()), values
+    )
     about = (
         "Relative RMSE against fp64 on the originals with one source at work and all else exact, mean over seeds. "
         "Sums of 14 bits are Hopper's FP8 accumulation as published (a model, not compared with hardware)."
@@ -137,7 +139,7 @@ def _accumulators(entries: Sequence[Entry], folder: Path) -> list[str]:
     if not held:
         return []
     held.sort(key=lambda e: (e.series, e.case.inputs, _scheme_in(e.case), e.case.seqlen_k, e.case.seed))
-    grouped: dict[tuple, list[Entry]] = {}
+    grouped: dict[tuple[str, str, str, int], list[Entry]] = {}
     for e in held:
         grouped.setdefault((e.series, e.case.inputs, _scheme_in(e.case), e.case.seqlen_k), []).append(e)
     means = {
@@ -156,12 +158,12 @@ def _accumulators(entries: Sequence[Entry], folder: Path) -> list[str]:
     return [title, about, *figure, table(headers, rows, left=3)]
 
 
-def prediction_panels(means: Mapping[tuple, Mapping[str, float]]) -> list[Panel]:
+def prediction_panels(means: Mapping[tuple[str, str, str, int], Mapping[str, float]]) -> list[Panel]:
     """E1 against seqlen, by inputs and scheme, with the predictions as lines of reference; more than one length only.
 
     means: for each (series, inputs, scheme, seqlen_k) the E1 and its predictions, under the names of PREDICTED.
     """
-    grouped: dict[tuple, dict[str, dict[int, Mapping[str, float]]]] = {}
+    grouped: dict[tuple[str, str], dict[str, dict[int, Mapping[str, float]]]] = {}
     for (series, inputs, scheme, seqlen), of in means.items():
         grouped.setdefault((inputs, scheme), {}).setdefault(series, {})[seqlen] = of
     panels = []
@@ -284,11 +286,11 @@ def _ratio(found: Mapping[PaperRow, Sequence[Entry]]) -> Iterator[str]:
         )
 
 
-def _shape(case: Case) -> tuple:
+def _shape(case: Case) -> tuple[int, ...]:
     return case.seqlen_q, case.seqlen_k, case.batch, case.num_heads, case.seed
 
 
-def _spread(values: Sequence[float], show) -> list[str]:
+def _spread(values: Sequence[float], show: Callable[[float], str]) -> list[str]:
     """mean, lowest, highest, count; `not run` where there is none."""
     if not values:
         return ["not run", "—", "—", "0"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from attnbench import units
 from attnbench.markdown import anonymous, bullets, code, details, fence, listing, plain, table
 from attnbench.records import store
 from attnbench.records.environment import gpu_of, section
+from attnbench.records.measurement import Measurement
 from attnbench.records.stats import CONFIDENCE, OUTLIER_Z
 from attnbench.report import plots
 from attnbench.report.data import LabelledRun, ReportData, gather
@@ -83,8 +84,9 @@ EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 def environment_section(data: ReportData) -> list[str]:
     """One column a run; a fact that no run recorded has no row, except for those that every run should have."""
     columns = [dict(_facts(entry)) for entry in data.runs]
-    names = dict.fromkeys(name for column in columns for name, value in column.items()
-                          if name in EXPECTED or value != NOT_RECORDED)  # fmt: skip
+    names = dict.fromkeys(
+        name for column in columns for name, value in column.items() if name in EXPECTED or value != NOT_RECORDED
+    )
     headers = [
         "",
         *(f"{entry.letter}: {entry.run.name}" if len(data.runs) > 1 else entry.run.name for entry in data.runs),
@@ -149,7 +151,7 @@ def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "CUDA of the driver", _text(gpu.get("cuda_driver"))
 
 
-def _text(value: Any, show=str) -> str:
+def _text(value: Any, show: Callable[[Any], str] = str) -> str:
     return NOT_RECORDED if value is None else show(value)
 
 
@@ -195,7 +197,7 @@ def conventions_section(data: ReportData) -> list[str]:
 
 
 def _measured(data: ReportData) -> Iterator[str]:
-    timing = Counter(_timing(result.record.measurement) for result in data.timed.values())
+    timing = Counter(_timing(result.measurement) for result in data.timed.values())
     if timing:
         kinds = [f"{words} ({number:,})" if len(timing) > 1 else words for words, number in timing.most_common()]
         yield f"Measured: {'; '.join(kinds)}."
@@ -203,7 +205,7 @@ def _measured(data: ReportData) -> Iterator[str]:
         yield "**Measurements of different timer, regime or cache stand in one report: compare within each.**"
 
 
-def _timing(measurement) -> str:
+def _timing(measurement: Measurement) -> str:
     processes = len({block.process for block in measurement.blocks})
     return (
         f"timer {code(measurement.timer)}, regime {code(measurement.regime)}, cache {code(measurement.cache)}, "

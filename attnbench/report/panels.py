@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from attnbench.case import Case, forward_flops
 from attnbench.records.record import RELATIVE_RMSE
@@ -78,8 +79,9 @@ def _spans(cells: Cells) -> dict[str, tuple[tuple[int, float, float], ...]]:
     """Rates at both ends of the median's interval, in TFLOPS, where half its width is over TIE."""
     spans: dict[str, list[tuple[int, float, float]]] = {}
     for (case, series), result in cells.items():
-        if result.half_width is not None and result.half_width > TIE:
-            interval, flops = result.statistics.interval, forward_flops(case)
+        interval, half = result.statistics.interval if result.statistics else None, result.half_width
+        if interval is not None and half is not None and half > TIE:
+            flops = forward_flops(case)
             ends = (case.seqlen_k, flops / interval.high_s / 1e12, flops / interval.low_s / 1e12)
             spans.setdefault(series, []).append(ends)
     return {series: tuple(sorted(found)) for series, found in spans.items()}
@@ -93,7 +95,7 @@ def _error(result: Result) -> float | None:
 
 def _groups(family: Family, value: Value) -> Iterable[tuple[str, list[Case], Cells]]:
     """Parts of a family in which only the length varies, with a title; those with values at one length are left out."""
-    groups: dict[tuple, dict] = {}
+    groups: dict[tuple[Any, ...], dict[tuple[Case, str], Result]] = {}
     for key, result in family.cells.items():
         groups.setdefault(_panel_key(key[0]), {})[key] = result
     for group in list(groups.values()):
@@ -103,7 +105,7 @@ def _groups(family: Family, value: Value) -> Iterable[tuple[str, list[Case], Cel
                 yield _panel_title(family, cases), cases, part
 
 
-def _panel_key(case: Case) -> tuple:
+def _panel_key(case: Case) -> tuple[Any, ...]:
     fixed_q = None if case.seqlen_q == case.seqlen_k else case.seqlen_q
     return (fixed_q, *(getattr(case, name) for name in PANEL_FIELDS))
 
@@ -112,7 +114,7 @@ def _split_batches(group: Cells) -> list[Cells]:
     """One part where every length has one batch size, else a part for each batch size."""
     if len({(case.seqlen_k, series) for case, series in group}) == len(group):
         return [group]
-    by_batch: dict[int, dict] = {}
+    by_batch: dict[int, dict[tuple[Case, str], Result]] = {}
     for key, result in group.items():
         by_batch.setdefault(key[0].batch, {})[key] = result
     return list(by_batch.values())
@@ -149,9 +151,9 @@ def _reference(cells: Cells) -> dict[str, Points]:
     eager: dict[int, float] = {}
     limit: dict[int, float] = {}
     for (case, _), result in cells.items():
-        check = result.check(RELATIVE_RMSE)
-        if check is not None:
-            value = result.record.accuracy.values.get("eager_rmse") or 0.0
+        check, accuracy = result.check(RELATIVE_RMSE), result.record.accuracy
+        if check is not None and accuracy is not None:
+            value = accuracy.values.get("eager_rmse") or 0.0
             eager[case.seqlen_k] = max(eager.get(case.seqlen_k, 0.0), value)
             limit[case.seqlen_k] = min(limit.get(case.seqlen_k, math.inf), check.limit)
     lines = {"eager reference": sorted(eager.items()), "lowest limit": sorted(limit.items())}
@@ -161,8 +163,8 @@ def _reference(cells: Cells) -> dict[str, Points]:
 
 def _failed(cells: Cells) -> Points:
     incorrect = [(case, result) for (case, _), result in cells.items() if result.record.status == "incorrect"]
-    return tuple((case.seqlen_k, _error(result)) for case, result in incorrect if _error(result) is not None)
+    return tuple((case.seqlen_k, value) for case, result in incorrect if (value := _error(result)) is not None)
 
 
-def _only(values: set) -> float | None:
+def _only(values: set[float | None]) -> float | None:
     return next(iter(values)) if len(values) == 1 else None

@@ -6,11 +6,13 @@ and dash; the colours are those that M. Okabe and K. Ito chose to be told apart 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,7 +29,7 @@ from attnbench.units import error, lengths
 # wine, olive and indigo of P. Tol's "muted" set, for more series than seven.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#332288")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-DASHES = ((), (5, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 CARD, PANEL, GRID, INK, QUIET = "#f4f4f1", "#ffffff", "#dddddd", "#222222", "#6b6b6b"
 COLUMNS = 2
 # So many figures of so many panels each; the tables hold the rest.
@@ -42,10 +44,8 @@ PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 4.8, 2.9, 0.35, 0.28
 TITLE_LETTERS = 64
 # Where a line shows how much of the datasheet's peak a rate is.
 PEAK_PARTS = (0.25, 0.5, 0.75, 1.0)
-STYLE = {
-    "svg.hashsalt": "attnbench", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": QUIET, "xtick.color": INK, "ytick.color": INK,
-}  # fmt: skip
+# Keyword arguments of matplotlib's artists, which check them.
+Style = dict[str, Any]
 
 
 def rate_plots(data: ReportData, folder: Path) -> list[str]:
@@ -94,19 +94,31 @@ def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, la
     return shown
 
 
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
+    """Figures drawn inside look alike everywhere: matplotlib's defaults and these, whatever a user configured."""
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
+        matplotlib.rcParams.update({
+            "svg.hashsalt": "attnbench", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
+            "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": QUIET, "xtick.color": INK, "ytick.color": INK,
+        })  # fmt: skip
+        yield
+
+
 def _names(panels: Sequence[Panel], order: Sequence[str]) -> list[str]:
     return [series for series in order if any(series in panel.lines for panel in panels)]
 
 
-def _save(panels: Sequence[Panel], order: Sequence[str], path: Path, title: str,
-          finish: Callable[[Axes, Panel], None]) -> None:  # fmt: skip
+def _save(
+    panels: Sequence[Panel], order: Sequence[str], path: Path, title: str, finish: Callable[[Axes, Panel], None]
+) -> None:
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     legend = _legend(panels, order)
     legend_rows = -(-len(legend) // (3 * columns))
     width, height = PANEL_WIDTH * columns, PANEL_HEIGHT * rows + TITLE_HEIGHT + LEGEND_HEIGHT * legend_rows
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update({**matplotlib.rcParamsDefault, **STYLE})
+    with _styled():
         figure = Figure(figsize=(width, height), facecolor=CARD)
         # NOTE: the margins are fixed, in inches: matplotlib's layout engines draw everything three times to find them.
         figure.subplots_adjust(
@@ -136,7 +148,7 @@ def _legend(panels: Sequence[Panel], order: Sequence[str]) -> list[Line2D]:
     return lines
 
 
-def _style(index: int) -> dict:
+def _style(index: int) -> Style:
     """Colour, marker and dash of a series; no two alike among the first 180."""
     return {
         "color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5,
@@ -144,7 +156,7 @@ def _style(index: int) -> dict:
     }  # fmt: skip
 
 
-QUIET_STYLES = {
+QUIET_STYLES: Mapping[str, Style] = {
     "eager reference": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
     "lowest limit": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
     # What an accumulator predicts, by `report_accuracy.PREDICTED`.
@@ -153,9 +165,9 @@ QUIET_STYLES = {
     "14 bits": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
 }
 # The bar that stands for all of them in the legend.
-SPAN_STYLE = {"color": QUIET, "marker": "|", "markersize": 11, "markeredgewidth": 1.4, "linestyle": "none"}
-GRID_STYLE = {"color": GRID, "linewidth": 0.7, "zorder": 0.5}
-FAILED_STYLE = {"color": "#B00020", "marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
+SPAN_STYLE: Style = {"color": QUIET, "marker": "|", "markersize": 11, "markeredgewidth": 1.4, "linestyle": "none"}
+GRID_STYLE: Style = {"color": GRID, "linewidth": 0.7, "zorder": 0.5}
+FAILED_STYLE: Style = {"color": "#B00020", "marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
 
 
 def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
@@ -242,15 +254,15 @@ BARS_WIDTH, BAR_HEIGHT, BAR_LABELS_WIDTH = 9.0, 0.16, 3.6
 HEAT = "Blues"
 
 
-def heat_map(path: Path, title: str, rows: Sequence[str], columns: Sequence[str],
-             values: Mapping[tuple[str, str], float]) -> None:  # fmt: skip
+def heat_map(
+    path: Path, title: str, rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], float]
+) -> None:
     """One cell a (row, column) that has a value, coloured by its logarithm within the figure."""
     import numpy as np
 
     grid = np.array([[values.get((row, column), np.nan) for column in columns] for row in rows])
     size = (LABELS_WIDTH + CELL_WIDTH * len(columns), MARGIN_HEIGHT + CELL_HEIGHT * len(rows))
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update({**matplotlib.rcParamsDefault, **STYLE})
+    with _styled():
         figure = Figure(figsize=size, facecolor=CARD)
         axes = figure.add_axes(_inside(size, left=LABELS_WIDTH - 0.2, right=0.2, top=0.6, bottom=0.6))
         logs = np.log(np.where(grid > 0, grid, np.nan))
@@ -266,13 +278,13 @@ def heat_map(path: Path, title: str, rows: Sequence[str], columns: Sequence[str]
         _write(figure, path)
 
 
-def source_bars(path: Path, title: str, groups: Sequence[str], sources: Sequence[str],
-                values: Mapping[tuple[str, str], float]) -> None:  # fmt: skip
+def source_bars(
+    path: Path, title: str, groups: Sequence[str], sources: Sequence[str], values: Mapping[tuple[str, str], float]
+) -> None:
     """For each group one bar a source, logarithmic."""
     height = len(groups) * (len(sources) + 1) * BAR_HEIGHT
     size = (BARS_WIDTH, MARGIN_HEIGHT + 0.3 + height)
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update({**matplotlib.rcParamsDefault, **STYLE})
+    with _styled():
         figure = Figure(figsize=size, facecolor=CARD)
         axes = figure.add_axes(_inside(size, left=BAR_LABELS_WIDTH, right=0.3, top=0.45, bottom=0.9))
         axes.set_facecolor(PANEL)
@@ -302,10 +314,12 @@ def _error_ticks(axes: Axes, errors: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _inside(size: tuple[float, float], left: float, right: float, top: float, bottom: float) -> list[float]:
+def _inside(
+    size: tuple[float, float], left: float, right: float, top: float, bottom: float
+) -> tuple[float, float, float, float]:
     """Axes of a figure with these margins in inches."""
     width, height = size
-    return [left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height]
+    return left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height
 
 
 def _write(figure: Figure, path: Path) -> None:

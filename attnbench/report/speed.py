@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from attnbench import units
 from attnbench.case import Case, compulsory_bytes
 from attnbench.markdown import anonymous, code, details, filled_table, listing, plain, table
-from attnbench.records.result import Result
+from attnbench.records.result import Result, TimedResult
 from attnbench.records.stats import Statistics
-from attnbench.report.data import Cells, Family, ReportData, row_label
+from attnbench.report.data import Family, ReportData, TimedCells, row_label
 from attnbench.units import significant
 
 # Two medians closer than this are level: the margin that a gate would ask for, and above the usual A/A noise.
@@ -57,22 +57,27 @@ def _caption(family: Family) -> str:
     sentences = [f"Constant: {family.constants}."]
     if family.baseline:
         sentences.append(f"Speedup over {code(family.baseline)}.")
-    peaks = sorted({result.peak_flops_per_s for result in family.timed.values()} - {None})
+    peaks = _known(result.peak_flops_per_s for result in family.timed.values())
     if peaks:
         sentences.append(f"Peak: {listing([f'{significant(peak / 1e12, 4)} TFLOPS' for peak in peaks])}.")
     elif not any(result.gemm_flops_per_s for result in family.timed.values()):
         sentences.append("No peak is known for this machine.")
-    gemms = sorted({result.gemm_flops_per_s for result in family.timed.values()} - {None})
+    gemms = _known(result.gemm_flops_per_s for result in family.timed.values())
     if gemms:
         shown = listing([f"{significant(gemm / 1e12, 4)} TFLOPS" for gemm in gemms])
         sentences.append(f"The run's own bf16 GEMM: {shown}{'' if peaks else ' (the % are of it)'}.")
     return " ".join(sentences)
 
 
+def _known(rates: Iterable[float | None]) -> list[float]:
+    """Those that there are, each once, in order."""
+    return sorted({rate for rate in rates if rate is not None})
+
+
 def _rate_table(family: Family, shown: Sequence[str]) -> str:
     rows = []
     for case, best_s in family.best_s.items():
-        base = family.timed.get((case, family.baseline))
+        base = family.timed.get((case, family.baseline)) if family.baseline else None
         rows.append(
             row_label(case, family.varying)
             + [
@@ -83,8 +88,8 @@ def _rate_table(family: Family, shown: Sequence[str]) -> str:
     return table([*family.varying, *map(code, shown)], rows, left=len(family.varying))
 
 
-def _rate_cell(result: Result | None, best_s: float, base: Result | None, is_base: bool) -> str:
-    if result is None or result.statistics is None:
+def _rate_cell(result: Result | None, best_s: float, base: TimedResult | None, is_base: bool) -> str:
+    if not isinstance(result, TimedResult):
         return outcome(result)
     parts = [significant(result.flops_per_s / 1e12, 3)]
     if result.time_s <= best_s * (1 + TIE):
@@ -96,7 +101,7 @@ def _rate_cell(result: Result | None, best_s: float, base: Result | None, is_bas
     ceiling = result.peak_flops_per_s or result.gemm_flops_per_s
     if ceiling:
         parts.append(percent(result.flops_per_s / ceiling))
-    return " · ".join(parts) + ("" if result.record.measurement.converged else f" {UNCONVERGED}")
+    return " · ".join(parts) + ("" if result.measurement.converged else f" {UNCONVERGED}")
 
 
 def _time_table(family: Family, shown: Sequence[str]) -> str:
@@ -123,7 +128,7 @@ def _prep_caption(family: Family) -> str:
 
 
 def _time_cell(result: Result | None, fp8: bool) -> str:
-    if result is None or result.statistics is None:
+    if not isinstance(result, TimedResult):
         return outcome(result)
     kernel = units.show_time(result.time_s)
     if not fp8:
@@ -136,19 +141,19 @@ def _figure_table(family: Family) -> str:
                "prep", "prep + kernel", "compile", "peak memory", "GB/s", "% of GEMM"]  # fmt: skip
     order = {case: place for place, case in enumerate(family.cases)}
     timed = sorted(family.timed.items(), key=lambda item: order[item[0][0]])
-    rows = [row_label(case, family.varying) + [code(series)] + _figures(result) for (case, series), result in timed]
+    rows = [[*row_label(case, family.varying), code(series), *_figures(result)] for (case, series), result in timed]
     return filled_table(headers, rows, left=len(family.varying) + 1)
 
 
-def _figures(result: Result) -> list[str]:
-    stats, measurement = result.statistics, result.record.measurement
+def _figures(result: TimedResult) -> list[str]:
+    stats, measurement = result.statistics, result.measurement
     time, interval = units.show_time, stats.interval
     spread = "—" if stats.relative_stdev is None else f"{100 * stats.relative_stdev:.2f} %"
     taken = str(stats.count) if stats.count == stats.sample_count else f"{stats.count} of {stats.sample_count}"
     gemm = result.gemm_flops_per_s
     half = "—"
     if interval is not None:
-        half = f"±{100 * result.half_width:.2f} %"
+        half = f"±{100 * interval.half_width(stats.median_s):.2f} %"
         if interval.coverage < 0.95:
             half += f" ({100 * interval.coverage:.0f} %)"
     return [
@@ -209,18 +214,17 @@ class Race:
     level: bool
 
 
-def races(cells: Cells) -> list[Race]:
-    """Every case with at least two measurements, in the order of `cells`."""
+def races(timed: TimedCells) -> list[Race]:
+    """Every case with at least two measurements, in the order of `timed`."""
     times: dict[Case, list[tuple[float, str]]] = {}
-    for (case, series), result in cells.items():
-        if result.statistics:
-            times.setdefault(case, []).append((result.time_s, series))
+    for (case, series), result in timed.items():
+        times.setdefault(case, []).append((result.time_s, series))
     found = []
     for case, entries in times.items():
         if len(entries) > 1:
             (best_s, winner), *others = sorted(entries)
-            _, high_s = _bounds(cells[case, winner].statistics)
-            lows = {series: _bounds(cells[case, series].statistics)[0] for _, series in others}
+            _, high_s = _bounds(timed[case, winner].statistics)
+            lows = {series: _bounds(timed[case, series].statistics)[0] for _, series in others}
             near = [name for time_s, name in others if time_s <= best_s * (1 + TIE) or lows[name] <= high_s]
             next_s, follower = others[0]
             found.append(Race(case, winner, near[0] if near else follower, next_s / best_s, bool(near)))
@@ -247,14 +251,14 @@ def leads(found: Iterable[Race], series: str) -> list[float]:
     return [race.lead for race in found if not race.level and race.winner == series]
 
 
-def ratios(timed: Cells, series: str, over: str | None) -> list[float]:
+def ratios(timed: TimedCells, series: str, over: str | None) -> list[float]:
     """Speedups of a series over another, on every case that both were timed on."""
     mine = {case: result.time_s for (case, name), result in timed.items() if name == series}
     theirs = {case: result.time_s for (case, name), result in timed.items() if name == over}
     return [theirs[case] / time_s for case, time_s in mine.items() if case in theirs]
 
 
-def mean_and_range(values: Sequence[float], show) -> str:
+def mean_and_range(values: Sequence[float], show: Callable[[float], str]) -> str:
     """The geometric mean, and the lowest and highest where they read otherwise; a dash where there is none."""
     if not values:
         return "—"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attnbench.case import Case
 from attnbench.markdown import anonymous, code, filled_table, listing, plain
 from attnbench.records.environment import why_suspect
 from attnbench.records.measurement import REFERENCE_PREP
-from attnbench.records.result import Result
-from attnbench.report.data import Cells, Family, ReportData, preferred
+from attnbench.records.result import Result, TimedResult
+from attnbench.report.data import Cells, Family, ReportData, TimedCells, preferred, timed_cells
 from attnbench.report.errors import ratio
 from attnbench.report.fp8 import paper_headline
 from attnbench.report.speed import Race, close, leads, mean_and_range, percent, plus_minus, races, ratios, speedup, wins
@@ -43,7 +43,7 @@ def _fp8_against_16_bit(data: ReportData) -> Iterator[str]:
     """8 bits against the fastest 16-bit result of the same shape and machine: the kernel alone, and with its prep in
     every call. Without the emulation, whose time says nothing about FP8 hardware.
     """
-    fastest: dict[tuple, float] = {}
+    fastest: dict[tuple[object, ...], float] = {}
     for (case, _), result in data.timed.items():
         if not case.is_fp8:
             place = _place(result)
@@ -64,7 +64,7 @@ def _fp8_against_16_bit(data: ReportData) -> Iterator[str]:
         )
 
 
-def _place(result: Result) -> tuple:
+def _place(result: Result) -> tuple[object, ...]:
     """The machine and the shape."""
     case = result.case
     return (result.machine.name, result.machine.sm_count, case.batch, case.seqlen_q, case.seqlen_k, case.num_heads,
@@ -97,10 +97,11 @@ def _failures(data: ReportData) -> Iterator[str]:
 
 def _closest_to_limit(data: ReportData) -> Iterator[str]:
     """The passed check that came closest to its limit."""
-    closest = None
+    closest: tuple[float, str, str, Case] | None = None
     for (case, series), result in data.cells.items():
-        if result.record.status == "ok":
-            for check in result.record.accuracy.checks:
+        accuracy = result.record.accuracy
+        if result.record.status == "ok" and accuracy is not None:
+            for check in accuracy.checks:
                 if check.limit > 0 and (closest is None or check.value / check.limit > closest[0]):
                     closest = (check.value / check.limit, check.rule, series, case)
     if closest is not None:
@@ -110,7 +111,7 @@ def _closest_to_limit(data: ReportData) -> Iterator[str]:
 
 
 def _stamps(data: ReportData) -> Iterator[str]:
-    loose = sum(1 for result in data.timed.values() if not result.record.measurement.converged)
+    loose = sum(1 for result in data.timed.values() if not result.measurement.converged)
     if loose:
         yield f"- {count(loose, 'measurement')} of {len(data.timed):,} did not converge; see [warnings](#warnings)."
     warned = sum(1 for result in data.cells.values() if result.record.warnings)
@@ -161,13 +162,13 @@ def _standings(dtype: str, cells: Cells) -> Iterator[str]:
     ran = {series: of for series, of in by_series.items() if any(map(_ran, of.values()))}
     if not ran:
         return
-    timed = {key: result for key, result in cells.items() if result.statistics}
-    baseline = preferred(timed)
-    found = races(timed)
+    fast = timed_cells(cells)
+    baseline = preferred(fast)
+    found = races(fast)
     over = f"speedup over {code(baseline)}" if baseline else "speedup"
     headers = ["backend", "passed", "timed", "fastest in", "level in", over, "highest TFLOPS", "% of peak",
                "% of own GEMM", "error / limit", "failed", "unsupported"]  # fmt: skip
-    rows = [_series_row(series, of, found, timed, baseline) for series, of in ran.items()]
+    rows = [_series_row(series, of, found, fast, baseline) for series, of in ran.items()]
     cases = len({case for case, _ in cells})
     yield f"**{dtype}**, {count(cases, 'case')}:\n\n{filled_table(headers, rows)}"
     absent = [code(series) for series in by_series if series not in ran]
@@ -179,9 +180,10 @@ def _ran(result: Result) -> bool:
     return result.record.status != "unsupported"
 
 
-def _series_row(series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: Cells,
-                baseline: str | None) -> list[str]:  # fmt: skip
-    fast = [result for result in of.values() if result.statistics]
+def _series_row(
+    series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: TimedCells, baseline: str | None
+) -> list[str]:
+    fast = [result for result in of.values() if isinstance(result, TimedResult)]
     status = Counter(result.record.kind or result.record.status for result in of.values())
     failed = [f"{number} {kind}" for kind, number in status.items() if kind not in ("ok", "unsupported")]
     won = leads(found, series)
@@ -199,7 +201,7 @@ def _series_row(series: str, of: Mapping[Case, Result], found: Sequence[Race], t
     ]
 
 
-def _highest(timed: Sequence[Result], name: str = "") -> list[str]:
+def _highest(timed: Sequence[TimedResult], name: str = "") -> list[str]:
     """The highest rate with its interval, and its shares of the peak and of the run's own GEMM."""
     best = max(timed, key=lambda result: result.flops_per_s, default=None)
     if best is None:
@@ -212,7 +214,7 @@ def _share(rate: float, limit: float | None) -> str:
     return percent(rate / limit) if limit else NONE
 
 
-def _worst_error(members) -> str:
+def _worst_error(members: Iterable[Result]) -> str:
     """The largest error as a part of its limit, over every rule that has a limit above 0."""
     judged = [result.record.accuracy.checks for result in members if result.record.accuracy]
     worst = max((ratio(check) for checks in judged for check in checks if check.limit > 0), default=None)
@@ -226,13 +228,15 @@ def _family_row(family: Family) -> list[str]:
     leader, words = _leader(family, found)
     fast = [result for (_, series), result in family.timed.items() if series == leader]
     over = family.baseline
-    gain = NONE if leader == over else mean_and_range(ratios(family.timed, leader, over), speedup)
+    gain = NONE
+    if over is not None and over != leader:
+        gain = mean_and_range(ratios(family.timed, leader, over), speedup)
     return [
         f"[{family.title}](#{anchor(family.title)})",
         f"{len(family.best_s):,}",
         words,
         mean_and_range(leads(found, leader), speedup),
-        f"{gain} over {code(over)}" if gain != NONE else NONE,
+        f"{gain} over {code(over)}" if over is not None and gain != NONE else NONE,
         *_highest(fast, f" {code(leader)}"),
         _widest(family),
     ]
@@ -254,8 +258,8 @@ def _leader(family: Family, found: Sequence[Race]) -> tuple[str, str]:
 
 def _widest(family: Family) -> str:
     """The widest interval of a median; `unknown` where a measurement has too few samples for one."""
-    halves = [result.half_width for result in family.timed.values()]
-    return "unknown" if None in halves else f"±{significant(100 * max(halves), 2)} %"
+    known = [result.half_width for result in family.timed.values() if result.half_width is not None]
+    return "unknown" if len(known) < len(family.timed) else f"±{significant(100 * max(known), 2)} %"
 
 
 def anchor(title: str) -> str:

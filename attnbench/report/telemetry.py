@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from attnbench import units
 from attnbench.markdown import code, details, filled_table, plain, table
 from attnbench.records.environment import DRIFT_LIMIT, GEMM, drifts, figures
-from attnbench.records.result import Observed, Result
+from attnbench.records.result import Observed, TimedResult
 from attnbench.report.data import Family, LabelledRun, ReportData
 from attnbench.report.speed import percent
 from attnbench.units import significant
@@ -46,20 +46,20 @@ def telemetry_section(data: ReportData) -> list[str]:
     return ["## The machine meanwhile", *parts] if parts else []
 
 
-def _dtypes(data: ReportData) -> Iterator[tuple[str, list[Result]]]:
+def _dtypes(data: ReportData) -> Iterator[tuple[str, list[TimedResult]]]:
     for dtype, cells in data.by_dtype.items():
-        timed = [result for result in cells.values() if result.statistics]
+        timed = [result for result in cells.values() if isinstance(result, TimedResult)]
         if timed:
             yield dtype, timed
 
 
-def _series(family: Family) -> Iterator[tuple[str, list[Result]]]:
+def _series(family: Family) -> Iterator[tuple[str, list[TimedResult]]]:
     for series in family.timed_series:
         yield series, [result for (_, name), result in family.timed.items() if name == series]
 
 
-def _cells(members: Sequence[Result]) -> list[str]:
-    seen = [Observed.of(result.record.measurement) for result in members]
+def _cells(members: Sequence[TimedResult]) -> list[str]:
+    seen = [Observed.of(result.measurement) for result in members]
     return [
         _range([one.sm_clock_mhz for one in seen], "MHz"),
         _range([one.power_w for one in seen], "W"),
@@ -90,7 +90,7 @@ def _percents(values: Sequence[float | None]) -> str:
     return _between(percent(min(known)), percent(max(known))) if known else NONE
 
 
-def _share(members: Sequence[Result], ceiling: str) -> str:
+def _share(members: Sequence[TimedResult], ceiling: str) -> str:
     limits = ((result.flops_per_s, getattr(result, ceiling)) for result in members)
     return _percents([rate / limit for rate, limit in limits if rate and limit])
 
@@ -99,15 +99,15 @@ def _between(low: str, high: str) -> str:
     return low if low == high else f"{low} – {high}"
 
 
-def _flags(members: Sequence[Result]) -> str:
-    flags = Counter(flag for result in members for flag in result.record.measurement.flags)
+def _flags(members: Sequence[TimedResult]) -> str:
+    flags = Counter(flag for result in members for flag in result.measurement.flags)
     return ", ".join(f"{code(flag)} {number} of {len(members)}" for flag, number in sorted(flags.items())) or NONE
 
 
-def _discarded(members: Sequence[Result]) -> str:
+def _discarded(members: Sequence[TimedResult]) -> str:
     causes: Counter[str] = Counter()
     for result in members:
-        causes.update(result.record.measurement.discarded)
+        causes.update(result.measurement.discarded)
     return ", ".join(f"{number} ({plain(cause)})" for cause, number in sorted(causes.items())) or NONE
 
 

@@ -9,6 +9,7 @@ import ast
 import difflib
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -26,7 +27,7 @@ from attnbench.records.record import (
     Record,
 )
 from attnbench.records.store import StoreError, read
-from attnbench.reference import inputs as drawing
+from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import is_file
 from attnbench.repro import judge
 from attnbench.repro import templates as text
@@ -80,7 +81,7 @@ def _failed_problem(record: Record) -> _Problem:
     if not probe:
         return _Problem(record.case, "", {check.rule: check.limit for check in checks if ": " not in check.rule})
     limits = {c.rule.removeprefix(f"{probe}: "): c.limit for c in checks if c.rule.startswith(f"{probe}: ")}
-    if probe in drawing.DISTRIBUTIONS:
+    if probe in DISTRIBUTIONS:
         return _Problem(replace(record.case, inputs=probe), "", limits)
     return _Problem(record.case, probe, limits)
 
@@ -102,7 +103,7 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
     if is_file(case.inputs):
         draw = text.LOAD
     else:
-        apply = drawing.DISTRIBUTIONS[case.inputs].apply
+        apply = DISTRIBUTIONS[case.inputs].apply
         draw = text.DRAW.substitute(distribution=_source(apply), apply=apply.__name__)
     if spec:
         file, _, function = spec.rpartition(":")
@@ -149,14 +150,15 @@ def _judging() -> str:
     return text.JUDGE.substitute(source="\n\n".join(parts.values()))
 
 
-def _source(function: FunctionType) -> str:
+def _source(function: Callable[..., object]) -> str:
     """A function's own code, after the constants, modules and functions of its module that it uses, directly or not."""
     parts: dict[str, str] = {}
     _collect(function, parts)
     return "\n\n".join(parts.values())
 
 
-def _collect(function: FunctionType, parts: dict[str, str]) -> None:
+def _collect(function: Callable[..., object], parts: dict[str, str]) -> None:
+    assert isinstance(function, FunctionType), "what is copied has source code"
     for name in _global_names(function.__code__):
         value = function.__globals__.get(name)
         if name in parts or name in OWN or name == function.__name__:
@@ -175,7 +177,7 @@ def _is_plain(value: object) -> bool:
     if not isinstance(value, (int, float, str, tuple, dict)):
         return False
     try:
-        return ast.literal_eval(repr(value)) == value
+        return bool(ast.literal_eval(repr(value)) == value)
     except (ValueError, SyntaxError):
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -66,7 +67,7 @@ class WorkerProcess:
     def __init__(self, device: str, plugins: Sequence[str], place: Place | None = None):
         jobs_read, jobs_write = os.pipe()
         events_read, events_write = os.pipe()
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is `kill` that closes it
         self._folder = str(place.folder if place else Path.cwd())
         self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
@@ -85,7 +86,7 @@ class WorkerProcess:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             pass_fds=(jobs_read, events_write),
-            cwd=place and place.folder,
+            cwd=place.folder if place else None,
             env=_environment(place),
             start_new_session=True,  # Ctrl-C is the parent's to handle, and its helpers die with it
         )
@@ -137,10 +138,9 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Ends the worker and everything it started, whatever state it is in. Raises WorkerStuck where it cannot."""
-        try:
+        # Nobody of that group is left otherwise, or its number is another's by now.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody of that group is left, or its number is another's by now
         try:
             self._process.wait(KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -154,10 +154,8 @@ class WorkerProcess:
         self._output.close()
 
     def _jobs_close(self) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._jobs.close()
-        except BrokenPipeError:
-            pass
 
     def _death(self) -> WorkerDied:
         try:

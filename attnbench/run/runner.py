@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -188,9 +189,7 @@ def _run_jobs(
             outcome.records.append(record)
             request.progress.record(record)
 
-        def watch(backend: str, phase: str) -> None:
-            request.progress.phase(job, backend, phase)
-
+        watch = partial(request.progress.phase, job)
         if _processes(job) > 1:
             for record in _replicated(supervisor, job, wanted, watch, outcome.spent_s, note):
                 keep(record)
@@ -285,7 +284,7 @@ class Sentinels:
                 raise
             figures = {"error": str(error)}
         self._last_s = self._now()
-        self._spent_s["sentinels"] += self._last_s - started
+        self._spent_s["sentinels"] += self._last_s - started  # type: ignore[assignment]  # a Counter adds floats too
         step_s = round(self._wall() - self._last_s - self._offset_s, 3)
         self._keep({"role": role, **figures, "clock_step_s": step_s})
 

@@ -65,6 +65,13 @@ class Supervisor:
             self.stop()
             raise RunError(f"no worker could start, {error.brief}") from None
 
+    def _running(self) -> WorkerProcess:
+        """The worker, a fresh one where there is none. Raises RunError when none can start."""
+        if self._worker is None:
+            self.start()
+        assert self._worker is not None, "`start` leaves a worker, or raises"
+        return self._worker
+
     def stop(self) -> None:
         """Ends the worker. Raises RunError where it does not end."""
         worker, self._worker = self._worker, None
@@ -77,12 +84,11 @@ class Supervisor:
 
     def take_sentinel(self) -> dict[str, Any]:
         """The figures of one sentinel, or the `error` there was. Raises RunError when no worker can start."""
-        if self._worker is None:
-            self.start()
-        self._worker.submit(TakeSentinel())
+        worker = self._running()
+        worker.submit(TakeSentinel())
         try:
-            taken = self._worker.next_event(SENTINEL_TIMEOUT_S)
-            self._worker.next_event(SENTINEL_TIMEOUT_S)  # done
+            taken = worker.next_event(SENTINEL_TIMEOUT_S)
+            worker.next_event(SENTINEL_TIMEOUT_S)  # done
             if not isinstance(taken, SentinelTaken):
                 raise WorkerDied(f"asked for a sentinel, it said {type(taken).__name__}")
         except WorkerDied as error:
@@ -113,17 +119,16 @@ class Supervisor:
         left = list(backends)
         suspects: dict[str, str] = {}  # backend: what became of the worker that it was timed in
         while left:
-            if self._worker is None:
-                self.start()
+            worker = self._running()
             alone = next((name for name in left if name in suspects), None)
-            keep_noted = _noted(keep, (note, suspects.get(alone, "")))
+            keep_noted = _noted(keep, (note, suspects[alone] if alone else ""))
             listener = Listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
             self._used, asked = True, time.monotonic()
-            self._worker.submit(listener.run_case(process, bits))
+            worker.submit(listener.run_case(process, bits))
             try:
-                listener.listen(self._worker)
+                listener.listen(worker)
             except (WorkerDied, WorkerSilent) as error:
-                spent_s[LOST] += time.monotonic() - asked
+                spent_s[LOST] += time.monotonic() - asked  # type: ignore[assignment]  # a Counter adds floats too
                 if isinstance(error, WorkerSilent):
                     listener.fail("timeout", listener.overdue())
                 elif listener.together and alone is None:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, Quantized
 from attnbench.case import DTYPES, Case
 from attnbench.reference.fp8 import matmul_into, to_fp8
 from attnbench.reference.quantize import dequantize
@@ -83,7 +83,7 @@ class TiledForward(Base):
         self.choices = choices
 
     @property
-    def partials_16bit(self) -> bool:
+    def partials_16bit(self) -> bool:  # type: ignore[override]  # read only, as everybody uses it
         return self.choices.partials_16bit
 
     def version(self) -> str:
@@ -113,11 +113,10 @@ class TiledForward(Base):
         if inputs.quantized is None:
             return inputs.q.float(), inputs.k.float(), inputs.v.float()
         held = inputs.quantized
-        descales = self.descales(inputs)
-        return tuple(dequantize(x, descale, case) for x, descale in zip((held.q, held.k, held.v), descales))
+        q, k, v = self.descales(held)
+        return dequantize(held.q, q, case), dequantize(held.k, k, case), dequantize(held.v, v, case)
 
-    def descales(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        held = inputs.quantized
+    def descales(self, held: Quantized) -> tuple[Tensor, Tensor, Tensor]:
         return held.q_descale, held.k_descale, held.v_descale
 
     def heads_first(self, tensor: Tensor) -> Tensor:

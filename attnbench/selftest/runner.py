@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from attnbench.backend import ContractError
 from attnbench.case import DTYPES, Case
@@ -221,7 +221,7 @@ class BugUnit:
 
     case: dict[str, Any]
     exhaustive: bool = True
-    oracle: str = "auto"
+    oracle: Literal["auto", "full", "sampled"] = "auto"
     bugs: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
 
@@ -234,7 +234,7 @@ class BugUnit:
         problem = Problem(
             Case.make(**self.case), "cpu", Checks(repeats=REPEATS, oracle=self.oracle), Timing(), 0, Phases()
         )
-        found = {}
+        found: dict[str, dict[str, str]] = {}
         for kind in BUGS:
             bug = kind()
             if bug.unsupported(problem.case) is None and bug.name in (self.bugs or (bug.name,)):
@@ -249,9 +249,10 @@ class BugUnit:
 def caught_by(problem: Problem, bug: Planted, probes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(column, rule that caught the bug or "") of the ordinary checks and of the probes that apply."""
     record = run_trial(problem, bug, timed=False)
-    if record.status == "error":
+    if record.kind is not None:
         yield OWN, record.kind
     else:
+        assert record.accuracy is not None, "planted bugs run on cases that they support"
         yield OWN, record.accuracy.failures[0].rule if record.accuracy.failures else ""
     context = LiveProbeContext(problem, Factors(), bug)
     for name in probes:

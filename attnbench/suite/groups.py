@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -41,7 +42,7 @@ class Axis:
 class Derived:
     field: str
     expression: Expression
-    location: Location = field(default=(), compare=False)
+    location: Location = dataclasses.field(default=(), compare=False)
 
 
 Match = tuple[tuple[str, tuple[Any, ...]], ...]  # field -> values, any of which will do

@@ -65,7 +65,7 @@ def with_overrides(
         backends=suite.backends if backends is None else tuple(backends),
         groups=groups,
         timing=change(suite.timing),
-        only=merge_only(suite.only, [item for item in only if item[0] != GROUP]),
+        only=merge_only(suite.only, tuple(item for item in only if item[0] != GROUP)),
     )
     _refuse_nothing_left(changed, "--only " + " --only ".join(only_text(item) for item in only))
     return changed
@@ -138,11 +138,13 @@ def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
     for index, group in enumerate(model.groups):
         if group.name in first:
             line = source.line(("groups", first[group.name]))
-            raise source.error(("groups", index, "name"), f'group "{group.name}" is here twice (first in line {line}); '
-                               "rename one")  # fmt: skip
+            raise source.error(
+                ("groups", index, "name"), f'group "{group.name}" is here twice (first in line {line}); rename one'
+            )
         first[group.name] = index
-    for index, name in enumerate(model.backends or ()):
-        if name in model.backends[:index]:
+    backends = model.backends or ()
+    for index, name in enumerate(backends):
+        if name in backends[:index]:
             raise source.error(("backends", index), f'"backends" lists "{name}" twice; remove one')
 
 

@@ -76,31 +76,31 @@ class Group(StrictModel):
     """Cases that belong together: the product of its axes."""
 
     name: str = Field(pattern=NAME_PATTERN, description="unique in the suite")
-    axes: Axes = Field({}, description="field: values; every combination becomes a case")
-    derive: Derive = Field({}, description="field: expression over the axes that comes out whole")
-    exclude: list[Exclude] = Field([], description="combinations to leave out, with the reason")
-    time: bool = Field(True, description="false: check only")
-    timing: Timing = Field(Timing(), description="overrides the suite's timing for this group")
-    checks: Checks = Field(Checks(), description="overrides the suite's checks for this group")
+    axes: Axes = Field(default={}, description="field: values; every combination becomes a case")
+    derive: Derive = Field(default={}, description="field: expression over the axes that comes out whole")
+    exclude: list[Exclude] = Field(default=[], description="combinations to leave out, with the reason")
+    time: bool = Field(default=True, description="false: check only")
+    timing: Timing = Field(default=Timing(), description="overrides the suite's timing for this group")
+    checks: Checks = Field(default=Checks(), description="overrides the suite's checks for this group")
 
 
 class SuiteModel(StrictModel):
     """A suite of attention cases."""
 
-    name: str = Field("", pattern=NAME_PATTERN, description="default: the file's name")
-    about: str = Field("", description="one line on what the suite is for")
+    name: str = Field(default="", pattern=NAME_PATTERN, description="default: the file's name")
+    about: str = Field(default="", description="one line on what the suite is for")
     backends: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
-        None, description="default: all that are available on the machine"
+        default=None, description="default: all that are available on the machine"
     )
-    defaults: Fields = Field({}, description="values of case fields where a group sets none")
+    defaults: Fields = Field(default={}, description="values of case fields where a group sets none")
     groups: list[Group] = Field(min_length=1)
-    timing: Timing = Field(Timing())
-    checks: Checks = Field(Checks())
-    only: Match = Field({}, description="keep only the cases that match all of these")
+    timing: Timing = Field(default=Timing())
+    checks: Checks = Field(default=Checks())
+    only: Match = Field(default={}, description="keep only the cases that match all of these")
 
 
 # The model that stands under each key, to tell which keys are legal there.
-_MODELS = {
+_MODELS: Mapping[str, type[StrictModel]] = {
     "": SuiteModel,
     "groups": Group,
     "exclude": Exclude,
@@ -134,7 +134,7 @@ def validate(source: Source) -> SuiteModel:
 def _refuse_unknown_probes(model: SuiteModel, source: Source) -> None:
     from attnbench.correctness.probes import PROBES
 
-    places = [(("checks",), model.checks)]
+    places: list[tuple[Location, Checks]] = [(("checks",), model.checks)]
     places += [(("groups", index, "checks"), group.checks) for index, group in enumerate(model.groups)]
     for place, checks in places:
         for name in checks.probes if checks.probes != ("all",) else ():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -78,16 +78,21 @@ def parse_source(text: str, name: str) -> Source:
     return Source(name, value, lines)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the C one is several times faster, and optional
+if TYPE_CHECKING:
+    _SafeLoader = yaml.SafeLoader
+else:
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is several times faster, and optional
+
+
+class _Loader(_SafeLoader):
     """NOTE: YAML 1.1 reads 010 as 8, 1:30 as 90 and 0x10 as 16, and says nothing. Whole numbers are decimal here; the
     rest stays text, and is refused where a number is wanted."""
 
-    yaml_implicit_resolvers = {
-        start: [(tag, pattern) for tag, pattern in resolvers if tag != INT]
-        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in resolvers if tag != INT]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(SCIENTIFIC), list("-+0123456789"))
 
@@ -96,7 +101,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(SCIENTIFIC),
 class _Builder:
     """Turns composed nodes into plain values, noting lines."""
 
-    loader: Any
+    loader: _Loader
     name: str
     lines: dict[Location, int]
 
@@ -123,8 +128,9 @@ class _Builder:
         for key_node, _ in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if isinstance(key, str) and key in first:
-                raise SuiteError(f'{self.name}:{line}: the key "{key}" is here twice (first in line {first[key]}); '
-                                 "remove one")  # fmt: skip
+                raise SuiteError(
+                    f'{self.name}:{line}: the key "{key}" is here twice (first in line {first[key]}); remove one'
+                )
             if isinstance(key, str):
                 first[key] = line
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeGuard
 
 from attnbench.case import DTYPES, FIELDS, INPUT_FILE, MAX_SIZE, RESERVED, SCALINGS
 from attnbench.errors import suggest
@@ -77,9 +77,12 @@ def allowed_names(name: str) -> tuple[str, ...]:
 
 def _size(name: str, value: Any) -> int:
     size = parse_size(value) if isinstance(value, str) else value
-    _expect(type(size) is int, name, value, "a whole number (1k is 1024)")
+    if type(size) is not int:
+        raise _mistake(name, value, "a whole number (1k is 1024)")
     least = 0 if name == "seed" else 1
-    return _expect(least <= size <= MAX_SIZE, name, size, f"between {least} and {MAX_SIZE}")
+    if not least <= size <= MAX_SIZE:
+        raise _mistake(name, size, f"between {least} and {MAX_SIZE}")
+    return size
 
 
 def _named(name: str, value: Any) -> str:
@@ -93,8 +96,12 @@ def _named(name: str, value: Any) -> str:
 
 def _expect(holds: bool, name: str, value: Any, wanted: str) -> Any:
     if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+        raise _mistake(name, value, wanted)
     return value
+
+
+def _mistake(name: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
 # Expressions of a suite's `derive`: numbers, names and + - * / only, computed exactly.
@@ -155,9 +162,14 @@ def _check(node: ast.expr, text: str, names: set[str]) -> None:
         _check(node.operand, text, names)
     elif isinstance(node, ast.Name):
         names.add(node.id)
-    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value < float("inf")):
+    elif not (isinstance(node, ast.Constant) and _is_number(node.value) and node.value < float("inf")):
         found = ast.unparse(node)
         raise ArithmeticMistake(f'"{found}" in "{text}" is not allowed; use numbers, axis names and + - * / only')
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """NOTE: Python counts true among the whole numbers."""
+    return type(value) in (int, float)
 
 
 def _evaluate(node: ast.expr, values: Mapping[str, int]) -> Fraction:
@@ -165,5 +177,8 @@ def _evaluate(node: ast.expr, values: Mapping[str, int]) -> Fraction:
         return _OPERATORS[type(node.op)](_evaluate(node.left, values), _evaluate(node.right, values))
     if isinstance(node, ast.UnaryOp):
         return -_evaluate(node.operand, values)
+    if isinstance(node, ast.Name):
+        return Fraction(values[node.id])
+    assert isinstance(node, ast.Constant), "`_check` has let nothing else through"
     # NOTE: by way of its text, so that 0.1 is a tenth and not the nearest double.
-    return Fraction(values[node.id]) if isinstance(node, ast.Name) else Fraction(repr(node.value))
+    return Fraction(repr(node.value))

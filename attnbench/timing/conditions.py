@@ -6,7 +6,7 @@ The rules are those of docs/explanation/watching.md; each threshold is a constan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -101,7 +101,7 @@ _FLAG_OF_REASON = {
 }
 
 
-def _flags(conditions: Conditions, cpus: int):
+def _flags(conditions: Conditions, cpus: int) -> Iterator[str]:
     yield from (_FLAG_OF_REASON[name] for name in conditions.reasons if name in _FLAG_OF_REASON)
     if (conditions.sm_clock_spread or 0) > CLOCK_SPREAD:
         yield CLOCK_VARIED
@@ -133,22 +133,30 @@ def _reasons(used: Sequence[Reading]) -> int:
 
 def _energy(used: Sequence[Reading]) -> tuple[float | None, float | None, list[str]]:
     """(joules, the seconds they were used in, problems): the counter's last value less its first."""
-    counted = [reading for reading in used if reading.energy_j is not None]
-    if any(later.energy_j < earlier.energy_j for earlier, later in pairwise(counted)):
+    counted = [(reading.time_s, reading.energy_j) for reading in used if reading.energy_j is not None]
+    if any(later_j < earlier_j for (_, earlier_j), (_, later_j) in pairwise(counted)):
         return None, None, [f"energy counter: {BACKWARDS}"]
-    if len(counted) < 2 or counted[-1].time_s <= counted[0].time_s:
+    if len(counted) < 2:
         return None, None, []
-    return _short(counted[-1].energy_j - counted[0].energy_j), _short(counted[-1].time_s - counted[0].time_s), []
+    (first_s, first_j), (last_s, last_j) = counted[0], counted[-1]
+    return (_short(last_j - first_j), _short(last_s - first_s), []) if last_s > first_s else (None, None, [])
 
 
 def _stolen(readings: Sequence[Reading], start_s: float, end_s: float) -> float | None:
     """The share of CPU time that was stolen, over the readings from just before the block to just after it."""
-    counted = [reading for reading in readings if reading.stolen_s is not None and reading.cpu_s is not None]
-    before = [reading for reading in counted if reading.time_s <= start_s][-1:]
-    around = before + [reading for reading in counted if start_s < reading.time_s <= end_s]
-    if len(around) < 2 or around[-1].cpu_s <= around[0].cpu_s:
+    counted = [
+        (reading.time_s, reading.stolen_s, reading.cpu_s)
+        for reading in readings
+        if reading.stolen_s is not None and reading.cpu_s is not None
+    ]
+    before = [counter for counter in counted if counter[0] <= start_s][-1:]
+    around = before + [counter for counter in counted if start_s < counter[0] <= end_s]
+    if len(around) < 2:
         return None
-    return _short(max(0.0, around[-1].stolen_s - around[0].stolen_s) / (around[-1].cpu_s - around[0].cpu_s))
+    (_, first_stolen_s, first_cpu_s), (_, last_stolen_s, last_cpu_s) = around[0], around[-1]
+    if last_cpu_s <= first_cpu_s:
+        return None
+    return _short(max(0.0, last_stolen_s - first_stolen_s) / (last_cpu_s - first_cpu_s))
 
 
 def _known(readings: Sequence[Reading], name: str) -> list[float]:

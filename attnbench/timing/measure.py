@@ -139,7 +139,7 @@ def warm_up(
         count = max(WARMUP_CALLS, math.ceil(window_s / (estimate_s * per_sample)))
         estimate_s = statistics.median(timer.take(calls, count, per_sample, None))
         conditions = watch.between(window_started, clock.now()) if watch else None
-        found = estimate_s, conditions and conditions.sm_clock_mhz
+        found = estimate_s, conditions.sm_clock_mhz if conditions else None
         if previous is not None and _agree(previous, found) and clock.now() - started >= settle_s:
             break
         previous = found
@@ -255,8 +255,8 @@ def region_calls(estimate_s: float, resolution_s: float) -> int:
 
 
 def _batch(sample_s: float, taken: int, options: Timing, burst: bool) -> int:
-    """Samples to take before the stopping rule is asked again: a fifth of what it needs at least, later a tenth of those
-    taken, since the rule looks at all of them each time."""
+    """Samples to take before the stopping rule is asked again: a fifth of what it needs at least, later a tenth of
+    those taken, since the rule looks at all of them each time."""
     if burst:
         return max(1, min(options.min_samples, int(BURST_WORK_S / sample_s)))
     wanted = max(options.min_samples / 5, options.min_time_s / 5 / sample_s, taken / 10)

@@ -66,4 +66,4 @@ def take_turns(arms: Sequence[Arm], seed: int, limit_s: float, now: Callable[[],
 
 def growth(number: int) -> int:
     """How many times as long as the shortest the blocks of round `number` are."""
-    return 2 ** (number // ROUNDS_UNTIL_DOUBLED)
+    return 1 << number // ROUNDS_UNTIL_DOUBLED

@@ -28,8 +28,11 @@ BACKWARDS = "a clock went backwards"
 class Timer(Protocol):
     """Turns calls into seconds per call. flags: what it found unusual about them so far, for the measurement."""
 
-    name: str
-    flags: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def flags(self) -> tuple[str, ...]: ...
 
     def region(self, estimate_s: float) -> int:
         """Calls in one timed region, for a call of about that length."""
@@ -37,7 +40,7 @@ class Timer(Protocol):
     def take(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
     ) -> Sequence[float]:
-        """`count` samples, each the mean of `calls_per_sample` back-to-back calls; `before` runs, untimed, ahead of each."""
+        """`count` samples, each the mean of `calls_per_sample` calls in a row; `before` runs untimed ahead of each."""
 
     def last(self) -> Outputs:
         """What the last timed call returned."""
@@ -76,7 +79,8 @@ class Usability:
 class Watch(Protocol):
     """Looks at the machine while it measures. clock: the one that its times are of, for the samples too."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock: ...
 
     def between(self, start_s: float, end_s: float) -> Conditions | None:
         """What the machine did between two times of the sampler's clock; None where nobody looked."""

@@ -32,7 +32,8 @@ class CpuSensor:
         self._cpuinfo = None if self._frequencies else _open(host.proc_path("cpuinfo"))
         self._stat, self._loadavg = _open(host.proc_path("stat")), _open(host.proc_path("loadavg"))
         self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
-        self._count, self._clock_mhz = 0, None
+        self._count = 0
+        self._clock_mhz: float | None = None
 
     def values(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -160,19 +161,24 @@ class NvmlSensor:
         return self._field(self._lib.NVML_FI_DEV_POWER_INSTANT) / 1000
 
     def _average_power_w(self) -> float:
-        return self._lib.nvmlDeviceGetPowerUsage(self._card) / 1000
+        milliwatts: int = self._lib.nvmlDeviceGetPowerUsage(self._card)
+        return milliwatts / 1000
 
     def _field(self, field_id: int) -> int:
         """An NVML field value that is an unsigned number. Raises NVMLError."""
         (value,) = self._lib.nvmlDeviceGetFieldValues(self._card, [field_id])
         if value.nvmlReturn != 0:
             raise self._lib.NVMLError(value.nvmlReturn)
-        return value.value.uiVal
+        found: int = value.value.uiVal
+        return found
 
     def _reasons(self) -> int:
+        bits: int
         if hasattr(self._lib, "nvmlDeviceGetCurrentClocksEventReasons"):
-            return self._lib.nvmlDeviceGetCurrentClocksEventReasons(self._card)
-        return self._lib.nvmlDeviceGetCurrentClocksThrottleReasons(self._card)
+            bits = self._lib.nvmlDeviceGetCurrentClocksEventReasons(self._card)
+        else:
+            bits = self._lib.nvmlDeviceGetCurrentClocksThrottleReasons(self._card)
+        return bits
 
     def facts(self) -> dict[str, Any]:
         """power: "instant", or "average" where the driver tells the mean of the last second only."""

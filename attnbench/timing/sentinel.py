@@ -1,7 +1,7 @@
 """Sentinels, the fixed work that shows whether a machine drifts: a GEMM and a copy, timed as every other number is.
 
-On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32 one,
-since few CPUs have a bf16 one, which serves for drift alone. Inputs are random normal: zeros would run faster.
+On a GPU a bf16 GEMM through cuBLAS, whose rate is the ceiling that results are shown against; on a CPU a small fp32
+one, since few CPUs have a bf16 one, which serves for drift alone. Inputs are random normal: zeros would run faster.
 """
 
 from __future__ import annotations
@@ -64,9 +64,11 @@ def _timed(call: Callable[[], Outputs], device: str, timing: Timing, watch: Watc
     found = measure([call], timing, make_timer("auto", device, 1), watch=watch)
     seen = found.blocks[-1].conditions
     return statistics.median(found.samples_s), {
-        "samples": sum(block.sample_count for block in found.blocks), "flags": list(found.flags),
-        "discarded": dict(found.discarded), "conditions": seen and known_facts(asdict(seen)),
-    }  # fmt: skip
+        "samples": sum(block.sample_count for block in found.blocks),
+        "flags": list(found.flags),
+        "discarded": dict(found.discarded),
+        "conditions": seen and known_facts(asdict(seen)),
+    }
 
 
 def _gemm(device: str, work: Work) -> Callable[[], Outputs]:

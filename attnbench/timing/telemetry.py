@@ -1,7 +1,8 @@
 """Looks at the machine every 10 ms and joins what it saw to blocks of samples by time.
 
 Errors of the driver are data: a query that a card does not answer is named once, one that fails stands in the
-conditions of the blocks it failed in, a card that disappears ends no run. Runs in a process of its own, see `telemetry_process`.
+conditions of the blocks it failed in, a card that disappears ends no run. Runs in a process of its own, see
+`telemetry_process`.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class Telemetry:
 
 # Telemetry in a process of its own: the process that samples, and the watch that asks it.
 #
-# A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the median of
-# a 50 us call by half a percent on a busy machine; this process does not (benchmarks/telemetry.py). It is asked between
-# blocks and answers with their conditions; it ends when its parent does, however that ends.
+# A thread would take the interpreter's lock from the calls that it watches: even one that only sleeps changes the
+# median of a 50 us call by half a percent on a busy machine; this process does not (benchmarks/telemetry.py). It is
+# asked between blocks and answers with their conditions; it ends when its parent does, however that ends.
 #
 # requests  {"ask": "between", "start_s": s, "end_s": s}    {"ask": "facts"}    one JSON line each on stdin
 # answers   conditions as `record.known_facts`               facts               one JSON line each on stdout
@@ -109,18 +110,19 @@ class TelemetryProcess:
         self._lost = ""
         # NOTE: -P and this very package's folder, or an `attnbench` in the worker's folder would take its place.
         own = (sys.executable, "-P", "-m", "attnbench.timing.telemetry", device, repr(self.clock.epoch_s))
+        self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
                 command or own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
                 env={**os.environ, "PYTHONPATH": _import_path()},
             )  # fmt: skip
         except OSError as error:
-            self._process, self._lost = None, f"telemetry: it could not start: {error.strerror}"
+            self._lost = f"telemetry: it could not start: {error.strerror}"
 
     @property
     def pid(self) -> int | None:
         """Of the process; None once it is lost."""
-        return self._process and self._process.pid
+        return None if self._process is None else self._process.pid
 
     def between(self, start_s: float, end_s: float) -> Conditions:
         answer = self._ask({"ask": "between", "start_s": start_s, "end_s": end_s}, ANSWER_TIMEOUT_S)
@@ -138,8 +140,8 @@ class TelemetryProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
+            for pipe in _pipes(self._process):
+                pipe.close()
             self._process = None
         self._lost = self._lost or "telemetry: it was ended"
 
@@ -147,9 +149,11 @@ class TelemetryProcess:
         """The answer; None, and the process ended, where there is none."""
         if self._process is None:
             return None
+        requests, answers = _pipes(self._process)
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            return json.loads(self._answer(time.monotonic() + timeout_s))
+            requests.write(json.dumps(request).encode() + b"\n")
+            told: dict[str, Any] = json.loads(_line(answers, time.monotonic() + timeout_s))
+            return told
         except TimeoutError:
             self._lost = f"telemetry: no answer within {timeout_s:g} s"
         except (OSError, ValueError):  # its end, or a line cut short by it
@@ -157,17 +161,24 @@ class TelemetryProcess:
         self.stop()
         return None
 
-    def _answer(self, deadline: float) -> bytes:
-        line = b""
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
-            part = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not part:
-                raise BrokenPipeError
-            line += part
-        return line
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """Where it is asked, and where it answers."""
+    assert process.stdin is not None and process.stdout is not None, "it was started with both"
+    return process.stdin, process.stdout
+
+
+def _line(answers: IO[bytes], deadline: float) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        part = os.read(answers.fileno(), 1 << 16)
+        if not part:
+            raise BrokenPipeError
+        line += part
+    return line
 
 
 def _import_path() -> str:
@@ -209,7 +220,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     device, epoch_s = sys.argv[1:]
     clock: Clock = SystemClock(float(epoch_s))
-    serve(Telemetry(sensor_of(device), clock), open(0, "rb", buffering=0), open(1, "wb", buffering=0))
+    with open(0, "rb", buffering=0) as requests, open(1, "wb", buffering=0) as answers:
+        serve(Telemetry(sensor_of(device), clock), requests, answers)
 
 
 if __name__ == "__main__":

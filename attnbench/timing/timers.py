@@ -170,7 +170,8 @@ def spin_rate() -> float:
     torch.cuda._sleep(CALIBRATION_CYCLES)
     stop.record()
     torch.cuda.synchronize()
-    return CALIBRATION_CYCLES / (start.elapsed_time(stop) * 1e-3)
+    spun_s: float = start.elapsed_time(stop) * 1e-3
+    return CALIBRATION_CYCLES / spun_s
 
 
 def launch(call: Call, cycles_per_s: float) -> tuple[bool, float]:
@@ -217,7 +218,7 @@ class GraphTimer:
         if before is not None:
             raise RuntimeError("timer graph cannot flush the cache between calls; use regime sustained or timer events")
         if self._graph is None:
-            self._capture(calls)
+            self._graph = self._capture(calls)
         samples = []
         for _ in range(count):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -229,7 +230,7 @@ class GraphTimer:
             samples.append(start.elapsed_time(stop) * 1e-3 / self._calls)
         return samples
 
-    def _capture(self, calls: Iterator[Call]) -> None:
+    def _capture(self, calls: Iterator[Call]) -> torch.cuda.CUDAGraph:
         import torch
 
         side = torch.cuda.Stream()
@@ -238,10 +239,11 @@ class GraphTimer:
             for call in itertools.islice(calls, self._calls):
                 call()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             for call in itertools.islice(calls, self._calls):
                 self._last = call()
+        return graph
 
     def last(self) -> Outputs:
         assert self._last is not None, "last() before take()"

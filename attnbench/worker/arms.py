@@ -10,6 +10,7 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,14 +65,18 @@ def _in_turns(problem: Problem, held: Sequence[Checked], process: int) -> Iterat
     names = [arm.name for arm in arms]
     seed = order_seed(problem.case.key, names)
     announced = [_Announced(problem, arm.checked, times) for arm, times in zip(arms, timed)]
-    for arm in announced:
-        arm.warm_up()
+    for turn in announced:
+        turn.warm_up()
     clock = problem.watch.clock
     limit_s = len(arms) * problem.timing.max_time_s
     take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
     for arm, times in zip(arms, timed):
         problem.phases.backend = arm.name
-        yield guarded(problem, arm.checked.record, lambda: arm.record(times.measurement(names, seed)), DURING)
+        yield guarded(problem, arm.checked.record, partial(_recorded, arm, times, names, seed), DURING)
+
+
+def _recorded(arm: Prepared, times: TimedArm, names: Sequence[str], seed: int) -> Record:
+    return arm.record(times.measurement(names, seed))
 
 
 def order_seed(case_key: str, names: Sequence[str]) -> int:
@@ -174,9 +179,15 @@ class HeldBackend:
         def hold() -> HeldBackend:
             prepared = Prepared(problem, checked, problem.reference.inputs, [backend] * PROCESSES_AT_ONCE)
             arm = TimedArm(
-                label, prepared.calls, problem.timing, prepared.timer, problem.watch, problem.watch.clock, prepared.flush(),
+                label,
+                prepared.calls,
+                problem.timing,
+                prepared.timer,
+                problem.watch,
+                problem.watch.clock,
+                prepared.flush(),
                 process,
-            )  # fmt: skip
+            )
             with problem.phases("time"):
                 arm.warm_up()
             return cls(problem, prepared, arm)

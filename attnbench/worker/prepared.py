@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall
 from attnbench.case import Case
@@ -71,6 +71,7 @@ class Prepared:
             raise ContractError("it wrote its inputs: their checksum changed")
         with problem.phases("recheck"):
             failure = self._recheck(self.timer.last())
+        assert base.accuracy is not None, "what is timed was checked"
         if failure is not None:
             accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *failure.failures), recheck="failed")
             reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
@@ -203,7 +204,7 @@ def _timed(problem: Problem, prep: PrepCall) -> PrepTiming:
 
 def sample(prep: PrepCall, timer: Timer, before: Callable[[], None] | None) -> PrepTiming:
     """Samples of a preparation: about PREP_TIME_S of them after a warm-up; `before` runs, untimed, ahead of each."""
-    calls = itertools.repeat(prep.call)
+    calls = itertools.repeat(cast("Call", prep.call))  # only a timer's `last` asks what a call returned
     estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, before))
     per_sample = timer.region(estimate_s)
     count = max(LEAST_SAMPLES, min(MOST_SAMPLES, int(PREP_TIME_S / (estimate_s * per_sample))))

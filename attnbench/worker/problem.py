@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Outputs
 from attnbench.case import Case
@@ -15,6 +16,10 @@ from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
 from attnbench.worker.phases import Phases
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8
@@ -35,7 +40,7 @@ class Problem:
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
         self._checksums: list[int] = []
-        self._sources: tuple[Any, dict[str, float]] | None = None
+        self._sources: tuple[Tensor, Mapping[str, float]] | None = None
         self.reference_prep: PrepTiming | None = None  # the reference quantizer's time, taken once for all backends
         self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `context`
 
@@ -53,7 +58,7 @@ class Problem:
     def checksums(self) -> list[int]:
         """Of the checked inputs, whole."""
         if self._reference is None:
-            self.reference  # drawing the inputs takes their checksums
+            _ = self.reference  # drawing the inputs takes their checksums
         return self._checksums
 
     def inputs_written(self) -> bool:

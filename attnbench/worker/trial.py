@@ -118,11 +118,15 @@ def _checked(problem: Problem, backend: Base, base: Record) -> Checked | Record:
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         base = replace(base, kernel=_kernel_facts(backend, problem.case))  # after a call: autotuning has chosen by then
         accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors)
-    known = {"kind": None, "accuracy": accuracy, "warnings": _accumulator_warnings(backend, accuracy)}
+
+    def judged(status: str, reason: str) -> Record:
+        stamps = _accumulator_warnings(backend, accuracy)
+        return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps)
+
     if accuracy.passed:
-        return Checked(backend, replace(base, status="ok", reason="", **known), first_call_s)
+        return Checked(backend, judged("ok", ""), first_call_s)
     reason = "; ".join(str(check) for check in accuracy.failures) + (LIKELY_CAUSE + cause if cause else "")
-    return replace(base, status="incorrect", reason="\n".join((reason, *accuracy.error_map)), **known)
+    return judged("incorrect", "\n".join((reason, *accuracy.error_map)))
 
 
 def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:
@@ -143,7 +147,7 @@ def poisoned_memory() -> Iterator[None]:
 
     # NOTE: not use_deterministic_algorithms, which imports all of torch's compiler for this: seconds in every process.
     torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]  # set on the module's class
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_full_build_goes_first(monkeypatch):
 class FakeRaggedWrapper:
     """Flattened sequences one after another, found again through the planned starts."""
 
-    made: list[FakeRaggedWrapper] = []
+    made: ClassVar[list[FakeRaggedWrapper]] = []
 
     def __init__(self, workspace, kv_layout, backend):
         assert workspace.dtype == torch.uint8 and kv_layout == "NHD"

@@ -11,7 +11,7 @@ from paths import ROOT
 
 FUNCTIONS = ROOT / "tests" / "plugins_bad" / "functions.py"
 SIZES = "batch: 1, num_heads: 4, head_dim: 64, seqlen: 64"
-GROUP = "groups:\n  - {name: a, axes: {%s}}\n" % SIZES
+GROUP = f"groups:\n  - {{name: a, axes: {{{SIZES}}}}}\n"
 
 
 def group(axes=SIZES, rest=""):
@@ -27,7 +27,7 @@ MISTAKES = {
     "expands to nothing": (group(SIZES.replace("batch: 1", "batch: []")), [], "expands to nothing"),
     "everything excluded": (group(rest=", exclude: [{when: {batch: 1}, reason: x}]"), [], "expands to nothing"),
     "the same case twice": (group("softmax_scale: [null, 0.125], " + SIZES), [], "-q64-k64-full-normal.0 twice"),
-    "the same case in two groups": (GROUP + "  - {name: b, axes: {%s}}\n" % SIZES, [], "has already"),
+    "the same case in two groups": (GROUP + f"  - {{name: b, axes: {{{SIZES}}}}}\n", [], "has already"),
     "heads do not divide": (group("num_heads_kv: 3, " + SIZES), [], "num_heads 4 is not a multiple of num_heads_kv 3"),
     "zero": (group(SIZES.replace("batch: 1", "batch: 0")), [], "batch must be between 1 and"),
     "negative": (group(SIZES.replace("seqlen: 64", "seqlen: -64")), [], "-64"),
@@ -195,7 +195,7 @@ def test_no_suite_runs_where_another_has_no_place(in_process, tmp_path, monkeypa
     run = write_run(tmp_path / "out" / "b", [ok("naive", 1e-3)])
     line = one_line(in_process("run", "a.yaml", "b.yaml", "--device", "cpu", "--out", "out"))
     assert "out/b exists and is not empty; choose another --out, or continue it with --resume out/b" in line
-    assert [path for path in (tmp_path / "out").iterdir()] == [run]
+    assert list((tmp_path / "out").iterdir()) == [run]
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_tests_that_fail_do_not_hold_up_the_others_and_are_kept(machine):
 
 
 def test_a_process_that_must_be_killed_is_only_not_finished(machine):
-    status, output, asked = machine.make("gpu", "STEP=paper", KILLED="h100.yaml")
+    status, output, _ = machine.make("gpu", "STEP=paper", KILLED="h100.yaml")
     assert status != 0 and "not finished: make gpu STEP=paper goes on" in output
     assert not list((machine.folder / "runs" / ".done").glob("*.failed"))
 

@@ -1,5 +1,6 @@
 """The terminal table: what each kind of record becomes, how it folds, and that it stays light."""
 
+import io
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from attnbench.cli.terminal import MAX_ROWS, summary_table
 
 
 def printed(records, width=160):
-    console = Console(width=width, color_system=None, record=True, file=open("/dev/null", "w"))
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
     console.print(summary_table(records))
     return console.export_text()
 

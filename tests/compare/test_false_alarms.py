@@ -36,7 +36,7 @@ def test_three_percent_on_one_case_of_forty_is_found(simulation):
 
 
 def test_the_simulation_is_noisy_enough_to_fool_a_test_of_calls(simulation):
-    """Welch's t on the calls of two arms that ran one after the other: most of equal suites would be called different."""
+    """Welch's t on the calls of two arms, one after the other: most of equal suites would be called different."""
     from scipy.stats import ttest_ind
 
     dice, fooled = numpy.random.default_rng(14), 0

@@ -109,7 +109,7 @@ def test_situations(name, base, tmp_path):
 
 
 def test_new_cases_are_told_and_pass_unless_wrong(base, tmp_path):
-    records = changed() + [record("naive", 1.0, seqlen=128)]
+    records = [*changed(), record("naive", 1.0, seqlen=128)]
     done = call("gate", base, new_run(tmp_path / "right", records=records))
     assert done.returncode == 0 and "10 same, 1 new" in done.stdout
     records[-1] = incorrect("naive", seqlen=128)
@@ -260,7 +260,7 @@ def test_incorrect_before_and_now_is_no_pass(tmp_path):
 
 
 def test_what_always_failed_is_told_apart_and_how_to_leave_it_out(tmp_path):
-    """No regression, but the gate is incomplete: a case that never fits into memory belongs into the suite's `exclude`."""
+    """No regression, but the gate is incomplete: a case that never fits into memory belongs into `exclude`."""
     too_large = changed(r3=failed("naive", "oom", "CUDA out of memory\ntail", seqlen=4096))
     for name in "123":
         write_run(tmp_path / "base" / name, too_large, MACHINE)
@@ -599,8 +599,11 @@ def test_e3_of_an_e4m3_case_may_not_grow(tmp_path):
 
 def test_junit_holds_every_case(base, tmp_path):
     tail = "\x1b[31mkilled by SIGSEGV\x1b[0m & <tail>\x00"
-    records = changed(r0=None, r2=record("naive", 0.0046, seqlen=2048),
-                      r3=failed("naive", "crash", tail, seqlen=4096)) + [record("naive", 1.0, seqlen=128)]  # fmt: skip
+    crashed = failed("naive", "crash", tail, seqlen=4096)
+    records = [
+        *changed(r0=None, r2=record("naive", 0.0046, seqlen=2048), r3=crashed),
+        record("naive", 1.0, seqlen=128),
+    ]
     path = tmp_path / "deep" / "gate.xml"
     assert call("gate", base, new_run(tmp_path / "new", records=records), "--junit", path).returncode == 1
     root = ElementTree.parse(path).getroot()
@@ -626,7 +629,7 @@ def test_junit_fails_where_nothing_was_compared(base, tmp_path):
 
 
 def test_annotations_are_escaped_counted_and_gravest_first(base, tmp_path):
-    records = changed(r2=incorrect("naive", seqlen=2048))[2:3] + [record("a,b:c", 1.0, seqlen=512)]
+    records = [*changed(r2=incorrect("naive", seqlen=2048))[2:3], record("a,b:c", 1.0, seqlen=512)]
     summary = tmp_path / "summary.md"
     done = call("gate", base, new_run(tmp_path / "new", records=records), "--github",
                 env={"GITHUB_STEP_SUMMARY": str(summary)})  # fmt: skip

@@ -1,4 +1,4 @@
-"""Beyond 2^31 elements: the probe takes next to no memory, kernels with 32-bit offsets fail it, the judge counts right."""
+"""Beyond 2^31 elements: the probe takes little memory, kernels with 32-bit offsets fail it, the judge counts right."""
 
 import dataclasses
 import resource

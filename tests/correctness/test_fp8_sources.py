@@ -1,6 +1,7 @@
 """Where an FP8 error comes from: a source that is switched off is 0, those at work add up, sums grow with seqlen."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -62,7 +63,7 @@ def test_hoppers_sums_err_more_the_longer_they_are_and_two_levels_do_not():
 def test_rows_that_are_summed_are_few_and_spread_and_end_at_the_last(count):
     places = _spread(count)
     assert 0 < len(places) <= SUMMED_ROWS and places[-1] == count - 1 and places[0] * SUMMED_ROWS < count + SUMMED_ROWS
-    assert len({b - a for a, b in zip(places, places[1:])}) <= 1
+    assert len({b - a for a, b in itertools.pairwise(places)}) <= 1
     assert len(places) > SUMMED_ROWS / 2 or len(places) == count
 
 

@@ -92,7 +92,7 @@ def input_dtype(case):
 
 
 RIGHT = {
-    "fp32 P": lambda case, inputs: flash(case, inputs),
+    "fp32 P": flash,
     "16-bit P": lambda case, inputs: flash(case, inputs, p_dtype=input_dtype(case)),
     "tiles backwards": lambda case, inputs: flash(case, inputs, order=lambda tiles: tiles[::-1]),
     "odd tiles first": lambda case, inputs: flash(case, inputs, order=lambda tiles: tiles[1::2] + tiles[::2]),
@@ -169,7 +169,7 @@ def transposed_v_tile(case, inputs):
 def missing_rescale(case, inputs):
     """The first tile and the rest are averaged, each normalized by itself."""
     out, lse = flash(case, inputs)
-    first, first_lse = flash(case, inputs, skip=range(TILE, case.seqlen_k, TILE))
+    first, _ = flash(case, inputs, skip=range(TILE, case.seqlen_k, TILE))
     rest, rest_lse = flash(case, inputs, skip=(0,))
     blind = rest_lse == -math.inf
     mixed = 0.5 * (first + rest)
@@ -243,7 +243,7 @@ def test_rows_that_see_no_key_must_be_zero_and_minus_infinity(reference_of):
         out, lse = flash(case, ref.inputs)
         out[0, 3, 39], lse[1, 2, 0] = value, level
         accuracy = judge(ref, Plain(), outputs(case, out, lse))
-        assert [check.rule for check in accuracy.failures][0].startswith(rule)
+        assert next(check.rule for check in accuracy.failures).startswith(rule)
     out, lse = flash(case, ref.inputs)
     lse[1, 2, 77] = -math.inf  # and a row that sees keys must not claim to see none
     assert [check.rule for check in judge(ref, Plain(), outputs(case, out, lse)).failures] == ["LSE error"]

@@ -43,7 +43,7 @@ TRUNCATED_UNIT, STEP_KEYS = 2.0**-12, 32
 
 @dataclass(frozen=True)
 class PipelineErrors:
-    """Of attnbench.reference.oracle.eager against fp64. rms: of the output, no less than bf16's own. lse: the largest one."""
+    """Of the reference's `eager` against fp64. rms: of the output, no less than bf16's own. lse: the largest."""
 
     rms: float
     lse: float
@@ -51,8 +51,8 @@ class PipelineErrors:
 
 @dataclass(frozen=True)
 class Fp8Problem(Operands):
-    """q, k, v: e4m3. bound: how far each output may be off by rounding weights; pipeline: the emulated pipeline's errors
-    by accumulator."""
+    """q, k, v: e4m3. bound: how far each output may be off by rounding weights; pipeline: the emulated pipeline's
+    errors by accumulator."""
 
     operands: Fp8Operands
     bound: Tensor
@@ -118,7 +118,7 @@ def make_fp8_operands(problem: Problem, head_dim: int, causal: bool) -> Fp8Probl
     flushed = real[2].abs().sum(dim=1, keepdim=True).repeat_interleave(group, dim=2) * WEIGHT_STEP / problem.p_scale
     inputs = Inputs(*(tensor.bfloat16() for tensor in real), quantized)
     operands = Fp8Operands(q, k, transpose_values(stored[2]), *descales, BLOCK_SIZE if problem.blocks else 0)
-    # Most launches sum in fp32: the truncated pipelines take many times as long as the launch, and wait to be asked for.
+    # Most launches sum in fp32: the truncated pipelines take many times as long as the launch, and wait to be asked.
     pipeline = lru_cache(maxsize=None)(partial(_pipeline_errors, case, inputs, out, lse))
     return Fp8Problem(q, k, stored[2], case.scale, out, lse, operands, WEIGHT_UNIT * magnitude + flushed, pipeline)
 

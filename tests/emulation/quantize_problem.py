@@ -49,7 +49,7 @@ class QuantizeProblem:
 
 def _outliers(x: Tensor, generator: torch.Generator) -> None:
     """Rounding in every binade: magnitudes over many powers of two, and ties of e4m3 among them."""
-    x *= 2.0 ** torch.randint(-9, 4, x.shape[:2] + (1, 1), generator=generator)
+    x *= 2.0 ** torch.randint(-9, 4, (*x.shape[:2], 1, 1), generator=generator)
     x[..., ::7] *= 20.0
 
 

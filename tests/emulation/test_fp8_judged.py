@@ -34,7 +34,8 @@ EDGES = (
 # Rows dominated by single keys; every scaling, and every head_dim with blocks.
 SCHEMES = """
 name: schemes
-defaults: {dtype: e4m3, batch: 1, num_heads: 2, num_heads_kv: 1, seqlen_q: 70, seqlen_k: 300, inputs: outliers, causal: true}
+defaults:
+  {dtype: e4m3, batch: 1, num_heads: 2, num_heads_kv: 1, seqlen_q: 70, seqlen_k: 300, inputs: outliers, causal: true}
 groups:
   - name: scalings
     time: false

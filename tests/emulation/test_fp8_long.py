@@ -5,6 +5,7 @@ By benchmarks/fp8_accuracy.py, which goes on to 128k keys.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -41,7 +42,7 @@ def test_two_levels_keep_their_error(curves, name):
 def test_one_level_does_not(curves, name):
     """Each doubling costs about a factor of two, until the sums stand still."""
     errors = curves[name]
-    assert all(longer > (1 + FLAT) * shorter for shorter, longer in zip(errors, errors[1:])), errors
+    assert all(longer > (1 + FLAT) * shorter for shorter, longer in itertools.pairwise(errors)), errors
     assert errors[-1] > 5 * errors[0]
 
 

@@ -53,10 +53,10 @@ def card(which: str, **settings: Any) -> dict[str, Any]:
 
 
 def turns(side: str, time_s: float, processes: int = 5, start_s: float = 0.0, clock_mhz: float | None = None) -> dict:
-    """How a side of an interleaved pair was measured: keywords of `record`. A process is some 0.1 % off, each its own."""
+    """How a side of an interleaved pair was measured: keywords of `record`. Processes are some 0.1 % apart."""
     blocks = [
-        Block((time_s * (1 + 0.001 * process * (side == "head")),) * 3, 3, process, round, side, start_s + 60 * process + round,
-              conditions=clock_mhz and Conditions(3, sm_clock_mhz=clock_mhz))
+        Block((time_s * (1 + 0.001 * process * (side == "head")),) * 3, 3, process, round, side,
+              start_s + 60 * process + round, conditions=clock_mhz and Conditions(3, sm_clock_mhz=clock_mhz))
         for process in range(processes) for round in range(4)
     ]  # fmt: skip
     return {"timing": {"together": ("base", "head"), "order_seed": 7}, "blocks": blocks}

@@ -1,8 +1,9 @@
 """Suites as a noisy machine would time them, for measuring how often verdicts are wrong.
 
-What makes times of equal code differ, each on its own scale: jitter of every call, a slow wander, warming up, offsets that
-a process or a whole session (a run) gives to everything or to one case, rare spikes of a call, bursts that outlast a
-block of an interleaved run, and steps of the SM clock under a power cap. The samples go into the same records that a run writes, and nothing here judges them.
+What makes times of equal code differ, each on its own scale: jitter of every call, a slow wander, warming up, offsets
+that a process or a whole session (a run) gives to everything or to one case, rare spikes of a call, bursts that outlast
+a block of an interleaved run, and steps of the SM clock under a power cap. The samples go into the same records that a
+run writes, and nothing here judges them.
 """
 
 from __future__ import annotations
@@ -60,8 +61,16 @@ def typical_s(count: int) -> numpy.ndarray:
     return numpy.linspace(numpy.log(3e-5), numpy.log(3e-2), count)
 
 
-def turns(dice: numpy.random.Generator, which: Sequence[int], count: int, noise: Noise, processes: int = 5,
-          rounds: int = 6, samples: int = 10, effects: Mapping[int, float] = {}) -> dict[int, tuple[Measurement, Measurement]]:  # fmt: skip
+def turns(
+    dice: numpy.random.Generator,
+    which: Sequence[int],
+    count: int,
+    noise: Noise,
+    processes: int = 5,
+    rounds: int = 6,
+    samples: int = 10,
+    effects: Mapping[int, float] = {},
+) -> dict[int, tuple[Measurement, Measurement]]:
     """(base, new) of the cases `which` of `count`: two arms that took turns, ABBA or BAAB, in fresh processes.
 
     effects: ln(new / base) of the cases whose code differs.
@@ -80,7 +89,8 @@ def turns(dice: numpy.random.Generator, which: Sequence[int], count: int, noise:
     for place, index in enumerate(which):
         sides = tuple(
             [
-                Block(tuple(times[p][place][b]), samples, p, b // 4, "", conditions=_conditions(mhz[p][place][b], noise))
+                Block(tuple(times[p][place][b]), samples, p, b // 4, "",
+                      conditions=_conditions(mhz[p][place][b], noise))
                 for p in range(processes) for b in range(4 * rounds) if arms[p][place][b] == side
             ]
             for side in (0, 1)

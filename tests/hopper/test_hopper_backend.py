@@ -42,7 +42,7 @@ def backend(scalar_library, monkeypatch) -> Hopper:
 
 
 def test_names():
-    assert [backend.name for backend in BACKENDS][0] == "hopper"
+    assert next(backend.name for backend in BACKENDS) == "hopper"
     assert {backend.name for backend in BACKENDS} >= {"hopper[simple]", "hopper[ws]", "hopper[pingpong]"}
     assert len({backend.name for backend in BACKENDS}) == len(SCHEDULES)
     assert all(isinstance(backend, Backend) for backend in BACKENDS)
@@ -157,8 +157,8 @@ def test_schedules_match_the_built_libraries(nvcc):
 
 @pytest.mark.gpu
 def test_cuda_graph_capture():
-    """On Hopper: a captured launch replays to the same bits as a direct one, also the second time, for which the counter
-    that deals out the tiles must be set back. Hence more tiles than multiprocessors."""
+    """On Hopper: a captured launch replays to the same bits as a direct one, also the second time, for which the
+    counter that deals out the tiles must be set back. Hence more tiles than multiprocessors."""
     from attnbench.reference.inputs import make_inputs
 
     ready = [backend for backend in BACKENDS if backend.unavailable() is None]

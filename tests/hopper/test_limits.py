@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -123,7 +124,7 @@ def test_without_a_disassembler_only_the_rest_is_judged():
 
 
 def printed(facts) -> tuple[str, int]:
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))
+    console = Console(width=150, record=True, file=io.StringIO())
     broken = print_inspection(facts, console)
     return console.export_text(), broken
 
@@ -244,7 +245,7 @@ def test_figures_that_were_not_read_are_not_compared(path):
 def test_changes_are_printed(path, monkeypatch, facts, count, words):
     update_recorded([GOOD], path)
     monkeypatch.setattr("attnbench.cli.kernels.read_recorded", lambda: read_recorded(path))
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))
+    console = Console(width=150, record=True, file=io.StringIO())
     assert print_changes(facts, console) == count
     assert words in console.export_text()
 

@@ -44,8 +44,8 @@ def facts_of(code: str) -> SassFacts:
             body.append(line)
     text = "\t\tFunction : kernel\n"
     for index, line in enumerate(body):
-        line = re.sub(r"->(\w+)", lambda match: f"{labels[match.group(1)]:#x}", line)
-        text += f"        /*{16 * index:04x}*/                   {line} ;    /* 0x0 */\n"
+        placed = re.sub(r"->(\w+)", lambda match: f"{labels[match.group(1)]:#x}", line)
+        text += f"        /*{16 * index:04x}*/                   {placed} ;    /* 0x0 */\n"
     (instructions,) = parse_sass(text).values()
     assert len(instructions) == len(body)
     return sass_facts(instructions)

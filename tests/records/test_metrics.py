@@ -1,15 +1,16 @@
 """FLOPs and bytes against brute force; peaks against the datasheets; every metric on a record that has it and not."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from fakes.report_runs import H200, LAPTOP, accuracy, case, measurement, ok, unsupported
 
-from attnbench.case import compulsory_bytes, forward_flops
+from attnbench.case import LaterCase, compulsory_bytes, forward_flops
 from attnbench.records.environment import Machine
 from attnbench.records.measurement import PrepTiming
 from attnbench.records.metrics import METRICS
-from attnbench.records.result import Result, latest
+from attnbench.records.result import Result, TimedResult, latest
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (4, 4)]
 
@@ -121,6 +122,17 @@ def test_metrics_of_records_without_a_measurement_are_missing():
 
 def test_a_time_by_the_hosts_clock_is_held_against_no_gpus_peak():
     assert metrics_of(ok("naive", 1e-3, timing={"timer": "cpu"}), H200)["peak"] is None
+
+
+def test_only_a_timed_record_of_a_known_case_has_a_rate():
+    timed, checked = ok("fa2", 2e-3), ok("fa2", None)
+    later = replace(timed, case=LaterCase(**timed.case.to_dict(), further="-window_left=8"))
+    known = Result.of(timed)
+    assert isinstance(known, TimedResult) and known.measurement == timed.measurement
+    assert known.flops_per_s == forward_flops(timed.case) / 2e-3
+    for record, time_s in ((checked, None), (later, 2e-3)):
+        result = Result.of(record)
+        assert not isinstance(result, TimedResult) and result.flops_per_s is None and result.time_s == time_s
 
 
 def test_latest_keeps_the_last_record_of_a_case_and_backend():

@@ -1,6 +1,7 @@
 """Run directories: nothing taken is ever lost, nobody writes into another's run, damage is named by its line."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -244,7 +245,7 @@ def test_a_device_that_cannot_even_be_cut_back_gives_the_same_message(run_direct
     writer = Writer.create(run_directory, {}, "")
     writer.append(FIRST)
     writer._records.close()
-    writer._records = open("/dev/full", "wb", buffering=0)
+    writer._records = io.FileIO("/dev/full", "wb")
     with pytest.raises(StoreError, match="No space left on device"):
         writer.append(SECOND)
     writer.close()

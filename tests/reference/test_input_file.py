@@ -23,7 +23,9 @@ from attnbench.worker.trial import run_trial
 
 SUITE = """groups:
   - name: mine
-    axes: {batch: 1, seqlen_q: 20, seqlen_k: 30, num_heads: 4, num_heads_kv: 2, head_dim: 16, inputs: mine.safetensors, dtype: %s}
+    axes:
+      {batch: 1, seqlen_q: 20, seqlen_k: 30, num_heads: 4, num_heads_kv: 2, head_dim: 16, inputs: mine.safetensors,
+       dtype: %s}
 """
 
 

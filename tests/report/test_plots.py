@@ -1,5 +1,6 @@
 """Figures: what is drawn in which panel, that nothing is drawn where nothing was found, and that they can be read."""
 
+import itertools
 import math
 import re
 
@@ -169,7 +170,7 @@ def test_logarithmic_ticks_are_few_round_and_never_none(low, high):
     ticks = plots.logarithmic_ticks(low, high)
     assert 1 <= len(ticks) <= 7 and ticks == sorted(ticks)
     assert all(low <= tick <= high and len(f"{tick:.1e}") == len("1.5e-03") for tick in ticks)
-    widths = [math.log(two / one) / math.log(high / low) for one, two in zip(ticks, ticks[1:])]
+    widths = [math.log(two / one) / math.log(high / low) for one, two in itertools.pairwise(ticks)]
     assert all(width > 0.06 for width in widths)  # no two labels run into each other
 
 
@@ -177,5 +178,5 @@ def test_no_two_series_look_alike():
     styles = [plots._style(index) for index in range(60)]
     looks = {(style["color"], style["marker"], style["dashes"]) for style in styles}
     assert len(looks) == 60
-    neighbours = zip(styles, styles[1:])
+    neighbours = itertools.pairwise(styles)
     assert all(one["color"] != two["color"] and one["marker"] != two["marker"] for one, two in neighbours)

@@ -115,8 +115,9 @@ def test_same_records_same_bytes(tmp_path):
     made = []
     for seed in ("1", "2"):
         run = write_run(tmp_path / seed / "run", made_records())
-        code = f"from attnbench.report.page import write_report; write_report([{str(run)!r}], {str(run.parent / 'r.md')!r})"
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        code = "import sys; from attnbench.report.page import write_report; write_report([sys.argv[1]], sys.argv[2])"
+        command = [sys.executable, "-c", code, str(run), str(run.parent / "r.md")]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         made.append(
             {path.name: path.read_bytes() for path in run.parent.rglob("*.*") if path.suffix in (".md", ".svg")}
         )

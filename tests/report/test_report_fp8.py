@@ -123,7 +123,7 @@ def test_many_sources_are_folded_and_the_largest_drawn(tmp_path, monkeypatch):
     def draw(path, title, groups, *rest):
         drawn.append(groups)
 
-    monkeypatch.setattr(fp8.plots_accuracy, "source_bars", draw)
+    monkeypatch.setattr(fp8.plots, "source_bars", draw)
     records = []
     for seqlen, qk in ((1024, 0.08), (2048, 0.01), (4096, 0.09)):
         values = accuracy(**sources(qk, 0.02, 0.01, 0.004, 0.001), e2=0.05, e3=0.06)

@@ -147,4 +147,4 @@ def test_the_scripts_judge_spells_the_rules_as_records_do():
     for rule in (RELATIVE_RMSE, WORST_ROW, MAX_ERROR, LSE_ERROR, RMS_RATIO):
         assert f'"{rule}"' in source, rule
     assert set(repro_judge.ALWAYS) == {RELATIVE_RMSE, WORST_ROW, MAX_ERROR, LSE_ERROR}
-    assert "attnbench" not in {name for name in re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)}
+    assert "attnbench" not in re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Whatever fails, a script shows it that needs torch and the kernel's file only; for 8 bits, attnbench and the backend."""
+"""Whatever fails, a script shows it that needs torch and the kernel's file; for 8 bits, attnbench and the backend."""
 
 import subprocess
 import sys

@@ -182,7 +182,8 @@ def test_last_words_are_those_since_the_last_job(worker_that):
 def test_killing_takes_everything_that_it_started(worker_that):
     worker = worker_that(
         READY_BY_HAND + "import subprocess\n"
-        "child = subprocess.Popen(['sleep', '100'])\ntell(type='SentinelTaken', figures={'pid': child.pid})\nchild.wait()"
+        "child = subprocess.Popen(['sleep', '100'])\n"
+        "tell(type='SentinelTaken', figures={'pid': child.pid})\nchild.wait()"
     )
     worker.start()
     child = worker.next_event(60).figures["pid"]

@@ -95,8 +95,8 @@ def test_planted_bugs_change_the_answer(bug):
 def _case_of(bug):
     dtype = "bf16" if "bf16" in bug.dtypes else bug.dtypes[0]
     inputs = {
-        "NanSwallowed": "nan_v", "PSaturated": "steps", "SmallTilesSkipped": "sink", "MaximumStartsAtZero": "equal_logits",
-        "ExponentClamped": "needle",
+        "NanSwallowed": "nan_v", "PSaturated": "steps", "SmallTilesSkipped": "sink", "ExponentClamped": "needle",
+        "MaximumStartsAtZero": "equal_logits",
     }  # fmt: skip
     fields = {
         "TailUnmasked": {"causal": False}, "MaskShortWithMoreQueries": {"seqlen_q": 170},

@@ -305,12 +305,17 @@ def test_shipped_suites_load_store_and_name_known_backends(path):
 
 
 def test_a_large_product_expands_exactly():
-    text = """groups:
+    text = f"""groups:
   - name: a
     axes:
-      {batch: 1, num_heads: [1, 2, 4, 8, 16], head_dim: [64, 128], causal: [no, yes], seqlen_q: [%s], seqlen_k: [%s]}
-    derive: {seed: seqlen_q * seqlen_k}
-""" % (", ".join(map(str, range(1, 51))), ", ".join(map(str, range(1, 21))))
+      batch: 1
+      num_heads: [1, 2, 4, 8, 16]
+      head_dim: [64, 128]
+      causal: [no, yes]
+      seqlen_q: {list(range(1, 51))}
+      seqlen_k: {list(range(1, 21))}
+    derive: {{seed: seqlen_q * seqlen_k}}
+"""
     jobs = parse_suite(text, "x.yaml").jobs()
     assert len(jobs) == 20_000 == len({job.case for job in jobs})
     assert all(job.case.seed == job.case.seqlen_q * job.case.seqlen_k for job in jobs)

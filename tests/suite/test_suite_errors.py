@@ -106,7 +106,7 @@ MISTAKES = {
                                    "values, not [1]",
     group('"seed, dtype": 3'): 'x.yaml:3: "seed, dtype" under "axes" needs a list of lists of 2 values, not 3',
     group('"seed, dtype": [[x, bf16]]'): "x.yaml:3: seed must be a whole number (1k is 1024), not 'x'",
-    group("seed: [%s], seqlen_k: [%s]" % (", ".join(map(str, range(1001))), ", ".join(map(str, range(1, 1001)))),
+    group(f"seed: {list(range(1001))}, seqlen_k: {list(range(1, 1001))}",
           sizes="batch: [1], seqlen_q: [64], num_heads: [4], head_dim: [64]"):
         'x.yaml:2: group "a" expands to 1,001,000 cases; the most is 1,000,000',
     # derive

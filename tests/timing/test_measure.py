@@ -125,7 +125,7 @@ def test_how_long_a_machine_settles(regime, set_to, name, expected):
 def test_a_measurement_holds_what_was_taken_and_nothing_of_the_warm_up():
     warming = [0.02] * 5 + [0.01] * (13 + 25)  # five calls, then two windows, the first one sized by guess
     lengths = itertools.chain(warming, (0.01 + i * 1e-6 for i in range(99)))
-    found, timer, rule, clock = run(lengths)
+    found, _, rule, clock = run(lengths)
     assert rule.seen == [0.01 + i * 1e-6 for i in range(len(rule.seen))]
     assert list(found.samples_s) == [round(sample, 10) for sample in rule.seen]  # nine significant digits
     assert found.blocks[0].sample_count == len(rule.seen) == 20
@@ -187,7 +187,7 @@ def test_kept_samples_are_thinned_evenly_and_the_true_count_stays():
     assert found.blocks[0].sample_count == len(rule.seen) >= 5000
     assert len(kept) == KEPT_SAMPLES and list(kept) == sorted(kept)
     assert set(kept) <= {float(f"{sample:.9g}") for sample in rule.seen}
-    steps = {round((b - a) / 1e-9) for a, b in zip(kept, kept[1:])}
+    steps = {round((b - a) / 1e-9) for a, b in itertools.pairwise(kept)}
     assert max(steps) - min(steps) <= 1  # a sample is 1 ns longer than the one before it
 
 

@@ -126,11 +126,13 @@ def test_a_spoilt_batch_parts_the_samples_and_enters_no_number():
 
 def test_each_burst_is_a_block():
     options = OPTIONS.model_copy(update={"regime": "burst", "max_time_s": 100.0})
-    found, clock = timed(FakeWatch(), options=options)
+    found, _ = timed(FakeWatch(), options=options)
     assert [block.sample_count for block in found.blocks] == [5] * 4
     assert [block.duration_s for block in found.blocks] == [pytest.approx(0.05)] * 4
     starts = [block.start_s for block in found.blocks]
-    assert [later - earlier for earlier, later in zip(starts, starts[1:])] == [pytest.approx(BURST_IDLE_S + 0.05)] * 3
+    assert [later - earlier for earlier, later in itertools.pairwise(starts)] == [
+        pytest.approx(BURST_IDLE_S + 0.05)
+    ] * 3
 
 
 def test_conditions_survive_the_record():
@@ -150,6 +152,6 @@ def test_conditions_survive_the_record():
             "problems": ["power: Not Supported"],
         },
     }
-    assert _block(row) == block
+    assert _block(row, set()) == block
     bare = replace(block, start_s=0.0, duration_s=0.0, conditions=None)
-    assert _block({"samples_s": [0.01], "sample_count": 1}) == bare
+    assert _block({"samples_s": [0.01], "sample_count": 1}, set()) == bare

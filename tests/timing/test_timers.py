@@ -65,7 +65,7 @@ class FakeCounter:
 def test_a_sample_is_the_mean_of_its_calls(monkeypatch):
     counter = FakeCounter(monkeypatch)
     calls = itertools.cycle([counter.call(1_000_000), counter.call(3_000_000), counter.call(8_000_000)])
-    samples = CpuTimer().take(calls, 4, 2, lambda: counter.call(500_000_000)())
+    samples = CpuTimer().take(calls, 4, 2, counter.call(500_000_000))
     assert samples == pytest.approx([2e-3, 4.5e-3, 5.5e-3, 2e-3])
 
 
@@ -248,7 +248,7 @@ def test_a_flush_is_outside_the_sample_and_batches_fit_the_drivers_queue(monkeyp
     synchronize = cuda.synchronize
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: (queued.append(cuda.launches), synchronize()))
     events(cuda.kernel(2e-6), 100, calls_per_sample=50)
-    assert max(later - earlier for earlier, later in zip(queued, queued[1:])) <= EVENT_BATCH_CALLS + 2 * EVENT_BATCH
+    assert max(later - earlier for earlier, later in itertools.pairwise(queued)) <= EVENT_BATCH_CALLS + 2 * EVENT_BATCH
 
 
 def test_a_graph_has_neither_launch_gaps_nor_its_own_launch_in_a_sample(monkeypatch):

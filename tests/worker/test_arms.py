@@ -1,5 +1,7 @@
 """Several backends timed in turns in this process: their records, and what one of them may do to the others."""
 
+import itertools
+
 import pytest
 from test_trial import CASE, QUICK, Backend, problem
 
@@ -49,7 +51,7 @@ def test_two_backends_share_their_rounds_and_know_of_each_other():
     assert {block.process for block in one.blocks} == {4}
     assert set(process_differences(one.blocks, two.blocks)) == {4}, "they pair"
     inside = sorted((b.start_s, b.start_s + b.duration_s) for m in (one, two) for b in m.blocks)
-    assert all(a[1] <= b[0] for a, b in zip(inside, inside[1:])), "one at a time"
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(inside)), "one at a time"
     turns = [backend for backend, phase in told if phase == "time"]
     assert turns[:2] == ["one", "two"] and sorted(turns[2:6]) == ["one", "one", "two", "two"]
     assert turns[2:6] == turns[2:6][::-1], "ABBA or BAAB"

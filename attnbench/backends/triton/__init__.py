@@ -1,4 +1,4 @@
-"""Our own Triton forward (`attnbench.backends.triton.forward`), its tile chosen by Triton's autotuner in the first call.
+"""Our own Triton forward (`attnbench.backends.triton.forward`), its tile chosen by Triton's autotuner in a first call.
 
 Operands are read through TMA descriptors on Hopper and later where their strides allow it, through pointers elsewhere;
 `kernel_facts` says which. For e4m3 through TMA, `prepare` also stores V transposed (untimed).
@@ -116,7 +116,8 @@ def _prune(configs: list[Any], named: Mapping[str, Any], **keywords: Any) -> lis
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    kept = runnable_tiles({**named, **keywords}, properties.shared_memory_per_block_optin)
+    shared_bytes: int = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]  # torch's stub lacks it
+    kept = runnable_tiles({**named, **keywords}, shared_bytes)
     return [config for config, tile in zip(configs, TILES, strict=True) if tile in kept]
 
 

@@ -49,7 +49,7 @@ def tma_takes(case: Case) -> bool:
 
 def arguments(case: Case, inputs: Inputs, tma: bool, l2_bytes: int) -> dict[str, Any]:
     """Every argument of the kernel but out, lse, and the tile."""
-    source = inputs.quantized if case.is_fp8 else inputs
+    source = inputs.quantized or inputs
     row_scaled = case.is_fp8 and case.scaling in ("token", "block")
     block_d, block_dv = (_block_d(dim, case) for dim in (case.head_dim, case.head_dim_v))
     q, k, v = (tensor.contiguous() for tensor in (source.q, source.k, source.v))
@@ -151,9 +151,9 @@ def _value_descriptor(v: Tensor, transposed: bool) -> Any:
 
 def _descales(case: Case, inputs: Inputs, row_scaled: bool) -> dict[str, Any]:
     """The descales as the kernel reads them: (batch, heads), or (batch, blocks, heads); None where there are none."""
-    if not case.is_fp8:
-        return {"q_descale": None, "k_descale": None, "v_descale": None, "q_blocks": 0, "k_blocks": 0}
     source = inputs.quantized
+    if source is None:
+        return {"q_descale": None, "k_descale": None, "v_descale": None, "q_blocks": 0, "k_blocks": 0}
     descales = {"q": source.q_descale, "k": source.k_descale, "v": source.v_descale}
     if not row_scaled:
         heads = {"q": case.num_heads, "k": case.num_heads_kv, "v": case.num_heads_kv}

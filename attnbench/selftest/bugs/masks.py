@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Inputs
+from attnbench.backend import Inputs, Quantized
 from attnbench.case import FP8_DTYPES, Case
 from attnbench.selftest.forward import Planted, Running
 
@@ -189,8 +189,8 @@ class DescalesSwapped(Planted):
 
     dtypes = FP8_DTYPES
 
-    def descales(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super().descales(inputs)
+    def descales(self, held: Quantized) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().descales(held)
         return q, v, k
 
 
@@ -204,6 +204,6 @@ class KDescaleOfNextHead(Planted):
             return "there is no group, or one descale for all"
         return super().unsupported(case)
 
-    def descales(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super().descales(inputs)
+    def descales(self, held: Quantized) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().descales(held)
         return q, k.roll(1, dims=-1), v

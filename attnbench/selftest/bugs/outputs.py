@@ -31,6 +31,11 @@ class _Spoiled(Planted):
         raise NotImplementedError
 
 
+def _lse(outputs: Outputs) -> Tensor:
+    assert outputs.lse is not None, "`TiledForward.finish` gives one"
+    return outputs.lse
+
+
 class RowZeroed(_Spoiled):
     """One row of one head is 0."""
 
@@ -66,12 +71,12 @@ class NanSwallowed(_Spoiled):
 
 class LseInLog2(_Spoiled):
     def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
-        return replace(outputs, lse=outputs.lse / math.log(2.0))
+        return replace(outputs, lse=_lse(outputs) / math.log(2.0))
 
 
 class LseSign(_Spoiled):
     def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
-        return replace(outputs, lse=-outputs.lse)
+        return replace(outputs, lse=-_lse(outputs))
 
 
 class WrongDtype(_Spoiled):
@@ -114,7 +119,7 @@ class LseRowsSwapped(_Spoiled):
 
     def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
         whole = case.seqlen_q // 16 * 16
-        lse = outputs.lse.clone()
+        lse = _lse(outputs).clone()
         lse[..., :whole] = lse[..., :whole].unflatten(2, (-1, 2, 8)).flip(3).flatten(2)
         return replace(outputs, lse=lse)
 
@@ -165,15 +170,15 @@ class NobodyWaits(Planted):
 
         def call() -> Outputs:
             done = self.forward(case, inputs)
-            late = Outputs(torch.empty_like(done.out), torch.empty_like(done.lse))
+            out, lse = torch.empty_like(done.out), torch.empty_like(_lse(done))
 
             def write() -> None:
                 time.sleep(LATE_S)
-                late.out.copy_(done.out)
-                late.lse.copy_(done.lse)
+                out.copy_(done.out)
+                lse.copy_(_lse(done))
 
             threading.Thread(target=write, daemon=True).start()
-            return late
+            return Outputs(out, lse)
 
         return call
 
