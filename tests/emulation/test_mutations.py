@@ -7,6 +7,7 @@ longer survives.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from mutation import (
@@ -69,10 +70,9 @@ def kill_rates(results: list[Result], benign: list[Benign]) -> str:
     return tabulate(rows, ("kernel", "harmful", "killed", "rate", "benign", "killed by"))
 
 
-def test_every_harmful_mutation_is_killed(results: list[Result], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_harmful_mutation_is_killed(results: list[Result], record_property: Callable[[str, object], None]) -> None:
     benign = load_benign()
-    with capsys.disabled():
-        print("\n" + kill_rates(results, benign))
+    record_property("summary", kill_rates(results, benign))
     found = verdicts(results, benign)
     assert found["killed"]
     survivors = [f"{r.mutation.subject}: {r.mutation}" for r in found["survived"]]
