@@ -114,7 +114,6 @@ def imports(path, lazy=True):
     return found
 
 
-
 def eager_imports(module):
     """Modules that importing a module of ours imports by itself; of another one nothing is known."""
     return imports(PATHS[module], lazy=False) if module in PATHS else set()

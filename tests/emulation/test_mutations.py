@@ -70,7 +70,9 @@ def kill_rates(results: list[Result], benign: list[Benign]) -> str:
     return tabulate(rows, ("kernel", "harmful", "killed", "rate", "benign", "killed by"))
 
 
-def test_every_harmful_mutation_is_killed(results: list[Result], record_property: Callable[[str, object], None]) -> None:
+def test_every_harmful_mutation_is_killed(
+    results: list[Result], record_property: Callable[[str, object], None]
+) -> None:
     benign = load_benign()
     record_property("summary", kill_rates(results, benign))
     found = verdicts(results, benign)
