@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,17 @@ from typing import TypeVar
 import torch
 from emulator import EmulatedKernel
 
+from attnbench.hopper.build import build_emulated
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def build_each(sources: Iterable[Path]) -> None:
+    """Compiles kernel files for the CPU, as many at a time as there are processors. Other processes that want the same
+    ones wait for them, or compile the next ones."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(build_emulated, sources))
 
 
 @cache

@@ -22,7 +22,7 @@ from mutation import (
     passed_sites,
     plans,
 )
-from parallel import run_parallel
+from parallel import build_each, run_parallel
 from tabulate import tabulate
 
 from attnbench.hopper.toolchain import KERNELS
@@ -33,6 +33,7 @@ SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 @pytest.fixture(scope="module")
 def passed() -> dict[Subject, frozenset[CallSite]]:
     """The call sites of every variant."""
+    build_each(SOURCES)
     subjects = [subject for source in SOURCES for subject in candidates(source)]
     return dict(zip(subjects, run_parallel(passed_sites, subjects)))
 
