@@ -56,7 +56,7 @@ ON_EVERY_CORE := -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(VENV)/.tested ## install and run all tests, on every core
-	@nice -n 19 $(BIN)/python tests/compile_ahead.py & ahead=$$!; trap "kill $$ahead 2>/dev/null || true" EXIT; \
+	@nice -n 19 $(BIN)/python -m tests.compile_ahead & ahead=$$!; trap "kill $$ahead 2>/dev/null || true" EXIT; \
 	$(BIN)/python -m pytest -q $(ON_EVERY_CORE)
 
 .PHONY: test-full

@@ -8,7 +8,7 @@ import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from paths import ROOT
+from tests.paths import ROOT
 
 from attnbench.hopper.build import BuildError, compile_library, kernel_sources
 from attnbench.hopper.toolchain import KERNELS, ToolMissing, emulated_recipe, hopper_recipe
