@@ -8,11 +8,9 @@ import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.paths import ROOT
-
 from attnbench.hopper.build import BuildError, compile_library, kernel_sources
 from attnbench.hopper.toolchain import KERNELS, ToolMissing, emulated_recipe, hopper_recipe
-
+from tests.paths import ROOT
 
 # What tests want first, and what takes longest.
 FIRST = ("fwd_fp8", "quantize", "fwd_overlap")
@@ -28,7 +26,8 @@ def main():
     hazards, golden = ROOT / "tests" / "emulation" / "hazards.cu", KERNELS / "golden.cu"
     jobs = [(emulated_recipe, source) for source in (*sources, hazards, golden)]
     jobs += [(hopper_recipe, source) for source in sources]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    # As many compilers again as there are tests running would only make both slower.
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 2)) as pool:
         for make_recipe, source in jobs:
             pool.submit(compile_one, make_recipe, source)
 
