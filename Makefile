@@ -53,7 +53,8 @@ run: $(VENV)/.installed ## the main job: run suites/quick.yaml, print a table, w
 # nothing long at the end. The emulation's own pool of processes steps back (tests/emulation/parallel.py). Meanwhile
 # the kernels are compiled, which tests wait for otherwise; not with less priority, or a busy machine would make a test
 # wait for a compiler that never gets its turn.
-ON_EVERY_CORE := -n logical --dist loadfile --no-loadscope-reorder
+# With a GPU one test at a time: they would share it.
+ON_EVERY_CORE := $(if $(HAS_GPU),,-n logical --dist loadfile --no-loadscope-reorder)
 
 .PHONY: test
 test: $(VENV)/.tested ## install and run all tests, on every core
