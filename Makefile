@@ -54,9 +54,17 @@ run: $(VENV)/.installed ## the main job: run suites/quick.yaml, print a table, w
 	if [ -f $$run/records.jsonl ]; then $(BIN)/attnbench report $$run -o $$run/report.md; fi; \
 	exit $$status
 
+# One process a core, whole files at a time: what a file's tests share is made once. Files in their order, which begins
+# nothing long at the end. The emulation's own pool of processes steps back (tests/emulation/parallel.py). Meanwhile
+# the kernels are compiled, which tests wait for otherwise; not with less priority, or a busy machine would make a test
+# wait for a compiler that never gets its turn.
+# With a GPU one test at a time: they would share it.
+ON_EVERY_CORE := $(if $(HAS_GPU),,-n logical --dist loadfile --no-loadscope-reorder)
+
 .PHONY: test
-test: $(VENV)/.tested ## install and run all tests
-	$(BIN)/python -m pytest -q
+test: $(VENV)/.tested ## install and run all tests, on every core
+	@$(BIN)/python -m tests.compile_ahead & ahead=$$!; trap "kill $$ahead 2>/dev/null || true" EXIT; \
+	$(BIN)/python -m pytest -q $(ON_EVERY_CORE)
 
 .PHONY: test-full
 test-full: $(VENV)/.tested ## the full product of the emulation tests too; takes long

@@ -32,6 +32,14 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Shows what a passed test recorded as its "summary"; a process of pytest-xdist has no terminal to print it to."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "summary" and report.when == "call":
+                terminalreporter.write_line(text)
+
+
 class CommandLine:
     """`python -m attnbench` in a process of its own, from a folder of its own."""
 

@@ -1,6 +1,7 @@
 """The layers, read from the sources: what each package may import, and that reading imports no measuring library."""
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
@@ -77,7 +78,8 @@ def module_name(path):
 
 
 FILES = {path: module_name(path) for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = set(FILES.values())
+PATHS = {module: path for path, module in FILES.items()}
+MODULES = set(PATHS)
 
 
 def package_of(module):
@@ -85,7 +87,8 @@ def package_of(module):
     return module.split(".")[1] if "." in module and module != "attnbench.__main__" else "attnbench"
 
 
-def imports(path, lazy):
+@functools.cache
+def imports(path, lazy=True):
     """Modules that a file imports, whole names; with `lazy` also those that its functions import once called."""
     found = set()
 
@@ -112,8 +115,9 @@ def imports(path, lazy):
     return found
 
 
-ALL = {path: imports(path, lazy=True) for path in FILES}
-EAGER = {FILES[path]: imports(path, lazy=False) for path in FILES}
+def eager_imports(module):
+    """Modules that importing a module of ours imports by itself; of another one nothing is known."""
+    return imports(PATHS[module], lazy=False) if module in PATHS else set()
 
 
 def ours(modules):
@@ -125,7 +129,7 @@ def test_a_package_imports_what_lies_below_it(package):
     allowed = MAY_IMPORT[package]
     for path, module in FILES.items():
         if package_of(module) == package and allowed is not EVERYTHING:
-            known = {package_of(other) for other in ours(ALL[path])} - {package, "attnbench"}
+            known = {package_of(other) for other in ours(imports(path))} - {package, "attnbench"}
             assert known <= set(allowed.split()), module
 
 
@@ -133,7 +137,7 @@ def test_a_package_imports_what_lies_below_it(package):
 def test_a_package_imports_only_so_much_of_another(package, other):
     for path, module in FILES.items():
         if package_of(module) == package:
-            assert {name for name in ours(ALL[path]) if package_of(name) == other} <= ONLY[package, other], module
+            assert {name for name in ours(imports(path)) if package_of(name) == other} <= ONLY[package, other], module
 
 
 def test_every_package_has_its_line_and_the_lines_go_up():
@@ -146,7 +150,7 @@ def test_every_package_has_its_line_and_the_lines_go_up():
 
 
 def test_no_two_modules_import_each_other():
-    direct = {FILES[path]: ours(ALL[path]) - {FILES[path]} for path in FILES}
+    direct = {FILES[path]: ours(imports(path)) - {FILES[path]} for path in FILES}
     for module in MODULES:
         todo, seen = list(direct[module]), set()
         while todo:
@@ -161,7 +165,7 @@ def reachable(start):
     """Everything that importing `start` imports."""
     found, todo = set(), [start]
     while todo:
-        new = {name if name in MODULES else name.split(".")[0] for name in EAGER.get(todo.pop(), set())} - found
+        new = {name if name in MODULES else name.split(".")[0] for name in eager_imports(todo.pop())} - found
         found |= new
         todo += new
     return found
@@ -176,7 +180,7 @@ def test_a_backend_knows_no_other():
     for path, module in FILES.items():
         if module.startswith("attnbench.backends."):
             own = module.split(".")[2]
-            others = {name.split(".")[2] for name in ours(ALL[path]) if name.startswith("attnbench.backends.")}
+            others = {name.split(".")[2] for name in ours(imports(path)) if name.startswith("attnbench.backends.")}
             assert others <= {own}, module
 
 
@@ -185,7 +189,7 @@ def test_faces_import_nothing():
     for path, module in FILES.items():
         if path.name == "__init__.py" and package_of(module) not in ("attnbench", "backends", "cli") and "." in module:
             if module != "attnbench.selftest.bugs":
-                assert EAGER[module] == set(), module
+                assert eager_imports(module) == set(), module
             assert ast.get_docstring(ast.parse(path.read_text())), module
 
 
@@ -204,8 +208,8 @@ def test_an_installation_holds_every_package():
 def test_the_rules_see_what_is_there():
     """The checks above are no checks of nothing."""
     assert {"attnbench.case", "attnbench.worker.trial", "attnbench.backends.naive"} <= MODULES
-    assert "attnbench.records.record" in ours(ALL[PACKAGE / "correctness" / "judge.py"])
-    assert "torch" in ALL[PACKAGE / "correctness" / "judge.py"] and "torch" not in reachable(
+    assert "attnbench.records.record" in ours(imports(PACKAGE / "correctness" / "judge.py"))
+    assert "torch" in imports(PACKAGE / "correctness" / "judge.py") and "torch" not in reachable(
         "attnbench.correctness.judge"
     )
     assert "pandas" in reachable("attnbench.records.frame")

@@ -81,7 +81,8 @@ def library_path(name: str) -> Path:
 
 def build_facts() -> dict[str, Any]:
     """For `environment.json`: the version of nvcc (None without one), and each built library's SHA-256, shortened."""
-    libraries = sorted((BUILD / ARCH).glob("*.so"))
+    # Without what is being built at this moment (`_compile`), which may be gone before it is read.
+    libraries = sorted(path for path in (BUILD / ARCH).glob("*.so") if path.suffixes == [".so"])
     hashes = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in libraries}
     try:
         nvcc = find_nvcc().version

@@ -1,11 +1,11 @@
-"""Runs independent jobs on all processors; each worker keeps its loaded libraries."""
+"""Runs independent jobs on the processors that other processes of the same test run leave; libraries stay loaded."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,17 @@ from typing import TypeVar
 import torch
 from emulator import EmulatedKernel
 
+from attnbench.hopper.build import build_emulated
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def build_each(sources: Iterable[Path]) -> None:
+    """Compiles kernel files for the CPU, as many at a time as there are processors. Other processes that want the same
+    ones wait for them, or compile the next ones."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(build_emulated, sources))
 
 
 @cache
@@ -28,13 +37,19 @@ def _start() -> None:
     torch.set_num_threads(1)
 
 
+def _processors() -> int:
+    """This process's share: pytest-xdist says how many of its workers run tests beside it."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
 @lru_cache(maxsize=1)
 def _pool() -> ProcessPoolExecutor:
     """One pool for all tests: a worker takes seconds to import torch."""
-    workers = len(os.sched_getaffinity(0))
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+    return ProcessPoolExecutor(_processors(), multiprocessing.get_context("spawn"), _start)
 
 
 def run_parallel(function: Callable[[Job], Result], jobs: Iterable[Job], chunk: int = 4) -> list[Result]:
     """Results in the order of the jobs, handed out `chunk` at a time. A worker that dies fails the call."""
+    if _processors() == 1:
+        return [function(job) for job in jobs]
     return list(_pool().map(function, list(jobs), chunksize=chunk))

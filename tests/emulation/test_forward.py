@@ -16,10 +16,9 @@ import pytest
 import torch
 from emulator import DELIVERIES, EAGER, LAZY, RANDOM, Schedule
 from fp8_problem import operands
-from parallel import load, run_parallel
+from parallel import build_each, load, run_parallel
 from problem import Problem, launch
 
-from attnbench.hopper.build import build_emulated
 from attnbench.hopper.library import Variant
 from attnbench.hopper.toolchain import KERNELS
 
@@ -116,7 +115,7 @@ def full_runs(source: Path) -> list[Run]:
 @pytest.fixture(scope="module", autouse=True)
 def built() -> Iterator[None]:
     """Compiles all kernels side by side, once; meanwhile torch's idle threads shall not burn the processor time."""
-    run_parallel(build_emulated, SOURCES, chunk=1)
+    build_each(SOURCES)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

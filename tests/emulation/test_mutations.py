@@ -7,6 +7,7 @@ longer survives.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from mutation import (
@@ -21,7 +22,7 @@ from mutation import (
     passed_sites,
     plans,
 )
-from parallel import run_parallel
+from parallel import build_each, run_parallel
 from tabulate import tabulate
 
 from attnbench.hopper.toolchain import KERNELS
@@ -32,6 +33,7 @@ SOURCES = sorted(KERNELS.glob("fwd_*.cu"))
 @pytest.fixture(scope="module")
 def passed() -> dict[Subject, frozenset[CallSite]]:
     """The call sites of every variant."""
+    build_each(SOURCES)
     subjects = [subject for source in SOURCES for subject in candidates(source)]
     return dict(zip(subjects, run_parallel(passed_sites, subjects)))
 
@@ -69,10 +71,11 @@ def kill_rates(results: list[Result], benign: list[Benign]) -> str:
     return tabulate(rows, ("kernel", "harmful", "killed", "rate", "benign", "killed by"))
 
 
-def test_every_harmful_mutation_is_killed(results: list[Result], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_harmful_mutation_is_killed(
+    results: list[Result], record_property: Callable[[str, object], None]
+) -> None:
     benign = load_benign()
-    with capsys.disabled():
-        print("\n" + kill_rates(results, benign))
+    record_property("summary", kill_rates(results, benign))
     found = verdicts(results, benign)
     assert found["killed"]
     survivors = [f"{r.mutation.subject}: {r.mutation}" for r in found["survived"]]

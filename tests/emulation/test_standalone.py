@@ -21,7 +21,7 @@ CROSS_LIBRARIES = Path("/usr/aarch64-linux-gnu")
 
 def compiled(compiler: str, source: Path, folder: Path, *flags: str) -> Path:
     output = folder / source.stem
-    command = [compiler, "-x", "c++", "-O2", "-std=c++17", *flags, *INCLUDES, str(source), "-o", str(output), "-ldl"]
+    command = [compiler, "-x", "c++", "-O1", "-std=c++17", *flags, *INCLUDES, str(source), "-o", str(output), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return output

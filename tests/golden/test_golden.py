@@ -52,7 +52,7 @@ def emulate(library: ctypes.CDLL, name: str, delivery: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def portable(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Without the processor's own instructions and fiber switch: what another platform would run."""
-    flags = ("-march=x86-64", "-DATTNBENCH_FIBER_UCONTEXT=1") if platform.machine() == "x86_64" else ()
+    flags = ("-O1", "-march=x86-64", "-DATTNBENCH_FIBER_UCONTEXT=1") if platform.machine() == "x86_64" else ()
     return ctypes.CDLL(str(build_emulated(SOURCE, flags=flags, build_dir=tmp_path_factory.mktemp("portable"))))
 
 

@@ -294,6 +294,7 @@ def test_build_facts_tell_the_compiler_and_hash_the_libraries(tmp_path, monkeypa
     assert kernel_build.build_facts()["kernels"] == {}
     (tmp_path / kernel_build.ARCH).mkdir()
     (tmp_path / kernel_build.ARCH / "fwd_x.so").write_bytes(b"machine code")
+    (tmp_path / kernel_build.ARCH / "fwd_y.partial.so").write_bytes(b"half of it, as it is being built")
     digest = hashlib.sha256(b"machine code").hexdigest()[:16]
     assert kernel_build.build_facts()["kernels"] == {"fwd_x": digest}
 

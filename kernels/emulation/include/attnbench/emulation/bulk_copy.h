@@ -43,7 +43,9 @@ inline void for_each_box_row(const TensorMap& map, const int (&at)[4], Visit vis
 inline void copy_row_in(const TensorMap& map, const unsigned char* row, int64_t first, uint32_t destination) {
   const int bytes = element_bytes(map.element);
   unsigned char packed[128] = {};
-  if (row) {
+  if (row && first >= 0 && first + map.box[0] <= map.sizes[0]) {
+    std::memcpy(packed, row + first * bytes, box_row_bytes(map));
+  } else if (row) {
     for (int i = 0; i < map.box[0]; ++i) {
       if (first + i >= 0 && first + i < map.sizes[0])
         std::memcpy(packed + i * bytes, row + (first + i) * bytes, static_cast<size_t>(bytes));

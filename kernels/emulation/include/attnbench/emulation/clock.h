@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace attnbench::emulation {
@@ -78,10 +79,10 @@ class AccessList {
  public:
   void clear() {
     count_ = 0;
-    more_.clear();
+    if (more_) more_->clear();
   }
-  int size() const { return count_ + static_cast<int>(more_.size()); }
-  Access& operator[](int i) { return i < count_ ? inline_[i] : more_[static_cast<size_t>(i - count_)]; }
+  int size() const { return count_; }
+  Access& operator[](int i) { return i < INLINE ? inline_[i] : (*more_)[static_cast<size_t>(i - INLINE)]; }
 
   void add(const Access& access) {
     for (int i = 0; i < size(); ++i) {
@@ -92,10 +93,12 @@ class AccessList {
       }
     }
     if (count_ < INLINE) {
-      inline_[count_++] = access;
+      inline_[count_] = access;
     } else {
-      more_.push_back(access);
+      if (!more_) more_ = std::make_unique<std::vector<Access>>();
+      more_->push_back(access);
     }
+    ++count_;
   }
 
   // Forgets what `bytes` covers.
@@ -110,14 +113,15 @@ class AccessList {
       access.bytes = static_cast<uint16_t>(access.bytes & ~bytes);
       if (access.bytes) kept.add(access);
     }
-    *this = kept;
+    *this = std::move(kept);
   }
 
  private:
+  // NOTE: small, and the count first: most of an emulated run's time once was the way to these lists in memory.
   static constexpr int INLINE = 3;
-  Access inline_[INLINE] = {};
   int count_ = 0;
-  std::vector<Access> more_;
+  Access inline_[INLINE] = {};
+  std::unique_ptr<std::vector<Access>> more_;
 };
 
 struct Granule {

@@ -104,6 +104,13 @@ struct Accumulator {
   std::vector<float> value;     // 64 x columns
 };
 
+// What the first warp's reads of a wgmma operand met, so that the next warp need not go through all of it again.
+struct OperandReads {
+  uint64_t descriptor = 0, writes = 0;  // writes: Cta::writes then; 0 where nothing was read yet
+  uint32_t time = 0;
+  std::vector<Access> writers;  // whose data it is, neighbours told once
+};
+
 struct WgmmaOperation {
   Element element;
   int columns;
@@ -115,6 +122,7 @@ struct WgmmaOperation {
   bool executed = false;
   const uint32_t* fragment_a[128];  // where each thread keeps its A fragment
   uint32_t issued_fragment_a[128][4];
+  OperandReads reads_a, reads_b;
 };
 
 // The tensor work of one warpgroup, in program order.
@@ -205,6 +213,7 @@ struct Cta {
   std::deque<Load> loads;
   std::vector<Event> events;
   std::vector<Granule> granule;
+  uint64_t writes = 1;  // to granules so far
   unsigned char* shared = nullptr;  // indexed by shared address
   std::vector<int> store_slots;     // threads that issue bulk stores
   WaitList register_waiters;

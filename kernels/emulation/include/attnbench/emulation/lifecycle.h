@@ -63,9 +63,9 @@ inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
   c.store_slots.clear();
   c.register_waiters.clear();
   c.granule.resize(GRANULES);
-  for (Granule& granule : c.granule) {
-    granule.writers.clear();
-    granule.readers.clear();
+  for (uint32_t i = 0; i < (c.shared_end + GRANULE_BYTES - 1) / GRANULE_BYTES; ++i) {  // what this launch can reach
+    c.granule[i].writers.clear();
+    c.granule[i].readers.clear();
   }
   if (c.arena.empty()) c.arena.resize(SHARED_BASE + SHARED_LIMIT_BYTES + 1024);
   c.shared = c.arena.data();

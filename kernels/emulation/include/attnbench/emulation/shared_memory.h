@@ -51,8 +51,9 @@ ATTNBENCH_OUT_OF_LINE void report_proxy(const Access& access, const Access& earl
          earlier.site);
 }
 
-// The running thread (or the unit that acts for it) reads `access.bytes` of the granule at `address`.
-inline void read_granule(uint32_t address, const Access& access) {
+// The running thread (or the unit that acts for it) reads `access.bytes` of the granule at `address`. Adds to `met` whose
+// data it reads, where that is not the last one's there.
+inline void read_granule(uint32_t address, const Access& access, std::vector<Access>* met = nullptr) {
   Granule& granule = cta().granule[address / GRANULE_BYTES];
   for (int i = 0; i < granule.writers.size(); ++i) {
     const Access& writer = granule.writers[i];
@@ -61,6 +62,10 @@ inline void read_granule(uint32_t address, const Access& access) {
       report_race(access, writer, address, "reads");
     } else if (!access.generic && !fenced(writer)) {
       report_proxy(access, writer, address, "reads");
+    }
+    if (met && (met->empty() || met->back().agent != writer.agent || met->back().time != writer.time ||
+                met->back().generic != writer.generic)) {
+      met->push_back(writer);
     }
   }
   granule.readers.add(access);
@@ -85,6 +90,7 @@ inline void write_granule(uint32_t address, const Access& access) {
   if (c.barrier_at[address / 8] >= 0 || c.barrier_at[address / 8 + 1] >= 0) {
     hazard(Hazard::mbarrier, access.site, format("writes over the mbarrier at 0x%x", address));
   }
+  ++c.writes;
   granule.writers.cover(access.bytes);
   granule.readers.cover(access.bytes);
   granule.writers.add(access);

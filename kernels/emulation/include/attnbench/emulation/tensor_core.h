@@ -179,14 +179,51 @@ inline float truncated_sum(const float* terms, int count) {
   return static_cast<float>(sum);
 }
 
+typedef int32_t WholeVector __attribute__((vector_size(32), aligned(4)));
+
+// Eight of these sums side by side, in fp32: cut terms are whole multiples of a power of two, fewer than 2^14 of it each.
+// False, and nothing done, where one of the largest terms is so small or so large that its quantum is not normal, or
+// where a term is not finite.
+inline bool truncated_sums(const Vector* terms, int count, float* sums) {
+  constexpr float SMALLEST = 0x1p-100f, LARGEST = 0x1p100f;
+  const WholeVector exponent_bits = WholeVector{} + 0x7f800000, magnitude_bits = WholeVector{} + 0x7fffffff;
+  WholeVector largest = {}, beyond = {};  // magnitudes are ordered as their bits are
+  for (int i = 0; i < count; ++i) {
+    const WholeVector magnitude = reinterpret_cast<WholeVector>(terms[i]) & magnitude_bits;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const WholeVector least = WholeVector{} + static_cast<int32_t>(bits_of(SMALLEST));
+  beyond = (largest > static_cast<int32_t>(bits_of(LARGEST))) | ((largest < least) & (largest != 0));
+  for (int i = 0; i < 8; ++i) {
+    if (beyond[i]) return false;
+  }
+  largest = largest > least ? largest : least;  // all terms are 0 there
+  const WholeVector power = largest & exponent_bits;
+  const Vector scale = reinterpret_cast<Vector>((WholeVector{} + (254 << 23)) - power) * float(1 << (ALIGNED_BITS - 1));
+  WholeVector sum = {};
+  for (int i = 0; i < count; ++i) sum += __builtin_convertvector(terms[i] * scale, WholeVector);
+  const Vector quantum = reinterpret_cast<Vector>(power) * (1.0f / float(1 << (ALIGNED_BITS - 1)));
+  const Vector found = __builtin_convertvector(sum, Vector) * quantum;
+  std::memcpy(sums, &found, sizeof found);
+  return true;
+}
+
 inline void multiply_accumulate_truncated(const Operands& in, float* value) {
-  float terms[33];
+  Vector terms[33];
+  float one[33];
   for (int row = 0; row < WGMMA_ROWS; ++row) {
-    for (int column = 0; column < in.columns; ++column) {
-      float& sum = value[row * in.columns + column];
-      for (int k = 0; k < in.k; ++k) terms[k] = in.a[row][k] * in.b[k][column];
-      terms[in.k] = sum;
-      sum = truncated_sum(terms, in.k + 1);
+    for (int column = 0; column < in.columns; column += 8) {
+      float* sums = value + row * in.columns + column;
+      for (int k = 0; k < in.k; ++k) {
+        std::memcpy(&terms[k], &in.b[k][column], sizeof(Vector));
+        terms[k] *= in.a[row][k];
+      }
+      std::memcpy(&terms[in.k], sums, sizeof(Vector));
+      if (truncated_sums(terms, in.k + 1, sums)) continue;
+      for (int i = 0; i < 8; ++i) {
+        for (int k = 0; k <= in.k; ++k) one[k] = terms[k][i];
+        sums[i] = truncated_sum(one, in.k + 1);
+      }
     }
   }
 }

@@ -35,7 +35,9 @@ inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained
 }
 
 // Checks and records the reads of one smem operand on behalf of the running thread's warp.
-inline void record_operand(uint64_t bits, bool mn_major, int extent, const char* name, SiteId site) {
+// `reads`: of the same operation's warps before it. Where nothing was written since, only this lane's knowledge is new.
+inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, int extent, const char* name,
+                           SiteId site) {
   const Descriptor descriptor(bits);
   constexpr uint64_t RESERVED = uint64_t{3} << 14 | uint64_t{3} << 30 | uint64_t{7} << 46 | uint64_t{0x3ff} << 52;
   if ((bits & RESERVED) != 0 || descriptor.base_offset != 0) {
@@ -43,14 +45,24 @@ inline void record_operand(uint64_t bits, bool mn_major, int extent, const char*
            format("descriptor of %s 0x%016llx: reserved bits or a base offset are set", name,
                   static_cast<unsigned long long>(bits)));
   }
-  uint32_t chunks[MAX_CHUNKS];
-  operand_chunks(descriptor, mn_major, extent, chunks);
   const Thread& thread = self();
   const Access access = {thread.groups + 1, static_cast<Agent>(WGMMA_AGENT + thread.warpgroup()), site, 0xffff, false};
+  if (reads.writes == cta().writes && reads.descriptor == bits && reads.time == access.time &&
+      std::all_of(reads.writers.begin(), reads.writers.end(),
+                  [](const Access& writer) { return ordered(writer) && fenced(writer); })) {
+    return;
+  }
+  uint32_t chunks[MAX_CHUNKS];
+  operand_chunks(descriptor, mn_major, extent, chunks);
+  reads.writes = 0;
+  reads.writers.clear();
   for (int i = 0; i < chunk_count(extent); ++i) {
     if (!in_bounds(site, chunks[i], GRANULE_BYTES)) return;
-    read_granule(chunks[i], access);
+    read_granule(chunks[i], access, &reads.writers);
   }
+  reads.descriptor = bits;
+  reads.time = access.time;
+  reads.writes = cta().writes;
 }
 
 inline void execute_operation(WgmmaOperation& op);
@@ -73,6 +85,8 @@ inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* regist
                                 nullptr,
                                 0,
                                 false,
+                                {},
+                                {},
                                 {},
                                 {}});
     WgmmaOperation& op = group.operations.back();
@@ -148,8 +162,8 @@ ATTNBENCH_OUT_OF_LINE void wgmma_issue(WgmmaCall call, float* registers, Where w
   }
   // Once per warp: the warp's lanes are converged here (.aligned), and each lane's knowledge alone must do.
   if (thread.lane() == 0) {
-    if (!call.fragment_a) record_operand(call.descriptor_a, call.transpose_a, WGMMA_ROWS, "A", site);
-    record_operand(call.descriptor_b, call.transpose_b, call.columns, "B", site);
+    if (!call.fragment_a) record_operand(op.reads_a, call.descriptor_a, call.transpose_a, WGMMA_ROWS, "A", site);
+    record_operand(op.reads_b, call.descriptor_b, call.transpose_b, call.columns, "B", site);
   }
   ++thread.operations;
   if (++op.issued == WARPGROUP_THREADS && engine.config.delivery == ATTNBENCH_DELIVERY_EAGER) execute_operation(op);
