@@ -9,7 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from attnbench.hopper.build import BuildError, compile_library, kernel_sources
-from attnbench.hopper.toolchain import KERNELS, ToolMissing, emulated_recipe, hopper_recipe
+from attnbench.hopper.toolchain import ToolMissing, emulated_recipe, hopper_recipe
 from tests.paths import ROOT
 
 # What tests want first, and what takes longest.
@@ -23,7 +23,7 @@ def compile_one(make_recipe, source):
 
 def main():
     sources = sorted(kernel_sources(), key=lambda source: source.stem not in FIRST)
-    hazards, golden = ROOT / "tests" / "emulation" / "hazards.cu", KERNELS / "golden.cu"
+    hazards, golden = ROOT / "tests" / "emulation" / "hazards.cu", ROOT / "tests" / "golden" / "probes.cu"
     jobs = [(emulated_recipe, source) for source in (*sources, hazards, golden)]
     jobs += [(hopper_recipe, source) for source in sources]
     # As many compilers again as there are tests running would only make both slower.

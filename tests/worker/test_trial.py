@@ -10,8 +10,8 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
-from attnbench.worker import prepared
 from attnbench.worker import phases as phases_module
+from attnbench.worker import prepared
 from attnbench.worker import problem as problem_module
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import FRESH, Problem
