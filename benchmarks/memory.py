@@ -1,7 +1,9 @@
 """How much memory the parent process of a run takes: at most 150 MB, however much the worker does.
 
-Runs a small suite with a few thousand samples a record and follows the parent's peak resident memory (VmHWM).
-Exit status 1 when it is over the limit.
+    python benchmarks/memory.py [CHECKOUT]
+
+Of another checkout of attnbench too, where one is given. Runs a small suite with a few thousand samples a record and
+follows the parent's peak resident memory (VmHWM). Exit status 1 when it is over the limit.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ def peak_mb(pid: int) -> float | None:
     return int(found[1]) * 1024 / 1e6 if found else None
 
 
-def main() -> int:
+def parent_mb(checkout: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         suite = Path(folder) / "small.yaml"
         suite.write_text(SUITE)
         command = [sys.executable, "-m", "attnbench", "run", str(suite), "--device", "cpu", "--out", f"{folder}/run"]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True)
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, peak_mb(process.pid) or 0.0)
@@ -48,7 +50,14 @@ def main() -> int:
         printed, _ = process.communicate()
     if process.returncode != 0:
         sys.exit(f"the run ended with status {process.returncode}:\n{printed}")
-    print(f"parent process at its peak: {peak:.0f} MB, limit {LIMIT_MB} MB")
+    return peak
+
+
+def main() -> int:
+    peak = parent_mb(ROOT)
+    print(f"parent process at its peak: {peak:.1f} MB, limit {LIMIT_MB} MB")
+    for place in sys.argv[1:2]:
+        print(f"parent process of {place} at its peak: {parent_mb(Path(place).resolve()):.1f} MB")
     return 1 if peak > LIMIT_MB else 0
 
 

@@ -30,9 +30,11 @@ def test_a_case_makes_the_stops_in_their_order(command, tmp_path):
     (tmp_path / "watching" / "sitecustomize.py").write_text(WATCH)
     called = tmp_path / "called"
     environment = {
-        "PYTHONPATH": f"{ROOT}:{tmp_path / 'watching'}", "STOPS_ROOT": str(ROOT / "attnbench"), "STOPS_FILE": str(called),
+        "PYTHONPATH": f"{ROOT}:{tmp_path / 'watching'}",
         "STOPS": " ".join(function for _, _, function in stops()),
-    }  # fmt: skip
+        "STOPS_ROOT": str(ROOT / "attnbench"),
+        "STOPS_FILE": str(called),
+    }
     suite = command.suite("batch: 1, num_heads: 1, head_dim: 8, seqlen: 8, dtype: fp16", rest="backends: [naive]\n")
     ran = command("run", suite, "--device", "cpu", "--out", tmp_path / "run", env=environment)
     assert ran.returncode == 0, ran.stderr

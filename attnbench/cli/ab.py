@@ -28,7 +28,7 @@ from attnbench.ab.revision import RevisionWorker
 from attnbench.ab.worktree import BuildFailed, Repository, Revision, build, worktrees
 from attnbench.cli.compare import end, print_comparison, write_outputs
 from attnbench.cli.group import INTERRUPTED, terminated_like_interrupted
-from attnbench.compare.ci import make_room
+from attnbench.compare.ci_output import make_room
 from attnbench.compare.comparison import Comparison
 from attnbench.compare.gate import INCOMPLETE, GateResult, judge_gate
 from attnbench.compare.verdict import FEWEST_PROCESSES, Margin, signed

@@ -55,11 +55,11 @@ def _without_baseline(error: NoBaseline) -> GateResult:
 def write_outputs(verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool) -> None:
     """What a CI system reads, where it is asked for. Raises StoreError for a file that cannot be written."""
     if junit is not None:
-        from attnbench.compare.ci import write_junit
+        from attnbench.compare.ci_output import write_junit
 
         write_junit(junit, verb, comparison, gate_result)
     if github:
-        from attnbench.compare.ci import annotate
+        from attnbench.compare.ci_output import annotate
 
         annotate(verb, comparison, gate_result)
 

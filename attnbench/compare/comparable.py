@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from attnbench.records.environment import Machine, gpu_of, section, why_suspect
+from attnbench.records.environment import Machine, gpu_of, section
 from attnbench.records.measurement import Measurement
+from attnbench.records.sentinels import why_suspect
 from attnbench.records.store import Run
 from attnbench.units import count
 

@@ -1,4 +1,4 @@
-"""Rules of their own for inputs whose right answer is known beforehand (`probe_inputs`), beside the judge's.
+"""Rules of their own for inputs whose right answer is known beforehand, beside the judge's; and what NaN in v must do.
 
 The judge compares with the oracle within what rounding allows on average; these hold every element, or the mean of all
 of them, to what the inputs make exact. Each rule says why a right kernel keeps it.

@@ -1,4 +1,7 @@
-"""Where the compilers and disassemblers are. Never installs; a missing tool is an error that says the way out."""
+"""Where the compilers and disassemblers are, and how a kernel file is compiled.
+
+Never installs; a missing tool is an error that says the way out. Compiles nothing; imports no torch.
+"""
 
 from __future__ import annotations
 

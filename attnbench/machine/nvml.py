@@ -1,6 +1,9 @@
 """GPUs as the driver's management library (NVML) sees them: no torch, no CUDA context.
 
 Without a driver, or without the `pynvml` module, there are no GPUs: nothing here raises for that.
+
+Why the driver holds clocks down: NVML's bits, their names, and which of them spoil a measurement (nvml.h,
+nvmlClocksEventReason..., nvmlClocksThrottleReason... before driver 535).
 """
 
 from __future__ import annotations

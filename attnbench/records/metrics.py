@@ -1,7 +1,7 @@
-"""The only FLOP and byte formulas of the project, and the table of metrics that are computed from records at read time.
+"""The table of metrics that are computed from records at read time.
 
-Conventions: 2 FLOP per multiply-add; no FLOPs for the softmax; no credit for masked or recomputed work; causal is
-bottom-right aligned (`case.attended_pairs`). Every report prints them.
+FLOPs and bytes are those of `attnbench.case`: 2 FLOP per multiply-add; no FLOPs for the softmax; no credit for masked
+or recomputed work; causal is bottom-right aligned. Every report prints these conventions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Input distributions whose right answer is known beforehand, or that bring one weakness of kernels to light.
+"""Input distributions: how q, k and v of a case are drawn.
 
-Each function changes a `Draw` of `attnbench.reference.inputs` in place, like the distributions there. Those with an
-exact answer have their own rule in `probe_rules`. With N(0, 1) inputs the output shrinks like 1 / sqrt(seqlen), so that
-a mask that is off by one at seqlen 65536 passes every tolerance in use; these inputs keep such a mistake as large as
-the output.
+Each function changes a `Draw` in place. `DISTRIBUTIONS` are for any case; those of probes have an answer that is known
+beforehand, with a rule of its own in `attnbench.correctness.exact_rules`, or bring one weakness of kernels to light.
+With N(0, 1) inputs the output shrinks like 1 / sqrt(seqlen), so that a mask that is off by one at seqlen 65536 passes
+every tolerance in use; these inputs keep such a mistake as large as the output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Input distributions: how q, k and v of a case are drawn. Importing this module does not import torch.
+"""q, k and v of a case: drawn from its distribution or read from its file. Importing this module does not import torch.
 
 Tensors are drawn in fp32 on the CPU from a generator seeded by (distribution, seed, tensor, input set): every machine
 checks the same numbers, then rounded to the case's dtype (8-bit cases: bf16 originals, quantized by `quantize`).

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from attnbench.case import Case, LaterCase
 from attnbench.markdown import anonymous, bullets, code, details, fence, numberless, plain, table
-from attnbench.records.environment import gpu_of, why_suspect
+from attnbench.records.environment import gpu_of
 from attnbench.records.result import Result
+from attnbench.records.sentinels import why_suspect
 from attnbench.report.data import Cells, LabelledRun, ReportData
 from attnbench.report.errors import accuracy_of, ratio
 from attnbench.units import count, significant

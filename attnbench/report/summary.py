@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attnbench.case import Case
 from attnbench.markdown import anonymous, code, filled_table, listing, plain
-from attnbench.records.environment import why_suspect
 from attnbench.records.measurement import REFERENCE_PREP
 from attnbench.records.result import Result, TimedResult
+from attnbench.records.sentinels import why_suspect
 from attnbench.report.data import Cells, Family, ReportData, TimedCells, preferred, timed_cells
 from attnbench.report.errors import ratio
 from attnbench.report.fp8 import paper_headline

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from attnbench import units
 from attnbench.markdown import code, details, filled_table, plain, table
-from attnbench.records.environment import DRIFT_LIMIT, GEMM, drifts, figures
 from attnbench.records.result import Observed, TimedResult
+from attnbench.records.sentinels import DRIFT_LIMIT, GEMM, drifts, figures
 from attnbench.report.data import Family, LabelledRun, ReportData
 from attnbench.report.speed import percent
 from attnbench.units import significant

@@ -23,8 +23,8 @@ from attnbench.machine.nvml import gpus
 from attnbench.messages import Ready
 from attnbench.plugins import plain_spec
 from attnbench.records import store
-from attnbench.records.environment import END, PERIOD_S, PERIODIC, START, suspicions
 from attnbench.records.record import Record, merge_processes
+from attnbench.records.sentinels import END, PERIOD_S, PERIODIC, START, suspicions
 from attnbench.run.process import RunError
 from attnbench.run.supervisor import Supervisor
 from attnbench.suite.suite import Job, Suite

@@ -1,4 +1,4 @@
-"""A group of a suite before expansion: axes, derived fields, exclusions; checked, defaults merged in."""
+"""A group of a suite: axes, derived fields and exclusions, checked, and its expansion into cases."""
 
 from __future__ import annotations
 

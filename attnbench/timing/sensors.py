@@ -1,6 +1,7 @@
-"""The sensor of a machine without a GPU: clock of the CPUs allowed here, load average, time stolen by the host.
+"""What telemetry reads: the sensor of a machine without a GPU, and below it NVML's.
 
-Small files of /proc and /sys, kept open and read again with pread(2): a reading takes some tens of microseconds.
+Without a GPU: clock of the CPUs allowed here, load average, time stolen by the host. Small files of /proc and /sys,
+kept open and read again with pread(2): a reading takes some tens of microseconds.
 """
 
 from __future__ import annotations

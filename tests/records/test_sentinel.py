@@ -7,7 +7,8 @@ import pytest
 from fakes.report_runs import H200, LAPTOP, ok, write_run
 from fakes.timing import FakeClock
 
-from attnbench.records.environment import PERIOD_S, Machine, drifts, gemm_flops_per_s, suspicions, why_suspect
+from attnbench.records.environment import Machine
+from attnbench.records.sentinels import PERIOD_S, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.records.store import SENTINELS, StoreError, Writer, read
 from attnbench.run.process import RunError
 from attnbench.run.runner import Sentinels

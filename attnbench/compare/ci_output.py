@@ -1,4 +1,4 @@
-"""What `gate` or `ab` found as a JUnit file, which CI systems show case by case."""
+"""What `gate` or `ab` found, for CI systems: a JUnit file, and GitHub's annotations and step summary."""
 
 from __future__ import annotations
 
