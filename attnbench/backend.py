@@ -91,6 +91,7 @@ class Base:
     accumulator: how 8-bit products are summed (`reference.fp8.ACCUMULATORS`); E1 is held against that one's emulation.
     own_quantizer: it starts from the originals of an 8-bit case, not from the quantized tensors. partials_16bit: it
     keeps partial results in 16 bits. by_name_only: devices on which it runs only where a suite or --backend names it.
+    emulated: its kernels run in an emulation of their hardware, so that it is judged like any other and never timed.
 
     What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
     transposes, widens, quantizes or packs), scores_16bit, scores_int8, lse_informational, batch_invariant (None: not
@@ -105,6 +106,7 @@ class Base:
     own_quantizer: bool = False
     partials_16bit: bool = False
     by_name_only: tuple[str, ...] = ()
+    emulated: bool = False
 
     copies_inputs: bool = False
     scores_16bit: bool = False
@@ -132,6 +134,9 @@ class Base:
         from attnbench.machine.facts import lacks_torch
 
         return lacks_torch()
+
+    def build(self) -> None:
+        """Compiles what it needs, unless that is there; a phase of its own, which no time-out counts."""
 
     def unsupported(self, case: Case) -> str | None:
         """Why it cannot answer this case; None when it can."""
@@ -167,6 +172,10 @@ class _Completed(Base):
 def completed(backend: Backend) -> Base:
     """The backend with every optional member."""
     return backend if isinstance(backend, Base) else _Completed(backend)
+
+
+class HazardError(Exception):
+    """A race, a deadlock or a missing fence that an emulation found: hardware may forgive it today."""
 
 
 class ContractError(Exception):

@@ -60,6 +60,8 @@ def _correctness(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Chan
         elif record.status == "incorrect":
             was = "was right" if "ok" in before else "not in the baseline" if not before else "was not judged"
             yield Change(WRONG, f"{was}, is incorrect: {_first_line(record)}")
+        elif record.kind == "hazard" and failures != {("error", "hazard")}:
+            yield Change(WRONG, f"has a hazard: {_first_line(record)}")
         elif record.status == "error" and failures == {("error", record.kind)}:
             was = f"{record.kind} in every run of the baseline and now: {_first_line(record)}"
             yield Change(FAILS_AS_BEFORE, f"{was}; `exclude` in the suite leaves such a case out")

@@ -151,6 +151,10 @@ class KernelBackend(Base):
     deterministic: bool | frozenset[str] = True
     devices: tuple[str, ...] = ("cuda",)
 
+    def kernel(self) -> BuiltKernel:
+        """The library behind the schedule. Raises KernelError where there is none."""
+        return built_kernel(self.schedule)
+
     def case_reason(self, case: Case) -> str | None:
         """Why no kernel of this backend could answer the case, whatever is built."""
         raise NotImplementedError
@@ -163,7 +167,7 @@ class KernelBackend(Base):
         raise NotImplementedError
 
     def version(self) -> str:
-        build = built_kernel(self.schedule).build
+        build = self.kernel().build
         return f"{build.name} {build.digest} ({build.compiler})"
 
     def unavailable(self) -> str | None:
@@ -181,7 +185,7 @@ class KernelBackend(Base):
         from attnbench.hopper.library import KernelError
 
         try:
-            kernel = built_kernel(self.schedule)
+            kernel = self.kernel()
         except KernelError as error:
             return str(error)
         reason = self.case_reason(case)
@@ -199,7 +203,7 @@ class KernelBackend(Base):
         from attnbench.hopper.inspect import record_facts
 
         variant = self.variant(case)
-        return None if variant is None else record_facts(built_kernel(self.schedule).facts(variant))
+        return None if variant is None else record_facts(self.kernel().facts(variant))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         import torch
@@ -218,6 +222,6 @@ class KernelBackend(Base):
 
     def variant(self, case: Case) -> Variant | None:
         """The row of the variant table that answers the case."""
-        rows = built_kernel(self.schedule).variants
+        rows = self.kernel().variants
         wanted = (self.schedule, case.dtype, case.head_dim, case.causal, case.is_fp8 and case.scaling == "block")
         return next((row for row in rows if row.answers(*wanted)), None)

@@ -23,7 +23,7 @@ CASES_KEPT = 4096
 STATUSES = ("ok", "incorrect", "unsupported", "error")
 # What stands in a reason between the rules that failed and what most likely made them fail.
 LIKELY_CAUSE = "; likely cause: "
-KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable")
+KINDS = ("crash", "timeout", "oom", "exception", "contract", "unstable", "hazard")
 
 
 # Names of rules that more than one module knows; whoever reads a record finds its checks by them.

@@ -31,7 +31,7 @@ from attnbench.suite.suite import Job, Suite
 
 STATUS_MEANS = {
     0: "all good",
-    1: "a result is incorrect",
+    1: "a result is incorrect, or a kernel has a hazard",
     3: "incomplete: something crashed, hung, failed or did not run",
     130: "interrupted",
 }
@@ -87,7 +87,7 @@ class Outcome:
         statuses = Counter(record.status for record in self.records)
         if self.interrupted:
             return 130
-        if statuses["incorrect"]:
+        if statuses["incorrect"] or any(record.kind == "hazard" for record in self.records):
             return 1
         if statuses["error"] or self.incomplete or not statuses["ok"]:
             return 3

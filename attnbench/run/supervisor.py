@@ -26,7 +26,7 @@ from attnbench.run.process import RunError, WorkerDied, WorkerProcess, WorkerRef
 from attnbench.suite.suite import Job
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
-HARNESS_PHASES = ("inputs", "oracle")
+HARNESS_PHASES = ("build", "inputs", "oracle")
 HARNESS_TIMEOUT_S = 900.0
 # A sentinel takes seconds; after so long the device hangs.
 SENTINEL_TIMEOUT_S = 60.0

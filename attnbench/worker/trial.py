@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attnbench.backend import Base, ContractError, Inputs, Outputs
+from attnbench.backend import Base, ContractError, HazardError, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import process_check, repeat_check, repeatable
@@ -45,14 +45,15 @@ def run_trial(problem: Problem, backend: Base, timed: bool) -> Record:
 
 
 def check_trial(problem: Problem, backend: Base) -> Checked | Record:
-    """The backend once it has passed, to be timed or not; else the record that says why not. Never raises for it."""
+    """The backend once it has passed, to be timed or not; else its record, as of one that is never timed."""
     base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
 
     def check() -> Checked | Record:
         reason = _cannot(problem, backend)
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason)
-        return _checked(problem, backend, base)
+        checked = _checked(problem, backend, base)
+        return checked.record if backend.emulated and isinstance(checked, Checked) else checked
 
     return guarded(problem, base, check)
 
@@ -95,7 +96,11 @@ def _cannot(problem: Problem, backend: Base) -> str | None:
     elsewhere = None
     if kind not in backend.devices:
         elsewhere = f"it runs on {', '.join(backend.devices)} only, not on {kind}"
-    reason = backend.unavailable() or elsewhere or backend.unsupported(problem.case) or problem.too_large(backend)
+    reason = backend.unavailable() or elsewhere
+    if not reason:
+        with problem.phases("build"):
+            backend.build()
+        reason = backend.unsupported(problem.case) or problem.too_large(backend)
     if reason and not isinstance(reason, str):
         raise ContractError(f"unsupported() returned {reason!r}; return a reason as text, or None")
     return reason or None
@@ -249,6 +254,8 @@ REASON_CHARACTERS = 2000
 def failure_kind(error: BaseException) -> str:
     if isinstance(error, (ContractError, Unstable)):
         return "contract" if isinstance(error, ContractError) else "unstable"
+    if isinstance(error, HazardError):
+        return "hazard"
     return "oom" if is_out_of_memory(error) else "exception"
 
 
@@ -259,7 +266,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, (ContractError, Unstable)):
+    if isinstance(error, (ContractError, HazardError, Unstable)):
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_harness(Path(frame.filename))][
         -3:

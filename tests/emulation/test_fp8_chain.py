@@ -12,7 +12,6 @@ from emulator import EmulatedKernel, Schedule
 from parallel import load
 from quantize_problem import load_quantizer
 
-from attnbench.backends import hopper_fp8
 from attnbench.backends.hopper_fp8 import QUANTIZER, HopperFp8
 from attnbench.case import Case
 from attnbench.hopper import quantizer as kernel_quantizer
@@ -82,8 +81,7 @@ def emulated(quantizer: EmulatedKernel, monkeypatch: pytest.MonkeyPatch) -> Iter
     def library() -> QuantizeLibrary:
         return quantizer.library
 
-    for module in (schedules, hopper_fp8):
-        monkeypatch.setattr(module, "built_kernel", built)
+    monkeypatch.setattr(schedules, "built_kernel", built)
     monkeypatch.setattr(kernel_quantizer, "built_library", library)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", NoStream)

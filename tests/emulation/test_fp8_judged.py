@@ -6,18 +6,10 @@ accumulator that each backend declares.
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-import torch
-from emulator import Emulator, Schedule
-from parallel import load
 
 from attnbench import check
-from attnbench.backends.hopper_fp8 import HopperFp8
-from attnbench.hopper import schedules
-from attnbench.hopper.build import Build
-from attnbench.hopper.schedules import FP8_SCHEDULES, BuiltKernel
+from attnbench.backends import builtin
 from attnbench.hopper.toolchain import KERNELS
 
 SOURCE = KERNELS / "fwd_fp8.cu"
@@ -46,26 +38,9 @@ groups:
 """
 
 
-class Stream:
-    cuda_stream = 0
-
-
-@pytest.fixture(params=FP8_SCHEDULES)
-def backend(request, monkeypatch) -> HopperFp8:
-    """A backend on CPU tensors and the emulated library."""
-    library = load(SOURCE).library
-    rows = tuple(dataclasses.asdict(variant) for variant in library.variants)
-    kernel = BuiltKernel(
-        library.path, Build(SOURCE.name, library.path.name, "emulated", "d", "s", "g++", (), 0.0, "", rows)
-    )
-    monkeypatch.setattr(schedules, "built_kernel", lambda schedule: kernel)
-    monkeypatch.setattr("attnbench.backends.hopper_fp8.built_kernel", lambda schedule: kernel)
-    monkeypatch.setattr(HopperFp8, "unavailable", lambda self: None)
-    monkeypatch.setattr(HopperFp8, "kernel_facts", lambda self, case: None)  # there is no machine code
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    Emulator(kernel.library.c_library).configure(Schedule("random", seed=3, accumulator="truncated"))
-    return HopperFp8(request.param, devices=("cpu",))
+@pytest.fixture(params=["hopper_fp8_emulated", "hopper_fp8_emulated[two_level]"])
+def backend(request):
+    return builtin()[request.param]
 
 
 @pytest.mark.parametrize("only", EDGES, ids=lambda only: only["group"])

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from attnbench.backend import Backend
-from attnbench.backends import hopper
 from attnbench.backends.hopper import BACKENDS, Hopper
 from attnbench.case import Case
 from attnbench.hopper import build as kernel_build
@@ -36,8 +35,7 @@ def scalar_kernel(library: KernelLibrary) -> BuiltKernel:
 def backend(scalar_library, monkeypatch) -> Hopper:
     """The default schedule on scalar attention instead of a Hopper library."""
     kernel = scalar_kernel(scalar_library)
-    for module in (hopper, schedules):
-        monkeypatch.setattr(module, "built_kernel", lambda schedule: kernel)
+    monkeypatch.setattr(schedules, "built_kernel", lambda schedule: kernel)
     return Hopper(DEFAULT_SCHEDULE)
 
 

@@ -1,0 +1,108 @@
+"""The emulated backends: judged as any backend is, never timed, each call under a seed of its own, hazards named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from attnbench.backends import builtin
+from attnbench.case import Case
+from attnbench.hopper.emulation import MUTATIONS, EmulationConfig, emulated_kernel
+from attnbench.records.record import Record
+from attnbench.run.runner import Outcome
+from attnbench.settings import Checks, Timing
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
+from attnbench.worker.trial import run_trial
+
+CASE = Case.make(
+    batch=1, num_heads=2, num_heads_kv=1, head_dim=64, seqlen_q=70, seqlen_k=130, dtype="bf16", causal=True
+)
+E4M3 = dataclasses.replace(CASE, dtype="e4m3", hadamard=True, inputs="outliers")
+QUICK = Timing(min_samples=1, min_time_s=1e-6, max_time_s=1e-3, warmup_s=1e-6, cache="warm")
+SIMPLE = "hopper_emulated[simple]"
+
+
+def tried(case, backend, timed=True, checks=Checks(repeats=1)):
+    phases = Phases()
+    return run_trial(Problem(case, "cpu", checks, QUICK, 0, phases), backend, timed), phases
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [(SIMPLE, CASE), (SIMPLE, dataclasses.replace(CASE, dtype="fp16")), ("hopper_fp8_emulated", E4M3)],
+    ids=["bf16", "fp16", "e4m3"],
+)
+def test_it_is_judged_and_never_timed(name, case):
+    record, phases = tried(case, builtin()[name])
+    assert record.status == "ok" and record.measurement is None, record.reason
+    assert {"build", "check"} <= set(phases.spent_s) and "time" not in phases.spent_s
+    emulated = record.kernel["emulated"]
+    assert emulated["delivery"] == "random" and emulated["checks"] == "full" and emulated["seed"] > 0
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_the_same_case_has_the_same_seeds_and_each_call_its_own():
+    backend = builtin()[SIMPLE]
+    seeds = [backend.config(CASE, call).seed for call in range(3)]
+    assert len(set(seeds)) == 3 and seeds[0] == backend.config(CASE, 0).seed
+    assert backend.config(dataclasses.replace(CASE, seed=1), 0).seed not in seeds
+
+
+def mutated(monkeypatch, primitive, mutation):
+    """The simple kernel with one call site of a primitive broken in every launch."""
+    backend = builtin()[SIMPLE]
+    tried(CASE, backend)  # call sites are known once they have run
+    sites = emulated_kernel("simple").emulator.sites()
+    site = next(site.index for site in sites if site.primitive == primitive and site.calls)
+    assert mutation in MUTATIONS
+    plain = type(backend).config
+
+    def config(self, case, call):
+        return dataclasses.replace(plain(self, case, call), mutation=mutation, mutation_site=site)
+
+    monkeypatch.setattr(type(backend), "config", config)
+    return backend
+
+
+def test_a_hazard_is_an_error_of_its_kind_with_the_kernels_line(monkeypatch):
+    record, _ = tried(CASE, mutated(monkeypatch, "cta_sync", "drop"))
+    assert (record.status, record.kind) == ("error", "hazard"), record.reason
+    assert ".cu" in record.reason and "delivery=random" in record.reason and "\n" not in record.reason
+
+
+def test_a_hazard_counts_like_a_wrong_result(tmp_path):
+    hazard = Record(CASE, "mine", "1", "error", kind="hazard", reason="race at x.cu:1: ...")
+    crash = Record(CASE, "mine", "1", "error", kind="crash", reason="gone")
+    assert Outcome(tmp_path, [hazard]).exit_status == 1 and Outcome(tmp_path, [crash]).exit_status == 3
+
+
+def test_a_config_that_the_library_refuses_is_an_error():
+    with pytest.raises(ValueError, match="refused: "):
+        emulated_kernel("simple").emulator.configure(EmulationConfig(multiprocessors=0))
+
+
+def test_what_is_too_large_or_not_taken_is_unsupported():
+    backend = builtin()[SIMPLE]
+    large = Case.make(batch=1, num_heads=16, head_dim=128, seqlen=8192, dtype="bf16")
+    assert "550 GFLOP would take minutes in the emulation" in backend.unsupported(large)
+    assert "no variant for bf16, head_dim 96" in backend.unsupported(
+        dataclasses.replace(CASE, head_dim=96, head_dim_v=96)
+    )
+    assert "takes e4m3, not bf16" in builtin()["hopper_fp8_emulated"].unsupported(CASE)
+
+
+def test_without_a_compiler_or_the_sources_it_is_unavailable(monkeypatch, tmp_path):
+    backend = builtin()[SIMPLE]
+    assert backend.unavailable() is None
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler: no-such-compiler is not on PATH" in backend.unavailable()
+    monkeypatch.setattr("attnbench.hopper.toolchain.KERNELS", tmp_path / "none")
+    assert backend.unavailable() == "the kernels' sources are not part of this installation"
+
+
+def test_they_run_where_they_are_named_and_nowhere_else():
+    emulated = [backend for name, backend in builtin().items() if "emulated" in name and name != "fp8_emulated"]
+    assert len(emulated) == 12
+    assert all(one.devices == ("cpu",) == one.by_name_only and one.emulated for one in emulated)
