@@ -124,15 +124,19 @@ class HopperFp8Emulated(_Emulated, EightBit):
         return super().prepare(case, inputs)
 
     def quantize(self, case: Case, inputs: Inputs) -> None:
-        """Raises KernelError where the quantize kernel's bits are not those that the attention kernel starts from."""
+        """Raises KernelError where the quantize kernel's bits of the originals are not the reference quantizer's.
+
+        NOTE: not those that the inputs hold: a probe may have changed these, as to a descale of 0.
+        """
         from attnbench.hopper.emulation import emulated_quantizer, launched
         from attnbench.hopper.library import KernelError
         from attnbench.hopper.quantizer import BoundQuantize, Scheme, differences
+        from attnbench.reference.quantize import quantize
 
-        assert inputs.quantized is not None, "an 8-bit case"
         library, emulator = emulated_quantizer()
         bound = BoundQuantize.of(library, inputs.q, inputs.k, inputs.v, Scheme.of(case))
-        wrong = differences(launched(emulator, self.config(case, 0), bound.launch), inputs.quantized)
+        expected = quantize(inputs.q, inputs.k, inputs.v, case)
+        wrong = differences(launched(emulator, self.config(case, 0), bound.launch), expected)
         if wrong:
             raise KernelError(f"the quantize kernel's bits are not the reference quantizer's: {wrong}")
 

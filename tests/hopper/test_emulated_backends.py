@@ -43,6 +43,18 @@ def test_it_is_judged_and_never_timed(name, case):
     assert Record.from_json(record.to_json()) == record
 
 
+def test_every_probe_is_posed_to_the_8_bit_kernels_too():
+    """One of them sets descales to 0, which the quantize kernel's own are not."""
+    record, _ = tried(E4M3, builtin()["hopper_fp8_emulated"], checks=Checks(repeats=0, probes=("descale_zero",)))
+    assert record.status == "ok", record.reason
+
+
+def test_a_quantize_kernel_with_other_bits_is_an_error(monkeypatch):
+    monkeypatch.setattr("attnbench.hopper.quantizer.differences", lambda made, expected: "q in 3 of 4 values")
+    record, _ = tried(E4M3, builtin()["hopper_fp8_emulated"], checks=Checks(repeats=0))
+    assert record.kind == "exception" and "bits are not the reference quantizer's: q in 3 of 4 values" in record.reason
+
+
 def test_the_same_case_has_the_same_seeds_and_each_call_its_own():
     backend = builtin()[SIMPLE]
     seeds = [backend.config(CASE, call).seed for call in range(3)]
