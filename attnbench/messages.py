@@ -78,7 +78,7 @@ Job = RunCase | HoldBackend | TakeBlock | ReleaseBackend | TakeSentinel
 
 
 class Ready(NamedTuple):
-    """The worker can work; the first event. backends: name to why it cannot run here, or None.
+    """The worker can work; the first event. backends: name to why it cannot run on this device here, or None.
 
     unasked: those that join a run which names none; given: those of --plugin.
     """

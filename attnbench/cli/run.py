@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from attnbench import plugins
+from attnbench.backend import Base
 from attnbench.backends import builtin
 from attnbench.cli.group import terminated_like_interrupted
 from attnbench.cli.terminal import make_progress
@@ -28,6 +29,8 @@ from attnbench.suite.suite import Suite, parse_only
 
 # Columns of the summary where the output is no terminal.
 LOG_WIDTH = 140
+# What a plugin's backend counts as where only built-in ones are known by name.
+PLAIN = Base()
 # Exit statuses, the gravest first.
 GRAVITY = (130, 1, 3, 0)
 
@@ -190,6 +193,10 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
 
     plugins: as they were given, without which the run cannot go on.
     """
+    if outcome.unavailable and not outcome.interrupted:
+        print_nothing_ran(outcome)
+        return
+
     from rich.console import Console
 
     from attnbench.cli.terminal import summary_table
@@ -212,6 +219,21 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
         click.echo(f"go on with: {shlex.join(['attnbench', 'run', '--resume', str(outcome.path), *further])}")
     status = outcome.exit_status
     click.echo(f"exit status {status}: {STATUS_MEANS[status]}")
+
+
+def print_nothing_ran(outcome: Outcome) -> None:
+    """Three lines: why no backend of the suite can run here, what can, and where that is written down."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in outcome.unavailable.items():
+        by_reason.setdefault(reason.partition("\n")[0], []).append(name)
+    click.echo("nothing ran: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()))
+    emulated = [name for name in outcome.able if builtin().get(name, PLAIN).emulated and "[" not in name]
+    others = [name for name in outcome.able if not builtin().get(name, PLAIN).by_name_only]
+    ours = f"; our kernels in the CPU emulation: {', '.join(emulated)}" if emulated else ""
+    click.echo(f"here run, with --backend NAME: {', '.join(others) or 'none'}{ours}")
+    status = outcome.exit_status
+    counted = f"{len(outcome.records)} unsupported"
+    click.echo(f"records: {outcome.path} ({counted}); exit status {status}: {STATUS_MEANS[status]}")
 
 
 def spoilt(records: Sequence[Record]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,18 @@ class Progress(Protocol):
     def end(self) -> None: ...
 
 
+class Silent:
+    """For a run of which nobody expects anything: its backends cannot run here, and each record says so."""
+
+    def begin(self, records: int, taken: int) -> None: ...
+
+    def phase(self, job: Job, backend: str, phase: str) -> None: ...
+
+    def record(self, record: Record) -> None: ...
+
+    def end(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Request:
     """One suite, to be run on a device ("cpu", "cuda", "cuda:1").
@@ -71,7 +83,8 @@ class Request:
 class Outcome:
     """What came of a run: all its records, those taken before a resume included, and what keeps it from complete.
 
-    suspicions: why its numbers are not to be trusted, as its sentinels tell.
+    suspicions: why its numbers are not to be trusted, as its sentinels tell. unavailable: where none of its backends
+    can run here, why not, by name; able: those that can.
     """
 
     path: Path
@@ -81,6 +94,8 @@ class Outcome:
     wall_s: float = 0.0
     interrupted: bool = False
     suspicions: tuple[str, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    able: tuple[str, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -106,6 +121,9 @@ def run_suite(request: Request) -> Outcome:
         ready = supervisor.start()
         backends = choose_backends(request, ready)
         writer = _open_writer(request, ready, backends)
+        outcome.unavailable, outcome.able = none_can_run(ready, backends)
+        if outcome.unavailable:
+            request = replace(request, progress=Silent())
     except BaseException:
         supervisor.stop()
         raise
@@ -128,6 +146,15 @@ def run_suite(request: Request) -> Outcome:
     outcome.suspicions = suspicions(writer.sentinels)
     outcome.wall_s = time.monotonic() - started
     return outcome
+
+
+def none_can_run(ready: Ready, backends: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Why each of the backends cannot run here, and which others can; nothing where one of them can."""
+    reasons = {name: ready.backends[name] for name in backends}
+    if not reasons or None in reasons.values():
+        return {}, ()
+    able = tuple(name for name, reason in ready.backends.items() if reason is None)
+    return {name: str(reason) for name, reason in reasons.items()}, able
 
 
 def choose_backends(request: Request, ready: Ready) -> tuple[str, ...]:
@@ -180,7 +207,7 @@ def _run_jobs(
         if request.budget_s is not None and time.monotonic() - started > request.budget_s:
             outcome.incomplete.append(f"the budget was used up with {len(todo) - number} of {len(jobs)} cases left")
             return
-        if job.time:
+        if job.time and not outcome.unavailable:
             sentinels.look()
         note = _apart(job, writer.taken)
 

@@ -89,9 +89,15 @@ class Worker:
         except (plugins.PluginError, DeviceError) as error:
             self._send(Refused(str(error)))
             return False
-        reasons = {name: _unavailable(backend) for name, backend in self._backends.items()}
+        reasons = {name: self._cannot_run(backend) for name, backend in self._backends.items()}
         self._send(Ready(facts=facts, backends=reasons, unasked=self._unasked(reasons), given=tuple(given)))
         return True
+
+    def _cannot_run(self, backend: Base) -> str | None:
+        """Why the backend can run no case on this device here; None where it can."""
+        kind = self._device.split(":")[0]
+        elsewhere = None if kind in backend.devices else f"it runs on {', '.join(backend.devices)} only, not on {kind}"
+        return _unavailable(backend) or elsewhere
 
     def _unasked(self, reasons: dict[str, str | None]) -> tuple[str, ...]:
         """The backends that join a run which names none: they can run here, and not only where they are named."""
@@ -99,7 +105,7 @@ class Worker:
         return tuple(
             name
             for name, backend in self._backends.items()
-            if reasons[name] is None and kind in backend.devices and kind not in backend.by_name_only
+            if reasons[name] is None and kind not in backend.by_name_only
         )
 
     def _open_device(self) -> dict[str, Any]:

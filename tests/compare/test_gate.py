@@ -82,6 +82,8 @@ def test_many_small_losses_are_seen_in_the_mean(tmp_path):
 SITUATIONS = {
     "wrong now": ({"r3": incorrect("naive", seqlen=4096)}, 1,
                   ["1 incorrect", "was right, is incorrect: relative RMSE"]),
+    "a hazard": ({"r3": failed("naive", "hazard", "race at x.cu:1: overwrites", seqlen=4096)}, 1,
+                 ["has a hazard: race at x.cu:1: overwrites"]),
     "crashed": ({"r3": failed("naive", "crash", "killed by SIGSEGV\ntail", seqlen=4096)}, 3,
                 ["1 error", "crash: killed"]),
     "not measured": ({"r3": None}, 3, ["1 missing", "in the baseline, and not measured"]),

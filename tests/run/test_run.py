@@ -10,8 +10,9 @@ import pytest
 from fakes.processes import children, is_alive
 from paths import ROOT
 
+from attnbench.messages import Ready
 from attnbench.records.store import read
-from attnbench.run.runner import STATUS_MEANS, Outcome
+from attnbench.run.runner import STATUS_MEANS, Outcome, none_can_run
 
 BAD = ROOT / "tests" / "plugins_bad"
 ONE_CASE = (
@@ -292,3 +293,22 @@ def test_statuses_and_their_precedence(misbehaved):
     assert Outcome(path, [ok, error, incorrect], incomplete=["budget"]).exit_status == 1
     assert Outcome(path, [ok, incorrect], interrupted=True).exit_status == 130
     assert set(STATUS_MEANS) == {0, 1, 3, 130}
+
+
+def test_a_run_whose_backends_cannot_run_here_says_so_in_three_lines(module_command):
+    suite = module_command.suite(ONE_CASE, name="gpus", rest="backends: [hopper, fa2]\n")
+    out = module_command.folder / "gpus"
+    done = module_command("run", suite, "--device", "cpu", "--out", out)
+    first, second, third = done.stdout.splitlines()
+    assert first.startswith("nothing ran: ") and "hopper" in first and "fa2" in first and "GPU" in first
+    assert second.startswith("here run, with --backend NAME: ") and "cpu_flash, fp8_emulated, naive" in second
+    assert second.endswith("in the CPU emulation: hopper_emulated, hopper_fp8_emulated")
+    assert third == f"records: {out} (2 unsupported); exit status 3: {STATUS_MEANS[3]}" and done.returncode == 3
+    assert done.stderr == "" and not (out / "sentinels.jsonl").exists()
+    assert {record.status for record in read(out).records} == {"unsupported"}
+
+
+def test_one_backend_that_can_run_makes_it_a_run():
+    ready = Ready(facts={}, backends={"a": "no GPU", "b": None, "c": "no GPU"})
+    assert none_can_run(ready, ("a", "b")) == ({}, ()) and none_can_run(ready, ()) == ({}, ())
+    assert none_can_run(ready, ("a", "c")) == ({"a": "no GPU", "c": "no GPU"}, ("b",))
