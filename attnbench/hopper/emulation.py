@@ -173,16 +173,22 @@ def emulated_quantizer() -> tuple[QuantizeLibrary, Emulator]:
 
 
 def launched(emulator: Emulator, config: EmulationConfig, launch: Callable[[], T]) -> T:
-    """What `launch` gives under `config`. Raises HazardError with every hazard, KernelError where it was refused."""
+    """What `launch` gives under `config`, which is in force for nothing else.
+
+    Raises HazardError with every hazard, KernelError where the launch was refused.
+    """
     emulator.configure(config)
+    result, refused = None, None
     try:
         result = launch()
-    except KernelError:
-        if not emulator.report():
-            raise
-        result = None
-    hazards = emulator.report()
+    except KernelError as error:
+        refused = error
+    finally:
+        hazards = emulator.report()
+        emulator.configure(EmulationConfig())
     if hazards:
         raise HazardError("; ".join(map(str, hazards)) + f" ({config})")
-    assert result is not None, "a launch without hazards was not refused"
+    if refused is not None:
+        raise refused
+    assert result is not None, "a launch that was not refused gives what `launch` returns"
     return result

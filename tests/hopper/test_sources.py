@@ -14,9 +14,13 @@ PRIMITIVES = sorted((INCLUDE / "ptx").glob("*.cuh"))
 EMULATED = KERNELS / "emulation" / "include" / "attnbench" / "ptx"
 FORWARD_FILES = sorted(KERNELS.glob("fwd_*.cu"))
 KERNEL_FILES = [*FORWARD_FILES, KERNELS / "quantize.cu"]
-SHARED_HEADERS = sorted(p for p in INCLUDE.glob("*.cuh") if p.name != "device.cuh") + [
-    INCLUDE / name for name in ("forward.h", "quantize.h", "quantize_validate.h")
-]
+# What both builds compile, in whatever folder it lies; not the C interface and the twins of the emulation.
+OWN_RULES = ("abi.h", "quantize_abi.h", "validate.h", "host.h", "device.cuh")
+SHARED_HEADERS = sorted(
+    path
+    for path in INCLUDE.rglob("*")
+    if path.suffix in (".h", ".cuh") and path.parent.name != "ptx" and path.name not in OWN_RULES
+)
 # The many-N bodies of one instruction; every other primitive header has one asm statement a function.
 OPERAND_LISTS = "wgmma_shapes.cuh"
 

@@ -138,7 +138,7 @@ ATTNBENCH_DEVICE void release(const Consumer<C>& c, uint32_t empty, RingPosition
   at.advance();
 }
 
-// The roles of a CTA with a producer: its one thread, and `consume(shared, tile, warpgroup)` in each consumer warpgroup.
+// The roles of a CTA with a producer: its one thread; consume(shared, tile, warpgroup) in each consumer warpgroup.
 template <class C, class Consume>
 ATTNBENCH_DEVICE void run_roles(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
                                 const ForwardParams& params, Consume consume) {
