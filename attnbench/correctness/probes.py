@@ -1,6 +1,6 @@
 """Probes: problems with a known answer, posed beside a case's own, at its shape and in its dtype.
 
-A suite asks for them by `checks: {probes: all}` or by name. Three kinds: other inputs (`probe_inputs`, judged against
+A suite asks for them by `checks: {probes: all}` or by name. Three kinds: other inputs (`distributions`, judged against
 their own oracle and by their own rule), the same problem put differently (`relations`, judged against the case's own
 oracle), and extreme descales. A probe that passes leaves its most strained check on the record, one that fails all
 that failed; the names of checks begin with the probe's.

@@ -216,7 +216,7 @@ def case_args(variant: Variant, case: Case) -> ForwardArgs:
 # From e4m3 tensors and their descales to the argument struct of an FP8 kernel (kernels/include/attnbench/abi.h).
 #
 # V goes in transposed and permuted: 8-bit wgmma takes V^T only, and the kernel packs its weights without an exchange
-# between threads when the keys of each 16 stand in the order of `kernel_quantize.transpose_values`.
+# between threads when the keys of each 16 stand in the order of `library.transpose_values`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Fp8Operands:
     """What an FP8 kernel reads.
 
     q (batch, seqlen_q, num_heads, head_dim), k (batch, seqlen_k, num_heads_kv, head_dim), e4m3. v_t (batch,
-    num_heads_kv, head_dim_v, seqlen_k rounded up to 16), e4m3, as `kernel_quantize.transpose_values` makes it.
+    num_heads_kv, head_dim_v, seqlen_k rounded up to 16), e4m3, as `library.transpose_values` makes it.
     Descales fp32: (1,) for all, or (batch, heads); (batch, ceil(seqlen / block_size), heads) where block_size, in
     tokens, is not 0.
     """

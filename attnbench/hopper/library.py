@@ -234,8 +234,8 @@ class KernelLibrary(CLibrary):
 # The interface of the quantize kernel's library (kernels/include/attnbench/quantize_abi.h): fp16 or bf16 q, k, v to
 # e4m3, bit for bit as `quantize.quantize` does it, with v in the layout of the e4m3 attention kernels.
 #
-# The struct and the library; from tensors to the struct: `kernel_quantize_arguments`; the library that is built on this
-# machine: `kernel_quantizer`. Importing this module imports no torch.
+# The struct and the library; from tensors to the struct: `quantizer`; the library that is built on this
+# machine: `quantizer`. Importing this module imports no torch.
 
 QUANTIZE_ABI_VERSION = 1
 SOURCE = "quantize"  # stem of the kernel file

@@ -22,7 +22,7 @@ class Conditions:
     """What the machine did while a block was taken, from telemetry samples joined by time; None: not known.
 
     sm_clock_spread: (highest - lowest) / highest; energy_j was used in energy_span_s, at most the block's length;
-    temperatures are the highest seen; reasons: why the driver held clocks down, as `clock_events` names them.
+    temperatures are the highest seen; reasons: why the driver held clocks down, as `machine.nvml` names them.
     cpu_clock_mhz: mean over the CPUs allowed; load: the system's load average; stolen: the share of CPU time that
     the host of a virtual machine took. problems: queries that failed meanwhile, in words.
     """

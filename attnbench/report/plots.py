@@ -159,7 +159,7 @@ def _style(index: int) -> Style:
 QUIET_STYLES: Mapping[str, Style] = {
     "eager reference": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
     "lowest limit": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},
-    # What an accumulator predicts, by `report_accuracy.PREDICTED`.
+    # What an accumulator predicts, by `report.fp8.PREDICTED`.
     "fp32": {"color": QUIET, "linewidth": 1.2, "dashes": (4, 2)},
     "two-level": {"color": QUIET, "linewidth": 1.2, "dashes": (6, 1.5, 1, 1.5)},
     "14 bits": {"color": QUIET, "linewidth": 1.2, "dashes": (1, 1.5)},

@@ -1,5 +1,5 @@
 /* C interface that an emulated kernel library exports beside attnbench/abi.h: choose a schedule, plant a mutation, read
- * the report. Mirrored in tests/emulation/emulator.py.
+ * the report. Mirrored in attnbench/hopper/emulation.py.
  */
 #ifndef ATTNBENCH_EMULATION_H
 #define ATTNBENCH_EMULATION_H
