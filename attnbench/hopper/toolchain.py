@@ -214,13 +214,27 @@ def included_files(source: Path, include_dirs: Iterable[Path]) -> Iterator[tuple
         if path in seen:
             continue
         seen.add(path)
-        content = path.read_bytes()
+        state = path.stat()
+        content, included = _content_and_headers(path, folders, state.st_mtime_ns, state.st_size)
         yield name, content
-        for included in _INCLUDE.findall(content.decode(errors="replace")):
-            candidates = (folder / included for folder in (path.parent, *folders))
-            found = next((candidate for candidate in candidates if candidate.is_file()), None)
-            if found is not None:
-                waiting.append((included, found.resolve()))
+        waiting += included
+
+
+@functools.cache
+def _content_and_headers(
+    path: Path, folders: tuple[Path, ...], changed_ns: int, size: int
+) -> tuple[bytes, tuple[tuple[str, Path], ...]]:
+    """A file's content and the headers of ours that it names, read once while the file does not change.
+
+    NOTE: every kernel reaches the same headers, so that `attnbench list` would read them many times.
+    """
+    content, headers = path.read_bytes(), []
+    for included in _INCLUDE.findall(content.decode(errors="replace")):
+        candidates = (folder / included for folder in (path.parent, *folders))
+        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is not None:
+            headers.append((included, found.resolve()))
+    return content, tuple(headers)
 
 
 def source_digest(sources: Iterable[Path], include_dirs: Iterable[Path]) -> str:
