@@ -119,4 +119,30 @@ inline void widen_chunk(Element element, const unsigned char* source, float* out
 #endif
 }
 
+// out[i][k] = in[k][i] for 8 by 8 floats; rows of `in` lie `pitch` floats apart, those of `out` 8.
+inline void transpose_8x8(const float* in, int pitch, float* out) {
+#if defined(ATTNBENCH_VECTOR_F16)
+  __m256 row[8], pair[8], quad[8];
+  for (int i = 0; i < 8; ++i) row[i] = _mm256_loadu_ps(in + i * pitch);
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
+    pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    quad[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
+    quad[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
+    quad[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
+    quad[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(out + i * 8, _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20));
+    _mm256_storeu_ps(out + (i + 4) * 8, _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31));
+  }
+#else
+  for (int k = 0; k < 8; ++k) {
+    for (int i = 0; i < 8; ++i) out[k * 8 + i] = in[i * pitch + k];
+  }
+#endif
+}
+
 }  // namespace attnbench::emulation

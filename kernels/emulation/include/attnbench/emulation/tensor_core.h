@@ -77,86 +77,143 @@ inline int fragment_k(Element element, int lane, int reg, int i) {
 inline int accumulator_row(int thread, int reg) { return thread / 32 * 16 + thread % 32 / 4 + 8 * (reg / 2 % 2); }
 inline int accumulator_column(int thread, int reg) { return reg / 4 * 8 + thread % 4 * 2 + reg % 2; }
 
-// Operands of one instruction widened to float: a[row][k], b[k][column].
+// Columns of B that lie side by side in memory, and rows of A likewise: what the product below takes at a time.
+constexpr int BLOCK_COLUMNS = 8;
+constexpr int BLOCK_ROWS = 4;
+// Steps of K that are gathered before they are multiplied: 16 instructions of 16 bits, 8 of 8 bits.
+constexpr int MAX_STEPS = 256;
+
+// Operands of consecutive instructions on one accumulator, widened to float: A by blocks of rows as [block][k][row], B by
+// blocks of columns as [block][k][column].
 struct Operands {
-  int k = 16, columns = 0;
-  alignas(64) float a[WGMMA_ROWS][32];
-  alignas(64) float b[32][MAX_COLUMNS];
+  int k = 0, columns = 0;
+  alignas(64) float a[WGMMA_ROWS / BLOCK_ROWS][MAX_STEPS][BLOCK_ROWS];
+  alignas(64) float b[MAX_COLUMNS / BLOCK_COLUMNS][MAX_STEPS][BLOCK_COLUMNS];
+
+  void put_a(int row, int step, float value) { a[row / BLOCK_ROWS][step][row % BLOCK_ROWS] = value; }
 };
 
-inline void gather_a(const WgmmaOperation& op, Operands& out) {
+inline int instruction_k(Element element) { return INSTRUCTION_K_BYTES / element_bytes(element); }
+
+// One instruction's A, whose first step of K is `first`.
+inline void gather_a(const WgmmaOperation& op, int first, Operands& out) {
   const unsigned char* shared = cta().shared;
   uint32_t chunks[MAX_CHUNKS];
   operand_chunks(Descriptor(op.descriptor_a), op.transpose_a, WGMMA_ROWS, chunks);
-  const int per_chunk = out.k / CHUNKS_PER_ROW;
+  float wide[16];
   if (!op.transpose_a) {
+    const int per_chunk = instruction_k(op.element) / CHUNKS_PER_ROW;
     for (int row = 0; row < WGMMA_ROWS; ++row) {
       for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
-        widen_chunk(op.element, shared + chunks[row * CHUNKS_PER_ROW + half], &out.a[row][half * per_chunk]);
+        widen_chunk(op.element, shared + chunks[row * CHUNKS_PER_ROW + half], wide);
+        for (int i = 0; i < per_chunk; ++i) out.put_a(row, first + half * per_chunk + i, wide[i]);
       }
     }
     return;
   }
-  float wide[16];
   for (int k = 0; k < 16; ++k) {
     for (int chunk = 0; chunk < WGMMA_ROWS / 8; ++chunk) {
       widen_chunk(op.element, shared + chunks[k * (WGMMA_ROWS / 8) + chunk], wide);
-      for (int i = 0; i < 8; ++i) out.a[chunk * 8 + i][k] = wide[i];
+      for (int i = 0; i < 8; ++i) out.put_a(chunk * 8 + i, first + k, wide[i]);
     }
   }
 }
 
-inline void gather_fragment_a(const WgmmaOperation& op, Operands& out) {
+inline void gather_fragment_a(const WgmmaOperation& op, int first, Operands& out) {
+  const int per_register = 4 / element_bytes(op.element);
   for (int thread = 0; thread < 128; ++thread) {
     alignas(16) unsigned char bytes[16];
-    float wide[16];
+    float wide[16] = {};
     std::memcpy(bytes, op.fragment_a[thread], sizeof bytes);
     widen_chunk(op.element, bytes, wide);
-    const int per_register = 4 / element_bytes(op.element), lane = thread % 32;
+    const int lane = thread % 32;
     for (int reg = 0; reg < 4; ++reg) {
-      float* row = out.a[thread / 32 * 16 + fragment_row(lane, reg)];
-      for (int i = 0; i < per_register; ++i) row[fragment_k(op.element, lane, reg, i)] = wide[reg * per_register + i];
+      const int row = thread / 32 * 16 + fragment_row(lane, reg), k = fragment_k(op.element, lane, reg, 0);
+      for (int i = 0; i < per_register; ++i) out.put_a(row, first + k + i, wide[reg * per_register + i]);
     }
   }
 }
 
-inline void gather_b(const WgmmaOperation& op, Operands& out) {
+inline void gather_b(const WgmmaOperation& op, int first, Operands& out) {
   const unsigned char* shared = cta().shared;
   uint32_t chunks[MAX_CHUNKS];
   operand_chunks(Descriptor(op.descriptor_b), op.transpose_b, op.columns, chunks);
+  const int blocks = op.columns / BLOCK_COLUMNS;
   if (op.transpose_b) {
-    for (int k = 0; k < 16; ++k) {
-      for (int chunk = 0; chunk < op.columns / 8; ++chunk) {
-        widen_chunk(op.element, shared + chunks[k * (op.columns / 8) + chunk], &out.b[k][chunk * 8]);
+    for (int block = 0; block < blocks; ++block) {
+      for (int k = 0; k < 16; ++k) {
+        widen_chunk(op.element, shared + chunks[k * blocks + block], out.b[block][first + k]);
       }
     }
     return;
   }
-  float wide[16];
-  const int per_chunk = out.k / CHUNKS_PER_ROW;
-  for (int column = 0; column < op.columns; ++column) {
+  float wide[BLOCK_COLUMNS][16];
+  const int per_chunk = instruction_k(op.element) / CHUNKS_PER_ROW;
+  for (int block = 0; block < blocks; ++block) {
     for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
-      widen_chunk(op.element, shared + chunks[column * CHUNKS_PER_ROW + half], wide);
-      for (int i = 0; i < per_chunk; ++i) out.b[half * per_chunk + i][column] = wide[i];
+      for (int i = 0; i < BLOCK_COLUMNS; ++i) {
+        widen_chunk(op.element, shared + chunks[(block * BLOCK_COLUMNS + i) * CHUNKS_PER_ROW + half], wide[i]);
+      }
+      for (int k = 0; k < per_chunk; k += BLOCK_COLUMNS) {
+        transpose_8x8(&wide[0][k], 16, out.b[block][first + half * per_chunk + k]);
+      }
     }
   }
 }
 
-// Eight floats at a time on any target (GCC vector extension); 8 rows by 8 columns stay in registers.
-typedef float Vector __attribute__((vector_size(32), aligned(4)));
+// Eight floats at a time on any target (GCC vector extension); 4 rows by 16 columns stay in registers.
+typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
+
+inline Vector& vector_at(float* address) { return *reinterpret_cast<Vector*>(address); }
+inline const Vector& vector_at(const float* address) { return *reinterpret_cast<const Vector*>(address); }
+
+// value (64 x columns, row by row) += A B, each element's terms in the order of K.
+// NOTE: vectors by name and through pointers: arrays of them, or memcpy, end on the stack and take several times as long.
+inline void multiply_16_columns(const Operands& in, int row_block, int block, float* value) {
+  float* c0 = value + row_block * BLOCK_ROWS * in.columns + block * BLOCK_COLUMNS;
+  float *c1 = c0 + in.columns, *c2 = c1 + in.columns, *c3 = c2 + in.columns;
+  Vector s00 = vector_at(c0), s01 = vector_at(c0 + 8), s10 = vector_at(c1), s11 = vector_at(c1 + 8);
+  Vector s20 = vector_at(c2), s21 = vector_at(c2 + 8), s30 = vector_at(c3), s31 = vector_at(c3 + 8);
+  const float *a = in.a[row_block][0], *left = in.b[block][0], *right = in.b[block + 1][0];
+  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, left += BLOCK_COLUMNS, right += BLOCK_COLUMNS) {
+    const Vector b0 = vector_at(left), b1 = vector_at(right);
+    s00 += a[0] * b0;
+    s01 += a[0] * b1;
+    s10 += a[1] * b0;
+    s11 += a[1] * b1;
+    s20 += a[2] * b0;
+    s21 += a[2] * b1;
+    s30 += a[3] * b0;
+    s31 += a[3] * b1;
+  }
+  vector_at(c0) = s00, vector_at(c0 + 8) = s01, vector_at(c1) = s10, vector_at(c1 + 8) = s11;
+  vector_at(c2) = s20, vector_at(c2 + 8) = s21, vector_at(c3) = s30, vector_at(c3 + 8) = s31;
+}
+
+inline void multiply_8_columns(const Operands& in, int row_block, int block, float* value) {
+  float* c0 = value + row_block * BLOCK_ROWS * in.columns + block * BLOCK_COLUMNS;
+  float *c1 = c0 + in.columns, *c2 = c1 + in.columns, *c3 = c2 + in.columns;
+  Vector s0 = vector_at(c0), s1 = vector_at(c1), s2 = vector_at(c2), s3 = vector_at(c3);
+  const float *a = in.a[row_block][0], *left = in.b[block][0];
+  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, left += BLOCK_COLUMNS) {
+    const Vector b = vector_at(left);
+    s0 += a[0] * b;
+    s1 += a[1] * b;
+    s2 += a[2] * b;
+    s3 += a[3] * b;
+  }
+  vector_at(c0) = s0, vector_at(c1) = s1, vector_at(c2) = s2, vector_at(c3) = s3;
+}
 
 inline void multiply_accumulate(const Operands& in, float* value) {
-  constexpr int ROWS = 8;
-  for (int column = 0; column < in.columns; column += 8) {
-    for (int row = 0; row < WGMMA_ROWS; row += ROWS) {
-      Vector sum[ROWS];
-      for (int i = 0; i < ROWS; ++i) std::memcpy(&sum[i], value + (row + i) * in.columns + column, sizeof(Vector));
-      for (int k = 0; k < in.k; ++k) {
-        Vector b;
-        std::memcpy(&b, &in.b[k][column], sizeof b);
-        for (int i = 0; i < ROWS; ++i) sum[i] += in.a[row + i][k] * b;
+  const int blocks = in.columns / BLOCK_COLUMNS;
+  for (int block = 0; block < blocks; block += 2) {
+    for (int row_block = 0; row_block < WGMMA_ROWS / BLOCK_ROWS; ++row_block) {
+      if (block + 1 < blocks) {
+        multiply_16_columns(in, row_block, block, value);
+      } else {
+        multiply_8_columns(in, row_block, block, value);
       }
-      for (int i = 0; i < ROWS; ++i) std::memcpy(value + (row + i) * in.columns + column, &sum[i], sizeof(Vector));
     }
   }
 }
@@ -179,7 +236,7 @@ inline float truncated_sum(const float* terms, int count) {
   return static_cast<float>(sum);
 }
 
-typedef int32_t WholeVector __attribute__((vector_size(32), aligned(4)));
+typedef int32_t WholeVector __attribute__((vector_size(32), aligned(4), may_alias));
 
 // Eight of these sums side by side, in fp32: cut terms are whole multiples of a power of two, fewer than 2^14 of it each.
 // False, and nothing done, where one of the largest terms is so small or so large that its quantum is not normal, or
@@ -204,21 +261,22 @@ inline bool truncated_sums(const Vector* terms, int count, float* sums) {
   for (int i = 0; i < count; ++i) sum += __builtin_convertvector(terms[i] * scale, WholeVector);
   const Vector quantum = reinterpret_cast<Vector>(power) * (1.0f / float(1 << (ALIGNED_BITS - 1)));
   const Vector found = __builtin_convertvector(sum, Vector) * quantum;
-  std::memcpy(sums, &found, sizeof found);
+  vector_at(sums) = found;
   return true;
 }
 
+// One instruction's steps of K, of the operands gathered.
 inline void multiply_accumulate_truncated(const Operands& in, float* value) {
   Vector terms[33];
   float one[33];
   for (int row = 0; row < WGMMA_ROWS; ++row) {
-    for (int column = 0; column < in.columns; column += 8) {
-      float* sums = value + row * in.columns + column;
+    const auto& a = in.a[row / BLOCK_ROWS];
+    for (int block = 0; block < in.columns / BLOCK_COLUMNS; ++block) {
+      float* sums = value + row * in.columns + block * BLOCK_COLUMNS;
       for (int k = 0; k < in.k; ++k) {
-        std::memcpy(&terms[k], &in.b[k][column], sizeof(Vector));
-        terms[k] *= in.a[row][k];
+        terms[k] = vector_at(in.b[block][k]) * a[k][row % BLOCK_ROWS];
       }
-      std::memcpy(&terms[in.k], sums, sizeof(Vector));
+      terms[in.k] = vector_at(sums);
       if (truncated_sums(terms, in.k + 1, sums)) continue;
       for (int i = 0; i < 8; ++i) {
         for (int k = 0; k <= in.k; ++k) one[k] = terms[k][i];

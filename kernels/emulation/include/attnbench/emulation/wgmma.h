@@ -65,7 +65,7 @@ inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, in
   reads.writes = cta().writes;
 }
 
-inline void execute_operation(WgmmaOperation& op);
+inline void execute_operations(std::deque<WgmmaOperation>& operations, size_t first, size_t last);
 
 // The operation that the thread's next issue belongs to; made by the first of the 128 threads.
 inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* registers, SiteId site) {
@@ -166,48 +166,79 @@ ATTNBENCH_OUT_OF_LINE void wgmma_issue(WgmmaCall call, float* registers, Where w
     record_operand(op.reads_b, call.descriptor_b, call.transpose_b, call.columns, "B", site);
   }
   ++thread.operations;
-  if (++op.issued == WARPGROUP_THREADS && engine.config.delivery == ATTNBENCH_DELIVERY_EAGER) execute_operation(op);
+  if (++op.issued == WARPGROUP_THREADS && engine.config.delivery == ATTNBENCH_DELIVERY_EAGER) {
+    Warpgroup& group = own_warpgroup();
+    const size_t index = thread.operations - 1 - group.first_operation;
+    execute_operations(group.operations, index, index + 1);
+  }
 }
 
 // ---- execution ----
 
-inline void execute_operation(WgmmaOperation& op) {
-  if (op.executed) return;
-  op.executed = true;
-  ++engine.statistics.wgmma;
-  static Operands operands;
-  operands.k = INSTRUCTION_K_BYTES / element_bytes(op.element);
-  operands.columns = op.columns;
-  if (op.from_registers) {
-    for (int t = 0; t < WARPGROUP_THREADS; ++t) {
-      if (std::memcmp(op.fragment_a[t], op.issued_fragment_a[t], 16) == 0) continue;
-      hazard(
-          Hazard::operand, op.site,
-          format("A fragment registers of lane %d, warp %d of the warpgroup, overwritten in flight", t % 32, t / 32));
-      break;
-    }
-    gather_fragment_a(op, operands);
-  } else {
-    gather_a(op, operands);
+inline void check_fragment_untouched(const WgmmaOperation& op) {
+  for (int t = 0; t < WARPGROUP_THREADS; ++t) {
+    if (std::memcmp(op.fragment_a[t], op.issued_fragment_a[t], 16) == 0) continue;
+    hazard(Hazard::operand, op.site,
+           format("A fragment registers of lane %d, warp %d of the warpgroup, overwritten in flight", t % 32, t / 32));
+    return;
   }
-  gather_b(op, operands);
-  std::vector<float>& value = op.accumulator->value;
-  if (!op.accumulate) std::fill(value.begin(), value.end(), 0.0f);
-  if (op.element == Element::e4m3 && engine.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED) {
-    multiply_accumulate_truncated(operands, value.data());
+}
+
+// Takes the operands of one more instruction to those gathered.
+inline void gather(const WgmmaOperation& op, Operands& operands) {
+  if (op.from_registers) {
+    check_fragment_untouched(op);
+    gather_fragment_a(op, operands.k, operands);
   } else {
-    multiply_accumulate(operands, value.data());
+    gather_a(op, operands.k, operands);
+  }
+  gather_b(op, operands.k, operands);
+  operands.k += instruction_k(op.element);
+}
+
+// Whether `next` adds to what `op` has summed, so that both can be multiplied at once: to the same bits.
+inline bool continues(const WgmmaOperation& op, const WgmmaOperation& next) {
+  return next.accumulate && next.accumulator == op.accumulator && next.element == op.element &&
+         next.columns == op.columns && !next.executed;
+}
+
+// Executes operations `first` to `last` - 1 of the warpgroup, those that stand on one accumulator together.
+inline void execute_operations(std::deque<WgmmaOperation>& operations, size_t first, size_t last) {
+  static thread_local Operands operands;
+  while (first < last) {
+    WgmmaOperation& op = operations[first];
+    if (op.executed) {
+      ++first;
+      continue;
+    }
+    const bool truncated =
+        op.element == Element::e4m3 && engine.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED;
+    const int most = truncated ? instruction_k(op.element) : MAX_STEPS;
+    operands.k = 0;
+    operands.columns = op.columns;
+    size_t next = first;
+    do {
+      gather(operations[next], operands);
+      operations[next].executed = true;
+      ++engine.statistics.wgmma;
+      ++next;
+    } while (next < last && operands.k + instruction_k(op.element) <= most && continues(op, operations[next]));
+    std::vector<float>& value = op.accumulator->value;
+    if (!op.accumulate) std::fill(value.begin(), value.end(), 0.0f);
+    if (truncated) {
+      multiply_accumulate_truncated(operands, value.data());
+    } else {
+      multiply_accumulate(operands, value.data());
+    }
+    first = next;
   }
 }
 
 // The warpgroup's oldest committed group executes.
 inline void deliver_group(Warpgroup& group) {
   const uint32_t end = group.group_ends[group.groups_done];
-  while (group.first_operation < end) {
-    execute_operation(group.operations.front());
-    group.operations.pop_front();
-    ++group.first_operation;
-  }
+  execute_operations(group.operations, 0, end - group.first_operation);
+  for (; group.first_operation < end; ++group.first_operation) group.operations.pop_front();
   ++group.groups_done;
   wake(group.waiters);
 }
