@@ -35,7 +35,7 @@ inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
     check_whole_warps(barrier, id, site);
     barrier.arrived = 0;
     ++barrier.generation;
-    barrier.left.assign(barrier.entered, cta().agents);
+    barrier.left = barrier.entered.snapshot(cta().snapshots);
     wake(barrier.waiters);
   }
   return generation;
@@ -110,12 +110,13 @@ inline const Rendezvous& meet(uint32_t value, SiteId site, bool orders_memory) {
   }
   meeting.arrived = 0;
   if (orders_memory) {
-    static Knowledge joint;
+    static thread_local Gathering joint;
     joint.clear(c.agents);
     Thread* first = &c.thread[static_cast<size_t>(thread.warp() * 32)];
-    for (int lane = 0; lane < 32; ++lane) joint.join(first[lane].knowledge, c.agents);
+    for (int lane = 0; lane < 32; ++lane) joint.add(first[lane].knowledge, c.agents);
+    const SnapshotRef known = joint.snapshot(c.snapshots);
     for (int lane = 0; lane < 32; ++lane) {
-      first[lane].knowledge.assign(joint, c.agents);
+      first[lane].knowledge.shared = known;
       ++first[lane].time();
     }
   }

@@ -75,7 +75,7 @@ ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* ma
   MBarrier* barrier = find_barrier(barrier_address, site);
   if (!barrier || !valid_copy(*map, destination, site)) return;
   Cta& c = cta();
-  if (self().knowledge.fenced.time[barrier->initializer] < barrier->init_time) {
+  if (self().knowledge.fenced(barrier->initializer) < barrier->init_time) {
     hazard(
         Hazard::proxy_fence, site,
         "completes on " + barrier_text(*barrier) + ", whose initialization no fence_mbarrier_init made visible to TMA",
@@ -85,9 +85,9 @@ ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* ma
   const uint32_t number = ++barrier->loads;
   const Agent agent = static_cast<Agent>(LOAD_AGENT + index);
   const uint32_t bytes = box_bytes(*map);
-  for (uint32_t at = destination; at < destination + bytes; at += GRANULE_BYTES) {
-    write_granule(at, {number, agent, site, 0xffff, false});
-  }
+  for_each_block(destination, bytes, [&](uint32_t block, uint64_t granules) {
+    write_block(block, granules, {number, agent, site, ALL_BYTES, false});
+  });
   ++self().time();
   std::memset(c.shared + destination, POISON_BYTE, bytes);
   barrier->undelivered.push_back(number);
@@ -105,7 +105,7 @@ inline void deliver_load(Load& load) {
   missing.erase(std::find(missing.begin(), missing.end(), load.number));
   // Whoever sees the phase complete knows all loads up to the first that is still missing.
   const uint32_t complete = missing.empty() ? barrier.loads : *std::min_element(missing.begin(), missing.end()) - 1;
-  uint32_t& known = barrier.arrived.happened.time[LOAD_AGENT + load.barrier];
+  uint32_t& known = barrier.arrived.clocks.happened.time[LOAD_AGENT + load.barrier];
   known = std::max(known, complete);
   barrier.transaction_bytes -= box_bytes(load.map);
   complete_phase_if_due(barrier);
@@ -124,6 +124,7 @@ inline StoreQueue* own_stores(SiteId site) {
   }
   thread.stores = std::make_unique<StoreQueue>();
   thread.stores->slot = static_cast<int>(c.store_slots.size());
+  thread.knowledge.store_agent = STORE_AGENT + thread.stores->slot;
   c.store_slots.push_back(thread.index);
   return thread.stores.get();
 }
@@ -136,9 +137,9 @@ ATTNBENCH_OUT_OF_LINE void tma_store_4d(const TensorMap* map, uint32_t source, i
   StoreQueue* stores = own_stores(site);
   if (!stores || !valid_copy(*map, source, site)) return;
   const Agent agent = static_cast<Agent>(STORE_AGENT + stores->slot);
-  for (uint32_t at = source; at < source + box_bytes(*map); at += GRANULE_BYTES) {
-    read_granule(at, {stores->committed + 1, agent, site, 0xffff, false});
-  }
+  for_each_block(source, box_bytes(*map), [&](uint32_t block, uint64_t granules) {
+    read_block(block, granules, {stores->committed + 1, agent, site, ALL_BYTES, false});
+  });
   stores->open.push_back({*map, source, {c0, c1, c2, c3}, site, {}});
   ++engine.statistics.tma_stores;
 }
@@ -200,8 +201,7 @@ ATTNBENCH_OUT_OF_LINE void bulk_wait_group(int pending, bool written, Where wher
     while ((written ? stores.written : stores.read) < needed) {
       park(stores.waiters, {Waiting::bulk_group, site, static_cast<int>(needed), 0});
     }
-    uint32_t& known = thread.knowledge.happened.time[STORE_AGENT + stores.slot];
-    known = std::max(known, needed);
+    thread.knowledge.bulk_groups = std::max(thread.knowledge.bulk_groups, needed);
   }
   after_blocking();
 }

@@ -1,7 +1,7 @@
 // The state of one emulated CTA: shared memory with its access history, threads, barriers, and work in flight.
 #pragma once
 
-#include <attnbench/emulation/clock.h>
+#include <attnbench/emulation/access.h>
 #include <attnbench/emulation/fiber.h>
 #include <attnbench/emulation/numeric.h>
 #include <attnbench/emulation/report.h>
@@ -17,8 +17,8 @@ namespace attnbench::emulation {
 // after the 1 KiB that the system keeps for itself at address 0.
 constexpr uint32_t SHARED_BASE = 1024;
 constexpr uint32_t SHARED_LIMIT_BYTES = 232448;
-constexpr uint32_t GRANULE_BYTES = 16;  // what swizzles permute, and the least a descriptor can address
-constexpr uint32_t GRANULES = (SHARED_BASE + SHARED_LIMIT_BYTES) / GRANULE_BYTES;
+constexpr uint32_t BLOCKS = (SHARED_BASE + SHARED_LIMIT_BYTES) / BLOCK_BYTES;
+constexpr uint32_t GRANULES = BLOCKS * BLOCK_GRANULES;
 constexpr int REGISTER_FILE = 65536;  // 32-bit registers of a multiprocessor
 constexpr int NAMED_BARRIERS = 16;
 constexpr unsigned char POISON_BYTE = 0xff;        // a NaN in fp16, bf16 and e4m3
@@ -56,7 +56,8 @@ struct MBarrier {
   SiteId init_site = 0, last_wait_site = 0;
   uint32_t loads = 0;                 // issued so far
   std::vector<uint32_t> undelivered;  // numbers of the loads in flight
-  Knowledge arrived, completed;
+  Gathering arrived;
+  SnapshotRef completed;  // what the last phase brought; of none before
   WaitList waiters;
 };
 
@@ -65,7 +66,8 @@ struct NamedBarrier {
   uint32_t generation = 0;
   SiteId first_site = 0;
   uint8_t arrivals_of_warp[MAX_THREADS / 32] = {};
-  Knowledge entered, left;
+  Gathering entered;
+  SnapshotRef left;
   WaitList waiters;
 };
 
@@ -170,8 +172,8 @@ struct Thread {
   int lane() const { return index % 32; }
   int warp() const { return index / 32; }
   int warpgroup() const { return index / 128; }
-  Agent agent() const { return static_cast<Agent>(THREAD_AGENT + index); }
-  uint32_t& time() { return knowledge.happened.time[agent()]; }
+  Agent agent() const { return knowledge.agent; }
+  uint32_t& time() { return knowledge.time; }
 };
 
 // A warp collective (shuffle, vote, sync) being entered by its 32 lanes.
@@ -197,6 +199,7 @@ struct Event {
 };
 
 struct Cta {
+  SnapshotPool snapshots;
   int block = 0, threads = 0, warps = 0, agents = 0;
   uint32_t shared_end = 0;  // first address past the launch's shared memory
   int alive = 0;
@@ -212,8 +215,9 @@ struct Cta {
   NamedBarrier named[NAMED_BARRIERS];
   std::deque<Load> loads;
   std::vector<Event> events;
+  std::vector<Block> blocks;
   std::vector<Granule> granule;
-  uint64_t writes = 1;  // to granules so far
+  uint64_t writes = 1;  // to shared memory so far
   unsigned char* shared = nullptr;  // indexed by shared address
   std::vector<int> store_slots;     // threads that issue bulk stores
   WaitList register_waiters;

@@ -104,13 +104,15 @@ ATTNBENCH_OUT_OF_LINE void fatal(Hazard kind, SiteId site, const std::string& te
 
 // ---- synchronization ----
 
-inline void release(Knowledge& target) {
+inline void release(Gathering& target) {
   Thread& thread = self();
-  target.join(thread.knowledge, cta().agents);
+  target.add(thread.knowledge, cta().agents);
   ++thread.time();
 }
 
-inline void acquire(const Knowledge& source) { self().knowledge.join(source, cta().agents); }
+inline void acquire(const SnapshotRef& source) {
+  if (source.get()) self().knowledge.learn(source);
+}
 
 // ---- early arrival (a mutation) ----
 

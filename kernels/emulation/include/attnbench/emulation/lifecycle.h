@@ -16,7 +16,7 @@ inline void finish_thread() {
   }
   if (thread.stores) {
     StoreQueue& stores = *thread.stores;
-    const uint32_t known = thread.knowledge.happened.time[STORE_AGENT + stores.slot];
+    const uint32_t known = thread.knowledge.bulk_groups;
     if (!stores.open.empty()) {
       hazard(Hazard::bulk_group, site,
              "exits with a bulk store that was never committed: " + engine.sites.text(stores.open[0].site));
@@ -41,7 +41,7 @@ inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
   c.block = block;
   c.threads = threads;
   c.warps = threads / 32;
-  c.agents = THREAD_AGENT + threads;
+  c.agents = c.snapshots.used = THREAD_AGENT + threads;
   c.shared_end = SHARED_BASE + shared_bytes;
   c.alive = threads;
   c.dead = false;
@@ -54,7 +54,7 @@ inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
     barrier.expected = barrier.arrived = 0;
     barrier.generation = 0;
     barrier.entered.clear(c.agents);
-    barrier.left.clear(c.agents);
+    barrier.left = {};
     barrier.waiters.clear();
     std::memset(barrier.arrivals_of_warp, 0, sizeof barrier.arrivals_of_warp);
   }
@@ -62,17 +62,15 @@ inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
   c.events.clear();
   c.store_slots.clear();
   c.register_waiters.clear();
-  c.granule.resize(GRANULES);
-  for (uint32_t i = 0; i < (c.shared_end + GRANULE_BYTES - 1) / GRANULE_BYTES; ++i) {  // what this launch can reach
-    c.granule[i].writers.clear();
-    c.granule[i].readers.clear();
-  }
+  forget_accesses(c);
   if (c.arena.empty()) c.arena.resize(SHARED_BASE + SHARED_LIMIT_BYTES + 1024);
   c.shared = c.arena.data();
   std::memset(c.shared, POISON_BYTE, c.shared_end);
 }
 
 inline void reset_threads(Cta& c) {
+  SnapshotRef nothing(c.snapshots.make());
+  nothing->clocks.clear(c.agents);
   if (!c.stacks || c.stacks->count() < c.threads) c.stacks = std::make_unique<FiberStacks>(c.threads);
   if (static_cast<int>(c.thread.size()) != c.threads) c.thread = std::vector<Thread>(static_cast<size_t>(c.threads));
   c.warp.assign(static_cast<size_t>(c.warps), Warp{});
@@ -82,8 +80,7 @@ inline void reset_threads(Cta& c) {
     thread.index = i;
     thread.finished = false;
     thread.waiting = {};
-    thread.knowledge.clear(c.agents);
-    thread.time() = 1;
+    thread.knowledge.begin(nothing, static_cast<Agent>(THREAD_AGENT + i), static_cast<Agent>(WGMMA_AGENT + i / 128));
     thread.rendezvous = 0;
     thread.operations = thread.groups = thread.operations_committed = thread.fences = 0;
     thread.in_flight.clear();

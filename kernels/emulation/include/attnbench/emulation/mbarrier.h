@@ -19,7 +19,7 @@ inline MBarrier* find_barrier(uint32_t address, SiteId site) {
     return nullptr;
   }
   MBarrier& barrier = c.barrier[static_cast<size_t>(index)];
-  if (engine.thread && self().knowledge.happened.time[barrier.initializer] < barrier.init_time) {
+  if (engine.thread && self().knowledge.happened(barrier.initializer) < barrier.init_time) {
     hazard(Hazard::race, site,
            "uses " + barrier_text(barrier) + ", not ordered after its initialization (" +
                engine.sites.place(barrier.init_site) + ")",
@@ -57,7 +57,7 @@ ATTNBENCH_OUT_OF_LINE void mbarrier_init(uint32_t address, uint32_t count, Where
   barrier.init_time = thread.time();
   barrier.init_site = site;
   barrier.arrived.clear(c.agents);
-  barrier.completed.clear(c.agents);
+  c.blocks[address / BLOCK_BYTES].barriers |= granule_bit(address);
 }
 
 // fence.mbarrier_init and fence.proxy.async both make an initialization visible to the TMA unit here.
@@ -65,15 +65,14 @@ ATTNBENCH_OUT_OF_LINE void fence_mbarrier_init(Where where) {
   const SiteId site = engine.sites.visit(Primitive::fence_mbarrier_init, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
-  thread.knowledge.fence(cta().agents);
-  ++thread.time();
+  thread.knowledge.fence();
 }
 
 inline void complete_phase_if_due(MBarrier& barrier) {
   if (barrier.pending != 0 || barrier.transaction_bytes != 0) return;
   ++barrier.phase;
   barrier.pending = barrier.count;
-  barrier.completed.assign(barrier.arrived, cta().agents);
+  barrier.completed = barrier.arrived.snapshot(cta().snapshots);
   wake(barrier.waiters);
 }
 

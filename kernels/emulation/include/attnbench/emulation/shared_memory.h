@@ -1,4 +1,5 @@
-// Shared memory accesses with race and proxy checks at 16-byte granularity (bytes within a granule told apart).
+// Shared memory accesses with race and proxy checks at 16-byte granularity (bytes within a granule told apart): of
+// ordinary instructions one granule at a time, of the asynchronous units one block of 64 granules.
 #pragma once
 
 #include <attnbench/emulation/engine.h>
@@ -29,10 +30,10 @@ inline bool in_bounds(SiteId site, uint32_t address, uint32_t bytes) {
   return false;
 }
 
-inline bool ordered(const Access& earlier) { return self().knowledge.happened.time[earlier.agent] >= earlier.time; }
+inline bool ordered(const Access& earlier) { return self().knowledge.happened(earlier.agent) >= earlier.time; }
 
 inline bool fenced(const Access& earlier) {
-  return !earlier.generic || self().knowledge.fenced.time[earlier.agent] >= earlier.time;
+  return !earlier.generic || self().knowledge.fenced(earlier.agent) >= earlier.time;
 }
 
 ATTNBENCH_OUT_OF_LINE void report_race(const Access& access, const Access& earlier, uint32_t address,
@@ -51,49 +52,205 @@ ATTNBENCH_OUT_OF_LINE void report_proxy(const Access& access, const Access& earl
          earlier.site);
 }
 
-// The running thread (or the unit that acts for it) reads `access.bytes` of the granule at `address`. Adds to `met` whose
-// data it reads, where that is not the last one's there.
-inline void read_granule(uint32_t address, const Access& access, std::vector<Access>* met = nullptr) {
-  Granule& granule = cta().granule[address / GRANULE_BYTES];
-  for (int i = 0; i < granule.writers.size(); ++i) {
-    const Access& writer = granule.writers[i];
-    if ((writer.bytes & access.bytes) == 0) continue;
-    if (!ordered(writer)) {
-      report_race(access, writer, address, "reads");
-    } else if (!access.generic && !fenced(writer)) {
-      report_proxy(access, writer, address, "reads");
-    }
-    if (met && (met->empty() || met->back().agent != writer.agent || met->back().time != writer.time ||
-                met->back().generic != writer.generic)) {
+inline uint64_t granule_bit(uint32_t address) { return uint64_t{1} << (address / GRANULE_BYTES % BLOCK_GRANULES); }
+
+template <typename Visit>
+inline void for_each_bit(uint64_t bits, Visit visit) {
+  for (; bits != 0; bits &= bits - 1) visit(static_cast<uint32_t>(__builtin_ctzll(bits)));
+}
+
+inline uint32_t granule_address(uint32_t block, uint64_t granules) {
+  return block * BLOCK_BYTES + static_cast<uint32_t>(__builtin_ctzll(granules)) * GRANULE_BYTES;
+}
+
+// `access`, which reads, after the write `earlier` of the same bytes.
+inline void check_read(const Access& access, const Access& earlier, uint32_t address) {
+  if (!ordered(earlier)) {
+    report_race(access, earlier, address, "reads");
+  } else if (!access.generic && !fenced(earlier)) {
+    report_proxy(access, earlier, address, "reads");
+  }
+}
+
+inline void check_overwrite(const Access& access, const Access& earlier, uint32_t address, bool earlier_wrote) {
+  if (!ordered(earlier)) {
+    report_race(access, earlier, address, "overwrites");
+  } else if (earlier_wrote && !access.generic && !fenced(earlier)) {
+    report_proxy(access, earlier, address, "overwrites");
+  }
+}
+
+// ---- asynchronous units: whole granules of a block, on behalf of the running thread ----
+
+// Adds to `met` whose data is read, each once.
+inline void read_block(uint32_t number, uint64_t granules, const Access& access, std::vector<Access>* met = nullptr) {
+  Cta& c = cta();
+  Block& block = c.blocks[number];
+  const auto meet = [&](const Access& writer) {
+    if (met && std::none_of(met->begin(), met->end(), [&](const Access& known) { return known.same(writer); })) {
       met->push_back(writer);
     }
+  };
+  for (const BlockAccess& writer : block.writers) {
+    const uint64_t common = writer.granules & granules;
+    if (common == 0) continue;
+    check_read(access, writer.access, granule_address(number, common));
+    meet(writer.access);
   }
+  for_each_bit(block.single & granules, [&](uint32_t bit) {
+    AccessList& writers = c.granule[number * BLOCK_GRANULES + bit].writers;
+    for (int i = 0; i < writers.size(); ++i) {
+      check_read(access, writers[i], number * BLOCK_BYTES + bit * GRANULE_BYTES);
+      meet(writers[i]);
+    }
+  });
+  block.readers.add(access, granules);
+}
+
+inline void report_barrier_overwritten(const Access& access, uint32_t address) {
+  hazard(Hazard::mbarrier, access.site, format("writes over the mbarrier at 0x%x", address));
+}
+
+inline void write_block(uint32_t number, uint64_t granules, const Access& access) {
+  Cta& c = cta();
+  Block& block = c.blocks[number];
+  for (const BlockAccess& writer : block.writers) {
+    const uint64_t common = writer.granules & granules;
+    if (common != 0) check_overwrite(access, writer.access, granule_address(number, common), true);
+  }
+  for (const BlockAccess& reader : block.readers) {
+    const uint64_t common = reader.granules & granules;
+    if (common != 0) check_overwrite(access, reader.access, granule_address(number, common), false);
+  }
+  for_each_bit(block.single & granules, [&](uint32_t bit) {
+    Granule& granule = c.granule[number * BLOCK_GRANULES + bit];
+    const uint32_t address = number * BLOCK_BYTES + bit * GRANULE_BYTES;
+    for (int i = 0; i < granule.writers.size(); ++i) check_overwrite(access, granule.writers[i], address, true);
+    for (int i = 0; i < granule.readers.size(); ++i) check_overwrite(access, granule.readers[i], address, false);
+    granule.writers.clear();
+    granule.readers.clear();
+  });
+  for_each_bit(block.barriers & granules,
+               [&](uint32_t bit) { report_barrier_overwritten(access, number * BLOCK_BYTES + bit * GRANULE_BYTES); });
+  ++c.writes;
+  block.single &= ~granules;
+  block.writers.cover(granules);
+  block.readers.cover(granules);
+  block.writers.add(access, granules);
+}
+
+// Granules of shared memory, by block.
+class GranuleSet {
+ public:
+  void add(uint32_t address) {
+    const uint32_t block = address / BLOCK_BYTES;
+    if (granules_[block] == 0) blocks_[count_++] = block;
+    granules_[block] |= granule_bit(address);
+  }
+  void clear() {
+    for (int i = 0; i < count_; ++i) granules_[blocks_[i]] = 0;
+    count_ = 0;
+  }
+  template <typename Visit>
+  void each(Visit visit) const {
+    for (int i = 0; i < count_; ++i) visit(blocks_[i], granules_[blocks_[i]]);
+  }
+
+ private:
+  uint64_t granules_[BLOCKS] = {};
+  uint32_t blocks_[BLOCKS];
+  int count_ = 0;
+};
+
+// Calls visit(block, granules) for each block that [address, address + bytes) touches; whole granules.
+template <typename Visit>
+inline void for_each_block(uint32_t address, uint32_t bytes, Visit visit) {
+  uint64_t granules = 0;
+  for (uint32_t at = address; at < address + bytes; at += GRANULE_BYTES) {
+    granules |= granule_bit(at);
+    if (at + GRANULE_BYTES < address + bytes && (at + GRANULE_BYTES) / BLOCK_BYTES == at / BLOCK_BYTES) continue;
+    visit(at / BLOCK_BYTES, granules);
+    granules = 0;
+  }
+}
+
+// ---- ordinary instructions: some bytes of one granule ----
+
+inline void read_granule(uint32_t address, const Access& access) {
+  Cta& c = cta();
+  Block& block = c.blocks[address / BLOCK_BYTES];
+  Granule& granule = c.granule[address / GRANULE_BYTES];
+  const uint64_t bit = granule_bit(address);
+  for (const BlockAccess& writer : block.writers) {
+    if (writer.granules & bit) check_read(access, writer.access, address);
+  }
+  if (block.single & bit) {
+    for (int i = 0; i < granule.writers.size(); ++i) {
+      const Access& writer = granule.writers[i];
+      if ((writer.bytes & access.bytes) != 0) check_read(access, writer, address);
+    }
+  }
+  block.single |= bit;
   granule.readers.add(access);
+}
+
+// Takes what asynchronous units did to a granule out of its block's lists, less `bytes`.
+inline void set_apart(const BlockAccessList& from, uint64_t bit, uint16_t bytes, AccessList& to) {
+  for (const BlockAccess& old : from) {
+    if ((old.granules & bit) == 0) continue;
+    Access rest = old.access;
+    rest.bytes = static_cast<uint16_t>(rest.bytes & ~bytes);
+    if (rest.bytes != 0) to.add(rest);
+  }
 }
 
 inline void write_granule(uint32_t address, const Access& access) {
   Cta& c = cta();
+  Block& block = c.blocks[address / BLOCK_BYTES];
   Granule& granule = c.granule[address / GRANULE_BYTES];
-  for (int i = 0; i < granule.writers.size(); ++i) {
-    const Access& writer = granule.writers[i];
-    if ((writer.bytes & access.bytes) == 0) continue;
-    if (!ordered(writer)) {
-      report_race(access, writer, address, "overwrites");
-    } else if (!access.generic && !fenced(writer)) {
-      report_proxy(access, writer, address, "overwrites");
+  const uint64_t bit = granule_bit(address);
+  for (const BlockAccess& writer : block.writers) {
+    if (writer.granules & bit) check_overwrite(access, writer.access, address, true);
+  }
+  for (const BlockAccess& reader : block.readers) {
+    if (reader.granules & bit) check_overwrite(access, reader.access, address, false);
+  }
+  if (block.single & bit) {
+    for (int i = 0; i < granule.writers.size(); ++i) {
+      const Access& writer = granule.writers[i];
+      if ((writer.bytes & access.bytes) != 0) check_overwrite(access, writer, address, true);
+    }
+    for (int i = 0; i < granule.readers.size(); ++i) {
+      const Access& reader = granule.readers[i];
+      if ((reader.bytes & access.bytes) != 0) check_overwrite(access, reader, address, false);
     }
   }
-  for (int i = 0; i < granule.readers.size(); ++i) {
-    const Access& reader = granule.readers[i];
-    if ((reader.bytes & access.bytes) != 0 && !ordered(reader)) report_race(access, reader, address, "overwrites");
-  }
-  if (c.barrier_at[address / 8] >= 0 || c.barrier_at[address / 8 + 1] >= 0) {
-    hazard(Hazard::mbarrier, access.site, format("writes over the mbarrier at 0x%x", address));
-  }
+  if (block.barriers & bit) report_barrier_overwritten(access, address);
   ++c.writes;
   granule.writers.cover(access.bytes);
   granule.readers.cover(access.bytes);
+  set_apart(block.writers, bit, access.bytes, granule.writers);
+  set_apart(block.readers, bit, access.bytes, granule.readers);
+  block.writers.cover(bit);
+  block.readers.cover(bit);
+  block.single |= bit;
   granule.writers.add(access);
+}
+
+// Forgets everything, for the next CTA.
+inline void forget_accesses(Cta& c) {
+  c.blocks.resize(BLOCKS);
+  c.granule.resize(GRANULES);
+  for (size_t number = 0; number < c.blocks.size(); ++number) {
+    Block& block = c.blocks[number];
+    block.writers.clear();
+    block.readers.clear();
+    for_each_bit(block.single, [&](uint32_t bit) {
+      c.granule[number * BLOCK_GRANULES + bit].writers.clear();
+      c.granule[number * BLOCK_GRANULES + bit].readers.clear();
+    });
+    block.single = block.barriers = 0;
+  }
 }
 
 // Mask of the bytes of the granule at `granule` that [address, address + bytes) covers.
@@ -148,9 +305,7 @@ inline void check_aligned(const void* address, size_t bytes, Where where) {
 ATTNBENCH_OUT_OF_LINE void fence_proxy_async(Where where) {
   const SiteId site = engine.sites.visit(Primitive::fence_proxy_async_shared, where);
   if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  Thread& thread = self();
-  thread.knowledge.fence(cta().agents);
-  ++thread.time();  // a later store by this thread is not covered
+  self().knowledge.fence();
 }
 
 }  // namespace attnbench::emulation

@@ -56,10 +56,16 @@ inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, in
   operand_chunks(descriptor, mn_major, extent, chunks);
   reads.writes = 0;
   reads.writers.clear();
+  static thread_local GranuleSet touched;
   for (int i = 0; i < chunk_count(extent); ++i) {
-    if (!in_bounds(site, chunks[i], GRANULE_BYTES)) return;
-    read_granule(chunks[i], access, &reads.writers);
+    if (!in_bounds(site, chunks[i], GRANULE_BYTES)) {
+      touched.clear();
+      return;
+    }
+    touched.add(chunks[i]);
   }
+  touched.each([&](uint32_t block, uint64_t granules) { read_block(block, granules, access, &reads.writers); });
+  touched.clear();
   reads.descriptor = bits;
   reads.time = access.time;
   reads.writes = cta().writes;
@@ -291,8 +297,7 @@ ATTNBENCH_OUT_OF_LINE void wgmma_wait_group(int pending, Where where) {
   const uint32_t needed = thread.groups > count ? thread.groups - count : 0;
   while (group.groups_done < needed) park(group.waiters, {Waiting::wgmma, site, static_cast<int>(needed), 0});
   if (needed > 0) {
-    uint32_t& known = thread.knowledge.happened.time[WGMMA_AGENT + thread.warpgroup()];
-    known = std::max(known, needed);
+    thread.knowledge.wgmma_groups = std::max(thread.knowledge.wgmma_groups, needed);
     const uint32_t end = group.group_ends[needed - 1];
     for (size_t i = 0; i < thread.in_flight.size();) {
       if (thread.in_flight[i].last_operation >= end) {
