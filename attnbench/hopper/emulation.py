@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from ctypes import c_char_p, c_int32, c_uint32, c_uint64
+from ctypes import c_char_p, c_int32, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -28,13 +28,16 @@ MUTATIONS = (
     "b_start", "b_step", "b_stride", "b_leading", "b_swizzle", "coordinate",
 )  # fmt: skip
 ACCUMULATORS = ("fp32", "truncated")
+# FAST finds no hazards but those that stop a launch: deadlocks, addresses out of bounds, barriers miscounted.
+FULL, FAST = "full", "fast"
+CHECKS = (FULL, FAST)
 
 
 class _Config(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_uint32), ("delivery", c_int32), ("seed", c_uint64), ("multiprocessors", c_int32),
         ("resident_ctas", c_int32), ("accumulator", c_int32), ("stop_at_first", c_int32), ("mutation", c_int32),
-        ("mutation_site", c_int32), ("step_limit", c_uint64),
+        ("mutation_site", c_int32), ("step_limit", c_uint64), ("checks", c_int32), ("reserved", c_int32),
     ]  # fmt: skip
 
 
@@ -47,11 +50,22 @@ class _Statistics(ctypes.Structure):
                 ("steps", "switches", "wgmma", "tma_loads", "tma_stores", "mutated", "spurious")]  # fmt: skip
 
 
+class _Counts(ctypes.Structure):
+    _fields_ = [(name, c_uint64) for name in
+                ("global_read_bytes", "global_write_bytes", "tensor_flops", "exponentials", "wgmma_shared_bytes",
+                 "barrier_waits")]  # fmt: skip
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [("base", c_void_p), ("read_bytes", c_uint64), ("write_bytes", c_uint64)]
+
+
 @dataclass(frozen=True)
 class EmulationConfig:
-    """One way to run a launch; equal ones give equal runs. `resident_ctas` > 1 interleaves CTAs.
+    """One way to run a launch; equal ones give equal runs, on any machine.
 
-    delivery: when asynchronous work executes; seed: of everything random. accumulator: how e4m3 products are summed.
+    delivery: when asynchronous work executes; seed: of everything random. resident_ctas: CTAs in flight together, each
+    on a thread of the host. accumulator: how e4m3 products are summed. checks: FULL, or FAST.
     """
 
     delivery: str = LAZY
@@ -63,6 +77,7 @@ class EmulationConfig:
     mutation: str = "none"
     mutation_site: int = -1
     step_limit: int = 0
+    checks: str = FULL
 
     def __str__(self) -> str:
         changed = (f for f in fields(self) if getattr(self, f.name) != f.default or f.name in ("delivery", "seed"))
@@ -116,6 +131,7 @@ class Emulator:
             mutation=MUTATIONS.index(config.mutation),
             mutation_site=config.mutation_site,
             step_limit=config.step_limit,
+            checks=CHECKS.index(config.checks),
         )
         if self._library.attnbench_emulation_configure(ctypes.byref(row)):
             raise ValueError(f"refused: {config}")
@@ -140,7 +156,25 @@ class Emulator:
         """Counters of the last launch, by the names of AttnbenchEmulationStatistics."""
         row = _Statistics()
         self._library.attnbench_emulation_statistics(ctypes.byref(row))
-        return {field[0]: getattr(row, field[0]) for field in row._fields_}
+        return _values(row)
+
+    def counts(self) -> dict[str, int]:
+        """What the last launch did, by the names of AttnbenchEmulationCounts."""
+        row = _Counts()
+        self._library.attnbench_emulation_counts(ctypes.byref(row))
+        return _values(row)
+
+    def tensor_read_bytes(self) -> dict[int, int]:
+        """Bytes that TMA read of each tensor in the last launch, by the address of its first byte."""
+        read: dict[int, int] = {}
+        row = _Tensor()
+        while self._library.attnbench_emulation_tensor(len(read), ctypes.byref(row)):
+            read[row.base] = row.read_bytes
+        return read
+
+
+def _values(row: ctypes.Structure) -> dict[str, int]:
+    return {field[0]: getattr(row, field[0]) for field in row._fields_}
 
 
 @dataclass(frozen=True)

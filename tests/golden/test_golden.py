@@ -34,7 +34,7 @@ class _Config(ctypes.Structure):
         ("struct_size", ctypes.c_uint32), ("delivery", ctypes.c_int32), ("seed", ctypes.c_uint64),
         ("multiprocessors", ctypes.c_int32), ("resident_ctas", ctypes.c_int32), ("accumulator", ctypes.c_int32),
         ("stop_at_first", ctypes.c_int32), ("mutation", ctypes.c_int32), ("mutation_site", ctypes.c_int32),
-        ("step_limit", ctypes.c_uint64),
+        ("step_limit", ctypes.c_uint64), ("checks", ctypes.c_int32), ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ namespace attnbench {
 
 ATTNBENCH_DEVICE int thread_index() { return emulation::self().index; }
 ATTNBENCH_DEVICE int block_index() { return emulation::cta().block; }
-ATTNBENCH_DEVICE int grid_size() { return emulation::engine.grid; }
+ATTNBENCH_DEVICE int grid_size() { return emulation::launch.grid; }
 ATTNBENCH_DEVICE uint32_t shared_base() { return emulation::SHARED_BASE; }
 
 }  // namespace attnbench

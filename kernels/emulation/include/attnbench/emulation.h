@@ -24,6 +24,13 @@ enum {
   ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED = 1 /* 14-bit aligned sums, as measured on Hopper */
 };
 
+/* What a launch checks. */
+enum {
+  ATTNBENCH_CHECKS_FULL = 0,
+  ATTNBENCH_CHECKS_FAST = 1 /* no races, fences or registers in flight: only what stops a launch (deadlock, bounds,
+                               counts of barriers) and the result */
+};
+
 /* What a mutation does to each call from one site. Not every kind applies to every primitive. */
 enum {
   ATTNBENCH_MUTATION_NONE = 0,
@@ -53,12 +60,14 @@ typedef struct AttnbenchEmulationConfig {
   int32_t delivery;        /* ATTNBENCH_DELIVERY_* */
   uint64_t seed;           /* of everything random: delays, thread order, elected lane, spurious try_wait failures */
   int32_t multiprocessors; /* what multiprocessor_count reports */
-  int32_t resident_ctas;   /* CTAs in flight together: 1 runs them one after another, more interleaves them */
+  int32_t resident_ctas;   /* CTAs in flight together, each on a thread of the host; 1 runs them one after another */
   int32_t accumulator;     /* ATTNBENCH_EMULATED_ACCUMULATOR_* */
   int32_t stop_at_first;   /* 1: a launch ends at its first hazard */
   int32_t mutation;        /* ATTNBENCH_MUTATION_* */
   int32_t mutation_site;   /* index as in attnbench_emulation_site; ignored where mutation is NONE */
-  uint64_t step_limit;     /* scheduler steps after which a launch counts as running away; 0: the default */
+  uint64_t step_limit;     /* scheduler steps of an engine after which a launch runs away; 0: the default */
+  int32_t checks;          /* ATTNBENCH_CHECKS_* */
+  int32_t reserved;        /* 0 */
 } AttnbenchEmulationConfig;
 
 /* A call of a primitive in kernel source. */
@@ -80,6 +89,23 @@ typedef struct AttnbenchEmulationStatistics {
   uint64_t spurious; /* try_wait failures made up */
 } AttnbenchEmulationStatistics;
 
+/* What the last launch did; nothing here depends on caches, of which none is modelled. */
+typedef struct AttnbenchEmulationCounts {
+  uint64_t global_read_bytes;  /* TMA loads (what lies in the tensor), and each thread's ordinary loads and atomics */
+  uint64_t global_write_bytes; /* likewise, stores */
+  uint64_t tensor_flops;       /* 2 x 64 x N x K of each wgmma, masked work included */
+  uint64_t exponentials;       /* ex2 instructions, by threads */
+  uint64_t wgmma_shared_bytes; /* operands that wgmma read from shared memory */
+  uint64_t barrier_waits;      /* waits that ended on mbarriers and named barriers, once for the lanes of a warp */
+} AttnbenchEmulationCounts;
+
+/* TMA traffic of one tensor, known by its first byte. */
+typedef struct AttnbenchEmulationTensor {
+  const void* base;
+  uint64_t read_bytes;
+  uint64_t write_bytes;
+} AttnbenchEmulationTensor;
+
 /* 0, or 1 where the struct size or a field is wrong. Stays in force for later launches. */
 int32_t attnbench_emulation_configure(const AttnbenchEmulationConfig* config);
 
@@ -90,6 +116,11 @@ int32_t attnbench_emulation_site(int32_t index, AttnbenchEmulationSite* out);
 size_t attnbench_emulation_report(char* text, size_t bytes);
 
 void attnbench_emulation_statistics(AttnbenchEmulationStatistics* out);
+
+void attnbench_emulation_counts(AttnbenchEmulationCounts* out);
+
+/* Tensors that the last launch's TMA copies touched; 0 past the end, else 1. */
+int32_t attnbench_emulation_tensor(int32_t index, AttnbenchEmulationTensor* out);
 
 #ifdef __cplusplus
 }

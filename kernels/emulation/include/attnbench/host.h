@@ -20,7 +20,7 @@ inline const char* host_error_string(int32_t error) {
 inline int32_t check_device() { return ATTNBENCH_OK; }
 
 inline int32_t multiprocessor_count(int* out) {
-  *out = emulation::engine.config.multiprocessors;
+  *out = emulation::launch.config.multiprocessors;
   return ATTNBENCH_OK;
 }
 

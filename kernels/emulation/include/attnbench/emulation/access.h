@@ -12,6 +12,13 @@ constexpr int BLOCK_GRANULES = BLOCK_BYTES / GRANULE_BYTES;
 static_assert(BLOCK_GRANULES == 64, "a block's granules are the bits of a 64-bit mask");
 constexpr uint16_t ALL_BYTES = 0xffff;
 
+// Dynamic shared memory a CTA may have on compute capability 9.0 (CUDA C++ Programming Guide, "Compute Capabilities"),
+// after the 1 KiB that the system keeps for itself at address 0.
+constexpr uint32_t SHARED_BASE = 1024;
+constexpr uint32_t SHARED_LIMIT_BYTES = 232448;
+constexpr uint32_t BLOCKS = (SHARED_BASE + SHARED_LIMIT_BYTES) / BLOCK_BYTES;
+constexpr uint32_t GRANULES = BLOCKS * BLOCK_GRANULES;
+
 // One access to (part of) 16 bytes of shared memory.
 struct Access {
   uint32_t time;  // of `agent`
@@ -124,6 +131,31 @@ struct Block {
   BlockAccessList writers, readers;  // by asynchronous units, whole granules
   uint64_t single = 0;               // granules with accesses of their own (Granule)
   uint64_t barriers = 0;             // granules that hold an mbarrier
+};
+
+inline uint64_t granule_bit(uint32_t address) { return uint64_t{1} << (address / GRANULE_BYTES % BLOCK_GRANULES); }
+
+// Granules of shared memory, by block.
+class GranuleSet {
+ public:
+  void add(uint32_t address) {
+    const uint32_t block = address / BLOCK_BYTES;
+    if (granules_[block] == 0) blocks_[count_++] = block;
+    granules_[block] |= granule_bit(address);
+  }
+  void clear() {
+    for (int i = 0; i < count_; ++i) granules_[blocks_[i]] = 0;
+    count_ = 0;
+  }
+  template <typename Visit>
+  void each(Visit visit) const {
+    for (int i = 0; i < count_; ++i) visit(blocks_[i], granules_[blocks_[i]]);
+  }
+
+ private:
+  uint64_t granules_[BLOCKS] = {};
+  uint32_t blocks_[BLOCKS];
+  int count_ = 0;
 };
 
 }  // namespace attnbench::emulation

@@ -26,7 +26,7 @@ inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
   } else if (barrier.expected != threads) {
     hazard(Hazard::named_barrier, site,
            format("barrier %d for %d threads, but %d at ", id, threads, barrier.expected) +
-               engine.sites.text(barrier.first_site));
+               launch.sites.text(barrier.first_site));
   }
   release(barrier.entered);
   const uint32_t generation = barrier.generation;
@@ -50,38 +50,39 @@ inline bool valid_named_barrier(int id, int threads, SiteId site) {
 
 inline void sync_on(int id, int threads, SiteId site) {
   before_blocking();
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
+  if (mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
   if (!valid_named_barrier(id, threads, site)) return;
   const uint32_t generation = enter_named_barrier(id, threads, site);
   NamedBarrier& barrier = cta().named[id];
   while (barrier.generation == generation) park(barrier.waiters, {Waiting::named_barrier, site, id, threads});
   acquire(barrier.left);
+  count_wait(WaitKey{-1 - id, barrier.generation});
   after_blocking();
 }
 
 ATTNBENCH_OUT_OF_LINE void barrier_sync(int id, int threads, Where where) {
-  sync_on(id, threads, engine.sites.visit(Primitive::barrier_sync, where));
+  sync_on(id, threads, visit(Primitive::barrier_sync, where));
 }
 
 ATTNBENCH_OUT_OF_LINE void cta_sync(Where where) {
-  sync_on(0, cta().threads, engine.sites.visit(Primitive::cta_sync, where));
+  sync_on(0, cta().threads, visit(Primitive::cta_sync, where));
 }
 
 ATTNBENCH_OUT_OF_LINE void barrier_arrive(int id, int threads, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::barrier_arrive, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, id, threads)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
+  const SiteId site = visit(Primitive::barrier_arrive, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, id, threads)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_LESS)) threads -= 32;
+  if (mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
   if (!valid_named_barrier(id, threads, site)) return;
   enter_named_barrier(id, threads, site);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_TWICE)) enter_named_barrier(id, threads, site);
+  if (mutated(site, ATTNBENCH_MUTATION_TWICE)) enter_named_barrier(id, threads, site);
 }
 
 inline void early_arrive(const ArriveRecord& record) {
-  ++engine.statistics.mutated;
-  if (engine.sites[record.site].primitive == Primitive::barrier_arrive) {
+  ++engine().statistics.mutated;
+  if (launch.sites[record.site].primitive == Primitive::barrier_arrive) {
     enter_named_barrier(record.target, record.threads, record.site);
   } else if (MBarrier* barrier = find_barrier(static_cast<uint32_t>(record.target), record.site)) {
     arrive_on(*barrier, record.site);
@@ -96,12 +97,12 @@ inline const Rendezvous& meet(uint32_t value, SiteId site, bool orders_memory) {
   Cta& c = cta();
   Thread& thread = self();
   Rendezvous& meeting = c.warp[static_cast<size_t>(thread.warp())].rendezvous[thread.rendezvous ^= 1];
-  const Primitive primitive = engine.sites[site].primitive;
+  const Primitive primitive = launch.sites[site].primitive;
   if (meeting.arrived == 0) {
     meeting.primitive = primitive;
     meeting.site = site;
   } else if (meeting.primitive != primitive || meeting.site != site) {
-    hazard(Hazard::divergence, site, "other lanes of the warp are at " + engine.sites.text(meeting.site), meeting.site);
+    hazard(Hazard::divergence, site, "other lanes of the warp are at " + launch.sites.text(meeting.site), meeting.site);
   }
   meeting.values[thread.lane()] = value;
   if (++meeting.arrived < 32) {
@@ -109,8 +110,8 @@ inline const Rendezvous& meet(uint32_t value, SiteId site, bool orders_memory) {
     return meeting;
   }
   meeting.arrived = 0;
-  if (orders_memory) {
-    static thread_local Gathering joint;
+  if (orders_memory && launch.checked()) {
+    Gathering& joint = engine().joint;
     joint.clear(c.agents);
     Thread* first = &c.thread[static_cast<size_t>(thread.warp() * 32)];
     for (int lane = 0; lane < 32; ++lane) joint.add(first[lane].knowledge, c.agents);
@@ -125,20 +126,20 @@ inline const Rendezvous& meet(uint32_t value, SiteId site, bool orders_memory) {
 }
 
 ATTNBENCH_OUT_OF_LINE void warp_sync(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::warp_sync, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  const SiteId site = visit(Primitive::warp_sync, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   meet(0, site, true);
 }
 
 // NOTE: shuffles and votes synchronize the lanes but order no memory (PTX ISA, "shfl.sync"; bar.warp.sync does).
 ATTNBENCH_OUT_OF_LINE uint32_t shuffle(uint32_t value, int source_lane, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::shuffle, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) source_lane = self().lane();
+  const SiteId site = visit(Primitive::shuffle, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) source_lane = self().lane();
   return meet(value, site, false).values[source_lane & 31];
 }
 
 ATTNBENCH_OUT_OF_LINE bool any_sync(bool predicate, Where where) {
-  const Rendezvous& meeting = meet(predicate, engine.sites.visit(Primitive::any_sync, where), false);
+  const Rendezvous& meeting = meet(predicate, visit(Primitive::any_sync, where), false);
   for (uint32_t value : meeting.values) {
     if (value) return true;
   }
@@ -147,7 +148,7 @@ ATTNBENCH_OUT_OF_LINE bool any_sync(bool predicate, Where where) {
 
 // The same lane for a whole launch, and any lane: the choice is the hardware's.
 ATTNBENCH_OUT_OF_LINE bool elect_one(Where where) {
-  engine.sites.visit(Primitive::elect_one, where);
+  visit(Primitive::elect_one, where);
   return self().lane() == cta().elected_lane;
 }
 
@@ -165,8 +166,8 @@ inline bool reallocates(SiteId site) {
 inline Warp& own_warp() { return cta().warp[static_cast<size_t>(self().warp())]; }
 
 ATTNBENCH_OUT_OF_LINE void setmaxnreg_dec(int registers, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::setmaxnreg_dec, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
+  const SiteId site = visit(Primitive::setmaxnreg_dec, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
   Warp& warp = own_warp();
   if (registers > warp.registers) {
     hazard(Hazard::registers, site, format("lowers %d registers to %d", warp.registers, registers));
@@ -177,8 +178,8 @@ ATTNBENCH_OUT_OF_LINE void setmaxnreg_dec(int registers, Where where) {
 }
 
 ATTNBENCH_OUT_OF_LINE void setmaxnreg_inc(int registers, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::setmaxnreg_inc, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
+  const SiteId site = visit(Primitive::setmaxnreg_inc, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP) || !reallocates(site)) return;
   Warp& warp = own_warp();
   if (registers < warp.registers) {
     hazard(Hazard::registers, site, format("raises %d registers to %d", warp.registers, registers));

@@ -39,6 +39,12 @@ inline void for_each_box_row(const TensorMap& map, const int (&at)[4], Visit vis
   }
 }
 
+// Bytes of a box row from element `first` on that lie in the tensor.
+inline uint64_t inside_bytes(const TensorMap& map, int64_t first) {
+  const int64_t begin = std::max<int64_t>(first, 0), end = std::min<int64_t>(first + map.box[0], map.sizes[0]);
+  return begin < end ? static_cast<uint64_t>((end - begin) * element_bytes(map.element)) : 0;
+}
+
 // Copies one box row between global memory and the 16-byte chunks of its swizzled place in shared memory.
 inline void copy_row_in(const TensorMap& map, const unsigned char* row, int64_t first, uint32_t destination) {
   const int bytes = element_bytes(map.element);
@@ -69,13 +75,13 @@ inline bool valid_copy(const TensorMap& map, uint32_t shared_address, SiteId sit
 
 ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0,
                                        int c1, int c2, int c3, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::tma_load_4d, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
+  const SiteId site = visit(Primitive::tma_load_4d, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
   MBarrier* barrier = find_barrier(barrier_address, site);
   if (!barrier || !valid_copy(*map, destination, site)) return;
   Cta& c = cta();
-  if (self().knowledge.fenced(barrier->initializer) < barrier->init_time) {
+  if (launch.checked() && self().knowledge.fenced(barrier->initializer) < barrier->init_time) {
     hazard(
         Hazard::proxy_fence, site,
         "completes on " + barrier_text(*barrier) + ", whose initialization no fence_mbarrier_init made visible to TMA",
@@ -89,17 +95,21 @@ ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* ma
     write_block(block, granules, {number, agent, site, ALL_BYTES, false});
   });
   ++self().time();
-  std::memset(c.shared + destination, POISON_BYTE, bytes);
+  if (launch.checked()) std::memset(c.shared + destination, POISON_BYTE, bytes);
   barrier->undelivered.push_back(number);
   c.loads.push_back({*map, destination, index, number, {c0, c1, c2, c3}, site});
-  ++engine.statistics.tma_loads;
+  ++engine().statistics.tma_loads;
   post(Event::load, static_cast<int>(c.loads.size()) - 1);
 }
 
 inline void deliver_load(Load& load) {
+  uint64_t bytes = 0;
   for_each_box_row(load.map, load.coordinates, [&](const unsigned char* row, uint32_t offset, int64_t first) {
     copy_row_in(load.map, row, first, load.destination + offset);
+    if (row) bytes += inside_bytes(load.map, first);
   });
+  engine().counted.counts.global_read_bytes += bytes;
+  engine().counted.tensor(load.map.base).read_bytes += bytes;
   MBarrier& barrier = cta().barrier[static_cast<size_t>(load.barrier)];
   auto& missing = barrier.undelivered;
   missing.erase(std::find(missing.begin(), missing.end(), load.number));
@@ -131,9 +141,9 @@ inline StoreQueue* own_stores(SiteId site) {
 
 ATTNBENCH_OUT_OF_LINE void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3,
                                         Where where) {
-  const SiteId site = engine.sites.visit(Primitive::tma_store_4d, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
+  const SiteId site = visit(Primitive::tma_store_4d, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
   StoreQueue* stores = own_stores(site);
   if (!stores || !valid_copy(*map, source, site)) return;
   const Agent agent = static_cast<Agent>(STORE_AGENT + stores->slot);
@@ -141,12 +151,12 @@ ATTNBENCH_OUT_OF_LINE void tma_store_4d(const TensorMap* map, uint32_t source, i
     read_block(block, granules, {stores->committed + 1, agent, site, ALL_BYTES, false});
   });
   stores->open.push_back({*map, source, {c0, c1, c2, c3}, site, {}});
-  ++engine.statistics.tma_stores;
+  ++engine().statistics.tma_stores;
 }
 
 ATTNBENCH_OUT_OF_LINE void bulk_commit_group(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::bulk_commit_group, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  const SiteId site = visit(Primitive::bulk_commit_group, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   StoreQueue* stores = own_stores(site);
   if (!stores) return;
   stores->groups.push_back(std::move(stores->open));
@@ -174,13 +184,17 @@ inline void deliver_store_write(Thread& thread) {
   for (const Store& store : stores.groups.front()) {
     const TensorMap& map = store.map;
     const int bytes = element_bytes(map.element);
+    uint64_t written = 0;
     for_each_box_row(map, store.coordinates, [&](unsigned char* row, uint32_t offset, int64_t first) {
+      if (row) written += inside_bytes(map, first);
       for (int i = 0; row && i < map.box[0]; ++i) {
         if (first + i < 0 || first + i >= map.sizes[0]) continue;
         std::memcpy(row + (first + i) * bytes, store.captured.data() + offset + static_cast<uint32_t>(i * bytes),
                     static_cast<size_t>(bytes));
       }
     });
+    engine().counted.counts.global_write_bytes += written;
+    engine().counted.tensor(map.base).write_bytes += written;
   }
   stores.groups.pop_front();
   ++stores.written;
@@ -189,10 +203,10 @@ inline void deliver_store_write(Thread& thread) {
 
 // Waits until at most `pending` of the thread's groups have not read (or, with `written`, not written) yet.
 ATTNBENCH_OUT_OF_LINE void bulk_wait_group(int pending, bool written, Where where) {
-  const SiteId site = engine.sites.visit(written ? Primitive::bulk_wait_group : Primitive::bulk_wait_group_read, where);
+  const SiteId site = visit(written ? Primitive::bulk_wait_group : Primitive::bulk_wait_group_read, where);
   before_blocking();
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
   Thread& thread = self();
   if (thread.stores) {
     StoreQueue& stores = *thread.stores;

@@ -13,12 +13,6 @@
 
 namespace attnbench::emulation {
 
-// Dynamic shared memory a CTA may have on compute capability 9.0 (CUDA C++ Programming Guide, "Compute Capabilities"),
-// after the 1 KiB that the system keeps for itself at address 0.
-constexpr uint32_t SHARED_BASE = 1024;
-constexpr uint32_t SHARED_LIMIT_BYTES = 232448;
-constexpr uint32_t BLOCKS = (SHARED_BASE + SHARED_LIMIT_BYTES) / BLOCK_BYTES;
-constexpr uint32_t GRANULES = BLOCKS * BLOCK_GRANULES;
 constexpr int REGISTER_FILE = 65536;  // 32-bit registers of a multiprocessor
 constexpr int NAMED_BARRIERS = 16;
 constexpr unsigned char POISON_BYTE = 0xff;        // a NaN in fp16, bf16 and e4m3
@@ -101,9 +95,36 @@ struct StoreQueue {
 // every thread has waited for the last one.
 struct Accumulator {
   int columns = 0;
-  int threads_out = 0;          // that have not yet taken their fragment back
-  uint32_t last_operation = 0;  // number of the last wgmma on it
-  std::vector<float> value;     // 64 x columns
+  int threads_out = 0;  // that have not yet taken their fragment back
+  // 64 x columns, row by row. NOTE: room for any number of columns: a mutated kernel may name it again with more.
+  std::vector<float> value = std::vector<float>(64 * 256);
+};
+
+// A CTA's accumulators; each is used again once no thread has a part in it.
+class Accumulators {
+ public:
+  Accumulator* take(int columns, int threads) {
+    if (free_.empty()) {
+      all_.push_back(std::make_unique<Accumulator>());
+      free_.push_back(all_.back().get());
+    }
+    Accumulator* taken = free_.back();
+    free_.pop_back();
+    taken->columns = columns;
+    taken->threads_out = threads;
+    return taken;
+  }
+  void returned(Accumulator* accumulator) {
+    if (--accumulator->threads_out == 0) free_.push_back(accumulator);
+  }
+  void take_all_back() {
+    free_.clear();
+    for (auto& accumulator : all_) free_.push_back(accumulator.get());
+  }
+
+ private:
+  std::vector<std::unique_ptr<Accumulator>> all_;
+  std::vector<Accumulator*> free_;
 };
 
 // What the first warp's reads of a wgmma operand met, so that the next warp need not go through all of it again.
@@ -119,22 +140,59 @@ struct WgmmaOperation {
   bool transpose_a, transpose_b, from_registers, accumulate;
   uint64_t descriptor_a, descriptor_b;
   SiteId site;
-  std::shared_ptr<Accumulator> accumulator;
-  int issued = 0;
-  bool executed = false;
+  Accumulator* accumulator;
+  int issued;
+  bool executed;
   const uint32_t* fragment_a[128];  // where each thread keeps its A fragment
   uint32_t issued_fragment_a[128][4];
   OperandReads reads_a, reads_b;
 };
 
+// The wgmma of a warpgroup that have not been executed, by number. Their places are used again: they are large.
+class OperationQueue {
+ public:
+  uint32_t first() const { return first_; }
+  uint32_t end() const { return end_; }
+  WgmmaOperation& operator[](uint32_t number) { return *ring_[number % ring_.size()]; }
+
+  // The next one, with what the one in its place before had.
+  WgmmaOperation& append() {
+    if (end_ - first_ == ring_.size()) grow();
+    return (*this)[end_++];
+  }
+  void drop_first() { ++first_; }
+  void clear() { first_ = end_ = 0; }
+
+ private:
+  void grow() {
+    std::vector<std::unique_ptr<WgmmaOperation>> larger(std::max<size_t>(32, 2 * ring_.size()));
+    for (uint32_t number = first_; number != end_; ++number) {
+      larger[number % larger.size()] = std::move(ring_[number % ring_.size()]);
+    }
+    for (auto& place : larger) {
+      if (!place) place = std::make_unique<WgmmaOperation>();
+    }
+    ring_ = std::move(larger);
+  }
+  std::vector<std::unique_ptr<WgmmaOperation>> ring_ = {};
+  uint32_t first_ = 0, end_ = 0;
+};
+
 // The tensor work of one warpgroup, in program order.
 struct Warpgroup {
-  std::deque<WgmmaOperation> operations;
-  uint32_t first_operation = 0;      // number of operations.front()
+  OperationQueue operations;
   std::vector<uint32_t> group_ends;  // operation number after each commit group
   std::vector<int> group_commits;    // threads that have committed it
   uint32_t groups_done = 0;
   WaitList waiters;
+
+  void begin() {
+    operations.clear();
+    group_ends.clear();
+    group_commits.clear();
+    groups_done = 0;
+    waiters.clear();
+  }
 };
 
 // What a thread remembers of an accumulator (or A fragment) it has used: enough to tell whether it touched the
@@ -149,7 +207,7 @@ struct RegisterUse {
 
 struct InFlight {
   float* registers;
-  std::shared_ptr<Accumulator> accumulator;
+  Accumulator* accumulator;
   uint32_t last_operation;
 };
 
@@ -185,7 +243,18 @@ struct Rendezvous {
   WaitList waiters;
 };
 
+// A wait that has ended: for a phase of an mbarrier, or a generation of a named barrier (-1 - its number).
+struct WaitKey {
+  int object = 0;
+  uint32_t phase = 0;
+  bool operator==(const WaitKey& other) const { return object == other.object && phase == other.phase; }
+};
+
 struct Warp {
+  static constexpr int WAITS = 8;
+  WaitKey waits[WAITS];  // the last that lanes of it went through
+  int next_wait = 0;
+  bool waited = false;
   uint32_t ready = 0;  // lanes that can run
   Rendezvous rendezvous[2];
   int registers = 0;  // per thread
@@ -200,6 +269,7 @@ struct Event {
 
 struct Cta {
   SnapshotPool snapshots;
+  Accumulators accumulators;
   int block = 0, threads = 0, warps = 0, agents = 0;
   uint32_t shared_end = 0;  // first address past the launch's shared memory
   int alive = 0;

@@ -6,7 +6,7 @@
 namespace attnbench::emulation {
 
 inline std::string waiting_text(const Waiting& waiting) {
-  const std::string at = engine.sites.text(waiting.site);
+  const std::string at = launch.sites.text(waiting.site);
   switch (waiting.what) {
     case Waiting::mbarrier: {
       const MBarrier& barrier = cta().barrier[static_cast<size_t>(waiting.object)];

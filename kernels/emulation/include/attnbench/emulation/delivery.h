@@ -28,9 +28,9 @@ inline void execute_event(size_t index) {
 inline bool deliver(bool idle) {
   Cta& c = cta();
   bool any = false;
-  if (engine.config.delivery != ATTNBENCH_DELIVERY_LAZY) {
+  if (launch.config.delivery != ATTNBENCH_DELIVERY_LAZY) {
     for (size_t i = 0; i < c.events.size();) {
-      if (c.events[i].due > engine.step) {
+      if (c.events[i].due > engine().step) {
         ++i;
         continue;
       }
@@ -39,7 +39,7 @@ inline bool deliver(bool idle) {
     }
   }
   if (!any && idle && !c.events.empty()) {
-    execute_event(engine.random.below(static_cast<uint32_t>(c.events.size())));
+    execute_event(engine().random.below(static_cast<uint32_t>(c.events.size())));
     any = true;
   }
   return any;

@@ -9,7 +9,7 @@ namespace attnbench::emulation {
 
 inline void finish_thread() {
   Thread& thread = self();
-  const SiteId site = engine.sites.visit(Primitive::thread_exit, Where{"exit", thread.warp()});
+  const SiteId site = visit(Primitive::thread_exit, Where{"exit", thread.warp()});
   if (!thread.in_flight.empty() || thread.operations != thread.operations_committed) {
     hazard(thread.operations != thread.operations_committed ? Hazard::commit : Hazard::in_flight_at_exit, site,
            "exits with wgmma that were never committed or waited for");
@@ -19,7 +19,7 @@ inline void finish_thread() {
     const uint32_t known = thread.knowledge.bulk_groups;
     if (!stores.open.empty()) {
       hazard(Hazard::bulk_group, site,
-             "exits with a bulk store that was never committed: " + engine.sites.text(stores.open[0].site));
+             "exits with a bulk store that was never committed: " + launch.sites.text(stores.open[0].site));
     } else if (known < stores.committed) {
       hazard(Hazard::in_flight_at_exit, site, "exits while bulk stores may still read shared memory (no wait_group)");
     }
@@ -29,7 +29,7 @@ inline void finish_thread() {
 }
 
 inline void thread_main() {
-  engine.kernel();
+  launch.kernel();
   finish_thread();
   switch_out();
   std::abort();  // a finished thread is never resumed
@@ -46,7 +46,7 @@ inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
   c.alive = threads;
   c.dead = false;
   c.register_pool = 0;
-  c.elected_lane = engine.config.delivery == ATTNBENCH_DELIVERY_RANDOM ? static_cast<int>(engine.random.below(32)) : 0;
+  c.elected_lane = launch.config.delivery == ATTNBENCH_DELIVERY_RANDOM ? static_cast<int>(engine().random.below(32)) : 0;
   c.barrier.clear();
   c.barrier.reserve(MAX_BARRIERS);
   c.barrier_at.assign((SHARED_BASE + SHARED_LIMIT_BYTES) / 8 + 2, -1);
@@ -74,7 +74,9 @@ inline void reset_threads(Cta& c) {
   if (!c.stacks || c.stacks->count() < c.threads) c.stacks = std::make_unique<FiberStacks>(c.threads);
   if (static_cast<int>(c.thread.size()) != c.threads) c.thread = std::vector<Thread>(static_cast<size_t>(c.threads));
   c.warp.assign(static_cast<size_t>(c.warps), Warp{});
-  c.warpgroup.assign(static_cast<size_t>((c.warps + 3) / 4), Warpgroup{});
+  c.warpgroup.resize(static_cast<size_t>((c.warps + 3) / 4));
+  for (Warpgroup& group : c.warpgroup) group.begin();
+  c.accumulators.take_all_back();
   for (int i = 0; i < c.threads; ++i) {
     Thread& thread = c.thread[static_cast<size_t>(i)];
     thread.index = i;
@@ -97,7 +99,7 @@ inline void reset_threads(Cta& c) {
 
 inline void check_cta_end() {
   Cta& c = cta();
-  const SiteId site = engine.sites.visit(Primitive::thread_exit, Where{"exit", -1});
+  const SiteId site = visit(Primitive::thread_exit, Where{"exit", -1});
   for (const MBarrier& barrier : c.barrier) {
     if (!barrier.undelivered.empty()) {
       hazard(Hazard::in_flight_at_exit, site, "TMA loads for " + barrier_text(barrier) + " are still in flight");

@@ -19,20 +19,20 @@ inline MBarrier* find_barrier(uint32_t address, SiteId site) {
     return nullptr;
   }
   MBarrier& barrier = c.barrier[static_cast<size_t>(index)];
-  if (engine.thread && self().knowledge.happened(barrier.initializer) < barrier.init_time) {
+  if (engine().thread && launch.checked() && self().knowledge.happened(barrier.initializer) < barrier.init_time) {
     hazard(Hazard::race, site,
            "uses " + barrier_text(barrier) + ", not ordered after its initialization (" +
-               engine.sites.place(barrier.init_site) + ")",
+               launch.sites.place(barrier.init_site) + ")",
            barrier.init_site);
   }
   return &barrier;
 }
 
 ATTNBENCH_OUT_OF_LINE void mbarrier_init(uint32_t address, uint32_t count, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::mbarrier_init, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) --count;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_MORE)) ++count;
+  const SiteId site = visit(Primitive::mbarrier_init, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_LESS)) --count;
+  if (mutated(site, ATTNBENCH_MUTATION_MORE)) ++count;
   Cta& c = cta();
   if (address % 8 != 0 || count == 0) {
     hazard(Hazard::mbarrier, site, format("address 0x%x (8-byte aligned?), count %u (above 0?)", address, count));
@@ -62,10 +62,10 @@ ATTNBENCH_OUT_OF_LINE void mbarrier_init(uint32_t address, uint32_t count, Where
 
 // fence.mbarrier_init and fence.proxy.async both make an initialization visible to the TMA unit here.
 ATTNBENCH_OUT_OF_LINE void fence_mbarrier_init(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::fence_mbarrier_init, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  const SiteId site = visit(Primitive::fence_mbarrier_init, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
-  thread.knowledge.fence();
+  if (launch.checked()) thread.knowledge.fence();
 }
 
 inline void complete_phase_if_due(MBarrier& barrier) {
@@ -89,21 +89,21 @@ inline void arrive_on(MBarrier& barrier, SiteId site) {
 }
 
 ATTNBENCH_OUT_OF_LINE void mbarrier_arrive(uint32_t address, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::mbarrier_arrive, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, static_cast<int>(address), 0)) return;
+  const SiteId site = visit(Primitive::mbarrier_arrive, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP) || arrived_early(site, static_cast<int>(address), 0)) return;
   MBarrier* barrier = find_barrier(address, site);
   if (!barrier) return;
   arrive_on(*barrier, site);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_TWICE)) arrive_on(*barrier, site);
+  if (mutated(site, ATTNBENCH_MUTATION_TWICE)) arrive_on(*barrier, site);
 }
 
 ATTNBENCH_OUT_OF_LINE void mbarrier_arrive_expect_tx(uint32_t address, uint32_t bytes, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::mbarrier_arrive_expect_tx, where);
+  const SiteId site = visit(Primitive::mbarrier_arrive_expect_tx, where);
   MBarrier* barrier = find_barrier(address, site);
   if (!barrier) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) bytes = 0;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_LESS)) bytes /= 2;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_MORE)) bytes *= 2;
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) bytes = 0;
+  if (mutated(site, ATTNBENCH_MUTATION_LESS)) bytes /= 2;
+  if (mutated(site, ATTNBENCH_MUTATION_MORE)) bytes *= 2;
   barrier->transaction_bytes += bytes;
   arrive_on(*barrier, site);
 }
@@ -112,15 +112,15 @@ ATTNBENCH_OUT_OF_LINE void mbarrier_arrive_expect_tx(uint32_t address, uint32_t 
 constexpr uint32_t SPURIOUS_ONE_IN = 6;
 
 ATTNBENCH_OUT_OF_LINE bool mbarrier_try_wait_parity(uint32_t address, uint32_t parity, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::mbarrier_try_wait_parity, where);
+  const SiteId site = visit(Primitive::mbarrier_try_wait_parity, where);
   before_blocking();
   MBarrier* barrier = find_barrier(address, site);
   if (!barrier) return true;
   if (parity > 1) hazard(Hazard::mbarrier, site, format("parity %u is neither 0 nor 1", parity));
-  if (engine.mutated(site, ATTNBENCH_MUTATION_FLIP_PARITY)) parity ^= 1;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return true;
-  if (engine.random.below(SPURIOUS_ONE_IN) == 0) {
-    ++engine.statistics.spurious;
+  if (mutated(site, ATTNBENCH_MUTATION_FLIP_PARITY)) parity ^= 1;
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return true;
+  if (engine().random.below(SPURIOUS_ONE_IN) == 0) {
+    ++engine().statistics.spurious;
     yield();
     return false;
   }
@@ -130,6 +130,7 @@ ATTNBENCH_OUT_OF_LINE bool mbarrier_try_wait_parity(uint32_t address, uint32_t p
     if ((barrier->phase & 1) == parity) return false;
   }
   acquire(barrier->completed);
+  count_wait(WaitKey{cta().barrier_at[address / 8], barrier->phase});
   after_blocking();
   return true;
 }

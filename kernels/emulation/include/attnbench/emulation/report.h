@@ -3,10 +3,14 @@
 
 #include <attnbench/emulation.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -62,6 +66,8 @@ enum class Primitive : uint8_t {
   thread_exit,
 };
 
+constexpr size_t PRIMITIVES = static_cast<size_t>(Primitive::thread_exit) + 1;
+
 inline const char* name_of(Primitive primitive) {
   static const char* const names[] = {"mbarrier_init",
                                       "fence_mbarrier_init",
@@ -99,7 +105,7 @@ inline const char* name_of(Primitive primitive) {
 
 using SiteId = uint16_t;
 
-// All call sites seen, found again by (primitive, file, line) in an open-addressed table.
+// All call sites seen, found again by (primitive, file, line) in an open-addressed table. Several threads may look.
 class Sites {
  public:
   struct Site {
@@ -107,28 +113,26 @@ class Sites {
     Where where;
     uint64_t calls;
   };
+  static constexpr size_t MOST = 2048;  // a kernel has some hundred sites
 
-  Sites() : slots_(SLOTS, EMPTY) {}
+  Sites() : slots_(SLOTS), sites_(MOST) {
+    for (auto& slot : slots_) slot.store(EMPTY, std::memory_order_relaxed);
+  }
 
-  SiteId visit(Primitive primitive, Where where) {
+  SiteId find(Primitive primitive, Where where) {
     const auto key = reinterpret_cast<uintptr_t>(where.file) * 31 + static_cast<uintptr_t>(where.line) * 64 +
                      static_cast<uintptr_t>(primitive);
     for (size_t slot = (key * 0x9e3779b97f4a7c15ull) >> 52;; slot = (slot + 1) % SLOTS) {
-      if (slots_[slot] == EMPTY) {
-        slots_[slot] = static_cast<SiteId>(sites_.size());
-        sites_.push_back({primitive, where, 1});
-        return slots_[slot];
-      }
-      Site& site = sites_[slots_[slot]];
-      if (site.primitive == primitive && site.where.line == where.line && site.where.file == where.file) {
-        ++site.calls;
-        return slots_[slot];
-      }
+      const SiteId known = slots_[slot].load(std::memory_order_acquire);
+      if (known == EMPTY) return add(primitive, where, slot);
+      const Site& site = sites_[known];
+      if (site.primitive == primitive && site.where.line == where.line && site.where.file == where.file) return known;
     }
   }
 
+  void count(SiteId id, uint64_t calls) { sites_[id].calls += calls; }
   const Site& operator[](SiteId id) const { return sites_[id]; }
-  size_t size() const { return sites_.size(); }
+  size_t size() const { return size_; }
 
   // "wgmma_ss (fwd_ws.cu:120)"
   std::string text(SiteId id) const { return std::string(name_of(sites_[id].primitive)) + " (" + place(id) + ")"; }
@@ -140,10 +144,28 @@ class Sites {
   }
 
  private:
-  static constexpr size_t SLOTS = 4096;  // 2^12, hence the shift by 52; a kernel has some hundred sites
+  SiteId add(Primitive primitive, Where where, size_t slot) {
+    {
+      const std::lock_guard<std::mutex> lock(adding_);
+      if (slots_[slot].load(std::memory_order_relaxed) == EMPTY) {
+        if (size_ == MOST) {
+          std::fprintf(stderr, "attnbench emulation: more than %zu call sites: raise Sites::MOST\n", MOST);
+          std::abort();
+        }
+        sites_[size_] = {primitive, where, 0};
+        slots_[slot].store(static_cast<SiteId>(size_), std::memory_order_release);
+        return static_cast<SiteId>(size_++);
+      }
+    }
+    return find(primitive, where);  // another thread has taken the slot
+  }
+
+  static constexpr size_t SLOTS = 4096;  // 2^12, hence the shift by 52
   static constexpr SiteId EMPTY = 0xffff;
-  std::vector<SiteId> slots_;
+  std::vector<std::atomic<SiteId>> slots_;
   std::vector<Site> sites_;
+  size_t size_ = 0;
+  std::mutex adding_;
 };
 
 // Kinds of hazard; the numbers stand in a launch's status (ATTNBENCH_HOST_ERROR_BASE + kind).
@@ -184,11 +206,15 @@ class Report {
   bool empty() const { return lines_.empty(); }
   Hazard first() const { return lines_.empty() ? Hazard::none : lines_[0].hazard; }
 
-  void add(Hazard hazard, SiteId site, int other_site, std::string place, std::string text) {
-    for (const Line& line : lines_) {
-      if (line.hazard == hazard && line.site == site && line.other_site == other_site) return;
-    }
-    if (lines_.size() < LIMIT) lines_.push_back({hazard, site, other_site, std::move(place), std::move(text)});
+  void add(uint64_t step, Hazard hazard, SiteId site, int other_site, std::string place, std::string text) {
+    add({step, hazard, site, other_site, std::move(place), std::move(text)});
+  }
+
+  // Takes what another engine found; `keep_first`: of all only the earliest stays.
+  void merge(const Report& other, bool keep_first) {
+    for (const Line& line : other.lines_) add(line);
+    std::stable_sort(lines_.begin(), lines_.end(), [](const Line& a, const Line& b) { return a.step < b.step; });
+    if (keep_first && lines_.size() > 1) lines_.erase(lines_.begin() + 1, lines_.end());
   }
 
   std::string text() const {
@@ -201,11 +227,18 @@ class Report {
 
  private:
   struct Line {
+    uint64_t step;
     Hazard hazard;
     SiteId site;
     int other_site;
     std::string place, text;
   };
+  void add(Line line) {
+    for (const Line& known : lines_) {
+      if (known.hazard == line.hazard && known.site == line.site && known.other_site == line.other_site) return;
+    }
+    if (lines_.size() < LIMIT) lines_.push_back(std::move(line));
+  }
   static constexpr size_t LIMIT = 64;
   std::vector<Line> lines_;
 };

@@ -1,27 +1,21 @@
-// Runs a grid: chooses among CTAs, warps and lanes.
+// Runs a grid: CTAs in flight together on threads of the host; within a CTA chooses among warps and lanes.
 #pragma once
 
 #include <attnbench/emulation/deadlock.h>
 
+#include <thread>
+
 namespace attnbench::emulation {
 
-// Runs the lanes of a warp that are ready now, each until it blocks.
-inline void run_warp(int index, bool backwards) {
-  Cta& c = cta();
-  Warp& warp = c.warp[static_cast<size_t>(index)];
-  uint32_t lanes = warp.ready;
-  ++engine.statistics.steps;
-  ++engine.step;
-  while (lanes != 0 && !engine.stop && !c.dead) {
-    const int lane = backwards ? 31 - __builtin_clz(lanes) : __builtin_ctz(lanes);
-    lanes &= ~(1u << lane);
-    warp.ready &= ~(1u << lane);
-    Thread& thread = c.thread[static_cast<size_t>(index * 32 + lane)];
-    engine.thread = &thread;
-    ++engine.statistics.switches;
-    fiber_switch(engine.scheduler, thread.fiber);
-    engine.thread = nullptr;
-  }
+// Runs the lanes of a warp that are ready now, each until it blocks; each hands over to the next (switch_out).
+inline void run_warp(int index) {
+  Engine& own = engine();
+  ++own.statistics.steps;
+  ++own.step;
+  own.lanes = own.cta.warp[static_cast<size_t>(index)].ready;
+  own.thread = &next_lane(index);
+  fiber_switch(own.scheduler, own.thread->fiber);
+  own.thread = nullptr;
 }
 
 // Warp orders a seed chooses from: any order, low warps first, high warps first.
@@ -34,18 +28,18 @@ inline int pick_warp(const Cta& c, Preference preference) {
   }
   if (count == 0) return -1;
   // One step in four departs from the preference, so that no warp is starved in lockstep.
-  if (preference == Preference::none || engine.random.below(4) == 0)
-    return ready[engine.random.below(static_cast<uint32_t>(count))];
+  if (preference == Preference::none || engine().random.below(4) == 0)
+    return ready[engine().random.below(static_cast<uint32_t>(count))];
   return preference == Preference::low ? ready[0] : ready[count - 1];
 }
 
 // Runs one step of the current CTA; false where it can do nothing.
-inline bool step_cta(Preference preference, bool backwards) {
+inline bool step_cta(Preference preference) {
   Cta& c = cta();
   deliver(false);
   const int warp = pick_warp(c, preference);
   if (warp >= 0) {
-    run_warp(warp, backwards);
+    run_warp(warp);
     return true;
   }
   return c.alive > 0 && deliver(true);
@@ -54,76 +48,112 @@ inline bool step_cta(Preference preference, bool backwards) {
 // A run of this many steps has lost its way: some hundred times what the largest test case takes.
 constexpr uint64_t DEFAULT_STEP_LIMIT = 200u * 1000 * 1000;
 
-inline void run_grid(int grid, int threads, uint32_t shared_bytes) {
-  const int resident = std::min(grid, std::max(engine.config.resident_ctas, 1));
-  const auto preference = static_cast<Preference>(engine.random.below(3));
-  const bool backwards = engine.random.below(2) != 0;
-  const uint64_t limit = engine.config.step_limit ? engine.config.step_limit : DEFAULT_STEP_LIMIT;
-  while (static_cast<int>(engine.slots.size()) < resident) engine.slots.push_back(std::make_unique<Cta>());
-  std::vector<Cta*> running;
-  int next = 0;
-  auto start = [&](Cta* c) {
-    engine.cta = c;
-    reset_cta(*c, next++, threads, shared_bytes);
-    reset_threads(*c);
-  };
-  for (int i = 0; i < resident; ++i) {
-    running.push_back(engine.slots[static_cast<size_t>(i)].get());
-    start(running.back());
-  }
-  while (!running.empty() && !engine.stop) {
-    const size_t chosen = running.size() == 1 ? 0 : engine.random.below(static_cast<uint32_t>(running.size()));
-    engine.cta = running[chosen];
-    if (!step_cta(preference, backwards) && cta().alive > 0 && !cta().dead) report_deadlock();
-    if (engine.step > limit && !engine.stop) {
-      hazard(Hazard::runaway, engine.sites.visit(Primitive::thread_exit, Where{"exit", -1}), "step limit reached");
-      return;
-    }
-    if (cta().dead) return;
-    if (cta().alive > 0) continue;
-    if (!engine.stop) {
-      check_cta_end();
-      while (deliver(true)) {
+// Starts the engine's next CTA, if there is one: with n engines every n-th is its own.
+inline bool start_cta(int block, int threads, uint32_t shared_bytes) {
+  if (block >= launch.grid) return false;
+  reset_cta(cta(), block, threads, shared_bytes);
+  reset_threads(cta());
+  return true;
+}
+
+// Runs the engine's CTAs one after another.
+inline void run_ctas(int threads, uint32_t shared_bytes) {
+  Engine& own = engine();
+  const auto preference = static_cast<Preference>(own.random.below(3));
+  own.backwards = own.random.below(2) != 0;
+  const uint64_t limit = launch.config.step_limit ? launch.config.step_limit : DEFAULT_STEP_LIMIT;
+  for (int block = own.slot; start_cta(block, threads, shared_bytes); block += launch.running) {
+    while (cta().alive > 0) {
+      launch.time.reach(own.slot, own.step);
+      if (!step_cta(preference) && cta().alive > 0 && !cta().dead) report_deadlock();
+      if (own.step > limit && !own.stop) {
+        hazard(Hazard::runaway, visit(Primitive::thread_exit, Where{"exit", -1}), "step limit reached");
+        return;
       }
+      if (cta().dead || own.stop || launch.time.stopped(own.step)) return;
     }
-    if (next < grid) {
-      start(running[chosen]);
-    } else {
-      running.erase(running.begin() + static_cast<long>(chosen));
+    check_cta_end();
+    while (deliver(true)) {
+    }
+    if (own.stop) return;
+  }
+}
+
+inline void run_engine(Engine& own, int threads, uint32_t shared_bytes) {
+  own_engine = &own;
+  run_ctas(threads, shared_bytes);
+  own.thread = nullptr;
+  launch.time.end(own.slot);
+  own_engine = nullptr;
+}
+
+inline void prepare_mutation() {
+  launch.early.clear();
+  if (launch.config.mutation != ATTNBENCH_MUTATION_EARLY) return;
+  for (const ArriveRecord& record : launch.arrives) {
+    if (record.site == launch.config.mutation_site && record.blocking_calls > 0) {
+      launch.early[early_key(record.block, record.thread, record.blocking_calls)].push_back(record);
     }
   }
 }
 
-inline void prepare_mutation() {
-  engine.early.clear();
-  if (engine.config.mutation == ATTNBENCH_MUTATION_NONE) {
-    engine.arrives.clear();
-    return;
-  }
-  if (engine.config.mutation != ATTNBENCH_MUTATION_EARLY) return;
-  for (const ArriveRecord& record : engine.arrives) {
-    if (record.site == engine.config.mutation_site && record.blocking_calls > 0) {
-      engine.early[early_key(record.block, record.thread, record.blocking_calls)].push_back(record);
+inline void prepare_engine(Engine& own, int slot) {
+  own.slot = slot;
+  own.statistics = {};
+  own.counted = {};
+  own.report.clear();
+  own.random = Random(launch.config.seed + static_cast<uint64_t>(slot) * 0xd1342543de82ef95ull);
+  own.step = 0;
+  own.stop = false;
+  own.arrives.clear();
+  std::fill(own.calls.begin(), own.calls.end(), 0);
+}
+
+// What the engines have found and counted becomes the launch's.
+inline void collect() {
+  launch.statistics = {};
+  launch.counted = {};
+  launch.report.clear();
+  if (launch.config.mutation == ATTNBENCH_MUTATION_NONE) launch.arrives.clear();
+  for (int slot = 0; slot < launch.running; ++slot) {
+    const Engine& own = *launch.engines[static_cast<size_t>(slot)];
+    AttnbenchEmulationStatistics& all = launch.statistics;
+    all.steps += own.statistics.steps;
+    all.switches += own.statistics.switches;
+    all.wgmma += own.statistics.wgmma;
+    all.tma_loads += own.statistics.tma_loads;
+    all.tma_stores += own.statistics.tma_stores;
+    all.mutated += own.statistics.mutated;
+    all.spurious += own.statistics.spurious;
+    launch.counted.add(own.counted);
+    launch.report.merge(own.report, launch.config.stop_at_first);
+    launch.arrives.insert(launch.arrives.end(), own.arrives.begin(), own.arrives.end());
+    for (size_t site = 0; site < launch.sites.size(); ++site) {
+      launch.sites.count(static_cast<SiteId>(site), own.calls[site]);
     }
   }
 }
 
 // Runs `kernel` in every thread of the grid. Returns the first hazard's kind, 0 where there is none.
 inline int run(std::function<void()> kernel, int grid, int threads, int shared_bytes) {
-  engine.report.clear();
-  engine.statistics = {};
-  engine.random = Random(engine.config.seed);
-  engine.step = 0;
-  engine.stop = false;
-  engine.grid = grid;
-  engine.kernel = std::move(kernel);
-  prepare_mutation();
+  launch.grid = grid;
+  launch.kernel = std::move(kernel);
   const bool valid = grid > 0 && threads > 0 && threads <= MAX_THREADS && threads % 32 == 0 && shared_bytes >= 0 &&
                      static_cast<uint32_t>(shared_bytes) <= SHARED_LIMIT_BYTES;
-  if (!valid) return static_cast<int>(Hazard::launch);
-  run_grid(grid, threads, static_cast<uint32_t>(shared_bytes));
-  engine.thread = nullptr;
-  return static_cast<int>(engine.report.first());
+  launch.running = valid ? std::min(grid, std::max(launch.config.resident_ctas, 1)) : 0;
+  prepare_mutation();
+  while (static_cast<int>(launch.engines.size()) < launch.running) launch.engines.push_back(std::make_unique<Engine>());
+  for (int slot = 0; slot < launch.running; ++slot) prepare_engine(*launch.engines[static_cast<size_t>(slot)], slot);
+  launch.time.begin(launch.running);
+  std::vector<std::thread> others;
+  for (int slot = 1; slot < launch.running; ++slot) {
+    others.emplace_back(
+        [=] { run_engine(*launch.engines[static_cast<size_t>(slot)], threads, static_cast<uint32_t>(shared_bytes)); });
+  }
+  if (valid) run_engine(*launch.engines[0], threads, static_cast<uint32_t>(shared_bytes));
+  for (std::thread& other : others) other.join();
+  collect();
+  return valid ? static_cast<int>(launch.report.first()) : static_cast<int>(Hazard::launch);
 }
 
 }  // namespace attnbench::emulation

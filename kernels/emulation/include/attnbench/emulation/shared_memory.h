@@ -18,7 +18,7 @@ inline std::string agent_text(Agent agent) {
 }
 
 inline std::string access_text(const Access& access) {
-  return engine.sites.text(access.site) + agent_text(access.agent);
+  return launch.sites.text(access.site) + agent_text(access.agent);
 }
 
 // False, after a report, where [address, address + bytes) is not all inside the launch's shared memory.
@@ -52,8 +52,6 @@ ATTNBENCH_OUT_OF_LINE void report_proxy(const Access& access, const Access& earl
          earlier.site);
 }
 
-inline uint64_t granule_bit(uint32_t address) { return uint64_t{1} << (address / GRANULE_BYTES % BLOCK_GRANULES); }
-
 template <typename Visit>
 inline void for_each_bit(uint64_t bits, Visit visit) {
   for (; bits != 0; bits &= bits - 1) visit(static_cast<uint32_t>(__builtin_ctzll(bits)));
@@ -84,6 +82,7 @@ inline void check_overwrite(const Access& access, const Access& earlier, uint32_
 
 // Adds to `met` whose data is read, each once.
 inline void read_block(uint32_t number, uint64_t granules, const Access& access, std::vector<Access>* met = nullptr) {
+  if (!launch.checked()) return;
   Cta& c = cta();
   Block& block = c.blocks[number];
   const auto meet = [&](const Access& writer) {
@@ -112,6 +111,7 @@ inline void report_barrier_overwritten(const Access& access, uint32_t address) {
 }
 
 inline void write_block(uint32_t number, uint64_t granules, const Access& access) {
+  if (!launch.checked()) return;
   Cta& c = cta();
   Block& block = c.blocks[number];
   for (const BlockAccess& writer : block.writers) {
@@ -139,29 +139,6 @@ inline void write_block(uint32_t number, uint64_t granules, const Access& access
   block.writers.add(access, granules);
 }
 
-// Granules of shared memory, by block.
-class GranuleSet {
- public:
-  void add(uint32_t address) {
-    const uint32_t block = address / BLOCK_BYTES;
-    if (granules_[block] == 0) blocks_[count_++] = block;
-    granules_[block] |= granule_bit(address);
-  }
-  void clear() {
-    for (int i = 0; i < count_; ++i) granules_[blocks_[i]] = 0;
-    count_ = 0;
-  }
-  template <typename Visit>
-  void each(Visit visit) const {
-    for (int i = 0; i < count_; ++i) visit(blocks_[i], granules_[blocks_[i]]);
-  }
-
- private:
-  uint64_t granules_[BLOCKS] = {};
-  uint32_t blocks_[BLOCKS];
-  int count_ = 0;
-};
-
 // Calls visit(block, granules) for each block that [address, address + bytes) touches; whole granules.
 template <typename Visit>
 inline void for_each_block(uint32_t address, uint32_t bytes, Visit visit) {
@@ -177,6 +154,7 @@ inline void for_each_block(uint32_t address, uint32_t bytes, Visit visit) {
 // ---- ordinary instructions: some bytes of one granule ----
 
 inline void read_granule(uint32_t address, const Access& access) {
+  if (!launch.checked()) return;
   Cta& c = cta();
   Block& block = c.blocks[address / BLOCK_BYTES];
   Granule& granule = c.granule[address / GRANULE_BYTES];
@@ -205,6 +183,7 @@ inline void set_apart(const BlockAccessList& from, uint64_t bit, uint16_t bytes,
 }
 
 inline void write_granule(uint32_t address, const Access& access) {
+  if (!launch.checked()) return;
   Cta& c = cta();
   Block& block = c.blocks[address / BLOCK_BYTES];
   Granule& granule = c.granule[address / GRANULE_BYTES];
@@ -271,7 +250,7 @@ inline void for_each_granule(uint32_t address, uint32_t bytes, Visit visit) {
 
 ATTNBENCH_OUT_OF_LINE void store_shared(uint32_t address, const void* value, uint32_t bytes, Primitive primitive,
                                         Where where) {
-  const SiteId site = engine.sites.visit(primitive, where);
+  const SiteId site = visit(primitive, where);
   if (address % bytes != 0)
     hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
   if (!in_bounds(site, address, bytes)) return;
@@ -283,7 +262,7 @@ ATTNBENCH_OUT_OF_LINE void store_shared(uint32_t address, const void* value, uin
 }
 
 ATTNBENCH_OUT_OF_LINE void load_shared(uint32_t address, void* value, uint32_t bytes, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::load_shared, where);
+  const SiteId site = visit(Primitive::load_shared, where);
   if (address % bytes != 0)
     hazard(Hazard::out_of_bounds, site, format("address 0x%x is not a multiple of %u", address, bytes));
   if (!in_bounds(site, address, bytes)) return;
@@ -294,18 +273,24 @@ ATTNBENCH_OUT_OF_LINE void load_shared(uint32_t address, void* value, uint32_t b
   std::memcpy(value, cta().shared + address, bytes);
 }
 
+inline void count_read(size_t bytes) { engine().counted.counts.global_read_bytes += bytes; }
+inline void count_write(size_t bytes) { engine().counted.counts.global_write_bytes += bytes; }
+
+// Comes before an atomic operation whose result depends on the order of CTAs.
+inline void wait_for_turn() { launch.time.wait(engine().slot, engine().step); }
+
 // Global addresses must be multiples of the access size.
 inline void check_aligned(const void* address, size_t bytes, Where where) {
   if (__builtin_expect(reinterpret_cast<uintptr_t>(address) % bytes == 0, 1)) return;
-  const SiteId site = engine.sites.visit(Primitive::store_global, where);
+  const SiteId site = visit(Primitive::store_global, where);
   hazard(Hazard::out_of_bounds, site, format("global address is not a multiple of %zu bytes", bytes));
 }
 
 // Makes what this thread knows to be written by ordinary stores visible to the async proxy.
 ATTNBENCH_OUT_OF_LINE void fence_proxy_async(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::fence_proxy_async_shared, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  self().knowledge.fence();
+  const SiteId site = visit(Primitive::fence_proxy_async_shared, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (launch.checked()) self().knowledge.fence();
 }
 
 }  // namespace attnbench::emulation

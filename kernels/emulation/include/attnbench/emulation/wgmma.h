@@ -22,15 +22,15 @@ struct WgmmaCall {
 
 inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained, bool mn_major, int extent,
                                   SiteId site, int first_kind) {
-  const int kind = engine.config.mutation - first_kind;
-  if (kind < 0 || kind > 4 || engine.config.mutation_site != site) return bits;
+  const int kind = launch.config.mutation - first_kind;
+  if (kind < 0 || kind > 4 || launch.config.mutation_site != site) return bits;
   uint64_t changed = bits;
   if (kind == 0) changed = (bits & ~uint64_t{0x3fff}) | ((bits + 2) & 0x3fff);
   if (kind == 1 && chained) changed = previous;
   if (kind == 2) changed += (bits >> 32 & 0x3fff) << 32;
   if (kind == 3 && uses_leading(Descriptor(bits), mn_major, extent)) changed += (bits >> 16 & 0x3fff) << 16;
   if (kind == 4) changed = (bits & ~(uint64_t{3} << 62)) | (uint64_t{2} << 62);
-  if (changed != bits) ++engine.statistics.mutated;
+  if (changed != bits) ++engine().statistics.mutated;
   return changed;
 }
 
@@ -56,14 +56,10 @@ inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, in
   operand_chunks(descriptor, mn_major, extent, chunks);
   reads.writes = 0;
   reads.writers.clear();
-  static thread_local GranuleSet touched;
-  for (int i = 0; i < chunk_count(extent); ++i) {
-    if (!in_bounds(site, chunks[i], GRANULE_BYTES)) {
-      touched.clear();
-      return;
-    }
-    touched.add(chunks[i]);
-  }
+  const auto bounds = std::minmax_element(chunks, chunks + chunk_count(extent));
+  if (!in_bounds(site, *bounds.first, GRANULE_BYTES) || !in_bounds(site, *bounds.second, GRANULE_BYTES)) return;
+  GranuleSet& touched = engine().touched;
+  for (int i = 0; i < chunk_count(extent); ++i) touched.add(chunks[i]);
   touched.each([&](uint32_t block, uint64_t granules) { read_block(block, granules, access, &reads.writers); });
   touched.clear();
   reads.descriptor = bits;
@@ -71,49 +67,48 @@ inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, in
   reads.writes = cta().writes;
 }
 
-inline void execute_operations(std::deque<WgmmaOperation>& operations, size_t first, size_t last);
+inline void execute_operations(Warpgroup& group, uint32_t first, uint32_t last);
 
 // The operation that the thread's next issue belongs to; made by the first of the 128 threads.
 inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* registers, SiteId site) {
   Thread& thread = self();
-  Warpgroup& group = own_warpgroup();
-  const size_t index = thread.operations - group.first_operation;
-  if (index == group.operations.size()) {
-    group.operations.push_back({call.element,
-                                call.columns,
-                                call.transpose_a,
-                                call.transpose_b,
-                                call.fragment_a != nullptr,
-                                call.accumulate,
-                                call.descriptor_a,
-                                call.descriptor_b,
-                                site,
-                                nullptr,
-                                0,
-                                false,
-                                {},
-                                {},
-                                {},
-                                {}});
-    WgmmaOperation& op = group.operations.back();
-    if (const InFlight* chain = find_in_flight(thread, registers)) {
-      op.accumulator = chain->accumulator;
-    } else {
-      op.accumulator = std::make_shared<Accumulator>();
-      op.accumulator->columns = call.columns;
-      op.accumulator->threads_out = WARPGROUP_THREADS;
-      op.accumulator->value.assign(static_cast<size_t>(WGMMA_ROWS * call.columns), 0.0f);
-    }
-    op.accumulator->last_operation = thread.operations;
+  OperationQueue& operations = own_warpgroup().operations;
+  if (thread.operations == operations.end()) {
+    WgmmaOperation& op = operations.append();
+    op.element = call.element;
+    op.columns = call.columns;
+    op.transpose_a = call.transpose_a;
+    op.transpose_b = call.transpose_b;
+    op.from_registers = call.fragment_a != nullptr;
+    op.accumulate = call.accumulate;
+    op.descriptor_a = call.descriptor_a;
+    op.descriptor_b = call.descriptor_b;
+    op.site = site;
+    op.issued = 0;
+    op.executed = false;
+    op.reads_a.writes = op.reads_b.writes = 0;
+    const InFlight* chain = find_in_flight(thread, registers);
+    op.accumulator = chain ? chain->accumulator : cta().accumulators.take(call.columns, WARPGROUP_THREADS);
     return op;
   }
-  WgmmaOperation& op = group.operations[index];
+  WgmmaOperation& op = operations[thread.operations];
   if (op.site != site || op.descriptor_b != call.descriptor_b || op.descriptor_a != call.descriptor_a ||
       op.columns != call.columns || op.accumulate != call.accumulate) {
     hazard(Hazard::divergence, site,
-           "other threads of the warpgroup issue another wgmma at " + engine.sites.text(op.site), op.site);
+           "other threads of the warpgroup issue another wgmma at " + launch.sites.text(op.site), op.site);
   }
   return op;
+}
+
+// Calls visit(first register, place in the accumulator) for each pair of registers of a thread, which lie side by side
+// in a row: accumulator_row and accumulator_column without the divisions.
+template <typename Visit>
+inline void for_each_register_pair(int thread, int columns, Visit visit) {
+  const int first = accumulator_row(thread, 0) * columns + accumulator_column(thread, 0);
+  for (int block = 0; block < columns / BLOCK_COLUMNS; ++block) {
+    visit(4 * block, first + block * BLOCK_COLUMNS);
+    visit(4 * block + 2, first + 8 * columns + block * BLOCK_COLUMNS);
+  }
 }
 
 // Takes the thread's accumulator registers into the tensor core: saves their values where they count, then poisons
@@ -132,20 +127,20 @@ inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32
       return;
     }
   }
-  check_accumulator_fence(thread, registers, words, op.accumulate, op.site);
+  if (launch.checked()) check_accumulator_fence(thread, registers, words, op.accumulate, op.site);
   if (op.accumulate) {
-    const int t = thread.index % WARPGROUP_THREADS;
-    for (int r = 0; r < words; ++r) {
-      op.accumulator->value[static_cast<size_t>(accumulator_row(t, r) * op.columns + accumulator_column(t, r))] =
-          registers[r];
-    }
+    float* value = op.accumulator->value.data();
+    for_each_register_pair(thread.index % WARPGROUP_THREADS, op.columns,
+                           [&](int r, int at) { std::memcpy(value + at, registers + r, 2 * sizeof(float)); });
   }
-  for (int r = 0; r < words; ++r) registers[r] = float_of(POISON_REGISTER);
+  if (launch.checked()) {
+    for (int r = 0; r < words; ++r) registers[r] = float_of(POISON_REGISTER);
+  }
   thread.in_flight.push_back({registers, op.accumulator, number});
 }
 
 ATTNBENCH_OUT_OF_LINE void wgmma_issue(WgmmaCall call, float* registers, Where where) {
-  const SiteId site = engine.sites.visit(call.fragment_a ? Primitive::wgmma_rs : Primitive::wgmma_ss, where);
+  const SiteId site = visit(call.fragment_a ? Primitive::wgmma_rs : Primitive::wgmma_ss, where);
   Thread& thread = self();
   const bool chained = find_in_flight(thread, registers) != nullptr;
   const uint64_t original_a = call.descriptor_a, original_b = call.descriptor_b;
@@ -162,20 +157,20 @@ ATTNBENCH_OUT_OF_LINE void wgmma_issue(WgmmaCall call, float* registers, Where w
   enter_accumulator(op, registers, thread.operations);
   const int t = thread.index % WARPGROUP_THREADS;
   if (call.fragment_a) {
-    check_fragment_fence(thread, call.fragment_a, site);
     op.fragment_a[t] = call.fragment_a;
-    std::memcpy(op.issued_fragment_a[t], call.fragment_a, 16);
+    if (launch.checked()) {
+      check_fragment_fence(thread, call.fragment_a, site);
+      std::memcpy(op.issued_fragment_a[t], call.fragment_a, 16);
+    }
   }
   // Once per warp: the warp's lanes are converged here (.aligned), and each lane's knowledge alone must do.
-  if (thread.lane() == 0) {
+  if (thread.lane() == 0 && launch.checked()) {
     if (!call.fragment_a) record_operand(op.reads_a, call.descriptor_a, call.transpose_a, WGMMA_ROWS, "A", site);
     record_operand(op.reads_b, call.descriptor_b, call.transpose_b, call.columns, "B", site);
   }
   ++thread.operations;
-  if (++op.issued == WARPGROUP_THREADS && engine.config.delivery == ATTNBENCH_DELIVERY_EAGER) {
-    Warpgroup& group = own_warpgroup();
-    const size_t index = thread.operations - 1 - group.first_operation;
-    execute_operations(group.operations, index, index + 1);
+  if (++op.issued == WARPGROUP_THREADS && launch.config.delivery == ATTNBENCH_DELIVERY_EAGER) {
+    execute_operations(own_warpgroup(), thread.operations - 1, thread.operations);
   }
 }
 
@@ -193,7 +188,7 @@ inline void check_fragment_untouched(const WgmmaOperation& op) {
 // Takes the operands of one more instruction to those gathered.
 inline void gather(const WgmmaOperation& op, Operands& operands) {
   if (op.from_registers) {
-    check_fragment_untouched(op);
+    if (launch.checked()) check_fragment_untouched(op);
     gather_fragment_a(op, operands.k, operands);
   } else {
     gather_a(op, operands.k, operands);
@@ -208,9 +203,23 @@ inline bool continues(const WgmmaOperation& op, const WgmmaOperation& next) {
          next.columns == op.columns && !next.executed;
 }
 
+inline Operands& own_operands() {
+  if (!engine().operands) engine().operands = std::make_shared<Operands>();
+  return *engine().operands;
+}
+
+inline void count_operation(const WgmmaOperation& op) {
+  ++engine().statistics.wgmma;
+  AttnbenchEmulationCounts& counts = engine().counted.counts;
+  counts.tensor_flops += uint64_t{2} * WGMMA_ROWS * static_cast<uint64_t>(op.columns * instruction_k(op.element));
+  const int rows_read = op.columns + (op.from_registers ? 0 : WGMMA_ROWS);
+  counts.wgmma_shared_bytes += static_cast<uint64_t>(rows_read * INSTRUCTION_K_BYTES);
+}
+
 // Executes operations `first` to `last` - 1 of the warpgroup, those that stand on one accumulator together.
-inline void execute_operations(std::deque<WgmmaOperation>& operations, size_t first, size_t last) {
-  static thread_local Operands operands;
+inline void execute_operations(Warpgroup& group, uint32_t first, uint32_t last) {
+  OperationQueue& operations = group.operations;
+  Operands& operands = own_operands();
   while (first < last) {
     WgmmaOperation& op = operations[first];
     if (op.executed) {
@@ -218,23 +227,23 @@ inline void execute_operations(std::deque<WgmmaOperation>& operations, size_t fi
       continue;
     }
     const bool truncated =
-        op.element == Element::e4m3 && engine.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED;
+        op.element == Element::e4m3 && launch.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED;
     const int most = truncated ? instruction_k(op.element) : MAX_STEPS;
     operands.k = 0;
     operands.columns = op.columns;
-    size_t next = first;
+    uint32_t next = first;
     do {
       gather(operations[next], operands);
       operations[next].executed = true;
-      ++engine.statistics.wgmma;
+      count_operation(operations[next]);
       ++next;
     } while (next < last && operands.k + instruction_k(op.element) <= most && continues(op, operations[next]));
-    std::vector<float>& value = op.accumulator->value;
-    if (!op.accumulate) std::fill(value.begin(), value.end(), 0.0f);
+    float* value = op.accumulator->value.data();
+    if (!op.accumulate) std::fill(value, value + WGMMA_ROWS * op.columns, 0.0f);
     if (truncated) {
-      multiply_accumulate_truncated(operands, value.data());
+      multiply_accumulate_truncated(operands, value);
     } else {
-      multiply_accumulate(operands, value.data());
+      multiply_accumulate(operands, value);
     }
     first = next;
   }
@@ -243,8 +252,8 @@ inline void execute_operations(std::deque<WgmmaOperation>& operations, size_t fi
 // The warpgroup's oldest committed group executes.
 inline void deliver_group(Warpgroup& group) {
   const uint32_t end = group.group_ends[group.groups_done];
-  execute_operations(group.operations, 0, end - group.first_operation);
-  for (; group.first_operation < end; ++group.first_operation) group.operations.pop_front();
+  execute_operations(group, group.operations.first(), end);
+  while (group.operations.first() < end) group.operations.drop_first();
   ++group.groups_done;
   wake(group.waiters);
 }
@@ -252,8 +261,8 @@ inline void deliver_group(Warpgroup& group) {
 // ---- commit and wait ----
 
 ATTNBENCH_OUT_OF_LINE void wgmma_commit_group(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::wgmma_commit_group, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  const SiteId site = visit(Primitive::wgmma_commit_group, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
   Warpgroup& group = own_warpgroup();
   if (thread.groups == group.group_ends.size()) {
@@ -272,25 +281,25 @@ ATTNBENCH_OUT_OF_LINE void wgmma_commit_group(Where where) {
 // Gives the thread its part of a finished accumulator.
 inline void return_fragment(const InFlight& entry, SiteId site) {
   Thread& thread = self();
-  const int words = entry.accumulator->columns / 2, t = thread.index % WARPGROUP_THREADS;
-  for (int r = 0; r < words; ++r) {
+  const int words = entry.accumulator->columns / 2;
+  for (int r = 0; launch.checked() && r < words; ++r) {
     if (bits_of(entry.registers[r]) != POISON_REGISTER) {
       hazard(Hazard::accumulator, site, format("accumulator register %d was written while in flight", r));
       break;
     }
   }
   const float* value = entry.accumulator->value.data();
-  for (int r = 0; r < words; ++r) {
-    entry.registers[r] = value[accumulator_row(t, r) * entry.accumulator->columns + accumulator_column(t, r)];
-  }
+  for_each_register_pair(thread.index % WARPGROUP_THREADS, entry.accumulator->columns,
+                         [&](int r, int at) { std::memcpy(entry.registers + r, value + at, 2 * sizeof(float)); });
+  cta().accumulators.returned(entry.accumulator);
   if (RegisterUse* use = find_use(thread, entry.registers)) use->fences_at_return = thread.fences;
 }
 
 ATTNBENCH_OUT_OF_LINE void wgmma_wait_group(int pending, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::wgmma_wait_group, where);
+  const SiteId site = visit(Primitive::wgmma_wait_group, where);
   before_blocking();
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
-  if (engine.mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  if (mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
   Thread& thread = self();
   Warpgroup& group = own_warpgroup();
   const uint32_t count = static_cast<uint32_t>(pending);

@@ -23,10 +23,11 @@ inline InFlight* find_in_flight(Thread& thread, const void* registers) {
 }
 
 ATTNBENCH_OUT_OF_LINE void wgmma_fence(Where where) {
-  const SiteId site = engine.sites.visit(Primitive::wgmma_fence, where);
-  if (engine.mutated(site, ATTNBENCH_MUTATION_DROP)) return;
+  const SiteId site = visit(Primitive::wgmma_fence, where);
+  if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
   ++thread.fences;
+  if (!launch.checked()) return;
   for (RegisterUse& use : thread.uses) {
     if (use.accumulator && find_in_flight(thread, use.registers)) continue;
     const auto* words = static_cast<const uint32_t*>(use.registers);
@@ -70,7 +71,7 @@ inline void check_fragment_fence(Thread& thread, const uint32_t* fragment, SiteI
 // conversions and stores that every result passes through look for it.
 inline void check_value(float value, Where where) {
   if (__builtin_expect(bits_of(value) != POISON_REGISTER, 1)) return;
-  const SiteId site = engine.sites.visit(Primitive::use_of_value, where);
+  const SiteId site = visit(Primitive::use_of_value, where);
   hazard(Hazard::accumulator, site, "uses a value read from accumulator registers while a wgmma was writing them");
 }
 
@@ -79,7 +80,7 @@ inline void check_value(float value, Where where) {
 // stmatrix .x4 (PTX ISA, "stmatrix"): lane i addresses row i % 8 of matrix i / 8; register r of lane l holds row l / 4,
 // columns 2 (l % 4) and the next of matrix r; transposed, row and column change places.
 ATTNBENCH_OUT_OF_LINE void stmatrix_x4(uint32_t address, const uint32_t (&value)[4], bool transposed, Where where) {
-  const SiteId site = engine.sites.visit(Primitive::stmatrix, where);
+  const SiteId site = visit(Primitive::stmatrix, where);
   uint32_t words[4][32];
   for (int r = 0; r < 4; ++r) {
     const Rendezvous& meeting = meet(value[r], site, false);
