@@ -11,6 +11,8 @@ from attnbench.case import Case
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnbench.settings import Emulation
+
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
@@ -134,6 +136,15 @@ class Base:
         from attnbench.machine.facts import lacks_torch
 
         return lacks_torch()
+
+    def under(self, emulation: Emulation) -> Base:
+        """Itself as a run wants its launches delivered and checked, where its kernels are emulated."""
+        return self
+
+    def emulation_facts(self, case: Case) -> Mapping[str, Any] | None:
+        """How a case's launches are delivered and checked, for the record (`kernel.emulated`); None where nothing is
+        emulated."""
+        return None
 
     def build(self) -> None:
         """Compiles what it needs, unless that is there; a phase of its own, which no time-out counts."""

@@ -263,6 +263,15 @@ def compulsory_bytes(case: Case) -> int:
     return inputs + outputs + FP32_BYTES * _descales(case)
 
 
+def standard_bytes(case: Case) -> int:
+    """Bytes that standard attention moves: the compulsory ones, and S and P, each written and read once in 16 bits.
+
+    Dao et al. 2022, Algorithm 0. Of a causal case too, since it masks S after it is made.
+    """
+    scores = case.batch * case.num_heads * case.seqlen_q * case.seqlen_k
+    return compulsory_bytes(case) + 4 * OUTPUT_BYTES * scores
+
+
 def _descales(case: Case) -> int:
     """fp32 descales of q, k and v together (shapes: `backend.Quantized`); scaling none needs none."""
     if not case.is_fp8 or case.scaling == "none":

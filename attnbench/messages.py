@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from attnbench.case import Case
 
 if TYPE_CHECKING:
-    from attnbench.settings import Checks, Timing
+    from attnbench.settings import Checks, Emulation, Timing
 
 
 class MessageError(ValueError):
@@ -27,7 +27,8 @@ class MessageError(ValueError):
 class RunCase(NamedTuple):
     """Check all backends of one case, then time them. process: which of several that measure the same.
 
-    bits: a folder where outputs are left for, or compared with, those of other processes.
+    bits: a folder where outputs are left for, or compared with, those of other processes. emulation: how emulated
+    kernels are launched; None: as they are by default.
     """
 
     case: Case
@@ -37,6 +38,7 @@ class RunCase(NamedTuple):
     checks: Checks
     process: int = 0
     bits: str | None = None
+    emulation: Emulation | None = None
 
 
 class HoldBackend(NamedTuple):
@@ -185,7 +187,8 @@ def _typed(annotation: Any, value: Any) -> Any:
     kind = getattr(annotation, "__forward_arg__", annotation)  # as NamedTuple keeps it
     if kind == "Case":
         return Case.make(**value)
-    if kind in ("Timing", "Checks"):
+    kind = str(kind).removesuffix(" | None")
+    if kind in ("Timing", "Checks", "Emulation") and value is not None:
         from attnbench import settings  # pydantic is slow to import; only a worker reads jobs
 
         return getattr(settings, kind).model_validate(value)

@@ -56,6 +56,29 @@ class Timing(StrictModel):
         return None
 
 
+# `random:7` names the seed of a case's first launch.
+DELIVERY_PATTERN = r"^(lazy|eager|random(:\d{1,18})?)$"
+Delivery = Annotated[str, Field(pattern=DELIVERY_PATTERN)]
+
+
+class Emulation(StrictModel):
+    """How our kernels are launched in the CPU emulation."""
+
+    delivery: Annotated[tuple[Delivery, ...], Field(strict=False, min_length=1)] = Field(
+        default=("random",),
+        description="when asynchronous work executes: lazy, eager, random, random:SEED; several: each call under all "
+        "of them, to the same bits",
+    )
+    checks: Literal["full", "fast"] = Field(
+        default="full", description="fast: no races, fences or registers in flight, in about half the time"
+    )
+
+    @field_validator("delivery", mode="before")
+    @classmethod
+    def _listed(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
+
 class Factors(StrictModel):
     """Limits as multiples of the eager reference's own error (fp8: of the emulated pipeline's)."""
 

@@ -6,9 +6,10 @@ of kind `hazard`. What that says of hardware: kernels/emulation/README.md. No ti
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +19,38 @@ from attnbench.hopper.cases import EightBit, SixteenBit
 from attnbench.hopper.schedules import DEFAULT_FP8_SCHEDULE, DEFAULT_SCHEDULE, FP8_SCHEDULES, SCHEDULES, KernelBackend
 
 if TYPE_CHECKING:
-    from attnbench.hopper.emulation import EmulatedKernel, EmulationConfig
+    from torch import Tensor
 
-# A core emulates about 1e9 FLOP/s; a launch that takes minutes would end in the time-out.
-LARGEST_FLOPS = 40 * 10**9
+    from attnbench.hopper.emulation import EmulatedKernel, EmulationConfig
+    from attnbench.hopper.forward import BoundForward
+    from attnbench.settings import Emulation
+
+# Two cores emulate about 1e10 FLOP/s, and a case is launched three times at least within its time-out.
+LARGEST_FLOPS = 100 * 10**9
+# CTAs in flight together, each on a thread of the host: a part of what makes a run, so not the number of cores here.
+RESIDENT_CTAS = 2
 
 
 @dataclass(frozen=True)
 class _Emulated(KernelBackend):
-    """A schedule in the emulation. Each call of a case has a seed of its own, the same in every run."""
+    """A schedule in the emulation. Each call of a case has a seed of its own, the same in every run.
+
+    deliveries: `lazy`, `eager`, `random` or `random:SEED`; each call is launched under all of them, to the same bits.
+    checks: `full`, or `fast`, which finds no races.
+    """
 
     devices: tuple[str, ...] = ("cpu",)
     by_name_only: tuple[str, ...] = ("cpu",)
     emulated: bool = True
     # How e4m3 products are summed there: as the kernels' declared accumulators have it.
     sums: str = "fp32"
+    deliveries: tuple[str, ...] = ("random",)
+    checks: str = "full"
+    # Calls made so far of each case, whatever was prepared in between: a repeat must not repeat a seed.
+    calls: Counter[str] = dataclasses.field(default_factory=Counter, compare=False, repr=False)
+
+    def under(self, emulation: Emulation) -> _Emulated:
+        return dataclasses.replace(self, deliveries=emulation.delivery, checks=emulation.checks, calls=Counter())
 
     def kernel(self) -> EmulatedKernel:
         from attnbench.hopper.emulation import emulated_kernel
@@ -68,29 +86,74 @@ class _Emulated(KernelBackend):
             return f"{size:.3g} GFLOP would take minutes in the emulation; it takes cases of up to {most:g}"
         return super().unsupported(case)
 
+    def emulation_facts(self, case: Case) -> Mapping[str, Any]:
+        return {
+            "mode": "emulation",
+            "delivery": ",".join(self.deliveries),
+            "seed": self.config(case, 0, self.deliveries[0]).seed,
+            "checks": self.checks,
+        }
+
     def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
-        config = self.config(case, 0)
-        emulated = {"mode": "emulation", "delivery": config.delivery, "seed": config.seed, "checks": "full"}
-        variant = self.variant(case)
-        return {"emulated": emulated} if variant is None else {"name": variant.kernel, "emulated": emulated}
+        """What ran, and what the last launch of this library did, as counted."""
+        emulated = self.emulation_facts(case)
+        variant, counted = self.variant(case), self.kernel().emulator.counted
+        facts = {} if variant is None else {"name": variant.kernel}
+        return {**facts, "emulated": emulated, **({} if counted is None else {"counted": dict(counted)})}
 
-    def config(self, case: Case, call: int) -> EmulationConfig:
+    def config(self, case: Case, call: int, delivery: str) -> EmulationConfig:
         """How the call of that number runs: repeats take further seeds, since the same one repeats by construction."""
-        from attnbench.hopper.emulation import RANDOM, EmulationConfig
+        from attnbench.hopper.emulation import EmulationConfig
 
-        return EmulationConfig(RANDOM, seed=zlib.crc32(case.key.encode()) + call, accumulator=self.sums)
+        name, _, seed = delivery.partition(":")
+        first = int(seed) if seed else zlib.crc32(case.key.encode())
+        return EmulationConfig(
+            name, seed=first + call, resident_ctas=RESIDENT_CTAS, accumulator=self.sums, checks=self.checks
+        )
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
-        from attnbench.hopper.emulation import launched
+        bound = self.bind(case, inputs)
 
-        bound, emulator, calls = self.bind(case, inputs), self.kernel().emulator, itertools.count()
-        outputs = Outputs(bound.out, bound.lse)
+        def call() -> Outputs:
+            number, first = self.calls[case.key], None
+            self.calls[case.key] += 1
+            for delivery in self.deliveries:
+                self.launch(bound, case, self.config(case, number, delivery))
+                first = _same_bits(bound, first, self.deliveries[0], delivery)
+            return Outputs(bound.out, bound.lse)
 
-        def launch() -> Outputs:
-            bound.launch()
-            return outputs
+        return call
 
-        return lambda: launched(emulator, self.config(case, next(calls)), launch)
+    def launch(self, bound: BoundForward, case: Case, config: EmulationConfig) -> None:
+        """One launch, and what it did. Raises HazardError and KernelError."""
+        from attnbench.hopper.emulation import count_launch, launched
+
+        emulator = self.kernel().emulator
+        launched(emulator, config, _launch_of(bound))
+        emulator.counted = count_launch(emulator, case, bound.args.k, bound.args.v)
+
+
+def _launch_of(bound: BoundForward) -> Callable[[], bool]:
+    def launch() -> bool:
+        bound.launch()
+        return True
+
+    return launch
+
+
+def _same_bits(bound: BoundForward, first: tuple[Tensor, ...] | None, name: str, other: str) -> tuple[Tensor, ...]:
+    """Copies of what the first delivery gave. Raises HazardError where another gave other bits: order decides them."""
+    import torch
+
+    from attnbench.backend import HazardError
+
+    given = tuple(tensor.clone() for tensor in (bound.out, bound.lse))
+    if first is None:
+        return given
+    for tensor, mine, theirs in zip(("out", "lse"), given, first):
+        if not mine.view(torch.uint8).equal(theirs.view(torch.uint8)):
+            raise HazardError(f"{tensor} has other bits under {other} delivery than under {name}")
+    return first
 
 
 @dataclass(frozen=True)
@@ -136,7 +199,7 @@ class HopperFp8Emulated(_Emulated, EightBit):
         library, emulator = emulated_quantizer()
         bound = BoundQuantize.of(library, inputs.q, inputs.k, inputs.v, Scheme.of(case))
         expected = quantize(inputs.q, inputs.k, inputs.v, case)
-        wrong = differences(launched(emulator, self.config(case, 0), bound.launch), expected)
+        wrong = differences(launched(emulator, self.config(case, 0, self.deliveries[0]), bound.launch), expected)
         if wrong:
             raise KernelError(f"the quantize kernel's bits are not the reference quantizer's: {wrong}")
 

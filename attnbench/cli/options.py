@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,25 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
         if not 0 < seconds < float("inf"):
             self.fail(f'"{value}" is no duration; write 90s, 15m or 2h', parameter, context)
         return seconds
+
+
+class Deliveries(click.ParamType):  # type: ignore[type-arg]  # as above
+    """`random`, `random:7`, `lazy,eager,random`: when emulated asynchronous work executes."""
+
+    name = "delivery"
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        from attnbench.errors import suggest
+        from attnbench.settings import DELIVERY_PATTERN
+
+        names = tuple(name.strip() for name in value.split(","))
+        for name in names:
+            if not re.match(DELIVERY_PATTERN, name):
+                known = suggest(name, ("lazy", "eager", "random", "random:SEED"))
+                self.fail(f'"{name}" is no delivery{known}', parameter, context)
+        return names
 
 
 class Percentage(click.ParamType):  # type: ignore[type-arg]  # as above

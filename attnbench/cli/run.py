@@ -22,11 +22,14 @@ from attnbench.machine.nvml import gpus
 from attnbench.records.environment import section
 from attnbench.records.record import Record
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
+from attnbench.run.emulated import emulated_names, emulated_twins
 from attnbench.run.process import RunError
 from attnbench.run.runner import RESULTS, STATUS_MEANS, Outcome, Request, choose_device, run_suite, unknown_backend
 from attnbench.suite.load import load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 
+# Cases that a budget left no time for, named one a line.
+SHOWN_NOT_RUN = 10
 # Columns of the summary where the output is no terminal.
 LOG_WIDTH = 140
 # What a plugin's backend counts as where only built-in ones are known by name.
@@ -48,21 +51,28 @@ def run_command(
     budget: float | None,
     timeout: float | None,
     processes: int | None,
+    emulated: bool,
+    emulation: tuple[str, ...] | None,
+    emulation_checks: str | None,
 ) -> int:
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
+    launched = {"delivery": emulation, "checks": emulation_checks}
     run = None if resume is None else _to_resume(resume, out, plugins, backends)
     loaded = [
         with_overrides(
             suite,
             backends=backends or None,
             only=tuple(map(parse_only, only)),
-            time=False if no_time else None,
+            time=False if no_time or emulated else None,
             timing=timing,
+            emulation={name: value for name, value in launched.items() if value is not None},
         )
         for suite in _load(suites, run)
     ]
     _check_names(loaded, backends, plugins)
+    if emulated:
+        loaded = [replace(suite, backends=emulated_twins(suite.backends, suite.name)) for suite in loaded]
     joining = () if backends or run else plugins
     if dry_run:
         for suite in loaded:
@@ -207,8 +217,14 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
     click.echo(time_split(outcome))
     for text in (*spoilt(outcome.records), *outcome.suspicions):
         click.echo(f"suspect: {text}")
+    for text in outcome.notes:
+        click.echo(f"note: {text}")
     for text in outcome.incomplete:
         click.echo(f"incomplete: {text}")
+    for key in outcome.not_run[:SHOWN_NOT_RUN]:
+        click.echo(f"not run: {key}")
+    if len(outcome.not_run) > SHOWN_NOT_RUN:
+        click.echo(f"not run: {len(outcome.not_run) - SHOWN_NOT_RUN} more, the largest {outcome.not_run[-1]}")
     counts = Counter(record.status for record in outcome.records)
     counted = ", ".join(
         f"{counts[status]} {status}" for status in ("ok", "incorrect", "error", "unsupported") if counts[status]
@@ -227,9 +243,9 @@ def print_nothing_ran(outcome: Outcome) -> None:
     for name, reason in outcome.unavailable.items():
         by_reason.setdefault(reason.partition("\n")[0], []).append(name)
     click.echo("nothing ran: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()))
-    emulated = [name for name in outcome.able if builtin().get(name, PLAIN).emulated and "[" not in name]
     others = [name for name in outcome.able if not builtin().get(name, PLAIN).by_name_only]
-    ours = f"; our kernels in the CPU emulation: {', '.join(emulated)}" if emulated else ""
+    emulated = any(name in outcome.able for name in emulated_names())
+    ours = "; our kernels, judged in the CPU emulation, with --emulated --budget 10m" if emulated else ""
     click.echo(f"here run, with --backend NAME: {', '.join(others) or 'none'}{ours}")
     status = outcome.exit_status
     counted = f"{len(outcome.records)} unsupported"

@@ -23,6 +23,7 @@ from attnbench.cli.options import (
     PLUGINS,
     STRICT,
     TIMEOUT,
+    Deliveries,
     Duration,
     run_directories,
     suite_names,
@@ -60,6 +61,16 @@ def main() -> None:
 @click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
 @TIMEOUT
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
+@click.option("--emulated", is_flag=True, help="Our kernels of the suite in the CPU emulation, smallest cases first.")
+@click.option(
+    "--emulation",
+    type=Deliveries(),
+    metavar="DELIVERY[,...]",
+    help="When emulated asynchronous work executes: lazy, eager, random[:SEED]; each call under all that are named.",
+)
+@click.option(
+    "--emulation-checks", type=click.Choice(["full", "fast"]), help="fast: finds no races, in about half the time."
+)
 def run(suites: tuple[str, ...], **options: Any) -> None:
     """Check every case of SUITE on every backend against the fp64 oracle, then time it.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes import c_char_p, c_int32, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attnbench.backend import HazardError
+from attnbench.case import ELEMENT_BYTES, Case, forward_flops
 from attnbench.hopper.build import compile_library
 from attnbench.hopper.library import SOURCE as QUANTIZE_SOURCE
 from attnbench.hopper.library import KernelError, QuantizeLibrary, Variant
@@ -116,6 +117,7 @@ class Emulator:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self.counted: Mapping[str, Any] | None = None  # of the last launch of a case, where somebody counted it
         library.attnbench_emulation_report.restype = ctypes.c_size_t
         library.attnbench_emulation_report.argtypes = [c_char_p, ctypes.c_size_t]
 
@@ -188,6 +190,21 @@ class EmulatedKernel(BuiltKernel):
     @functools.cached_property
     def emulator(self) -> Emulator:
         return Emulator(self.library.c_library)
+
+
+def count_launch(emulator: Emulator, case: Case, k_address: int, v_address: int) -> dict[str, Any]:
+    """What the last launch did for a case, by the names of `kernel.counted`: bytes, FLOP, instructions, waits.
+
+    Bytes are those between global memory and the multiprocessor in the two-level model of FlashAttention (Dao et al.
+    2022, section 3.2); no cache is modelled. reread: how often each byte of k and v was loaded. useful_flops: of the
+    scores that the mask keeps; tensor_flops: of all products issued. exponentials: ex2 instructions. barrier_waits:
+    of warps, on mbarriers and named barriers.
+    """
+    counts, read = emulator.counts(), emulator.tensor_read_bytes()
+    key_bytes = ELEMENT_BYTES[case.dtype] * case.batch * case.seqlen_k * case.num_heads_kv
+    size = key_bytes * (case.head_dim + case.head_dim_v)
+    loaded = read.get(k_address, 0) + read.get(v_address, 0)
+    return {**counts, "reread": round(loaded / size, 4), "useful_flops": forward_flops(case)}
 
 
 @functools.cache

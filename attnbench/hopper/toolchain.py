@@ -167,7 +167,18 @@ NVCC_FLAGS = (
     "-O3", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-shared", "-cudart", "static",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-Xptxas=-v", "-lineinfo",
 )  # fmt: skip
-HOST_FLAGS = ("-x", "c++", "-O3", "-std=c++17", "-march=native", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-pthread")
+HOST_FLAGS = (
+    "-x",
+    "c++",
+    "-O3",
+    "-std=c++17",
+    "-march=native",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-pthread",
+)
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 

@@ -41,6 +41,10 @@ PROCESSES_DIFFER = "outputs that differ between processes"
 V_DESCALE_ZERO = "outputs that are not 0 with v_descale 0"
 
 
+# In a record's `kernel`: what says that it ran in an emulation of its hardware.
+EMULATED = "emulated"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One rule and how it went. `value` and `limit` are in the rule's own unit (relative errors have none)."""
@@ -129,6 +133,8 @@ class Record:
             raise RecordError(f"status {self.status} with {'no' if self.accuracy.passed else 'a'} failed check")
         if self.measurement is not None and self.accuracy is not None and not self.accuracy.recheck:
             raise RecordError("a measurement whose outputs were not verified again after timing")
+        if self.measurement is not None and EMULATED in (self.kernel or {}):
+            raise RecordError("a measurement of a kernel that ran in an emulation: no time of it is a speed")
 
     @property
     def case_key(self) -> str:

@@ -18,6 +18,7 @@ from attnbench.records.measurement import Measurement
 from attnbench.records.stats import CONFIDENCE, OUTLIER_Z
 from attnbench.report import plots
 from attnbench.report.data import LabelledRun, ReportData, gather
+from attnbench.report.emulated import emulated_section
 from attnbench.report.errors import error_sections
 from attnbench.report.failures import incomplete_section, warnings_section
 from attnbench.report.fp8 import accuracy_lab_sections
@@ -57,6 +58,7 @@ def _write(data: ReportData, output: Path, folder: Path) -> None:
         *telemetry_section(data),
         *error_sections(data, errors),
         *accuracy_lab_sections(data, folder),
+        *emulated_section(data),
         *incomplete_section(data),
         *warnings_section(data),
         *conventions_section(data),

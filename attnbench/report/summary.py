@@ -12,6 +12,7 @@ from attnbench.records.measurement import REFERENCE_PREP
 from attnbench.records.result import Result, TimedResult
 from attnbench.records.sentinels import why_suspect
 from attnbench.report.data import Cells, Family, ReportData, TimedCells, preferred, timed_cells
+from attnbench.report.emulated import summary_line
 from attnbench.report.errors import ratio
 from attnbench.report.fp8 import paper_headline
 from attnbench.report.speed import Race, close, leads, mean_and_range, percent, plus_minus, races, ratios, speedup, wins
@@ -23,7 +24,13 @@ EMULATION = "fp8_emulated"
 
 def summary_section(data: ReportData) -> list[str]:
     lines = [_counts(data), *_failures(data), *_stamps(data)]
-    lines += [*_highest_rate(data), *_fp8_against_16_bit(data), *paper_headline(data), *_closest_to_limit(data)]
+    lines += [
+        *_highest_rate(data),
+        *_fp8_against_16_bit(data),
+        *paper_headline(data),
+        *summary_line(data),
+        *_closest_to_limit(data),
+    ]
     return ["## Summary", "\n".join(lines), *glance_section(data)]
 
 

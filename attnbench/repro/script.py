@@ -9,16 +9,18 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 from attnbench.case import Case
 from attnbench.correctness.probes import FRESH_SET
 from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
 from attnbench.records.record import (
+    EMULATED,
     MEMORY_DIFFERS,
     REPEATS_DIFFER,
     STREAMS_DIFFER,
@@ -109,8 +111,19 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
         file, _, function = spec.rpartition(":")
         kernel = text.FUNCTION.substitute(file=file, function=function)
     else:
-        kernel = text.BUILTIN.substitute(backend=record.backend, plugins=list(plugins))
+        kernel = text.BUILTIN.substitute(
+            backend=record.backend, plugins=list(plugins), emulation=_emulation(record.kernel or {})
+        )
     return (head + draw + kernel + _call(problem, standalone=bool(spec)) + _judging()).rstrip()
+
+
+def _emulation(kernel: Mapping[str, Any]) -> str:
+    """How an emulated kernel was launched; the seed of its first launch stands for what follows from the case."""
+    if EMULATED not in kernel:
+        return ""
+    facts = kernel[EMULATED]
+    names = [f"random:{facts['seed']}" if name == "random" else name for name in facts["delivery"].split(",")]
+    return f".under(Emulation(delivery={names!r}, checks={facts['checks']!r}))"
 
 
 def _call(problem: _Problem, standalone: bool) -> str:

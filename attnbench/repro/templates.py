@@ -93,8 +93,9 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.plugins import load
 from attnbench.reference.quantize import dequantize, quantize
+from attnbench.settings import Emulation
 
-backend = (builtin() | load($plugins))["$backend"]
+backend = (builtin() | load($plugins))["$backend"]$emulation
 
 
 def made(case, q, k, v):

@@ -25,6 +25,7 @@ from attnbench.plugins import plain_spec
 from attnbench.records import store
 from attnbench.records.record import Record, merge_processes
 from attnbench.records.sentinels import END, PERIOD_S, PERIODIC, START, suspicions
+from attnbench.run.emulated import in_order, joining
 from attnbench.run.process import RunError
 from attnbench.run.supervisor import Supervisor
 from attnbench.suite.suite import Job, Suite
@@ -84,7 +85,8 @@ class Outcome:
     """What came of a run: all its records, those taken before a resume included, and what keeps it from complete.
 
     suspicions: why its numbers are not to be trusted, as its sentinels tell. unavailable: where none of its backends
-    can run here, why not, by name; able: those that can.
+    can run here, why not, by name; able: those that can. not_run: keys of the cases that a budget left no time for.
+    notes: what the user should know and what changes no status.
     """
 
     path: Path
@@ -96,6 +98,8 @@ class Outcome:
     suspicions: tuple[str, ...] = ()
     unavailable: Mapping[str, str] = field(default_factory=dict)
     able: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -120,6 +124,9 @@ def run_suite(request: Request) -> Outcome:
     try:
         ready = supervisor.start()
         backends = choose_backends(request, ready)
+        note = joining(request.suite, request.device, ready.backends)[1]
+        outcome.notes = () if note is None else (note,)
+        jobs = in_order(jobs, backends)
         writer = _open_writer(request, ready, backends)
         outcome.unavailable, outcome.able = none_can_run(ready, backends)
         if outcome.unavailable:
@@ -162,7 +169,9 @@ def choose_backends(request: Request, ready: Ready) -> tuple[str, ...]:
 
     Raises RunError for an unknown name.
     """
-    names = ready.unasked if request.suite.backends is None else request.suite.backends
+    names = request.suite.backends
+    if names is None:
+        names = (*ready.unasked, *joining(request.suite, request.device, ready.backends)[0])
     for name in names:
         if name not in ready.backends:
             raise RunError(unknown_backend(name, tuple(ready.backends)))
@@ -205,6 +214,7 @@ def _run_jobs(
     request.progress.begin(total, total - sum(len(wanted) for _, wanted in todo))
     for number, (job, wanted) in enumerate(todo):
         if request.budget_s is not None and time.monotonic() - started > request.budget_s:
+            outcome.not_run = tuple(left.case.key for left, _ in todo[number:])
             outcome.incomplete.append(f"the budget was used up with {len(todo) - number} of {len(jobs)} cases left")
             return
         if job.time and not outcome.unavailable:

@@ -176,7 +176,7 @@ class Listener:
         job = self.job
         return RunCase(
             case=job.case, backends=tuple(self.left), time=job.time, timing=job.timing, checks=job.checks,
-            process=process, bits=bits,
+            process=process, bits=bits, emulation=job.emulation,
         )  # fmt: skip
 
     def listen(self, worker: WorkerProcess) -> None:

@@ -47,6 +47,7 @@ def with_overrides(
     only: Match = (),
     time: bool | None = None,
     timing: Mapping[str, Any] | None = None,
+    emulation: Mapping[str, Any] | None = None,
 ) -> Suite:
     """The suite as the command line wants it; None, () and {} leave the file's word.
 
@@ -66,6 +67,7 @@ def with_overrides(
         groups=groups,
         timing=change(suite.timing),
         only=merge_only(suite.only, tuple(item for item in only if item[0] != GROUP)),
+        emulation=suite.emulation.model_copy(update=dict(emulation or {})),
     )
     _refuse_nothing_left(changed, "--only " + " --only ".join(only_text(item) for item in only))
     return changed
@@ -103,7 +105,19 @@ def _build(source: Source, path: Path) -> Suite:
     _refuse_repeated_cases(groups, source)
     _check_input_files(groups, source)
     only = build_match(model.only, source, ("only",))
-    suite = Suite(name, model.about, model.backends, path, groups, model.timing, model.checks, only, source)
+    suite = Suite(
+        name=name,
+        about=model.about,
+        backends=model.backends,
+        path=path,
+        groups=groups,
+        timing=model.timing,
+        checks=model.checks,
+        only=only,
+        emulated=model.emulated,
+        emulation=model.emulation,
+        source=source,
+    )
     _refuse_nothing_left(suite, source.name)
     return suite
 

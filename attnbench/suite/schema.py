@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, WithJsonSchema
 
 from attnbench.errors import suggest
-from attnbench.settings import Checks, Factors, StrictModel, Timing
+from attnbench.settings import Checks, Emulation, Factors, StrictModel, Timing
 from attnbench.suite.source import Location, Source, SuiteError
 from attnbench.suite.values import FACTORS, FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
 
@@ -92,6 +92,11 @@ class SuiteModel(StrictModel):
     backends: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None, description="default: all that are available on the machine"
     )
+    emulated: bool = Field(
+        default=False,
+        description="our kernels join in the CPU emulation where there is no GPU and no list of backends",
+    )
+    emulation: Emulation = Field(default=Emulation())
     defaults: Fields = Field(default={}, description="values of case fields where a group sets none")
     groups: list[Group] = Field(min_length=1)
     timing: Timing = Field(default=Timing())
@@ -106,6 +111,7 @@ _MODELS: Mapping[str, type[StrictModel]] = {
     "exclude": Exclude,
     "timing": Timing,
     "checks": Checks,
+    "emulation": Emulation,
     "factors": Factors,
 }
 _WANTED = {

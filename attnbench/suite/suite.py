@@ -19,7 +19,7 @@ from attnbench.suite.values import check_name, parse_value
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from attnbench.settings import Checks, Timing
+    from attnbench.settings import Checks, Emulation, Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Job:
     time: bool
     timing: Timing
     checks: Checks
+    emulation: Emulation
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,10 @@ class ExpandedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A loaded suite. `backends` None: all that are available. `only`: the cases to keep, by field and values."""
+    """A loaded suite. `backends` None: all that are available. `only`: the cases to keep, by field and values.
+
+    emulated: our kernels join in the CPU emulation where `backends` is None and the device is the CPU.
+    """
 
     name: str
     about: str
@@ -61,13 +65,15 @@ class Suite:
     timing: Timing
     checks: Checks
     only: Match
+    emulated: bool
+    emulation: Emulation
     source: Source = field(compare=False, repr=False)
 
     def jobs(self) -> tuple[Job, ...]:
         """Every case that `only` keeps, group by group, in the order of the file. Never empty."""
         keep = matcher(self.only)
         return tuple(
-            Job(case, group.name, group.time, group.timing, group.checks)
+            Job(case, group.name, group.time, group.timing, group.checks, self.emulation)
             for group in self.groups
             for case in group.cases
             if keep(case)
@@ -102,6 +108,12 @@ def suite_text(suite: Suite) -> str:
     body: dict[str, Any] = {"name": suite.name, "about": suite.about}
     if suite.backends is not None:
         body["backends"] = list(suite.backends)
+    if suite.emulated:
+        body["emulated"] = True
+    emulation = {name: value for name, value in suite.emulation.model_dump(mode="json").items()
+                 if value != type(suite.emulation)().model_dump(mode="json")[name]}  # fmt: skip
+    if emulation:
+        body["emulation"] = emulation
     body["groups"] = [_group(group, suite) for group in suite.groups]
     body["timing"] = suite.timing.model_dump(mode="json")
     body["checks"] = suite.checks.model_dump(mode="json")

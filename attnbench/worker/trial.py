@@ -47,11 +47,14 @@ def run_trial(problem: Problem, backend: Base, timed: bool) -> Record:
 def check_trial(problem: Problem, backend: Base) -> Checked | Record:
     """The backend once it has passed, to be timed or not; else its record, as of one that is never timed."""
     base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
+    facts = backend.emulation_facts(problem.case)
+    if facts is not None:  # of an error too: a hazard is found again only under the same delivery and seed
+        base = replace(base, kernel={"emulated": dict(facts)})
 
     def check() -> Checked | Record:
         reason = _cannot(problem, backend)
         if reason is not None:
-            return replace(base, status="unsupported", kind=None, reason=reason)
+            return replace(base, status="unsupported", kind=None, reason=reason, kernel=None)
         checked = _checked(problem, backend, base)
         return checked.record if backend.emulated and isinstance(checked, Checked) else checked
 

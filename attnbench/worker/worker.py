@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -155,9 +156,11 @@ class Worker:
         from attnbench.worker.trial import check_trial, time_alone
 
         problem, held = self._problem(job, job.bits), []
+        self._build_ahead(job.backends)
         for name in job.backends:
             self._begin(name)
-            checked = check_trial(problem, self._backends[name])
+            backend = self._backends[name]
+            checked = check_trial(problem, backend if job.emulation is None else backend.under(job.emulation))
             if isinstance(checked, Record) or not job.time:
                 self._report(checked if isinstance(checked, Record) else checked.record)
             elif problem.timing.interleave:
@@ -166,6 +169,18 @@ class Worker:
                 self._report(time_alone(problem, checked))
         for record in time_together(problem, held, job.process):
             self._report(record)
+
+    def _build_ahead(self, names: Sequence[str]) -> None:
+        """Compiles the emulated kernels of a job side by side; what fails does so again when its turn comes."""
+        emulated = [self._backends[name] for name in names if self._backends[name].emulated]
+        if len(emulated) < 2 or any(backend.unavailable() for backend in emulated):
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._begin(emulated[0].name)
+        with self._phases("build"), ThreadPoolExecutor(self._threads) as pool:
+            for built in [pool.submit(backend.build) for backend in emulated]:
+                built.exception()
 
     def _take_sentinel(self) -> None:
         from attnbench.timing.sentinel import take_sentinel

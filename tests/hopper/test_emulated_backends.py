@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 
 from attnbench.backends import builtin
-from attnbench.case import Case
-from attnbench.hopper.emulation import MUTATIONS, EmulationConfig, emulated_kernel
+from attnbench.case import Case, forward_flops
+from attnbench.hopper.emulation import MUTATIONS, EmulationConfig, Emulator, emulated_kernel
 from attnbench.records.record import Record
 from attnbench.run.runner import Outcome
-from attnbench.settings import Checks, Timing
+from attnbench.settings import Checks, Emulation, Timing
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
 from attnbench.worker.trial import run_trial
@@ -57,9 +57,90 @@ def test_a_quantize_kernel_with_other_bits_is_an_error(monkeypatch):
 
 def test_the_same_case_has_the_same_seeds_and_each_call_its_own():
     backend = builtin()[SIMPLE]
-    seeds = [backend.config(CASE, call).seed for call in range(3)]
-    assert len(set(seeds)) == 3 and seeds[0] == backend.config(CASE, 0).seed
-    assert backend.config(dataclasses.replace(CASE, seed=1), 0).seed not in seeds
+    seeds = [backend.config(CASE, call, "random").seed for call in range(3)]
+    assert len(set(seeds)) == 3 and seeds[0] == backend.config(CASE, 0, "random").seed
+    assert backend.config(dataclasses.replace(CASE, seed=1), 0, "random").seed not in seeds
+    assert [backend.config(CASE, call, "random:7").seed for call in range(3)] == [7, 8, 9]
+
+
+def test_each_call_runs_under_every_delivery_named(monkeypatch):
+    backend = builtin()[SIMPLE].under(Emulation(delivery=("lazy", "eager", "random:5"), checks="fast"))
+    configs, plain = [], Emulator.configure
+
+    def configure(self, config):
+        configs.append(config)
+        plain(self, config)
+
+    monkeypatch.setattr(Emulator, "configure", configure)
+    record, _ = tried(CASE, backend)
+    assert record.status == "ok", record.reason
+    emulated = record.kernel["emulated"]
+    assert emulated["delivery"] == "lazy,eager,random:5" and emulated["checks"] == "fast"
+    launches = [config for config in configs if config != EmulationConfig()]
+    assert [config.delivery for config in launches[:6]] == ["lazy", "eager", "random"] * 2
+    assert {config.checks for config in launches} == {"fast"}
+    assert [config.seed for config in launches if config.delivery == "random"][:2] == [5, 6]
+
+
+def test_other_bits_under_another_delivery_are_a_hazard(monkeypatch):
+    backend = builtin()[SIMPLE].under(Emulation(delivery=("lazy", "eager")))
+    plain = type(backend).launch
+
+    def launch(self, bound, case, config):
+        plain(self, bound, case, config)
+        if config.delivery == "eager":
+            bound.lse[0, 1, 3] += 1e-6
+
+    monkeypatch.setattr(type(backend), "launch", launch)
+    record, _ = tried(CASE, backend)
+    assert record.kind == "hazard" and "lse has other bits under eager delivery than under lazy" in record.reason
+
+
+def brute_force(case: Case, tile_m: int, tile_n: int) -> dict[str, int]:
+    """What a kernel of whole tiles must read of q and of k, and multiply, tile by tile: bytes and FLOP."""
+    keys = queries = products = 0
+    for first in range(0, case.seqlen_q, tile_m):
+        rows = min(tile_m, case.seqlen_q - first)
+        last_key = case.seqlen_k - case.seqlen_q + first + rows if case.causal else case.seqlen_k
+        tiles = -(-min(last_key, case.seqlen_k) // tile_n)
+        queries += rows
+        keys += min(tiles * tile_n, case.seqlen_k)
+        products += tiles
+    heads, row_bytes = case.batch * case.num_heads, 2 * case.head_dim
+    return {
+        "q": heads * queries * row_bytes,
+        "k": heads * keys * row_bytes,
+        "flops": heads * products * 4 * tile_m * tile_n * case.head_dim,
+    }
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("schedule", ["simple", "overlap"])
+def test_counts_are_those_of_brute_force(schedule, causal):
+    backend = builtin()["hopper_emulated" if schedule == "overlap" else f"hopper_emulated[{schedule}]"]
+    case = dataclasses.replace(CASE, causal=causal, seqlen_q=300, seqlen_k=420, num_heads_kv=2)
+    record, _ = tried(case, backend, checks=Checks(repeats=0))
+    counted, variant = record.kernel["counted"], backend.variant(case)
+    expected = brute_force(case, variant.tile_m, variant.tile_n)
+    out_bytes = case.batch * case.seqlen_q * case.num_heads * (2 * case.head_dim + 4)  # with lse
+    assert counted["tensor_flops"] == expected["flops"]
+    assert counted["useful_flops"] == forward_flops(case)
+    assert counted["reread"] == round(expected["k"] / (case.seqlen_k * case.num_heads_kv * 2 * case.head_dim), 4)
+    rest = counted["global_read_bytes"] - expected["q"] - 2 * expected["k"]
+    assert 0 <= rest <= 64, "beyond the tensors, a counter of tiles at most"
+    assert 0 <= counted["global_write_bytes"] - out_bytes <= 64
+    scores = case.num_heads * case.seqlen_q * case.seqlen_k
+    assert counted["exponentials"] >= scores * (0.5 if causal else 1) and counted["barrier_waits"] > 0
+
+
+def test_fast_checks_give_the_same_bits():
+    backend = builtin()[SIMPLE]
+    problem = Problem(CASE, "cpu", Checks(repeats=0), QUICK, 0, Phases())
+    outputs = [
+        backend.under(Emulation(delivery=("random",), checks=checks)).prepare(CASE, problem.reference.inputs)()
+        for checks in ("full", "fast")
+    ]
+    assert outputs[0].out.equal(outputs[1].out) and outputs[0].lse.equal(outputs[1].lse)
 
 
 def mutated(monkeypatch, primitive, mutation):
@@ -71,8 +152,8 @@ def mutated(monkeypatch, primitive, mutation):
     assert mutation in MUTATIONS
     plain = type(backend).config
 
-    def config(self, case, call):
-        return dataclasses.replace(plain(self, case, call), mutation=mutation, mutation_site=site)
+    def config(self, case, call, delivery):
+        return dataclasses.replace(plain(self, case, call, delivery), mutation=mutation, mutation_site=site)
 
     monkeypatch.setattr(type(backend), "config", config)
     return backend

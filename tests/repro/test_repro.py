@@ -62,6 +62,16 @@ def test_a_right_record_is_right_again(tmp_path, monkeypatch, capsys, backend, s
             assert f"{check.rule}: {check.value:.4g}, limit {check.limit:.4g}" in printed
 
 
+def test_an_emulated_kernel_is_launched_as_it_was(tmp_path, monkeypatch, capsys):
+    case = dataclasses.replace(CASE, head_dim=64, head_dim_v=64)
+    text, record = script(tmp_path, "hopper_emulated[simple]", case)
+    seed = record.kernel["emulated"]["seed"]
+    assert f".under(Emulation(delivery=['random:{seed}'], checks='full'))" in text
+    status, printed, names = executed(text, monkeypatch, capsys)
+    assert (record.status, status) == ("ok", 0), printed
+    assert names["backend"].config(case, 0, f"random:{seed}").seed == seed
+
+
 @pytest.mark.parametrize(("dtype", "scaling"), [("e4m3", "head"), ("e4m3", "block"), ("e5m2", "token")])
 def test_an_8_bit_record_is_judged_on_what_the_kernel_was_given(tmp_path, monkeypatch, capsys, dtype, scaling):
     case = dataclasses.replace(CASE, dtype=dtype, scaling=scaling, hadamard=True, block_size=32, inputs="outliers")

@@ -302,7 +302,7 @@ def test_a_run_whose_backends_cannot_run_here_says_so_in_three_lines(module_comm
     first, second, third = done.stdout.splitlines()
     assert first.startswith("nothing ran: ") and "hopper" in first and "fa2" in first and "GPU" in first
     assert second.startswith("here run, with --backend NAME: ") and "cpu_flash, fp8_emulated, naive" in second
-    assert second.endswith("in the CPU emulation: hopper_emulated, hopper_fp8_emulated")
+    assert second.endswith("our kernels, judged in the CPU emulation, with --emulated --budget 10m")
     assert third == f"records: {out} (2 unsupported); exit status 3: {STATUS_MEANS[3]}" and done.returncode == 3
     assert done.stderr == "" and not (out / "sentinels.jsonl").exists()
     assert {record.status for record in read(out).records} == {"unsupported"}

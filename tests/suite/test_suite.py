@@ -267,7 +267,7 @@ def test_schema_describes_every_key_and_value():
     for part in (schema, *schema["$defs"].values()):
         assert part["additionalProperties"] is False
         for name, entry in part["properties"].items():
-            assert name in ("name", "groups", "timing", "checks") or entry.get("description"), name
+            assert name in ("name", "groups", "timing", "checks", "emulation") or entry.get("description"), name
     axes = schema["$defs"]["Group"]["properties"]["axes"]
     assert {"enum": ["fp16", "bf16", "e4m3", "e5m2"]} in axes["properties"]["dtype"]["anyOf"]
     assert "seqlen" in axes["properties"] and list(axes["patternProperties"]) == ["^[a-z_]+( *, *[a-z_]+)+$"]

@@ -44,7 +44,7 @@ MISTAKES = {
     # keys
     "grups: []\n" + WHOLE: 'x.yaml:1: unknown key "grups" at the top level (did you mean "groups"?)',
     WHOLE + "zzz: 1\n": 'x.yaml:2: unknown key "zzz" at the top level; there are name, about, backends, '
-                        'defaults, groups, '
+                        'emulated, emulation, defaults, groups, '
                         "timing, checks, only",
     group("head_dims: [64]"): 'x.yaml:3: unknown key "head_dims" under "axes" (did you mean "head_dim"?)',
     group("zzz: [64]"): f'x.yaml:3: unknown key "zzz" under "axes"; there are {NAMES}',
