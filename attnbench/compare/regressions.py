@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.records.measurement import ALLOCATOR
 from attnbench.records.record import RELATIVE_RMSE, Record
 from attnbench.units import error, show_bytes
 
@@ -102,7 +103,9 @@ def _memory_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:
 
 
 def _peak_bytes(record: Record) -> int | None:
-    return None if record.measurement is None else record.measurement.peak_bytes
+    """As an allocator counted it: what the process held differs from run to run by more than a regression does."""
+    measurement = record.measurement
+    return None if measurement is None or measurement.peak_by != ALLOCATOR else measurement.peak_bytes
 
 
 def _kernel_growth(base: Sequence[Record], new: Record) -> Iterator[Change]:

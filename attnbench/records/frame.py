@@ -65,6 +65,7 @@ def _timing_columns(result: Result) -> dict[str, Any]:
         statistics.sample_count, statistics.count, statistics.outliers, measurement.input_sets, measurement.converged,
         "; ".join(measurement.unmet), measurement.warmup_s, interval and interval.low_s, interval and interval.high_s,
         interval and interval.coverage, "; ".join(measurement.flags), sum(measurement.discarded.values()),
+        None if measurement.peak_bytes is None else measurement.peak_by,
     )  # fmt: skip
     return dict(zip(_TIMING, values, strict=True))
 
@@ -94,7 +95,7 @@ def _slug(rule: str) -> str:
 _METRIC_COLUMNS = tuple(metric.column for metric in METRICS)
 _TIMING = ("timer", "regime", "cache", "processes", "calls_per_sample", "samples_taken", "samples_kept", "outliers",
            "input_sets", "converged", "unmet", "warmup_s", "ci_low_s", "ci_high_s", "ci_coverage", "flags",
-           "discarded_blocks")  # fmt: skip
+           "discarded_blocks", "peak_by")  # fmt: skip
 _COLUMNS = ("run", "machine", *FIELDS, "case_key", "backend", "backend_version", "status", "kind", "reason", "warnings",
             "flops", "bytes", *_METRIC_COLUMNS, *_TIMING, "coverage", "rows_compared",
             "recheck")  # fmt: skip

@@ -11,6 +11,9 @@ from typing import Any, overload
 KEPT_SAMPLES = 512
 # `PrepTiming.about` where the backend has no quantizer of its own.
 REFERENCE_PREP = "attnbench's reference quantizer"
+# `Measurement.peak_by`: torch's allocator, to the byte; the process's resident memory, by the page, where a backend
+# takes memory elsewhere as well.
+ALLOCATOR, PROCESS = "allocator", "process"
 
 
 class RecordError(ValueError):
@@ -106,7 +109,8 @@ class Measurement:
     unmet: the stopping rule's conditions that were not reached when time ran out; empty when it converged.
     prep_s: wall time of everything that `prepare` did once; prep_call: what of the preparation use repeats for every
     call, None where nothing is, or where nobody timed it. compile_s: the very first prepare and call, beyond a later
-    call. peak_bytes: device memory at its peak while the call ran, inputs included; None where it is not known.
+    call. peak_bytes: memory at its peak while one preparation and call ran, above what was held before them, inputs
+    included; None where it is not known. peak_by: who counted it, ALLOCATOR or PROCESS.
     input_sets: how many input sets were rotated, so that the cache is cold.
     together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it
     was timed alone. order_seed: what made the order of turns (`rounds.orders`). Blocks of two measurements with the
@@ -128,6 +132,7 @@ class Measurement:
     prep_s: float = 0.0
     compile_s: float = 0.0
     peak_bytes: int | None = None
+    peak_by: str = ALLOCATOR
     discarded: Mapping[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     together: tuple[str, ...] = ()

@@ -14,11 +14,12 @@ from attnbench.case import Case
 from attnbench.correctness.contract import check_contract, guarded_call
 from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
-from attnbench.records.measurement import REFERENCE_PREP, Measurement, PrepTiming
+from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import Accuracy, Record
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.timers import make_flush, make_timer
+from attnbench.worker.memory import Peak, cpu_peak
 
 if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
@@ -45,7 +46,7 @@ class Prepared:
     def __init__(self, problem: Problem, checked: Checked, inputs: Inputs, held: Sequence[Base]):
         self.problem, self.checked, self._inputs = problem, checked, inputs
         with problem.phases("prepare"):
-            first, self._prep_s, self._peak_bytes = _prepare_watched(problem.case, checked.backend, inputs)
+            first, self._prep_s, self._peak = _prepare_watched(problem.case, checked.backend, inputs)
             self.calls = rotation(problem, checked.backend, inputs, first, held)
         self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
 
@@ -64,9 +65,9 @@ class Prepared:
         compile_s = max(0.0, self.checked.first_call_s - statistics.median(measurement.samples_s))
         with problem.phases("time"):
             prep_call = time_prep_call(problem, self.checked.backend, self._inputs)
-        measurement = replace(
-            measurement, prep_s=self._prep_s, prep_call=prep_call, compile_s=compile_s, peak_bytes=self._peak_bytes
-        )
+        measurement = replace(measurement, prep_s=self._prep_s, prep_call=prep_call, compile_s=compile_s)
+        if self._peak is not None:
+            measurement = replace(measurement, peak_bytes=self._peak.bytes, peak_by=self._peak.by)
         if checksums(self._inputs) != problem.checksums:
             raise ContractError("it wrote its inputs: their checksum changed")
         with problem.phases("recheck"):
@@ -101,14 +102,20 @@ class Prepared:
         return None if accuracy.passed else accuracy
 
 
-def _prepare_watched(case: Case, backend: Base, inputs: Inputs) -> tuple[Call, float, int | None]:
-    """The call, the seconds that preparing it took, and the peak memory of one call with its inputs (None on the CPU,
-    where nobody counts)."""
+def _prepare_watched(case: Case, backend: Base, inputs: Inputs) -> tuple[Call, float, Peak | None]:
+    """The call, the seconds that preparing it took, and the peak memory of a preparation and a call, inputs included
+    (None where it could not be told)."""
     import torch
 
     if not inputs.q.is_cuda:
+
+        def anew() -> Outputs:  # of its own, ahead of what is timed: the meters take time
+            return backend.prepare(case, inputs)()
+
+        found = cpu_peak(anew)
         started = time.perf_counter()
-        return backend.prepare(case, inputs), time.perf_counter() - started, None
+        call = backend.prepare(case, inputs)
+        return call, time.perf_counter() - started, found and replace(found, bytes=found.bytes + input_bytes(case))
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
@@ -118,7 +125,7 @@ def _prepare_watched(case: Case, backend: Base, inputs: Inputs) -> tuple[Call, f
     prep_s = time.perf_counter() - started
     call()
     torch.cuda.synchronize()
-    return call, prep_s, torch.cuda.max_memory_allocated() - held + input_bytes(case)
+    return call, prep_s, Peak(torch.cuda.max_memory_allocated() - held + input_bytes(case), ALLOCATOR)
 
 
 # Input sets that are called in turn, so that each call finds the cache cold.
