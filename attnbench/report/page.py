@@ -22,6 +22,7 @@ from attnbench.report.emulated import emulated_section
 from attnbench.report.errors import error_sections
 from attnbench.report.failures import incomplete_section, warnings_section
 from attnbench.report.fp8 import accuracy_lab_sections
+from attnbench.report.memory import memory_section
 from attnbench.report.speed import TIE, speed_sections
 from attnbench.report.summary import summary_section
 from attnbench.report.telemetry import telemetry_section
@@ -49,12 +50,14 @@ def _write(data: ReportData, output: Path, folder: Path) -> None:
     for old in folder.glob("*.svg"):
         old.unlink()
     rates = plots.rate_plots(data, folder)
+    memory = plots.memory_plots(data, folder)
     errors = plots.error_plots(data, folder)
     sections = [
         title(data),
         *summary_section(data),
         *environment_section(data),
         *speed_sections(data, rates),
+        *memory_section(data, memory),
         *telemetry_section(data),
         *error_sections(data, errors),
         *accuracy_lab_sections(data, folder),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.case import Case, forward_flops
+from attnbench.records.growth import LEAST_LENGTHS
 from attnbench.records.record import RELATIVE_RMSE
 from attnbench.records.result import Result
 from attnbench.report.data import Cells, Family, ReportData, show_field
@@ -69,6 +70,25 @@ def error_panels(data: ReportData) -> list[Panel]:
         for family in data.families
         for title, cases, cells in _groups(family, _error)
     ]
+
+
+def memory_panels(data: ReportData) -> list[Panel]:
+    """Peak memory in bytes against seqlen, for each head_dim the panel of the most lengths, three at least."""
+    best: dict[tuple[int, int], Panel] = {}
+    for family in data.families:
+        for title, cases, cells in _groups(family, _peak_bytes):
+            dtype, dims = cases[0].dtype, (cases[0].head_dim, cases[0].head_dim_v)
+            panel = Panel(dtype, f"{dtype}, {title}", _lines(cells, data.series, _peak_bytes))
+            if len(panel.lengths) >= LEAST_LENGTHS and (
+                dims not in best or len(panel.lengths) > len(best[dims].lengths)
+            ):
+                best[dims] = panel
+    return [best[dims] for dims in sorted(best)]
+
+
+def _peak_bytes(result: Result) -> float | None:
+    measurement = result.record.measurement
+    return None if measurement is None or not measurement.peak_bytes else float(measurement.peak_bytes)
 
 
 def _rate(result: Result) -> float | None:

@@ -1,4 +1,4 @@
-"""Figures of a report: TFLOPS against seqlen, and error against seqlen, as SVG that is the same bytes every time.
+"""Figures of a report: TFLOPS, peak memory and error against seqlen, as SVG that is the same bytes every time.
 
 They stand on an opaque light card, so that they read in light and dark viewers alike. Series differ by colour, marker
 and dash; the colours are those that M. Okabe and K. Ito chose to be told apart with colour-vision deficiencies.
@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from attnbench.markdown import image
 from attnbench.report.data import ReportData
-from attnbench.report.panels import Panel, Points, error_panels, finite, rate_panels
+from attnbench.report.panels import Panel, Points, error_panels, finite, memory_panels, rate_panels
 from attnbench.units import error, lengths
 
 # Okabe and Ito's set without yellow, which vanishes on a light card; black late, since axes and text are dark too; then
@@ -39,6 +39,9 @@ ALLOWED = {"tflops": (4, 6), "error": (3, 6)}
 LARGE = 2000
 ALLOWED_LARGE = {"tflops": (3, 4), "error": (3, 2)}
 MAX_TICKS = 8
+# Head dimensions whose peak memory is drawn; the table holds the rest.
+MEMORY_PANELS = 4
+MIB = 2**20
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT, LEGEND_HEIGHT = 4.8, 2.9, 0.35, 0.28
 TITLE_LETTERS = 64
@@ -51,6 +54,15 @@ Style = dict[str, Any]
 def rate_plots(data: ReportData, folder: Path) -> list[str]:
     """Draws TFLOPS against seqlen into `folder`; returns the markdown that shows the figures."""
     return _draw(rate_panels(data), data, folder, "tflops", "TFLOPS", _rate_axes)
+
+
+def memory_plots(data: ReportData, folder: Path) -> list[str]:
+    """Draws peak memory against seqlen into `folder`; returns the markdown that shows the figure."""
+    panels, path = memory_panels(data)[:MEMORY_PANELS], folder / "memory.svg"
+    if not panels:
+        return []
+    _save(panels, data.series, path, "Peak memory against seqlen", _memory_axes)
+    return [image(f"peak memory against seqlen: {', '.join(_names(panels, data.series))}", path)]
 
 
 def error_plots(data: ReportData, folder: Path) -> list[str]:
@@ -227,6 +239,17 @@ def _rate_axes(axes: Axes, panel: Panel) -> None:
             axes.axhline(height, color=QUIET, linewidth=0.9, dashes=(1, 2), zorder=1.5)
             axes.text(1.02, height, f"{100 * part:.0f} %\nof peak", transform=axes.get_yaxis_transform(),
                       va="center", fontsize=7, color=QUIET)  # fmt: skip
+
+
+def _memory_axes(axes: Axes, panel: Panel) -> None:
+    """Logarithmic, so that a power of the length is a line and its exponent the slope."""
+    values = finite(panel.lines.values())
+    low, high = 0.7 * min(values), 1.5 * max(values)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    doublings = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    ticks = [2.0**power for power in doublings[:: -(-len(doublings) // MAX_TICKS)]]
+    _vertical(axes, ticks, [f"{tick / MIB:g}" for tick in ticks], "peak memory, MiB")
 
 
 def _error_axes(axes: Axes, panel: Panel) -> None:

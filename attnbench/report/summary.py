@@ -15,6 +15,7 @@ from attnbench.report.data import Cells, Family, ReportData, TimedCells, preferr
 from attnbench.report.emulated import summary_line
 from attnbench.report.errors import ratio
 from attnbench.report.fp8 import paper_headline
+from attnbench.report.memory import memory_headline
 from attnbench.report.speed import Race, close, leads, mean_and_range, percent, plus_minus, races, ratios, speedup, wins
 from attnbench.units import count, significant
 
@@ -24,13 +25,8 @@ EMULATION = "fp8_emulated"
 
 def summary_section(data: ReportData) -> list[str]:
     lines = [_counts(data), *_failures(data), *_stamps(data)]
-    lines += [
-        *_highest_rate(data),
-        *_fp8_against_16_bit(data),
-        *paper_headline(data),
-        *summary_line(data),
-        *_closest_to_limit(data),
-    ]
+    lines += [*_highest_rate(data), *_fp8_against_16_bit(data), *paper_headline(data), *memory_headline(data)]
+    lines += [*summary_line(data), *_closest_to_limit(data)]
     return ["## Summary", "\n".join(lines), *glance_section(data)]
 
 
