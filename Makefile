@@ -95,6 +95,10 @@ reports: $(VENV)/.installed ## rebuild reports/ from the committed runs
 	$(BIN)/attnbench report $$run -o reports/$$(basename $$run).md; done
 	@$(BIN)/attnbench report $$(git ls-files 'results/*-fa3-*/records.jsonl' | xargs -n 1 dirname) -o reports/fa3-error-table-cpu.md
 
+.PHONY: claims
+claims: $(VENV)/.installed ## rewrite docs/claims.md from the committed runs
+	@$(BIN)/attnbench claims $$(git ls-files 'results/*/records.jsonl' | xargs -n 1 dirname) -o docs/claims.md
+
 # Half an hour together; the others take minutes.
 LONG_BENCHMARKS := benchmarks/false_alarms.py benchmarks/ab_null.py
 .PHONY: bench

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "run": "backends case errors hopper machine messages paths plugins records suite",
     "compare": "case markdown records units",
     "report": "case markdown records units",
+    "claims": "case errors markdown records suite units",
     "ab": "compare errors messages plugins records run suite timing",
     "selftest": "backend case correctness records reference settings worker",
     "repro": "case correctness errors records reference",
@@ -218,6 +219,7 @@ def test_the_rules_see_what_is_there():
 def test_reading_needs_no_measuring_library():
     code = (
         "import sys; from attnbench.cli import main; import attnbench.report.data, attnbench.compare.comparison, "
+        "attnbench.claims.page, "
         f"attnbench.run.runner; sys.exit(bool(set(sys.modules) & {HEAVY - {'matplotlib', 'numpy', 'scipy'}!r}))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

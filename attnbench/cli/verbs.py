@@ -105,6 +105,27 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
 
 
 @main.command(
+    short_help="Published claims beside what runs say of them.",
+    epilog="Example: attnbench claims results/2026-11-25-fa3-* -o claims.md",
+)
+@click.argument("runs", nargs=-1, metavar="[RUN]...", type=PATH, shell_complete=run_directories)
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write it here; printed without.")
+@click.option("--overwrite", is_flag=True, help="Replace a FILE that this verb did not write, too.")
+def claims(runs: tuple[Path, ...], output: Path | None, overwrite: bool) -> None:
+    """Print the ledger of published claims as markdown: what each says, what tests it here, what run directories say.
+
+    RUN: run directories; without any, all under results/.
+    """
+    from attnbench.claims.page import claims_page, write_claims
+
+    if output is None:
+        click.echo(reporting_mistakes(claims_page, runs or None), nl=False)
+    else:
+        reporting_mistakes(write_claims, runs or None, output, overwrite)
+        click.echo(f"claims: {output}")
+
+
+@main.command(
     short_help="A verdict for every case of NEW against BASE.",
     epilog="Example: attnbench compare results/baselines results/20260101T120000Z-quick",
 )

@@ -20,6 +20,7 @@ from attnbench import backend as protocol
 from attnbench import check, load, plugins
 from attnbench.backends import builtin
 from attnbench.case import DEFAULTS, FIELDS, REQUIRED, RESERVED, SCALINGS, Case
+from attnbench.claims.page import MARK
 from attnbench.cli import main
 from attnbench.cli.group import INTERRUPTED, USAGE_ERROR
 from attnbench.compare.gate import GRAVITY
@@ -548,6 +549,10 @@ def test_the_front_page_is_short():
 
 @pytest.mark.parametrize("page", [*TOP, *SITE], ids=name_of)
 def test_lines_are_not_long(page):
+    """But of a page that a command writes: its tables have a line a row."""
+    if page == ROOT / "docs" / "claims.md":
+        assert page.read_text().startswith(MARK)
+        return
     assert [line for line in page.read_text().splitlines() if len(line) > COLUMNS] == []
 
 
