@@ -9,7 +9,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from attnbench.hopper.build import BuildError, compile_library, kernel_sources
-from attnbench.hopper.toolchain import ToolMissing, emulated_recipe, hopper_recipe
+from attnbench.hopper.toolchain import emulated_recipe, hopper_recipe
+from attnbench.machine_code.disassembler import ToolMissing
 from tests.paths import ROOT
 
 # What tests want first, and what takes longest.

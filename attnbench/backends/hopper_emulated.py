@@ -58,7 +58,8 @@ class _Emulated(KernelBackend):
         return emulated_kernel(self.schedule)
 
     def unavailable(self) -> str | None:
-        from attnbench.hopper.toolchain import KERNELS, ToolMissing, find_host_compiler
+        from attnbench.hopper.toolchain import KERNELS, find_host_compiler
+        from attnbench.machine_code.disassembler import ToolMissing
 
         if not KERNELS.is_dir():
             return "the kernels' sources are not part of this installation"

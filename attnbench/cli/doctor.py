@@ -106,7 +106,8 @@ def backend_findings() -> Iterator[Finding]:
 
 def kernel_findings() -> Iterator[Finding]:
     from attnbench.hopper.schedules import FILES, missing
-    from attnbench.hopper.toolchain import KERNELS, NVCC_WHEELS, PINNED_NVCC, ToolMissing, find_nvcc
+    from attnbench.hopper.toolchain import KERNELS, NVCC_WHEELS, PINNED_NVCC, find_nvcc
+    from attnbench.machine_code.disassembler import ToolMissing
 
     if not KERNELS.is_dir():
         yield Finding(NOT_APPLICABLE, "our own kernels: their sources are not part of this installation")

@@ -13,7 +13,7 @@ from rich.table import Table
 from attnbench.hopper.build import Build
 from attnbench.hopper.inspect import KernelFacts, record_facts, violations
 from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded
-from attnbench.hopper.toolchain import DISASSEMBLER_WHEELS
+from attnbench.machine_code.disassembler import DISASSEMBLER_WHEELS
 
 # Shown where the machine code could not be read; never a number.
 UNREAD = "-"

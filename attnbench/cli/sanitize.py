@@ -106,7 +106,7 @@ def find_sanitizer() -> Path | None:
     found = shutil.which("compute-sanitizer")
     if found:
         return Path(found)
-    from attnbench.hopper.toolchain import cuda_homes
+    from attnbench.machine_code.disassembler import cuda_homes
 
     candidates = (home / "bin" / "compute-sanitizer" for home in cuda_homes(os.environ))
     return next((path for path in candidates if path.is_file()), None)

@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import UserError
-from attnbench.hopper.sass import parse_sass, sass_facts
+from attnbench.hopper.sass import sass_facts
 from attnbench.hopper.toolchain import (
     ARCH,
     BUILD,
     KERNELS,
     Recipe,
-    ToolMissing,
     emulated_recipe,
-    find_disassembler,
     find_nvcc,
     hopper_recipe,
     source_digest,
 )
+from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
+from attnbench.machine_code.instructions import parse_sass
 
 # Compilers at a time. A GPU machine is lent by the minute and has the cores; one compiler takes about 1 GB.
 JOBS = len(os.sched_getaffinity(0))

@@ -24,8 +24,9 @@ from attnbench.hopper.build import (
     read_build,
 )
 from attnbench.hopper.library import Variant
-from attnbench.hopper.sass import LoopFacts, SassFacts, parse_sass, sass_facts
-from attnbench.hopper.toolchain import ToolMissing, find_disassembler
+from attnbench.hopper.sass import LoopFacts, SassFacts, sass_facts
+from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
+from attnbench.machine_code.instructions import parse_sass
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 
 from attnbench.hopper.build import build_all, build_emulated, compile_library, kernel_sources, library_path
 from attnbench.hopper.library import KernelLibrary
-from attnbench.hopper.toolchain import ToolMissing, emulated_recipe, find_disassembler, find_nvcc, hopper_recipe
+from attnbench.hopper.toolchain import emulated_recipe, find_nvcc, hopper_recipe
+from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
 
 HERE = Path(__file__).parent
 

@@ -15,14 +15,14 @@ from attnbench.hopper import toolchain
 from attnbench.hopper.build import BuildError, compile_library, is_stale, kernel_sources, read_build
 from attnbench.hopper.toolchain import (
     Recipe,
-    ToolMissing,
     emulated_recipe,
-    find_disassembler,
     find_host_compiler,
     find_nvcc,
     hopper_recipe,
     included_files,
 )
+from attnbench.machine_code import disassembler as disassembler_module
+from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
 
 HERE = Path(__file__).parent
 
@@ -90,7 +90,7 @@ def test_the_cause_of_a_failed_build_is_the_first_line(tmp_path):
 
 
 def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(toolchain, "DEFAULT_CUDA_HOME", tmp_path)
+    monkeypatch.setattr(disassembler_module, "DEFAULT_CUDA_HOME", tmp_path)
     with pytest.raises(ToolMissing, match="pip install --no-deps nvidia-cuda-nvcc==13.0.88"):
         find_nvcc({"PATH": str(tmp_path)}, [])
     with pytest.raises(ToolMissing, match="no cuobjdump and no nvdisasm: pip install"):
@@ -105,7 +105,7 @@ def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
 
 
 def test_the_installers_folder_is_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(toolchain, "DEFAULT_CUDA_HOME", tmp_path / "cuda")
+    monkeypatch.setattr(disassembler_module, "DEFAULT_CUDA_HOME", tmp_path / "cuda")
     installed = fake_nvcc(tmp_path / "cuda" / "bin" / "nvcc", "13.0.5")
     assert find_nvcc({"PATH": ""}, []).path == installed
 
@@ -116,7 +116,7 @@ def test_the_makefile_installs_the_wheels_that_the_message_names():
 
 
 def test_disassembler_from_triton(tmp_path, monkeypatch):
-    monkeypatch.setattr(toolchain, "DEFAULT_CUDA_HOME", tmp_path)
+    monkeypatch.setattr(disassembler_module, "DEFAULT_CUDA_HOME", tmp_path)
     folder = tmp_path / "triton" / "backends" / "nvidia" / "bin"
     for name in ("cuobjdump", "nvdisasm"):
         program(folder / name, "true")

@@ -38,9 +38,9 @@ from attnbench.hopper.quantizer import (
     quantize_on_device,
     sign_bits,
 )
-from attnbench.hopper.sass import parse_sass
 from attnbench.hopper.toolchain import KERNELS, find_host_compiler
 from attnbench.machine.nvml import gpus
+from attnbench.machine_code.instructions import parse_sass
 from attnbench.reference.quantize import quantize, signs
 
 GIB = 2**30

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from attnbench.hopper.build import ptxas_facts
-from attnbench.hopper.sass import SassFacts, parse_sass, sass_facts
+from attnbench.hopper.sass import SassFacts, sass_facts
+from attnbench.machine_code.instructions import parse_sass
 
 # As cuobjdump 13.2 prints it.
 RECORDED = """

@@ -295,9 +295,10 @@ def test_backends_by_what_keeps_them_out(monkeypatch):
 
 def test_kernels_and_their_compiler(monkeypatch):
     from attnbench.hopper import schedules, toolchain
+    from attnbench.machine_code.disassembler import ToolMissing
 
     def no_nvcc():
-        raise toolchain.ToolMissing("no nvcc")
+        raise ToolMissing("no nvcc")
 
     monkeypatch.setattr(toolchain, "find_nvcc", no_nvcc)
     monkeypatch.setattr(schedules, "missing", lambda schedule: "fwd.cu is not built; build it: attnbench kernels build")
