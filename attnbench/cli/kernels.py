@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from attnbench.errors import UserError
 from attnbench.hopper.build import Build
-from attnbench.hopper.inspect import KernelFacts, record_facts, violations
-from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded
+from attnbench.hopper.inspect import KernelFacts, inspect_all, record_facts, violations
+from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, update_recorded
 from attnbench.machine_code.disassembler import DISASSEMBLER_WHEELS
 
 # Shown where the machine code could not be read; never a number.
@@ -131,3 +133,44 @@ def inspection_json(facts: Sequence[KernelFacts]) -> str:
         for one in facts
     ]
     return json.dumps(rows, indent=1)
+
+
+def machine_code_files(names: Sequence[str], only: Sequence[str], update: bool) -> list[Path]:
+    """The arguments of `inspect` as files; none where they name kernels of ours. Raises UserError where both are there.
+
+    A kernel's name has neither a folder nor a suffix.
+    """
+    files = [Path(name) for name in names if "/" in name or "." in name]
+    if files and len(files) < len(names):
+        other = next(name for name in names if Path(name) not in files)
+        library = f"build/kernels/sm_90a/{other}.so"
+        raise UserError(f'"{other}" is no file; of our own kernels, name the library too: {library}')
+    if files and update:
+        raise UserError("--update records our own kernels, no files")
+    if only and not files:
+        raise UserError("--only keeps kernels of files; name one, such as build/kernels/sm_90a/fwd_overlap.so")
+    return files
+
+
+def inspect_files(files: Sequence[Path], only: Sequence[str], as_json: bool) -> None:
+    """Prints what the machine code of files shows, as tables or as JSON."""
+    from attnbench.machine_code.only import Only
+    from attnbench.machine_code.read import read_files
+    from attnbench.machine_code.report import kernels_json, print_kernels
+
+    kernels = read_files(files, Only.parse(only))
+    if as_json:
+        print(kernels_json(kernels))
+    else:
+        print_kernels(kernels)
+
+
+def inspect_built(names: Sequence[str], as_json: bool, update: bool) -> int:
+    """Prints what the compiler made of our kernels; the exit status: 1 for a broken limit or a figure that changed."""
+    facts = inspect_all(names)
+    if update:
+        update_recorded(facts)
+    if as_json:
+        print(inspection_json(facts))
+        return 1 if violations(facts) else 0
+    return 1 if print_inspection(facts) + print_changes(facts) else 0

@@ -311,25 +311,25 @@ def build(names: tuple[str, ...], force: bool) -> None:
 
 
 @kernels.command(
-    short_help="Registers, spills, shared memory, instructions.",
-    epilog="Example: attnbench kernels inspect fwd_overlap --json",
+    short_help="Registers, spills, shared memory, instructions; main loops of any file.",
+    epilog="Example: attnbench kernels inspect fa3_fwd.whl --only head_dim=128 --only dtype=bf16",
 )
 @click.argument("names", nargs=-1, metavar="[FILE]...")
+@click.option("--only", multiple=True, metavar="FIELD=VALUE,...", help="Of files: kernels whose field has the value.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--update", is_flag=True, help="Record the figures as the ones to hold (kernels/static.json).")
-def inspect(names: tuple[str, ...], as_json: bool, update: bool) -> None:
+def inspect(names: tuple[str, ...], only: tuple[str, ...], as_json: bool, update: bool) -> None:
     """Registers, spills, shared memory and instructions of every variant, held against limits and recorded figures.
+
+    FILE names some of our kernels (fwd_overlap), or files with machine code: libraries, objects, cubins, fatbins,
+    wheels, anybody's. Of files it tells what each main loop needs of every pipe, and what limits it.
 
     Exit status 1 where a limit is broken or a recorded figure has changed.
     """
-    from attnbench.cli.kernels import inspection_json, print_changes, print_inspection
-    from attnbench.hopper.inspect import inspect_all
-    from attnbench.hopper.recorded import update_recorded
+    from attnbench.cli.kernels import inspect_built, inspect_files, machine_code_files
 
-    facts = reporting_mistakes(inspect_all, names)
-    if update:
-        reporting_mistakes(update_recorded, facts)
-    if as_json:
-        click.echo(inspection_json(facts))
+    files = reporting_mistakes(machine_code_files, names, only, update)
+    if files:
+        reporting_mistakes(inspect_files, files, only, as_json)
         return
-    sys.exit(1 if print_inspection(facts) + print_changes(facts) else 0)
+    sys.exit(reporting_mistakes(inspect_built, names, as_json, update))

@@ -135,6 +135,9 @@ def step(flight: Flight, instruction: Instruction) -> Flight:
 def in_flight_before(graph: FlowGraph, order: Sequence[int]) -> dict[int, Flight]:
     """What is in flight on entry to each block on every path: the least over the predecessors, to a fixed point."""
     predecessors = graph.predecessors()
+    issued_or_awaited = [
+        [one for one in block if one.is_tensor or one.groups_left is not None] for block in graph.blocks
+    ]
     before = dict.fromkeys(order, _UNKNOWN)
     after = dict(before)
     before[order[0]] = (0, False)
@@ -147,7 +150,7 @@ def in_flight_before(graph: FlowGraph, order: Sequence[int]) -> dict[int, Flight
                 if one in after:
                     flight = (min(flight[0], after[one][0]), flight[1] and after[one][1])
             before[block] = flight
-            for instruction in graph.blocks[block]:
+            for instruction in issued_or_awaited[block]:
                 flight = step(flight, instruction)
             changed = changed or flight != after[block]
             after[block] = flight

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from attnbench.cli.kernels import inspection_json, print_changes, print_inspection
+from attnbench.cli.kernels import inspect_built, inspection_json, print_changes, print_inspection
 from attnbench.hopper.build import PtxasFacts
 from attnbench.hopper.inspect import LIMITS, KernelFacts, record_facts, violations
 from attnbench.hopper.library import Variant
@@ -264,3 +264,10 @@ def test_what_breaks_a_limit_or_was_not_read_is_not_recorded(path):
     with pytest.raises(NotComparable, match="install cuobjdump and nvdisasm"):
         update_recorded([replace(GOOD, sass=None)], path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("facts", "status"), [([GOOD], 0), ([GOOD, BROKEN["UTMALDG"][0]], 1)])
+def test_a_broken_limit_is_status_1_also_as_json(facts, status, monkeypatch, capsys):
+    monkeypatch.setattr("attnbench.cli.kernels.inspect_all", lambda names: facts)
+    assert inspect_built((), as_json=True, update=False) == status
+    assert len(json.loads(capsys.readouterr().out)) == len(facts)

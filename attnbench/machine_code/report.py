@@ -1,0 +1,122 @@
+"""Kernels' machine code as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from attnbench.machine_code.kernel import KEYS, LoopFacts, MachineKernel
+
+# Columns that the table needs: in a narrower terminal its lines wrap, but no figure is cut off.
+TABLE_WIDTH = 200
+# Shown where a figure does not exist; never a number.
+NONE = "-"
+
+_HEADINGS = (
+    "kernel", "regs", "shared\nKiB", "spills\nloop/all", "loop", "keys", "products", "instr", "path", "exposed",
+    "EX2 in\nflight", "chain", "tensor", "issue", "MUFU", "ALU", "FP32", "rescales", "limit",
+)  # fmt: skip
+_LEFT = ("kernel", "loop", "products", "rescales", "limit")
+# Arguments that a table names where they are set, besides dtype, head_dim and tile.
+_FLAGS = (
+    "causal", "local", "softcap", "varlen", "paged", "append", "qv", "packed_gqa", "split", "dropout", "alibi",
+    "deterministic",
+)  # fmt: skip
+
+
+def described(kernel: MachineKernel) -> str:
+    """A kernel in a few words: FlashAttnFwdSm90 bf16 d128 tile 128x176 causal."""
+    arguments = kernel.arguments
+    words = [kernel.short]
+    if kernel.short == kernel.symbol and "schedule" in arguments:
+        return kernel.short
+    words += [str(arguments["dtype"])] if arguments.get("dtype") else []
+    words += [f"d{arguments['head_dim']}"] if "head_dim" in arguments else []
+    if "head_dim_v" in arguments and arguments["head_dim_v"] != arguments.get("head_dim"):
+        words.append(f"dv{arguments['head_dim_v']}")
+    if "tile_m" in arguments:
+        words.append(f"tile {arguments['tile_m']}x{arguments.get('tile_n', '?')}")
+    if "cluster" in arguments:
+        words.append(f"cluster {arguments['cluster']}")
+    return " ".join([*words, *(flag for flag in _FLAGS if arguments.get(flag) is True)])
+
+
+def kernels_table(file: str, kernels: Sequence[MachineKernel]) -> Table:
+    """One row a main loop of one file's kernels; clocks of pipes are of all warpgroups, the rest of one."""
+    compilers = ", ".join(sorted({kernel.compiler for kernel in kernels} - {""})) or "compiler not noted"
+    table = Table(title=f"{file} ({compilers})", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", overflow="fold")
+    for kernel in kernels:
+        for number, loop in enumerate(kernel.loops):
+            first = number == 0
+            table.add_row(
+                f"{described(kernel)} ({kernel.arch})" if first else "",
+                str(kernel.registers) if first else "",
+                f"{kernel.shared_bytes / 1024:.1f}" if first else "",
+                f"{loop.spills}/{kernel.spills}",
+                *_loop_cells(loop, kernel.warpgroups),
+            )
+    return table
+
+
+def _loop_cells(loop: LoopFacts, warpgroups: int) -> tuple[str, ...]:
+    tensor = " + ".join(f"{count}·{shape}" for shape, count in loop.tensor.items())
+    return (
+        "masked" if loop.masked else "plain",
+        f"{loop.keys or NONE}",
+        f"{warpgroups} x ({tensor})",
+        f"{loop.instructions:.0f}",
+        f"{loop.common_path:.0f}",
+        NONE if loop.exposed is None else f"{loop.exposed:.0f}",
+        f"{NONE if loop.in_flight is None else loop.in_flight}/{loop.exponentials}",
+        f"{loop.chain:.0f}",
+        *(f"{clocks:.0f}" for clocks in asdict(loop.pipes).values()),
+        "where needed" if loop.conditional_rescale else "",
+        loop.limit,
+    )
+
+
+def print_kernels(kernels: Sequence[MachineKernel], console: Console | None = None) -> None:
+    """A table for each file, and what its figures are of."""
+    console = console or Console(width=max(Console().width, TABLE_WIDTH))
+    for file in dict.fromkeys(kernel.file for kernel in kernels):
+        own = [kernel for kernel in kernels if kernel.file == file]
+        shown = [kernel for kernel in own if kernel.loops]
+        if shown:
+            console.print(kernels_table(file, shown))
+        if hidden := len(own) - len(shown):
+            kernels_of = "kernel" if hidden == 1 else "kernels"
+            console.print(f"{file}: {hidden} {kernels_of} without a main loop that multiplies", highlight=False)
+    console.print(
+        f"instr, path, exposed, chain: one warpgroup's, for {KEYS} keys and 64 rows; pipes: clocks of all warpgroups "
+        f"of a CTA for the same. Where keys is {NONE}: of one pass. docs/reference/machine-code.md",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def kernels_json(kernels: Sequence[MachineKernel]) -> str:
+    """{"kernels": [...]}: every figure; docs/reference/machine-code.md has the keys."""
+    return json.dumps({"kernels": [_kernel_row(kernel) for kernel in kernels]}, indent=1)
+
+
+def _kernel_row(kernel: MachineKernel) -> dict[str, Any]:
+    row = asdict(kernel)
+    row["spills"] = {"in_loops": sum(loop.spills for loop in kernel.loops), "all": kernel.spills}
+    row["loops"] = [_loop_row(loop) for loop in kernel.loops]
+    return row
+
+
+def _loop_row(loop: LoopFacts) -> dict[str, Any]:
+    row = asdict(loop)
+    row["exponentials"] = {"of_pass": loop.exponentials, "in_flight": row.pop("in_flight")}
+    row["pipes"] = {name: round(clocks, 1) for name, clocks in row["pipes"].items()}
+    for name in ("instructions", "common_path", "exposed", "chain"):
+        row[name] = None if row[name] is None else round(row[name], 1)
+    return row

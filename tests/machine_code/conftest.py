@@ -1,0 +1,37 @@
+"""The compiler and the disassembler where there are any, and small cubins built once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from code_by_hand import compiled
+
+from attnbench.hopper.toolchain import find_nvcc
+from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
+
+
+@pytest.fixture(scope="session")
+def disassembler():
+    try:
+        return find_disassembler()
+    except ToolMissing as error:
+        pytest.skip(f"not run: {error}")
+
+
+@pytest.fixture(scope="session")
+def nvcc():
+    try:
+        return find_nvcc()
+    except ToolMissing as error:
+        pytest.skip(f"not run: {error}")
+
+
+@pytest.fixture(scope="session")
+def hopper_cubin(nvcc, tmp_path_factory) -> Path:
+    return compiled(nvcc, tmp_path_factory.mktemp("cubin"), "sm_90a")
+
+
+@pytest.fixture(scope="session")
+def ampere_cubin(nvcc, tmp_path_factory) -> Path:
+    return compiled(nvcc, tmp_path_factory.mktemp("cubin"), "sm_80")
