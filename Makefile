@@ -85,6 +85,30 @@ docs: $(VENV)/.installed ## build the documentation into docs-build/; a broken l
 kernels: $(VENV)/.tested ## compile kernels/ for sm_90a into build/
 	$(BIN)/attnbench kernels build
 
+# Peers whose machine code kernels/COMPARISON.md reads; what cannot be had is said there to be not run. flash-attn-4 is
+# compiled, in an environment of its own that takes torch from .venv. About 700 MB, and 10 minutes.
+COMPARISON := build/comparison
+COMPARED_WHEELS := fa3-fwd==0.0.3 tokenspeed-fa3==3.0.0.post20260810 flash-attn3-jax==0.2.3 sglang-kernel==0.4.10
+FA4_WHEELS := flash-attn-4==4.0.0b36 nvidia-cutlass-dsl==4.8.1 nvidia-cutlass-dsl-libs-base==4.8.1 \
+              nvidia-cutlass-dsl-libs-core==4.8.1 nvidia-cutlass-dsl-libs-cu12==4.8.1 einops apache-tvm-ffi \
+              torch-c-dlpack-ext quack-kernels cuda-bindings cuda-pathfinder protobuf typing-extensions
+.PHONY: comparison
+comparison: $(VENV)/.tested kernels ## our kernels' machine code beside peers': writes kernels/COMPARISON.md
+	@mkdir -p $(COMPARISON)/wheels $(COMPARISON)/cubins/fa4
+	@for wheel in $(COMPARED_WHEELS); do \
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps -d $(COMPARISON)/wheels $$wheel || \
+	    echo "not had: $$wheel"; done
+	@if [ ! -f $(COMPARISON)/cubins/fa4/version ]; then \
+	$(PYTHON) -m venv $(COMPARISON)/fa4 && \
+	echo $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') > \
+	    $$($(COMPARISON)/fa4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth && \
+	$(COMPARISON)/fa4/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(FA4_WHEELS) && \
+	$(COMPARISON)/fa4/bin/python kernels/comparison/fa4.py $(COMPARISON)/cubins/fa4 && \
+	echo "$(firstword $(FA4_WHEELS)), nvidia-cutlass-dsl==4.8.1" > $(COMPARISON)/cubins/fa4/version || \
+	echo "not had: FlashAttention-4"; fi
+	@$(BIN)/python kernels/comparison/triton_forward.py $(COMPARISON)/cubins/triton
+	@$(BIN)/python kernels/comparison/write.py $(COMPARISON)
+
 # On a Hopper machine: make gpu, gpu-short, gpu-wheels, gpu-help.
 include kernels/gpu.mk
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePath
 
 # Values of arguments: numbers, names of types, true and false.
@@ -29,6 +30,8 @@ _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Flash_fwd_kernel_traits": ("head_dim", "tile_m", "tile_n", "warps", "-", "-", "dtype"),
     "Flash_bwd_kernel_traits": ("head_dim", "tile_m", "tile_n", "warps", "-", "-", "-", "-", "-", "-", "dtype"),
 }  # fmt: skip
+# CollectiveMainloopFwdSm90: where its flags begin and how many there are; sglang's has one more, behind HasQv.
+_FIRST_FLAG, _FLAGS, _ADDED_FLAG = 7, 12, 14
 # What the kernel's own arguments are, behind FlashAttention-2's traits.
 _AFTER_TRAITS = ("dropout", "causal", "local", "alibi")
 _TYPES = {
@@ -36,6 +39,10 @@ _TYPES = {
     "__half": "fp16", "__nv_fp8_e4m3": "e4m3",
 }  # fmt: skip
 _WORD_DTYPES = ("fp16", "bf16", "fp32", "e4m3", "e5m2")
+# Flags of what a plain attention of full sequences has none of. A name that does not speak of one has it not.
+EXTRAS = (
+    "local", "softcap", "varlen", "paged", "append", "qv", "packed_gqa", "split", "dropout", "alibi", "deterministic",
+)  # fmt: skip
 _BACKWARD = re.compile(r"(?i)(?:^|[^a-z])bwd|backward|Bwd")
 # A name shortened to what a table holds.
 _SHORT = 48
@@ -74,6 +81,9 @@ def _template_arguments(full: str) -> Iterator[tuple[str, Argument]]:
         if start < 0:
             continue
         values, end = _arguments_at(full, start + len(template))
+        flags = list(takewhile(lambda text: text in ("true", "false"), values[_FIRST_FLAG:]))
+        if template == "CollectiveMainloopFwdSm90" and len(flags) > _FLAGS:
+            values = [*values[:_ADDED_FLAG], *values[_ADDED_FLAG + 1 :]]
         named = list(zip(names, values))
         if "traits" in template:
             named += zip(_AFTER_TRAITS, _arguments_at(full, end, after_comma=True)[0])

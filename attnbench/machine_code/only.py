@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from attnbench.errors import UserError
 from attnbench.machine_code.kernel import MachineKernel
-from attnbench.machine_code.names import Argument, Name
+from attnbench.machine_code.names import EXTRAS, Argument, Name
+
+
+class Filter(Protocol):
+    """Which kernels are wanted."""
+
+    def may_keep(self, name: Name) -> bool:
+        """Whether a kernel may be, by its name alone; what only its code can tell is left open."""
+
+    def keeps(self, kernel: MachineKernel) -> bool: ...
+
+    def refuse_nothing(self, kernels: Sequence[MachineKernel]) -> None:
+        """Raises UserError where none of these is kept."""
+
 
 # Part of the kernel's demangled name, whatever its arguments.
 NAME = "name"
@@ -31,7 +45,6 @@ class Only:
         return cls(tuple(terms))
 
     def may_keep(self, name: Name) -> bool:
-        """Whether a kernel may hold, by its name alone; what only its code can tell is left open."""
         return all(self._holds(term, name.full, name.arguments.get(term[0])) is not False for term in self.terms)
 
     def keeps(self, kernel: MachineKernel) -> bool:
@@ -42,10 +55,12 @@ class Only:
         field, wanted = term
         if field == NAME:
             return any(text in name for text in wanted)
+        if value is None and field in EXTRAS:
+            return "false" in wanted
         return None if value is None else _text(value) in wanted
 
     def refuse_nothing(self, kernels: Sequence[MachineKernel]) -> None:
-        """Raises UserError where no kernel is kept, with what there is to choose from."""
+        """The message has what there is to choose from."""
         if any(map(self.keeps, kernels)):
             return
         if not self.terms:

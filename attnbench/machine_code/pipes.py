@@ -93,15 +93,15 @@ _AS_LONG = 0.95
 _WORDS = {
     "tensor": "tensor cores",
     "issue": "issue slots",
-    "mufu": "special functions (MUFU)",
-    "alu": "half-rate arithmetic (ALU)",
-    "fp32": "32-bit multiplication and addition",
+    "mufu": "MUFU",
+    "alu": "ALU",
+    "fp32": "FP32",
     "chain": "one warpgroup's chain",
 }
 
 
 def limit_in_words(pipes: Pipes, chain: float) -> str:
-    """What takes longest, and what is within 5 % of it: "tensor cores", "special functions (MUFU), tensor cores"."""
+    """What takes longest, and what is within 5 % of it: "tensor cores", "MUFU, tensor cores"."""
     needs = {**{name: getattr(pipes, name) for name in PIPES}, "chain": chain}
     return ", ".join(_WORDS[name] for name in longest_first(needs) if needs[name] >= _AS_LONG * max(needs.values()))
 

@@ -14,7 +14,7 @@ from attnbench.machine_code.encodings import Decoder
 from attnbench.machine_code.files import CubinFile, extract_cubins
 from attnbench.machine_code.kernel import MachineKernel, kernel_facts
 from attnbench.machine_code.names import read_name
-from attnbench.machine_code.only import Only
+from attnbench.machine_code.only import Filter, Only
 
 # Machine code that is decoded at a time: enough that kernels share encodings, little enough to be held.
 BATCH_BYTES = 8 << 20
@@ -22,7 +22,7 @@ BATCH_BYTES = 8 << 20
 ALONE_BYTES = 2 << 20
 
 
-def read_files(files: Sequence[Path], only: Only | None = None, jobs: int | None = None) -> list[MachineKernel]:
+def read_files(files: Sequence[Path], only: Filter | None = None, jobs: int | None = None) -> list[MachineKernel]:
     """Every kernel of the files that `only` keeps, in the files' order.
 
     Raises UserError (NoMachineCode, ToolMissing) in a line for what cannot be read, and where a filter keeps nothing.
@@ -38,7 +38,7 @@ def read_files(files: Sequence[Path], only: Only | None = None, jobs: int | None
     return [kernel for kernel in found if only.keeps(kernel)]
 
 
-def _read_cubins(cubins: Sequence[CubinFile], only: Only, tool: Disassembler, jobs: int) -> list[MachineKernel]:
+def _read_cubins(cubins: Sequence[CubinFile], only: Filter, tool: Disassembler, jobs: int) -> list[MachineKernel]:
     shares = _shares(cubins, jobs)
     if len(shares) == 1:
         read = [read_share(shares[0], only, tool)]
@@ -64,7 +64,7 @@ def _shares(cubins: Sequence[CubinFile], jobs: int) -> list[Share]:
     return [sorted(share, key=lambda pair: pair[0]) for share in shares]
 
 
-def read_share(share: Share, only: Only, tool: Disassembler) -> list[tuple[tuple[int, int], MachineKernel]]:
+def read_share(share: Share, only: Filter, tool: Disassembler) -> list[tuple[tuple[int, int], MachineKernel]]:
     """What one process reads: facts of its kernels by (cubin, kernel), decoded batch by batch."""
     decoders: dict[str, Decoder] = {}
     found = []
@@ -77,7 +77,7 @@ def read_share(share: Share, only: Only, tool: Disassembler) -> list[tuple[tuple
     return found
 
 
-def _batches(share: Share, only: Only) -> Iterator[list[tuple[tuple[int, int], Kernel]]]:
+def _batches(share: Share, only: Filter) -> Iterator[list[tuple[tuple[int, int], Kernel]]]:
     batch, held = [], 0
     for place, cubin in share:
         for number, kernel in enumerate(read_kernels(cubin)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attnbench.machine_code.kernel import KEYS, LoopFacts, MachineKernel
+from attnbench.machine_code.names import EXTRAS
 
 # Columns that the table needs: in a narrower terminal its lines wrap, but no figure is cut off.
 TABLE_WIDTH = 200
@@ -22,12 +24,9 @@ _HEADINGS = (
     "kernel", "regs", "shared\nKiB", "spills\nloop/all", "loop", "keys", "products", "instr", "path", "exposed",
     "EX2 in\nflight", "chain", "tensor", "issue", "MUFU", "ALU", "FP32", "rescales", "limit",
 )  # fmt: skip
-_LEFT = ("kernel", "loop", "products", "rescales", "limit")
+_LEFT = ("file", "kernel", "loop", "products", "rescales", "limit")
 # Arguments that a table names where they are set, besides dtype, head_dim and tile.
-_FLAGS = (
-    "causal", "local", "softcap", "varlen", "paged", "append", "qv", "packed_gqa", "split", "dropout", "alibi",
-    "deterministic",
-)  # fmt: skip
+_FLAGS = ("causal", *EXTRAS)
 
 
 def described(kernel: MachineKernel) -> str:
@@ -44,26 +43,59 @@ def described(kernel: MachineKernel) -> str:
         words.append(f"tile {arguments['tile_m']}x{arguments.get('tile_n', '?')}")
     if "cluster" in arguments:
         words.append(f"cluster {arguments['cluster']}")
+    words += [kernel.arch] if kernel.arch == "sm_80" else []
     return " ".join([*words, *(flag for flag in _FLAGS if arguments.get(flag) is True)])
 
 
-def kernels_table(file: str, kernels: Sequence[MachineKernel]) -> Table:
-    """One row a main loop of one file's kernels; clocks of pipes are of all warpgroups, the rest of one."""
+def kernels_table(kernels: Sequence[MachineKernel]) -> Table:
+    """One row a main loop; clocks of pipes are of all warpgroups, the rest of one.
+
+    Kernels of one file stand in their order. Those of several are held against each other: by dtype, head_dim and
+    causal, with their files.
+    """
+    files = list(dict.fromkeys(kernel.file for kernel in kernels))
     compilers = ", ".join(sorted({kernel.compiler for kernel in kernels} - {""})) or "compiler not noted"
-    table = Table(title=f"{file} ({compilers})", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in _HEADINGS:
+    arches = ", ".join(sorted({kernel.arch for kernel in kernels}))
+    title = f"{files[0] if len(files) == 1 else f'{len(files)} files'} ({arches}; {compilers})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in _HEADINGS if len(files) == 1 else ("file", *_HEADINGS):
         table.add_column(heading, justify="left" if heading in _LEFT else "right", overflow="fold")
-    for kernel in kernels:
-        for number, loop in enumerate(kernel.loops):
-            first = number == 0
-            table.add_row(
-                f"{described(kernel)} ({kernel.arch})" if first else "",
-                str(kernel.registers) if first else "",
-                f"{kernel.shared_bytes / 1024:.1f}" if first else "",
-                f"{loop.spills}/{kernel.spills}",
-                *_loop_cells(loop, kernel.warpgroups),
-            )
+    if len(files) == 1:
+        for kernel in kernels:
+            _add_rows(table, kernel, ())
+        return table
+    ordered = sorted(kernels, key=lambda kernel: (_problem(kernel), files.index(kernel.file)))
+    for kernel, following in zip_longest(ordered, ordered[1:]):
+        _add_rows(table, kernel, (_file_in_short(kernel.file),))
+        if following is not None and _problem(following) != _problem(kernel):
+            table.add_section()
     return table
+
+
+def _problem(kernel: MachineKernel) -> tuple[str, int, bool]:
+    said = kernel.arguments
+    return str(said.get("dtype", "")), int(said.get("head_dim", 0)), bool(said.get("causal", False))
+
+
+def _file_in_short(file: str) -> str:
+    """The wheel's name without its tags, the file's otherwise."""
+    wheel, _, _ = file.partition(":")
+    return "-".join(wheel.split("-")[:2]) if wheel.endswith(".whl") else file
+
+
+def _add_rows(table: Table, kernel: MachineKernel, file: tuple[str, ...]) -> None:
+    for number, loop in enumerate(kernel.loops):
+        first = (
+            *file,
+            described(kernel),
+            str(kernel.registers),
+            f"{kernel.shared_bytes / 1024:.1f}",
+        )
+        table.add_row(
+            *(first if number == 0 else ("",) * len(first)),
+            f"{loop.spills}/{kernel.spills}",
+            *_loop_cells(loop, kernel.warpgroups),
+        )
 
 
 def _loop_cells(loop: LoopFacts, warpgroups: int) -> tuple[str, ...]:
@@ -84,14 +116,13 @@ def _loop_cells(loop: LoopFacts, warpgroups: int) -> tuple[str, ...]:
 
 
 def print_kernels(kernels: Sequence[MachineKernel], console: Console | None = None) -> None:
-    """A table for each file, and what its figures are of."""
+    """The table, how many kernels have no row in it, and what its figures are of."""
     console = console or Console(width=max(Console().width, TABLE_WIDTH))
+    shown = [kernel for kernel in kernels if kernel.loops]
+    if shown:
+        console.print(kernels_table(shown))
     for file in dict.fromkeys(kernel.file for kernel in kernels):
-        own = [kernel for kernel in kernels if kernel.file == file]
-        shown = [kernel for kernel in own if kernel.loops]
-        if shown:
-            console.print(kernels_table(file, shown))
-        if hidden := len(own) - len(shown):
+        if hidden := sum(kernel.file == file and not kernel.loops for kernel in kernels):
             kernels_of = "kernel" if hidden == 1 else "kernels"
             console.print(f"{file}: {hidden} {kernels_of} without a main loop that multiplies", highlight=False)
     console.print(

@@ -12,25 +12,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from attnbench.backends.triton.launch import (
-    TILES,
-    Tile,
-    allocate,
-    arguments,
-    runnable_tiles,
-    set_block_shapes,
-    strides,
-    tile_arguments,
-)
+from attnbench.backends.triton.ahead import compile_for
+from attnbench.backends.triton.launch import TILES, Tile, arguments, runnable_tiles
 from attnbench.case import Case
 from attnbench.machine.facts import installed_version, module_installed
 from attnbench.reference.inputs import make_inputs
 
 HERE = Path(__file__).parent
 SHARED_BYTES = {90: 232_448, 80: 166_912}  # CUDA programming guide, technical specifications per compute capability
-TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8e4nv", torch.float32: "fp32"}
 needs_triton = pytest.mark.skipif(not module_installed("triton"), reason="not run: needs Triton")
 
 
@@ -48,45 +38,6 @@ def test_numbers_in_the_interpreter(which, at_least):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed.group(1)) >= at_least and "skipped" not in done.stdout, done.stdout[-500:]
-
-
-def compiled(case, tile, tma, capability):
-    """The kernel compiled for a GPU that is not here, as JIT specialization would have it."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from attnbench.backends.triton.forward import attention_forward as kernel
-
-    inputs = make_inputs(case)
-    out, lse = allocate(case, inputs.q)
-    values = {**arguments(case, inputs, tma, l2_bytes=50 * 2**20), "out": out, "lse": lse, **strides("o", out)}
-    values |= tile_arguments(tile)
-    set_block_shapes(values)
-    fixed = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
-    signature, constants, attributes = {}, {}, {}
-    for position, name in enumerate(kernel.arg_names):
-        value = values[name]
-        signature[name] = _type_of(value, name in fixed)
-        if signature[name] == "constexpr":
-            constants[(position,)] = value
-        elif isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
-            attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-
-def _type_of(value, fixed):
-    if fixed or value is None or (isinstance(value, int) and value == 1):
-        return "constexpr"
-    if isinstance(value, torch.Tensor):
-        return f"*{TYPES[value.dtype]}"
-    if isinstance(value, float):
-        return "fp32"
-    if isinstance(value, int):
-        return "i32"
-    return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
 
 
 def spilled_bytes(binary, folder):
@@ -115,7 +66,7 @@ def test_instructions_on_hopper(values, tile, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     case = Case.make(batch=1, seqlen=1024, num_heads=2, causal=True, **values)
     assert tile in runnable_tiles(arguments(case, make_inputs(case), True, 0), SHARED_BYTES[90])
-    binary = compiled(case, tile, True, 90)
+    binary = compile_for(case, tile, True, 90)
     ptx = binary.asm["ptx"]
     operands = {"fp16": "f16.f16", "bf16": "bf16.bf16", "e4m3": "e4m3.e4m3"}[case.dtype]
     wgmma = re.findall(r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k\d+\.f32\.(\w+\.\w+)", ptx)
@@ -138,7 +89,7 @@ def test_instructions_before_hopper(tmp_path, monkeypatch):
     case = Case.make(batch=1, seqlen=1024, num_heads=2, head_dim=128, dtype="bf16", causal=True)
     tile = Tile(128, 64, 8, 2)
     assert tile in runnable_tiles(arguments(case, make_inputs(case), False, 0), SHARED_BYTES[80])
-    binary = compiled(case, tile, False, 80)
+    binary = compile_for(case, tile, False, 80)
     assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in binary.asm["ptx"]
     assert "cp.async.bulk" not in binary.asm["ptx"] and "wgmma" not in binary.asm["ptx"]
     assert spilled_bytes(binary, tmp_path) == 0

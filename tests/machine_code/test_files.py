@@ -258,7 +258,11 @@ def test_the_command_line_refuses_in_a_line(arguments, says, hopper_cubin):
 
 def test_the_command_line_prints_a_table_and_json(hopper_cubin):
     table = CliRunner().invoke(main, ["kernels", "inspect", str(hopper_cubin)])
-    assert table.exit_code == 0 and "multiplies_bf16_d64 (sm_90a)" in table.output
+    assert (
+        table.exit_code == 0
+        and "multiplies_bf16_d64" in table.output
+        and "products.cubin (sm_90a; ptxas" in table.output
+    )
     assert "products.cubin: 1 kernel without a main loop that multiplies" in table.output
     told = CliRunner().invoke(main, ["kernels", "inspect", str(hopper_cubin), "--json"])
     assert told.exit_code == 0 and len(json.loads(told.output)["kernels"]) == 2

@@ -222,7 +222,7 @@ def test_half_rate_and_integer_arithmetic():
 
 def test_the_limit_in_words():
     pipes = Pipes(tensor=1000, issue=400, mufu=960, alu=900, fp32=0)
-    assert limit_in_words(pipes, 500) == "tensor cores, special functions (MUFU)"
+    assert limit_in_words(pipes, 500) == "tensor cores, MUFU"
     assert limit_in_words(pipes, 2000) == "one warpgroup's chain"
 
 

@@ -47,6 +47,18 @@ def test_other_templates_and_plain_words(full, said):
     assert said.items() <= read_name(full, "x.so").arguments.items()
 
 
+@pytest.mark.parametrize("added", ["", "false, "])
+def test_a_flag_more_in_sglangs_template(added):
+    full = (
+        "flash::FlashAttnFwdSm90<flash::CollectiveMainloopFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1> >, "
+        "cute::tuple<cute::C<128>, cute::C<176>, cute::C<128> >, 128, cutlass::bfloat16_t, float, cutlass::arch::Sm90, "
+        f"true, false, false, false, false, false, false, {added}true, true, false, true, false, cutlass::bfloat16_t> >"
+    )
+    said = read_name(full, "x.so").arguments
+    assert (said["causal"], said["qv"], said["overlap"]) == (True, False, True)
+    assert (said["packed_gqa"], said["split"]) == (False, True)
+
+
 def test_a_name_that_says_nothing_leaves_the_file_to_say_it():
     name = read_name("kernel_cutlass_object_at_0", "fa4-bf16-d128-causal.cubin")
     assert {"dtype": "bf16", "head_dim": 128, "causal": True}.items() <= name.arguments.items()
