@@ -96,11 +96,17 @@ class _Emulated(KernelBackend):
         }
 
     def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
-        """What ran, and what the last launch of this library did, as counted."""
+        """What ran, what the last launch of this library did, as counted, and what its main loop needs on a GPU."""
+        from attnbench.hopper.loads import recorded_loads
+        from attnbench.hopper.schedules import FILES
+
         emulated = self.emulation_facts(case)
         variant, counted = self.variant(case), self.kernel().emulator.counted
-        facts = {} if variant is None else {"name": variant.kernel}
-        return {**facts, "emulated": emulated, **({} if counted is None else {"counted": dict(counted)})}
+        facts: dict[str, Any] = {"emulated": emulated}
+        if variant is not None:
+            loads = recorded_loads(FILES[self.schedule], variant.key)
+            facts |= {"name": variant.kernel, **({} if loads is None else {"loads": dict(loads)})}
+        return facts if counted is None else facts | {"counted": dict(counted)}
 
     def config(self, case: Case, call: int, delivery: str) -> EmulationConfig:
         """How the call of that number runs: repeats take further seeds, since the same one repeats by construction."""

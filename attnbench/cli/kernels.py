@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from attnbench.errors import UserError
-from attnbench.hopper.build import Build
+from attnbench.hopper.build import Build, build_all
 from attnbench.hopper.inspect import KernelFacts, inspect_all, record_facts, violations
+from attnbench.hopper.loads import update_loads
 from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, update_recorded
 from attnbench.machine_code.disassembler import DISASSEMBLER_WHEELS
 
@@ -170,6 +171,7 @@ def inspect_built(names: Sequence[str], as_json: bool, update: bool) -> int:
     facts = inspect_all(names)
     if update:
         update_recorded(facts)
+        update_loads([build for build in build_all(names) if build.name.startswith("fwd_")])
     if as_json:
         print(inspection_json(facts))
         return 1 if violations(facts) else 0

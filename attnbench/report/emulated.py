@@ -22,6 +22,11 @@ HEADERS = (
     "seqlen", "inputs", "kernel", "verdict", "error / limit", "read", "written", "of compulsory", "of standard",
     "k, v loaded", "FLOP issued / useful", "ex2 / score", "barrier waits",
 )  # fmt: skip
+PIPES = {"tensor": "tensor", "issue": "issue", "mufu": "MUFU", "alu": "ALU", "fp32": "FP32", "chain": "chain"}
+ABOUT_LOADS = (
+    "Read from the machine code for sm_90a (docs/reference/machine-code.md), nothing measured: clocks of each pipe for "
+    "128 keys in the main loop without masking, of all warpgroups of a CTA; chain: of one warpgroup by itself."
+)
 ABOUT = (
     "The sources of kernels/, compiled for the CPU and run in an emulation of Hopper's asynchrony; judged like every "
     "backend, never timed. Bytes are those between global memory and the multiprocessors, with no cache in between "
@@ -61,7 +66,7 @@ def emulated_section(data: ReportData) -> list[str]:
     ]
     if not records:
         return []
-    parts = ["## Our kernels, emulated", ABOUT, "\n".join(_headlines(records))]
+    parts = ["## Our kernels, emulated", ABOUT, "\n".join(_headlines(records)), *_loads(records)]
     for family in data.families:
         own = [record for case in family.cases for record in records if record.case == case]
         if own:
@@ -91,6 +96,23 @@ def _headlines(records: list[Emulated]) -> Iterator[str]:
             f"from {compulsory[0]} to {compulsory[1]} times the compulsory bytes, and from {standard[0]} to "
             f"{standard[1]} of standard attention's."
         )
+
+
+def _loads(records: list[Emulated]) -> list[str]:
+    """A row a kernel: clocks that a pass of its main loop takes of each pipe, as its machine code says."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        kernel = record.result.record.kernel or {}
+        if "loads" in kernel:
+            found.setdefault(kernel["name"], kernel["loads"])
+    if not found:
+        return []
+    rows = [
+        [code(name), loads["compiler"], *(f"{loads[pipe]:,.0f}" for pipe in PIPES), loads["limit"]]
+        for name, loads in sorted(found.items())
+    ]
+    headers = ["kernel", "compiler", *PIPES.values(), "limited by"]
+    return ["### What their main loops need", ABOUT_LOADS, table(headers, rows, left=2)]
 
 
 def _share(record: Emulated, whole: int) -> float:

@@ -105,7 +105,9 @@ inline void prepare_engine(Engine& own, int slot) {
   own.random = Random(launch.config.seed + static_cast<uint64_t>(slot) * 0xd1342543de82ef95ull);
   own.step = 0;
   own.stop = false;
+  own.lanes = 0;
   own.arrives.clear();
+  own.touched.clear();  // NOTE: a launch that a hazard ended may have left it half used
   std::fill(own.calls.begin(), own.calls.end(), 0);
 }
 
