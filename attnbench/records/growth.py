@@ -48,9 +48,10 @@ class Growth:
 
 
 def growth(curves: Iterable[Curve]) -> Growth | None:
-    """Over the curves of at least LEAST_LENGTHS lengths, equal ones once: fp16's memory is bf16's, and no new evidence.
-    None where there are none."""
-    kept = tuple(dict.fromkeys(curve for curve in curves if len(curve) >= LEAST_LENGTHS))
+    """Over the curves of at least LEAST_LENGTHS lengths, but those that are equal to another or a part of it: fp16's
+    memory is bf16's, and no new evidence. None where there are none."""
+    found = dict.fromkeys(curve for curve in curves if len(curve) >= LEAST_LENGTHS)
+    kept = tuple(curve for curve in found if not any(set(curve) < set(other) for other in found))
     if not kept:
         return None
     from scipy.special import stdtrit

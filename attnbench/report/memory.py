@@ -18,10 +18,10 @@ ABOUT = (
 )
 FIT = (
     f"Fitted on problems with at least {LEAST_LENGTHS} lengths, queries as long as keys: least squares of log(bytes) "
-    "on log(seqlen), one exponent for all curves and a constant for each; curves of equal bytes count once. Bytes "
-    f"repeat exactly, so the {100 * CONFIDENCE:.0f} % interval (Student's t on the residuals) says how well one power "
-    "fits these lengths; terms of lower order widen it. Last: between the two longest lengths alone. Counted by the "
-    "process: its resident memory, since not all was torch's."
+    "on log(seqlen), one exponent for all curves and a constant for each; curves of equal bytes, or part of another, "
+    f"count once. Bytes repeat exactly, so the {100 * CONFIDENCE:.0f} % interval (Student's t on the residuals) says "
+    "how well one power fits these lengths; terms of lower order widen it. Last: between the two longest lengths. "
+    "Counted by the process: its resident memory, since not all was torch's."
 )
 
 Fits = Mapping[tuple[str, int, int], Growth]

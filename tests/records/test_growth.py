@@ -39,6 +39,8 @@ def test_several_curves_share_an_exponent_and_have_constants_of_their_own():
 def test_equal_curves_are_no_new_evidence_and_two_lengths_are_none():
     bent = ((128, 1000), (256, 2500), (512, 4100))
     assert growth([bent, bent, bent]) == growth([bent]) and growth([bent]).high - growth([bent]).low > 1
+    longer = (*bent, (1024, 9000))
+    assert growth([bent, longer, longer[1:]]) == growth([longer])
     assert growth([power(2, lengths=(128, 256)), power(2, lengths=(512, 1024))]) is None and growth([]) is None
 
 
