@@ -9,18 +9,18 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # An index to take torch from, such as PyTorch's own index of CPU wheels; empty: pip's configured one.
 TORCH_INDEX ?=
-# nvcc from PyPI, for machines that have none: the version that the static figures are pinned to.
-NVCC_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
-               nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
-# Disassemblers that read nvcc 13.0's output; PyPI has them from this version on.
-SASS_WHEELS := nvidia-cuda-cuobjdump==13.2.* nvidia-cuda-nvdisasm==13.2.*
+# nvcc from PyPI, for machines that lack the version that limits and static figures are pinned to.
+NVCC_WHEELS := nvidia-cuda-nvcc==13.5.37 nvidia-cuda-crt==13.5.37 nvidia-nvvm==13.5.37 \
+               nvidia-cuda-runtime==13.5.* nvidia-cuda-cccl==13.3.5.*
+SASS_WHEELS := nvidia-cuda-cuobjdump==13.5.* nvidia-cuda-nvdisasm==13.5.*
 # cuDNN's graph interface: imports without a GPU, so that building its graphs is tested.
 GRAPH_WHEELS := nvidia-cudnn-frontend==1.32.*
 
 VENV := .venv
 BIN := $(VENV)/bin
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-HAS_NVCC := $(shell command -v nvcc >/dev/null 2>&1 || test -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" && echo yes)
+HAS_NVCC := $(shell PATH="$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin" nvcc --version 2>/dev/null | \
+	grep -q 'V13[.]5[.]37' && echo yes)
 CONSTRAINTS := $(if $(HAS_GPU),,-c constraints-cpu.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
        $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))

@@ -300,7 +300,7 @@ def kernels() -> None:
 @click.argument("names", nargs=-1, metavar="[FILE]...")
 @click.option("--force", is_flag=True, help="Compile again even where nothing changed.")
 def build(names: tuple[str, ...], force: bool) -> None:
-    """Compile kernels/*.cu for sm_90a with nvcc (PATH, CUDA_HOME or PyPI wheels), what changed only.
+    """Compile kernels/*.cu for sm_90a with nvcc (PyPI wheels, PATH or CUDA_HOME), what changed only.
 
     A spill in a main loop, or a line of ptxas about serialized wgmma, is an error.
     """

@@ -25,6 +25,8 @@ from attnbench.hopper.toolchain import (
     ARCH,
     BUILD,
     KERNELS,
+    NVCC_FLAGS,
+    PINNED_NVCC,
     Recipe,
     emulated_recipe,
     find_nvcc,
@@ -211,10 +213,31 @@ def build_all(
 ) -> list[Build]:
     """Compiles the kernel files for Hopper, `jobs` at a time. `report` gets each build as it is done.
 
-    Tries every file, then raises BuildError with all that failed. Raises ToolMissing without an nvcc.
+    What the pinned nvcc made of these very sources stays, whatever nvcc is here, unless ATTNBENCH_NVCC names one.
+    Tries every file, then raises BuildError with all that failed. Raises ToolMissing where there is something to
+    compile and no nvcc.
     """
-    recipes = [hopper_recipe(source) for source in kernel_sources(names)]
-    return _build_each(recipes, jobs, force, report)
+    sources = kernel_sources(names)
+    kept = {} if force or os.environ.get("ATTNBENCH_NVCC") else _made_by_pinned_nvcc(sources)
+    if report is not None:
+        for one in kept.values():
+            report(one)
+    recipes = [hopper_recipe(source) for source in sources if source.name not in kept]
+    builds = {one.source: one for one in _build_each(recipes, jobs, force, report)}
+    return [kept.get(source.name) or builds[source.name] for source in sources]
+
+
+def _made_by_pinned_nvcc(sources: Sequence[Path]) -> dict[str, Build]:
+    """Builds by name of source, fresh and by the pinned nvcc: such as a machine with another nvcc was brought."""
+    found = (read_build(library_path(source.stem)) for source in sources)
+    return {
+        one.source: one
+        for one in found
+        if one is not None
+        and (one.compiler, one.flags) == (f"nvcc {PINNED_NVCC}", NVCC_FLAGS)
+        and library_path(Path(one.source).stem).is_file()
+        and not is_stale(one)
+    }
 
 
 def build_emulated(source: Path, **options: Any) -> Path:

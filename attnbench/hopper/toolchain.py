@@ -20,11 +20,11 @@ from attnbench.machine_code.disassembler import WHEEL_ROOT, ToolMissing, cuda_ho
 from attnbench.paths import build_folder, shipped_folder
 
 # The nvcc whose machine code the limits and kernels/static.json were made with.
-PINNED_NVCC = "13.0.88"
+PINNED_NVCC = "13.5.37"
 # The wheels that together hold a working nvcc (they need a host g++).
 NVCC_WHEELS = (
-    "nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-runtime==13.0.*", "nvidia-cuda-crt==13.0.88",
-    "nvidia-nvvm==13.0.88", "nvidia-cuda-cccl==13.0.*",
+    "nvidia-cuda-nvcc==13.5.37", "nvidia-cuda-runtime==13.5.*", "nvidia-cuda-crt==13.5.37",
+    "nvidia-nvvm==13.5.37", "nvidia-cuda-cccl==13.3.5.*",
 )  # fmt: skip
 
 
@@ -38,25 +38,29 @@ class Nvcc:
 
 
 def find_nvcc(environ: Mapping[str, str] = os.environ, sites: Iterable[Path] | None = None) -> Nvcc:
-    """The first nvcc of: ATTNBENCH_NVCC, PATH, CUDA_HOME, /usr/local/cuda, the PyPI wheels. Raises ToolMissing.
+    """The first nvcc of: ATTNBENCH_NVCC, the pinned one from PyPI, PATH, CUDA_HOME, /usr/local/cuda, any from PyPI.
 
-    A set ATTNBENCH_NVCC that is no file is an error, never skipped.
+    The pinned one before others, since limits and figures are its own, and it makes the shorter FP8 loops. Raises
+    ToolMissing; a set ATTNBENCH_NVCC that is no file is an error, never skipped.
     """
     chosen = environ.get("ATTNBENCH_NVCC")
     if chosen:
         if not Path(chosen).is_file():
             raise ToolMissing(f"ATTNBENCH_NVCC={chosen} is not a file")
         return _nvcc(Path(chosen))
+    places = (folder / WHEEL_ROOT / "bin" / "nvcc" for folder in (site_folders() if sites is None else sites))
+    wheels = [path for path in places if path.is_file()]
+    for path in wheels:
+        if _nvcc_version(path) == PINNED_NVCC:
+            return _nvcc(path)
     on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
     if on_path:
         return _nvcc(Path(on_path))
     for home in cuda_homes(environ):
         if (home / "bin" / "nvcc").is_file():
             return _nvcc(home / "bin" / "nvcc")
-    for folder in site_folders() if sites is None else sites:
-        root = folder / WHEEL_ROOT
-        if (root / "bin" / "nvcc").is_file():
-            return _nvcc(root / "bin" / "nvcc")
+    if wheels:
+        return _nvcc(wheels[0])
     raise ToolMissing(
         "no nvcc: looked at ATTNBENCH_NVCC, PATH, CUDA_HOME, /usr/local/cuda and site-packages/nvidia/cu13. "
         f"Install CUDA 13, or: pip install --no-deps {' '.join(NVCC_WHEELS)}"

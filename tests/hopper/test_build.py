@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,16 @@ def test_nvcc_is_found_in_order(tmp_path):
     assert found.library_dirs == (run_time.parent,)
 
 
+def test_the_pinned_nvcc_of_this_environment_comes_before_another_one(tmp_path):
+    """Whoever installed it has the compiler that limits and figures speak of; only ATTNBENCH_NVCC overrules that."""
+    other = fake_nvcc(tmp_path / "path" / "nvcc", "13.0.2")
+    wheel = fake_nvcc(tmp_path / "site" / "nvidia" / "cu13" / "bin" / "nvcc", toolchain.PINNED_NVCC)
+    environ, sites = {"PATH": str(other.parent)}, [tmp_path / "none", tmp_path / "site"]
+    assert find_nvcc(environ, sites).path == wheel
+    assert find_nvcc({**environ, "ATTNBENCH_NVCC": str(other)}, sites).path == other
+    assert find_nvcc(environ, [tmp_path / "none"]).path == other
+
+
 @pytest.mark.parametrize(("lib64", "library_dirs"), [(False, ("lib",)), (True, ())])
 def test_the_run_time_of_wheels_is_found_wherever_they_lie(tmp_path, lib64, library_dirs):
     """A wheel's nvcc outside site-packages, named by ATTNBENCH_NVCC or through a link on PATH; toolkits have lib64."""
@@ -91,7 +102,7 @@ def test_the_cause_of_a_failed_build_is_the_first_line(tmp_path):
 
 def test_missing_tools_say_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(disassembler_module, "DEFAULT_CUDA_HOME", tmp_path)
-    with pytest.raises(ToolMissing, match="pip install --no-deps nvidia-cuda-nvcc==13.0.88"):
+    with pytest.raises(ToolMissing, match="pip install --no-deps nvidia-cuda-nvcc==13.5.37"):
         find_nvcc({"PATH": str(tmp_path)}, [])
     with pytest.raises(ToolMissing, match="no cuobjdump and no nvdisasm: pip install"):
         find_disassembler({"PATH": str(tmp_path)}, [])
@@ -208,6 +219,34 @@ def test_one_broken_file_does_not_stop_the_others(tmp_path, monkeypatch):
     assert [build.name for build in built] == ["fwd_b"]
     assert "fwd_a.cu:" in str(caught.value) and "fwd_c.cu:" in str(caught.value)
     assert [build.name for build in kernel_build.build_all(["fwd_b"])] == ["fwd_b"]
+
+
+def test_what_the_pinned_nvcc_made_elsewhere_stays(tmp_path, monkeypatch):
+    """A machine with another nvcc, or with none, is brought libraries; only a change of the sources drops them."""
+    source, library = tmp_path / "fwd_a.cu", tmp_path / "fwd_a.so"
+    source.write_text('extern "C" int a() { return 1; }\n')
+    compiled, reported = [], []
+
+    def recipe_here(source):
+        compiled.append(source.name)
+        return emulated_recipe(source, build_dir=tmp_path)
+
+    monkeypatch.delenv("ATTNBENCH_NVCC", raising=False)
+    monkeypatch.setattr(kernel_build, "KERNELS", tmp_path)
+    monkeypatch.setattr(kernel_build, "library_path", lambda name: tmp_path / f"{name}.so")
+    monkeypatch.setattr(kernel_build, "hopper_recipe", recipe_here)
+    brought = replace(
+        compile_library(replace(emulated_recipe(source, build_dir=tmp_path), library=library)),
+        compiler=f"nvcc {toolchain.PINNED_NVCC}",
+        flags=toolchain.NVCC_FLAGS,
+    )
+    library.with_suffix(".json").write_text(json.dumps(asdict(brought)))
+    assert kernel_build.build_all(report=reported.append) == [brought] == reported and compiled == []
+    monkeypatch.setenv("ATTNBENCH_NVCC", "/somewhere/nvcc")
+    assert kernel_build.build_all() != [brought] and compiled == ["fwd_a.cu"]
+    monkeypatch.delenv("ATTNBENCH_NVCC")
+    source.write_text('extern "C" int a() { return 2; }\n')
+    assert kernel_build.build_all() != [brought] and compiled == ["fwd_a.cu"] * 2
 
 
 def test_an_edit_while_it_compiles_leaves_it_stale(tmp_path, monkeypatch):

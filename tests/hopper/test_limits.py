@@ -24,7 +24,7 @@ VARIANT = Variant(
 LOOP = LoopFacts(470, 16, 2, 2, 66, 66, 66, 66, 0, 0)
 MASKED = LoopFacts(640, 16, 2, 2, 66, 66, 66, 66, 0, 0)
 SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP), registers_alloc=240, registers_dealloc=24)
-GOOD = KernelFacts("fwd_overlap", "nvcc 13.0.88", "d1g3st", VARIANT, PtxasFacts(168, 0, 0, 1024), (), SASS)
+GOOD = KernelFacts("fwd_overlap", "nvcc 13.5.37", "d1g3st", VARIANT, PtxasFacts(168, 0, 0, 1024), (), SASS)
 
 
 def with_loop(**changes) -> KernelFacts:
@@ -132,7 +132,7 @@ def printed(facts) -> tuple[str, int]:
 def test_table():
     text, broken = printed([GOOD])
     assert broken == 0
-    assert "fwd_overlap (nvcc 13.0.88)" in text and "All limits hold for 1 variants." in text
+    assert "fwd_overlap (nvcc 13.5.37)" in text and "All limits hold for 1 variants." in text
     row = next(line for line in text.splitlines() if "overlap-bf16-d128-full" in line)
     assert row.split() == [
         "overlap-bf16-d128-full",
@@ -252,9 +252,9 @@ def test_changes_are_printed(path, monkeypatch, facts, count, words):
 
 def test_figures_of_another_compiler_say_nothing(path):
     update_recorded([GOOD], path)
-    with pytest.raises(NotComparable, match="built by nvcc 13.2.1, recorded with nvcc 13.0.88"):
+    with pytest.raises(NotComparable, match="built by nvcc 13.2.1, recorded with nvcc 13.5.37"):
         compare_recorded([replace(GOOD, compiler="nvcc 13.2.1")], read_recorded(path))
-    with pytest.raises(NotComparable, match="recorded with nvcc 13.0.88, not with nvcc 13.2.1"):
+    with pytest.raises(NotComparable, match="recorded with nvcc 13.5.37, not with nvcc 13.2.1"):
         update_recorded([replace(GOOD, compiler="nvcc 13.2.1")], path)
 
 
