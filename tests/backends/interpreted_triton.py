@@ -21,6 +21,7 @@ from attnbench.backends import builtin
 from attnbench.backends import triton as backend_module
 from attnbench.backends.triton.forward import attention_forward
 from attnbench.backends.triton.launch import (
+    COMPILER_OPTIONS,
     Tile,
     allocate,
     arguments,
@@ -53,7 +54,7 @@ def launch(case, inputs, tma, tile=Tile(32, 32, 4, 2), l2_bytes=L2_BYTES):
     values = {**fixed, "out": out.fill_(torch.nan), "lse": lse.fill_(torch.nan), **strides("o", out)}
     values |= tile_arguments(tile)
     set_block_shapes(values)
-    attention_forward[grid(case)](**values)
+    attention_forward[grid(case)](**values, **COMPILER_OPTIONS)
     return Outputs(out, lse)
 
 

@@ -67,6 +67,7 @@ def test_instructions_on_hopper(values, tile, tmp_path, monkeypatch):
     case = Case.make(batch=1, seqlen=1024, num_heads=2, causal=True, **values)
     assert tile in runnable_tiles(arguments(case, make_inputs(case), True, 0), SHARED_BYTES[90])
     binary = compile_for(case, tile, True, 90)
+    assert binary.metadata.enable_fp_fusion
     ptx = binary.asm["ptx"]
     operands = {"fp16": "f16.f16", "bf16": "bf16.bf16", "e4m3": "e4m3.e4m3"}[case.dtype]
     wgmma = re.findall(r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k\d+\.f32\.(\w+\.\w+)", ptx)

@@ -13,6 +13,7 @@ from typing import Any
 
 from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.backends.triton.launch import (
+    COMPILER_OPTIONS,
     TILES,
     allocate,
     arguments,
@@ -80,7 +81,7 @@ class Triton(Base):
 
         def call() -> Outputs:
             out, lse = allocate(case, out_like)
-            binary = kernel[grid(case)](**fixed, out=out, lse=lse, **strides("o", out))
+            binary = kernel[grid(case)](**fixed, out=out, lse=lse, **strides("o", out), **COMPILER_OPTIONS)
             if case.key not in compiled:
                 compiled[case.key] = _describe(kernel.best_config, binary)
             return Outputs(out, lse)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnbench.backends.triton.launch import Tile, allocate, arguments, set_block_shapes, strides, tile_arguments
+from attnbench.backends.triton.launch import (
+    COMPILER_OPTIONS,
+    Tile,
+    allocate,
+    arguments,
+    set_block_shapes,
+    strides,
+    tile_arguments,
+)
 from attnbench.case import Case
 from attnbench.reference.inputs import make_inputs
 
@@ -39,7 +47,7 @@ def compile_for(case: Case, tile: Tile, tma: bool, capability: int) -> Any:
         elif isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, **COMPILER_OPTIONS}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 

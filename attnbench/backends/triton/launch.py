@@ -21,6 +21,9 @@ TMA_ALIGNMENT_BYTES = 16
 # Accumulator and score elements that a thread can hold in its 255 registers beside addresses and, on the pointer path
 # (mma.sync), beside its operands: compiled for sm_90 and sm_80, tiles within these limits do not spill.
 MOST_TILE_REGISTERS = {"tma": 160, "pointers": 96}
+# Compiler options of every launch. Multiplications and additions fuse into FFMA: Triton's default up to 3.9, which says
+# that it will be off from 3.10 on.
+COMPILER_OPTIONS = {"enable_fp_fusion": True}
 # Of L2, what a section of heads may fill with keys and values; the rest is for queries, outputs and the next section.
 L2_SHARE = 0.5
 
