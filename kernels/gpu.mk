@@ -30,7 +30,7 @@ GPU_PYTHON := $(if $(BARE),env PYTHONPATH=$(CURDIR)/$(GPU_SITE):$(PYTHONPATH) $(
 GPU_NEEDS := $(if $(BARE),$(if $(wildcard $(WHEELS)/*.whl),$(GPU_SITE)/.unpacked),$(VENV)/.tested)
 HOPPER_SCHEDULES = $(shell $(GPU_PYTHON) -c "from attnbench.backends import builtin; \
 	print(*(f'--backend \"{one}\"' for one in builtin() if one.startswith('hopper')))")
-SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" --backend "hopper[softmax_turns]" \
+SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" \
          --backend "hopper[no_turns]" --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
 FP8_ERROR := --only dtype=e4m3 --backend hopper_fp8 --backend "hopper_fp8[two_level]"
 PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256,e4m3_d128 --only seqlen_q=1024,4096,16384 \
@@ -110,8 +110,10 @@ step_ablation = $(call measure,ablation,suites/ablation.yaml,0 1 3)
 step_sweep = $(call measure,sweep,suites/h100.yaml --only dtype=bf16 $(SWEEP),0 1 3)
 step_sweep-long = $(call measure,sweep-long,$(LONG) $(SWEEP),0 1 3)
 
-# What an offline Hopper machine may lack, for its Python; torch, numpy and the rest it must have. fa3-fwd and the
-# frontend are the peers to compare with.
+# What an offline Hopper machine may lack, for its Python; torch, numpy and the rest it must have. FlashAttention-3 and
+# the frontend are the peers to compare with. tokenspeed-fa3 has fp16 too, and newer sources than fa3-fwd, whose machine
+# code differs: FA3_WHEELS="fa3-fwd einops" brings that one.
+FA3_WHEELS := tokenspeed-fa3==3.0.0.post20260810
 GPU_PYTHON_VERSION := 3.12
 MANYLINUX := $(patsubst %,--platform manylinux_2_%_x86_64,28 27 24 17) --platform manylinux2014_x86_64
 .PHONY: gpu-wheels
@@ -119,7 +121,7 @@ gpu-wheels: ## where there is a network: wheels for a Hopper machine that has no
 	$(PYTHON) -m pip --disable-pip-version-check download --quiet --only-binary=:all: --implementation cp \
 	    --python-version $(GPU_PYTHON_VERSION) $(MANYLINUX) -d $(WHEELS) pydantic
 	$(PYTHON) -m pip --disable-pip-version-check download --quiet --only-binary=:all: --implementation cp \
-	    --python-version $(GPU_PYTHON_VERSION) $(MANYLINUX) -d $(WHEELS) --no-deps $(GRAPH_WHEELS) fa3-fwd einops
+	    --python-version $(GPU_PYTHON_VERSION) $(MANYLINUX) -d $(WHEELS) --no-deps $(GRAPH_WHEELS) $(FA3_WHEELS)
 
 $(GPU_SITE)/.unpacked: $(wildcard $(WHEELS)/*.whl)
 	$(PYTHON) -m pip --disable-pip-version-check install --quiet --no-index --no-deps --no-compile --upgrade \

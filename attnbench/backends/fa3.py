@@ -1,8 +1,9 @@
-"""FlashAttention-3, the published Hopper kernel: an optional peer, from its own build or the `fa3-fwd` package.
+"""FlashAttention-3, the published Hopper kernel: an optional peer, from its own build, `tokenspeed-fa3` or `fa3-fwd`.
 
-`flash_attn_interface` is what the `hopper/` folder of the FlashAttention repository installs; `fa3_fwd_interface` is a
-forward-only build (bf16 and e4m3). Where both are installed the full build runs. Causal is bottom-right aligned; a row
-that sees no key gets out 0 and lse -inf (hopper/softmax.h, Softmax::finalize).
+`flash_attn_interface` is what the `hopper/` folder of the FlashAttention repository installs, and what `tokenspeed-fa3`
+brings, a build without backward (fp16, bf16 and e4m3); `fa3_fwd_interface` is an older one (bf16 and e4m3). Where both
+are installed the former runs. Their machine code differs, so that `version` names the distribution. Causal is
+bottom-right aligned; a row that sees no key gets out 0 and lse -inf (hopper/softmax.h, Softmax::finalize).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Module, the distributions that may bring it, and the dtypes it was built for.
-FULL_BUILD = ("flash_attn_interface", ("flash_attn_3", "flash-attn-3"), ("fp16", "bf16", "e4m3"))
+FULL_BUILD = ("flash_attn_interface", ("flash_attn_3", "flash-attn-3", "tokenspeed-fa3"), ("fp16", "bf16", "e4m3"))
 FORWARD_BUILD = ("fa3_fwd_interface", ("fa3-fwd",), ("bf16", "e4m3"))
 # The other kernels in these packages (sm_80) are not FlashAttention-3.
 HOPPER = (9, 0)
@@ -49,7 +50,7 @@ class FlashAttention3(Base):
 
         build = _installed_build()
         if build is None:
-            return "neither flash_attn_interface nor fa3_fwd_interface is installed; one is: pip install fa3-fwd einops"
+            return "neither flash_attn_interface nor fa3_fwd_interface is installed; get one: pip install tokenspeed-fa3"
         if build is FORWARD_BUILD and not module_installed("einops"):
             return "fa3_fwd_interface needs einops; get it with: pip install einops"
         reason = lacks_gpu(HOPPER) or lacks_cuda_torch()

@@ -25,7 +25,8 @@ from attnbench.machine.nvml import gpu_facts, gpus
 DISTRIBUTIONS = (
     "torch", "triton", "numpy", "nvidia-ml-py",
     "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-frontend", "nvidia-cublas-cu12", "nvidia-cublas",
-    "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime", "fa3-fwd", "flash-attn-3", "flash-attn", "flashinfer-python",
+    "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime", "tokenspeed-fa3", "fa3-fwd", "flash-attn-3", "flash-attn",
+    "flashinfer-python",
 )  # fmt: skip
 # What decides the results: changes elsewhere (reports, notes) do not make a revision dirty.
 _SOURCES = ("attnbench", "kernels", "pyproject.toml")

@@ -83,7 +83,7 @@ def test_torch_build_is_read_without_importing(tmp_path, monkeypatch):
         ("cudnn", (7, 0), (), "it needs compute capability 8.0; Fake GPU has 7.0"),
         ("cudnn", HOPPER, (), None),
         ("fa3", HOPPER, (),
-         "neither flash_attn_interface nor fa3_fwd_interface is installed; one is: pip install fa3-fwd einops"),
+         "neither flash_attn_interface nor fa3_fwd_interface is installed; get one: pip install tokenspeed-fa3"),
         ("fa3", HOPPER, ("fa3_fwd_interface",), "fa3_fwd_interface needs einops; get it with: pip install einops"),
         ("fa3", HOPPER, ("fa3_fwd_interface", "einops"), None),
         ("fa3", HOPPER, ("flash_attn_interface",), None),
@@ -207,3 +207,6 @@ def test_fa3_says_which_build_runs(monkeypatch):
     module.__spec__ = ModuleSpec("flash_attn_interface", loader=None)
     monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
     assert builtin()["fa3"].version() == "unknown version (flash_attn_interface)"
+    brought = {"tokenspeed-fa3": "3.0.0.post20260810"}
+    monkeypatch.setattr(facts, "package_version", lambda name: brought.get(name, "not installed"))
+    assert builtin()["fa3"].version() == "tokenspeed-fa3 3.0.0.post20260810 (flash_attn_interface)"
