@@ -66,7 +66,7 @@ struct Config {
   // Columns of one product of weights and values; two levels at head_dim 256 take two.
   static constexpr int value_columns = two_level && HeadDim == 256 ? 128 : HeadDim;
   static constexpr bool overlap = value_columns == HeadDim;
-  static constexpr Turns turns = HeadDim == 64 ? Turns::none : Turns::products;
+  static constexpr bool turns = HeadDim != 64;
   static constexpr int consumer_warpgroups = HeadDim == 64 && !two_level ? 3 : 2;
   static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
   // A tile of keys has one descale: with blocks it is the smallest block. Else as many as registers hold.
@@ -90,7 +90,7 @@ struct Config {
   static constexpr int32_t accumulator = two_level ? ATTNBENCH_ACCUMULATOR_TWO_LEVEL : ATTNBENCH_ACCUMULATOR_HOPPER;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED | ATTNBENCH_FLAG_PERSISTENT |
                                     (overlap ? uint32_t(ATTNBENCH_FLAG_OVERLAP) : 0u) |
-                                    (turns != Turns::none ? uint32_t(ATTNBENCH_FLAG_PINGPONG) : 0u) |
+                                    (turns ? uint32_t(ATTNBENCH_FLAG_PINGPONG) : 0u) |
                                     (blocks ? uint32_t(ATTNBENCH_FLAG_BLOCK_DESCALES) : 0u);
 };
 
@@ -202,10 +202,10 @@ ATTNBENCH_DEVICE void start_softmax(Fp8Consumer<C>& c) {
 template <bool Masked, class C>
 ATTNBENCH_DEVICE void step(Fp8Consumer<C>& c, int j) {
   const KeyScales scales = key_scales(c, j);  // early: its latency passes under turn and products
-  begin_turn(c, Turns::products);
+  begin_turn(c);
   issue_scores(c, j);
   issue_output(c);
-  end_turn(c, Turns::products);
+  end_turn(c);
 
   ptx::wgmma_wait_group<1>();
   release_keys(c);
@@ -250,13 +250,13 @@ ATTNBENCH_DEVICE bool finish_tile(Fp8Consumer<C>& c) {
   const Tile finished = c.tile;
   const float v_descale = c.v_descale;
   release_queries_at_end(c);
-  begin_turn(c, Turns::products);
+  begin_turn(c);
   issue_output(c);
   const bool more = receive_tile(c);
   if (more) {
     load_descales(c);
     issue_scores(c, 0);
-    end_turn(c, Turns::products);
+    end_turn(c);
     ptx::wgmma_wait_group<1>();
     release_values(c);
     finish_output(c, finished, v_descale);
@@ -266,7 +266,7 @@ ATTNBENCH_DEVICE bool finish_tile(Fp8Consumer<C>& c) {
     release_queries_after(c, 0);
     start_softmax(c);
   } else {
-    end_turn(c, Turns::products);
+    end_turn(c);
     ptx::wgmma_wait_group<0>();
     release_values(c);
     finish_output(c, finished, v_descale);
@@ -310,9 +310,9 @@ template <bool Masked, class C>
 ATTNBENCH_DEVICE void serial_step(Fp8Consumer<C>& c, int j) {
   static_assert(C::overlap || C::tile_n == C::value_columns, "the registers of the scores take the product");
   const KeyScales scales = key_scales(c, j);
-  begin_turn(c, Turns::products);
+  begin_turn(c);
   issue_scores(c, j);
-  end_turn(c, Turns::products);
+  end_turn(c);
   ptx::wgmma_wait_group<0>();
   release_keys(c);
   release_queries_after(c, j);
@@ -349,13 +349,13 @@ ATTNBENCH_DEVICE void consume_serially(Fp8Consumer<C>& c) {
 template <class C>
 ATTNBENCH_DEVICE void consume(Fp8Consumer<C>& c) {
   c.rows = EMPTY_ROWS;
-  if (C::turns != Turns::none) open_turns<C::consumer_warpgroups>(c.warpgroup);
+  if (C::turns) open_turns<C::consumer_warpgroups>(c.warpgroup);
   if constexpr (C::overlap) {
     consume_overlapped(c);
   } else {
     consume_serially(c);
   }
-  if (C::turns != Turns::none) close_turns<C::consumer_warpgroups>(c.warpgroup);
+  if (C::turns) close_turns<C::consumer_warpgroups>(c.warpgroup);
   if (C::staged_output && ptx::elect_one()) ptx::bulk_wait_group<0>();  // shared memory must outlive the copies
 }
 

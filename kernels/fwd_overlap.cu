@@ -22,8 +22,7 @@
 //                  ablation, table 2)
 //   n128              128      no  as causal: to be measured against 128 x 176
 //   m128               64     any  128 x 192    3          2         staged        192 KiB       24 / 240
-//   softmax_turns  64, 128    any  as overlap, but warpgroups take turns in the softmax instead of the products
-//   no_turns       64, 128    any  as overlap, without turns
+//   no_turns     64, 128    any  as overlap, without turns
 #include <attnbench/attention/consumer.cuh>
 #include <attnbench/attention/forward.h>
 #include <attnbench/attention/mask.cuh>
@@ -35,7 +34,7 @@
 namespace attnbench {
 namespace {
 
-enum class Schedule { overlap, no_overlap, n128, m128, softmax_turns, no_turns };
+enum class Schedule { overlap, no_overlap, n128, m128, no_turns };
 
 constexpr const char* schedule_name(Schedule schedule) {
   switch (schedule) {
@@ -43,7 +42,6 @@ constexpr const char* schedule_name(Schedule schedule) {
     case Schedule::no_overlap: return "no_overlap";
     case Schedule::n128: return "n128";
     case Schedule::m128: return "m128";
-    case Schedule::softmax_turns: return "softmax_turns";
     case Schedule::no_turns: return "no_turns";
   }
   return "";
@@ -57,9 +55,7 @@ struct Config {
   static constexpr bool causal = Causal;
   static constexpr bool overlap = S != Schedule::no_overlap;
   // At head_dim 256 the products alone take most of the time, and the two warpgroups fill each other's gaps unasked.
-  static constexpr Turns turns = HeadDim == 256 || S == Schedule::no_turns ? Turns::none
-                                 : S == Schedule::softmax_turns            ? Turns::softmax
-                                                                           : Turns::products;
+  static constexpr bool turns = HeadDim != 256 && S != Schedule::no_turns;
   static constexpr int consumer_warpgroups = HeadDim == 64 && S != Schedule::m128 ? 3 : 2;
   static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
   static constexpr int tile_n = HeadDim == 256                                     ? 80
@@ -79,7 +75,7 @@ struct Config {
   static constexpr int consumer_registers = consumer_warpgroups == 3 ? 160 : 240;
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED | ATTNBENCH_FLAG_PERSISTENT |
                                     (overlap ? uint32_t(ATTNBENCH_FLAG_OVERLAP) : 0u) |
-                                    (turns != Turns::none ? uint32_t(ATTNBENCH_FLAG_PINGPONG) : 0u);
+                                    (turns ? uint32_t(ATTNBENCH_FLAG_PINGPONG) : 0u);
 };
 
 // ---- consumers -----------------------------------------------------------------------------------------------------
@@ -97,9 +93,7 @@ template <class C>
 ATTNBENCH_DEVICE void start_softmax(Consumer<C>& c) {
   if (c.unmasked == 0) mask_tile(c, 0);
   start_maximum(c.rows, c.scores, c.params.scale_log2);
-  begin_turn(c, Turns::softmax);
   exponentiate<RowKeys::maybe_none>(c.rows, c.scores, c.params.scale_log2);
-  end_turn(c, Turns::softmax);
   pack_weights<C::dtype>(c.weights, c.scores);
   clear(c.output);
 }
@@ -107,10 +101,10 @@ ATTNBENCH_DEVICE void start_softmax(Consumer<C>& c) {
 // Key tile j >= 1 of the current tile: scores of j, output of j - 1, softmax of j.
 template <bool Masked, class C>
 ATTNBENCH_DEVICE void step(Consumer<C>& c, int j) {
-  begin_turn(c, Turns::products);
+  begin_turn(c);
   issue_scores(c, j);
   issue_output(c);
-  end_turn(c, Turns::products);
+  end_turn(c);
 
   ptx::wgmma_wait_group<1>();
   release_keys(c);
@@ -139,12 +133,12 @@ template <class C>
 ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
   const Tile finished = c.tile;
   release_queries_at_end(c);
-  begin_turn(c, Turns::products);
+  begin_turn(c);
   issue_output(c);
   const bool more = receive_tile(c);
   if (more) {
     issue_scores(c, 0);
-    end_turn(c, Turns::products);
+    end_turn(c);
     ptx::wgmma_wait_group<1>();
     release_values(c);
     normalize_and_store(c, finished);
@@ -154,7 +148,7 @@ ATTNBENCH_DEVICE bool finish_tile(Consumer<C>& c) {
     release_queries_after(c, 0);
     start_softmax(c);
   } else {
-    end_turn(c, Turns::products);
+    end_turn(c);
     ptx::wgmma_wait_group<0>();
     release_values(c);
     normalize_and_store(c, finished);
@@ -182,9 +176,9 @@ ATTNBENCH_DEVICE void consume_overlapped(Consumer<C>& c) {
 // One key tile of the ablation: products and softmax strictly one after the other.
 template <bool Masked, class C>
 ATTNBENCH_DEVICE void serial_step(Consumer<C>& c, int j) {
-  begin_turn(c, Turns::products);
+  begin_turn(c);
   issue_scores(c, j);
-  end_turn(c, Turns::products);
+  end_turn(c);
   ptx::wgmma_wait_group<0>();
   release_keys(c);
   release_queries_after(c, j);
@@ -217,13 +211,13 @@ ATTNBENCH_DEVICE void consume_serially(Consumer<C>& c) {
 
 template <class C>
 ATTNBENCH_DEVICE void consume(Consumer<C>& c) {
-  if (C::turns != Turns::none) open_turns<C::consumer_warpgroups>(c.warpgroup);
+  if (C::turns) open_turns<C::consumer_warpgroups>(c.warpgroup);
   if constexpr (C::overlap) {
     consume_overlapped(c);
   } else {
     consume_serially(c);
   }
-  if (C::turns != Turns::none) close_turns<C::consumer_warpgroups>(c.warpgroup);
+  if (C::turns) close_turns<C::consumer_warpgroups>(c.warpgroup);
   if (C::staged_output && ptx::elect_one()) ptx::bulk_wait_group<0>();  // shared memory must outlive the copies
 }
 
@@ -262,8 +256,6 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   VARIANTS_OF(V, no_overlap, 256)                        \
   V(fwd_n128_bf16_d128, OVERLAP(bf16, 128, false, n128)) \
   VARIANTS_TUNING(V, m128, 64)                           \
-  VARIANTS_TUNING(V, softmax_turns, 64)                  \
-  VARIANTS_TUNING(V, softmax_turns, 128)                 \
   VARIANTS_TUNING(V, no_turns, 64)                       \
   VARIANTS_TUNING(V, no_turns, 128)
 

@@ -39,7 +39,6 @@ SCHEDULES: Mapping[str, str] = {
     # Choices that hardware has to make; bf16 only.
     "n128": "fwd_overlap",
     "m128": "fwd_overlap",
-    "softmax_turns": "fwd_overlap",
     "no_turns": "fwd_overlap",
 }
 

@@ -18,9 +18,6 @@
 
 namespace attnbench {
 
-// What warpgroups take turns in, so that one computes its softmax while another has the tensor cores.
-enum class Turns { none, products, softmax };
-
 // One consumer warpgroup: 64 query rows of each tile.
 template <class C>
 struct Consumer {
@@ -42,14 +39,15 @@ struct Consumer {
   ATTNBENCH_DEVICE_MEMBER int row() const { return first_row() + accumulator_row(thread, 0); }
 };
 
+// Warpgroups may take turns in issuing products, so that one computes its softmax while another has the tensor cores.
 template <class C>
-ATTNBENCH_DEVICE void begin_turn(const Consumer<C>& c, Turns turns, Where where = ATTNBENCH_WHERE) {
-  if (C::turns == turns) take_turn(c.warpgroup, where);
+ATTNBENCH_DEVICE void begin_turn(const Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  if (C::turns) take_turn(c.warpgroup, where);
 }
 
 template <class C>
-ATTNBENCH_DEVICE void end_turn(const Consumer<C>& c, Turns turns, Where where = ATTNBENCH_WHERE) {
-  if (C::turns == turns) pass_turn<C::consumer_warpgroups>(c.warpgroup, where);
+ATTNBENCH_DEVICE void end_turn(const Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  if (C::turns) pass_turn<C::consumer_warpgroups>(c.warpgroup, where);
 }
 
 template <class C>
@@ -75,10 +73,8 @@ ATTNBENCH_DEVICE void hold_above_wait(const Consumer<C>& c, bool never, Where wh
 // before the wait for that product.
 template <RowKeys Keys, class C>
 ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c, float scale_log2) {
-  begin_turn(c, Turns::softmax);
   exponentiate<Keys>(c.rows, c.scores, scale_log2);
   hold_above_wait(c, c.rows.sum[0] < 0.0f || c.rows.sum[1] < 0.0f);  // no sum is negative, nor does NaN compare
-  end_turn(c, Turns::softmax);
 }
 
 // After the wait for the product that read it. One arrival speaks for the warpgroup: a wgmma-group is formed, and
