@@ -69,7 +69,8 @@ ATTNBENCH_DEVICE void start_loads(Loader<C>& loader, const Consumer<C>& c) {
 
 template <class C>
 ATTNBENCH_DEVICE void mask_tile(Consumer<C>& c, int j) {
-  mask_scores<C::causal>(c.scores, c.thread, c.row(), j * C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+  const VisibleKeys visible = visible_to_thread<C::causal>(c.thread, c.row(), c.params.seqlen_q, c.params.seqlen_k);
+  mask_scores<C::causal>(c.scores, visible, j * C::tile_n);
 }
 
 // As in level 4 (hold_above_wait): the wait needs the sums, so ptxas cannot move the exponentials below the wait for

@@ -36,7 +36,8 @@ template <class C>
 ATTNBENCH_DEVICE void softmax_tile(Consumer<C>& c, int j) {
   const ForwardParams& params = c.params;
   if (j >= unmasked_key_tiles<C::causal>(c.first_row(), C::tile_n, params.seqlen_q, params.seqlen_k)) {
-    mask_scores<C::causal>(c.scores, c.thread, c.row(), j * C::tile_n, params.seqlen_q, params.seqlen_k);
+    const VisibleKeys visible = visible_to_thread<C::causal>(c.thread, c.row(), params.seqlen_q, params.seqlen_k);
+    mask_scores<C::causal>(c.scores, visible, j * C::tile_n);
   }
   float factor[ROWS_PER_THREAD];
   update_maximum(c.rows, c.scores, params.scale_log2, RESCALE_ALWAYS, factor);

@@ -95,7 +95,8 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
     if (j >= unmasked) {
-      mask_scores<C::causal>(scores, thread, row, j * C::tile_n, params.seqlen_q, params.seqlen_k);
+      const VisibleKeys visible = visible_to_thread<C::causal>(thread, row, params.seqlen_q, params.seqlen_k);
+      mask_scores<C::causal>(scores, visible, j * C::tile_n);
     }
 
     float factor[ROWS_PER_THREAD];

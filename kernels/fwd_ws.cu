@@ -38,7 +38,8 @@ ATTNBENCH_DEVICE void softmax_tile(const ForwardParams& params, float (&scores)[
                                    SoftmaxRows& rows, int thread, int first_row, int j) {
   if (j >= unmasked_key_tiles<C::causal>(first_row, C::tile_n, params.seqlen_q, params.seqlen_k)) {
     const int row = first_row + accumulator_row(thread, 0);
-    mask_scores<C::causal>(scores, thread, row, j * C::tile_n, params.seqlen_q, params.seqlen_k);
+    const VisibleKeys visible = visible_to_thread<C::causal>(thread, row, params.seqlen_q, params.seqlen_k);
+    mask_scores<C::causal>(scores, visible, j * C::tile_n);
   }
   float factor[ROWS_PER_THREAD];
   update_maximum(rows, scores, params.scale_log2, RESCALE_ALWAYS, factor);

@@ -50,7 +50,7 @@ class FlashAttention3(Base):
 
         build = _installed_build()
         if build is None:
-            return "neither flash_attn_interface nor fa3_fwd_interface is installed; get one: pip install tokenspeed-fa3"
+            return "neither flash_attn_interface nor fa3_fwd_interface is installed; one is: pip install tokenspeed-fa3"
         if build is FORWARD_BUILD and not module_installed("einops"):
             return "fa3_fwd_interface needs einops; get it with: pip install einops"
         reason = lacks_gpu(HOPPER) or lacks_cuda_torch()

@@ -83,7 +83,7 @@ def test_torch_build_is_read_without_importing(tmp_path, monkeypatch):
         ("cudnn", (7, 0), (), "it needs compute capability 8.0; Fake GPU has 7.0"),
         ("cudnn", HOPPER, (), None),
         ("fa3", HOPPER, (),
-         "neither flash_attn_interface nor fa3_fwd_interface is installed; get one: pip install tokenspeed-fa3"),
+         "neither flash_attn_interface nor fa3_fwd_interface is installed; one is: pip install tokenspeed-fa3"),
         ("fa3", HOPPER, ("fa3_fwd_interface",), "fa3_fwd_interface needs einops; get it with: pip install einops"),
         ("fa3", HOPPER, ("fa3_fwd_interface", "einops"), None),
         ("fa3", HOPPER, ("flash_attn_interface",), None),

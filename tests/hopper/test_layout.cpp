@@ -225,6 +225,38 @@ static void masks_of(int seqlen_q, int seqlen_k, int first_row, int rows, int ti
   expect(tiles == 1 || (tiles - 1) * tile_n < last_seen);
 }
 
+// What mask_scores leaves of a tile of scores, against the mask's definition for each key.
+template <bool Causal, int TileN>
+static void masked_scores_of(int seqlen_q, int seqlen_k, int first_row) {
+  for (int thread = 0; thread < WARPGROUP_THREADS; ++thread) {
+    const int row = first_row + accumulator_row(thread, 0);
+    const VisibleKeys visible = visible_to_thread<Causal>(thread, row, seqlen_q, seqlen_k);
+    for (int first_key = 0; first_key < seqlen_k + TileN; first_key += TileN) {
+      float scores[TileN / 2];
+      for (float& score : scores) score = 1.0f;
+      mask_scores<Causal>(scores, visible, first_key);
+      for (int i = 0; i < TileN / 2; ++i) {
+        const int query = first_row + accumulator_row(thread, i);
+        const int key = first_key + accumulator_column(thread, i);
+        expect(scores[i] == (sees(Causal, query, key, seqlen_q, seqlen_k) ? 1.0f : NEGATIVE_INFINITY));
+      }
+    }
+  }
+}
+
+static void masked_scores() {
+  for (const auto& [seqlen_q, seqlen_k] : {std::pair{1, 1}, {200, 77}, {77, 200}, {128, 128}, {64, 1}, {1, 300}}) {
+    for (int first_row : {0, 64, 128}) {
+      masked_scores_of<true, 80>(seqlen_q, seqlen_k, first_row);
+      masked_scores_of<true, 128>(seqlen_q, seqlen_k, first_row);
+      masked_scores_of<true, 192>(seqlen_q, seqlen_k, first_row);
+      masked_scores_of<false, 64>(seqlen_q, seqlen_k, first_row);
+      masked_scores_of<false, 176>(seqlen_q, seqlen_k, first_row);
+      masked_scores_of<false, 224>(seqlen_q, seqlen_k, first_row);
+    }
+  }
+}
+
 static void masks() {
   for (auto [seqlen_q, seqlen_k] : {std::pair{1, 1}, {64, 64}, {65, 129}, {200, 70}, {70, 200}, {129, 1}, {1, 130}}) {
     for (int rows : {64, 128, 192}) {
@@ -287,6 +319,7 @@ int main(int argc, char** argv) {
   if (is("fragments_8bit")) fragments_8bit();
   if (is("stmatrix")) stmatrix();
   if (is("masks")) masks();
+  if (is("masked_scores")) masked_scores();
   if (is("orders")) orders();
   std::printf("%ld %ld\n", comparisons, mismatches);
   return 0;

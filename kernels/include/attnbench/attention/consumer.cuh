@@ -30,6 +30,7 @@ struct Consumer {
   RingPosition<C::stages> k_at, v_at;
   Tile tile;
   int unmasked;  // leading key tiles that need no mask
+  VisibleKeys visible;
   float scores[C::tile_n / 2];  // then, in place, the weights
   uint32_t weights[C::tile_n / step_k(C::dtype)][4];
   float output[C::head_dim / 2];
@@ -54,8 +55,9 @@ template <class C>
 ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENCH_WHERE) {
   wait_full(c.shared.k_full(), c.k_at, where);
   ptx::wgmma_fence(where);  // NOTE: after the wait loop; before it, ptxas injects another (C7519)
+  constexpr bool held = C::head_dim == 256 || (C::dtype != Dtype::e4m3 && C::tile_n <= 128);
   issue_query_key<C::dtype, C::head_dim, C::tile_n, WARPGROUP_ROWS>(
-      c.scores, c.shared.q(c.warpgroup, c.q_at.stage), c.shared.k(c.k_at.stage), hold_in_loop<C::head_dim>(j), where);
+      c.scores, c.shared.q(c.warpgroup, c.q_at.stage), c.shared.k(c.k_at.stage), hold_in_loop<held>(j), where);
   ptx::wgmma_commit_group(where);
 }
 
@@ -97,6 +99,7 @@ ATTNBENCH_DEVICE bool receive_tile(Consumer<C>& c, Where where = ATTNBENCH_WHERE
   wait_full(c.shared.q_full(c.warpgroup), c.q_at, where);
   c.tile = read_tile(c.shared.tile(c.warpgroup, c.q_at.stage), where);
   c.unmasked = unmasked_key_tiles<C::causal>(c.first_row(), C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+  c.visible = visible_to_thread<C::causal>(c.thread, c.row(), c.params.seqlen_q, c.params.seqlen_k);
   return c.tile.first_row != NO_TILE;
 }
 
@@ -125,7 +128,9 @@ ATTNBENCH_DEVICE void release_queries_at_end(Consumer<C>& c, Where where = ATTNB
 
 template <class C>
 ATTNBENCH_DEVICE void mask_tile(Consumer<C>& c, int j) {
-  mask_scores<C::causal>(c.scores, c.thread, c.row(), j * C::tile_n, c.params.seqlen_q, c.params.seqlen_k);
+  // Kept where it depends on the row; else it costs two instructions here, or a register all along.
+  const VisibleKeys same = visible_to_thread<false>(c.thread, 0, c.params.seqlen_q, c.params.seqlen_k);
+  mask_scores<C::causal>(c.scores, C::causal ? c.visible : same, j * C::tile_n);
 }
 
 // Stores the finished, normalized output of `tile`, rounded to Out, and its LSE.

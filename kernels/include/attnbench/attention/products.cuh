@@ -17,10 +17,11 @@ constexpr int STEP_K = step_k(Dtype::fp16);  // of a 16-bit type
 // What to add to the query descriptors in a main loop: 0 for every key tile, which ptxas cannot know.
 // NOTE: at head_dim 256 the 16 query descriptors do not change in the loop, so ptxas computes them before it; but they
 // are more than the uniform registers hold, and each then comes back through an R2UR. Adding to a base costs less. To
-// the base of descriptors: added to the address it costs more instructions, and registers that then spill.
-template <int HeadDim>
+// the base of descriptors: added to the address it costs more instructions, and registers that then spill. Elsewhere it
+// computes them in the loop by itself, but some of them by two additions with a carry; where, only trying says.
+template <bool Held>
 ATTNBENCH_DEVICE uint32_t hold_in_loop(int key_tile) {
-  return HeadDim == 256 ? uint32_t(key_tile) >> 30 : 0u;  // there are fewer than 2^30 key tiles (abi.h)
+  return Held ? uint32_t(key_tile) >> 30 : 0u;  // there are fewer than 2^30 key tiles (abi.h)
 }
 
 // scores (64 x TileN) = Q K^T. q: 64 rows of a tile of QRows rows in shared memory; k: TileN rows. hold: hold_in_loop,

@@ -117,7 +117,7 @@ ATTNBENCH_DEVICE void issue_scores(Consumer<C>& c, int j, Where where = ATTNBENC
   wait_full(c.shared.k_full, c.k_at, where);
   ptx::wgmma_fence(where);
   issue_query_key<C::dtype, C::head_dim, C::tile_n, C::tile_m>(c.scores, q, c.shared.k_stage(c.k_at.stage),
-                                                               hold_in_loop<C::head_dim>(j), where);
+                                                               hold_in_loop<C::head_dim == 256>(j), where);
   ptx::wgmma_commit_group(where);
 }
 

@@ -9,9 +9,12 @@
 #include <attnbench/ptx/math.cuh>
 #include <attnbench/ptx/warp.cuh>
 
+#include <limits>
+
 namespace attnbench {
 
 constexpr int ROWS_PER_THREAD = 2;
+constexpr float LOWEST_FINITE = std::numeric_limits<float>::lowest();
 constexpr float LN_2 = 0.69314718055994531f;
 
 // A row's maximum may stay behind the true one by up to this many powers of two, which saves most rescales of the
@@ -96,8 +99,8 @@ template <RowKeys Keys, int Registers>
 ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], float scale_log2) {
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
-    const bool none = Keys == RowKeys::maybe_none && rows.maximum[r] == NEGATIVE_INFINITY;
-    const float maximum = none ? 0.0f : rows.maximum[r];  // -inf - -inf would be NaN
+    // -inf - -inf would be NaN; with a finite number instead the weights of a row without keys are 0.
+    const float maximum = Keys == RowKeys::maybe_none ? ptx::maximum(rows.maximum[r], LOWEST_FINITE) : rows.maximum[r];
     ATTNBENCH_UNROLL
     for (int i = 2 * r; i < Registers; i += 4) {
       s[i] = ptx::ex2(ptx::multiply_add(s[i], scale_log2, -maximum));

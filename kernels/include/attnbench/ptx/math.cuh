@@ -35,6 +35,13 @@ ATTNBENCH_DEVICE float magnitude(float x) { return fabsf(x); }
 // x / y, rounded to nearest; subnormals as IEEE 754 has them.
 ATTNBENCH_DEVICE float divide(float x, float y) { return __fdiv_rn(x, y); }
 
+// x << bits; 0 from 32 bits on, which C++ leaves undefined (PTX ISA, "shl").
+ATTNBENCH_DEVICE uint32_t shift_left(uint32_t x, uint32_t bits) {
+  uint32_t y;
+  asm("shl.b32 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(bits));
+  return y;
+}
+
 // x * y + z, rounded once.
 ATTNBENCH_DEVICE float multiply_add(float x, float y, float z) { return __fmaf_rn(x, y, z); }
 

@@ -17,6 +17,7 @@ ATTNBENCH_DEVICE float reciprocal(float x) { return flush_subnormal(1.0f / flush
 ATTNBENCH_DEVICE float maximum(float x, float y) { return x > y || y != y ? x : y; }
 ATTNBENCH_DEVICE float magnitude(float x) { return std::fabs(x); }
 ATTNBENCH_DEVICE float divide(float x, float y) { return x / y; }
+ATTNBENCH_DEVICE uint32_t shift_left(uint32_t x, uint32_t bits) { return bits < 32 ? x << bits : 0; }
 ATTNBENCH_DEVICE float multiply_add(float x, float y, float z) { return std::fma(x, y, z); }
 
 }  // namespace attnbench::ptx
