@@ -54,11 +54,14 @@ static_assert(1 << int(MAX_OFFSET_LOG2) == ATTNBENCH_MAX_P_SCALE, "the offset is
 
 enum class Accumulation { one_level, two_level };
 enum class Scales { per_head, blocks };  // blocks: per head too
+enum class Exp2 { shared, unit_only };   // with polynomials where they balance the pipes, or without any
 
-template <int HeadDim, bool Causal, Accumulation A, Scales S>
+template <int HeadDim, bool Causal, Accumulation A, Scales S, Exp2 E = Exp2::shared>
 struct Config {
   static constexpr bool two_level = A == Accumulation::two_level;
-  static constexpr const char* schedule = two_level ? "fp8_two_level" : "fp8";
+  static constexpr const char* schedule = E == Exp2::unit_only ? "fp8_no_polynomial"
+                                          : two_level          ? "fp8_two_level"
+                                                               : "fp8";
   static constexpr Dtype dtype = Dtype::e4m3;
   static constexpr int head_dim = HeadDim;
   static constexpr bool causal = Causal;
@@ -67,6 +70,11 @@ struct Config {
   static constexpr int value_columns = two_level && HeadDim == 256 ? 128 : HeadDim;
   static constexpr bool overlap = value_columns == HeadDim;
   static constexpr bool turns = HeadDim != 64;
+  // Clocks of the multi-function unit over those of the tensor cores, without polynomials: 2.05 at head_dim 64, 1.02 at
+  // 128. Of six exponentials one by a polynomial makes that 1.70 and 0.86, with issue slots at 1.70 and 0.82; blocks
+  // have fewer slots left. At 256, and at 128 with two levels, where issue binds, they would cost more than they bring.
+  static constexpr bool shares = E == Exp2::shared && (HeadDim == 64 || (HeadDim == 128 && !two_level));
+  using Exponentials = std::conditional_t<shares, Polynomials<!blocks ? 6 : two_level ? 10 : 8, 3>, NoPolynomials>;
   static constexpr int consumer_warpgroups = HeadDim == 64 && !two_level ? 3 : 2;
   static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
   // A tile of keys has one descale: with blocks it is the smallest block. Else as many as registers hold.
@@ -91,6 +99,7 @@ struct Config {
   static constexpr uint32_t flags = ATTNBENCH_FLAG_WARP_SPECIALIZED | ATTNBENCH_FLAG_PERSISTENT |
                                     (overlap ? uint32_t(ATTNBENCH_FLAG_OVERLAP) : 0u) |
                                     (turns ? uint32_t(ATTNBENCH_FLAG_PINGPONG) : 0u) |
+                                    (Exponentials::every > 0 ? uint32_t(ATTNBENCH_FLAG_POLYNOMIAL) : 0u) |
                                     (blocks ? uint32_t(ATTNBENCH_FLAG_BLOCK_DESCALES) : 0u);
 };
 
@@ -212,9 +221,9 @@ ATTNBENCH_DEVICE void step(Fp8Consumer<C>& c, int j) {
   release_queries_after(c, j);
   if (Masked) mask_tile(c, j);
   float factor[ROWS_PER_THREAD];
-  const bool grew = update_maximum(c.rows, c.scores, scales.score_log2, C::rescale_threshold_log2, factor,
-                                   c.params.offset_log2);
-  exponentiate_under_products<Masked ? RowKeys::maybe_none : RowKeys::some>(c, scales.score_log2);
+  const bool grew = update_maximum<PolynomialsOf<Masked, C>>(
+      c.rows, c.scores, scales.score_log2, C::rescale_threshold_log2, factor, c.params.offset_log2);
+  exponentiate_under_products<Masked>(c, scales.score_log2);
   ptx::wgmma_wait_group<0>();
   release_values(c);
   // NOTE: only now: until its product is complete, the registers of the former weights must not change (C7513).
@@ -375,6 +384,9 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 
 #define FP8(head_dim, causal, accumulation, scales) \
   attnbench::Config<head_dim, causal, attnbench::Accumulation::accumulation, attnbench::Scales::scales>
+#define FP8_NO_POLYNOMIAL(head_dim, causal)                                                                 \
+  attnbench::Config<head_dim, causal, attnbench::Accumulation::one_level, attnbench::Scales::per_head, \
+                    attnbench::Exp2::unit_only>
 #define VARIANTS_OF(V, name, head_dim, accumulation, scales)              \
   V(fwd_##name##_d##head_dim, FP8(head_dim, false, accumulation, scales)) \
   V(fwd_##name##_d##head_dim##_causal, FP8(head_dim, true, accumulation, scales))
@@ -387,6 +399,10 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   VARIANTS_OF(V, fp8_two_level, 64, two_level, per_head)       \
   VARIANTS_OF(V, fp8_two_level_blocks, 64, two_level, blocks)  \
   VARIANTS_OF(V, fp8_two_level_blocks, 128, two_level, blocks) \
-  VARIANTS_OF(V, fp8_two_level_blocks, 256, two_level, blocks)
+  VARIANTS_OF(V, fp8_two_level_blocks, 256, two_level, blocks) \
+  V(fwd_fp8_no_polynomial_d64, FP8_NO_POLYNOMIAL(64, false))   \
+  V(fwd_fp8_no_polynomial_d64_causal, FP8_NO_POLYNOMIAL(64, true)) \
+  V(fwd_fp8_no_polynomial_d128, FP8_NO_POLYNOMIAL(128, false)) \
+  V(fwd_fp8_no_polynomial_d128_causal, FP8_NO_POLYNOMIAL(128, true))
 
 ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

@@ -146,15 +146,16 @@ WARPGROUP = 128
 # for head_dim 128 and 128 keys.
 STEP_OVERHEAD = 96
 TENSOR_OVERHEAD = 3
-# Conversion of a score to a weight: two by one instruction; e4m3 then joins two pairs by another.
+# Conversion of a score to a weight: two by one instruction; e4m3 joins two pairs by another.
 CONVERSION = {"fp16": 0.5, "bf16": 0.5, "e4m3": 0.75}
 # Where keys come in blocks with descales of their own: two addresses and loads, and the ratio of v's descales.
 BLOCK_DESCALES = 24
-# Columns of a second accumulator that a warpgroup's registers hold beside scores and output. A wider output takes its
-# product in parts.
+# Columns of a second accumulator that registers hold beside scores and output. Wider ones take their product in parts.
 TWO_LEVEL_COLUMNS = 128
 # Exponentials beyond one per score: the two rescaling factors of a thread's two rows, per 64 rows of a warpgroup.
 EX2_RESCALE = 2
+# The part of exponentials that polynomials may compute (more moves the bound to issue slots), and what one adds to EX2.
+FEWEST_POLYNOMIALS, MOST_POLYNOMIALS, POLYNOMIAL_OVERHEAD = 1 / 12, 1 / 5, 8
 
 # The quantize kernel counts on so many threads of a multiprocessor, for bytes under way and to overlap its phases.
 QUANTIZE_THREADS = 512
@@ -251,9 +252,14 @@ def _loop_steps(facts: KernelFacts) -> float:
 def _loop_budget(facts: KernelFacts) -> float:
     """Per score: maximum, FFMA, EX2, sum, conversion. Per output value: the rescaling multiplication."""
     outputs = _row_blocks(facts) * WGMMA_M * facts.variant.head_dim // WARPGROUP
-    overhead = STEP_OVERHEAD + TENSOR_OVERHEAD * _step_tensor(facts)
+    overhead: float = STEP_OVERHEAD + TENSOR_OVERHEAD * _step_tensor(facts)
     overhead += BLOCK_DESCALES if facts.variant.takes_blocks else 0
+    overhead += POLYNOMIAL_OVERHEAD * _polynomials(facts, MOST_POLYNOMIALS)
     return _loop_steps(facts) * ((4 + CONVERSION[facts.variant.dtype]) * _scores(facts) + outputs + overhead)
+
+
+def _polynomials(facts: KernelFacts, part: float) -> float:
+    return part * _scores(facts) if "polynomial" in facts.variant.flags else 0
 
 
 def _spilled_bytes(facts: KernelFacts) -> int:
@@ -333,11 +339,13 @@ LIMITS = (
         lambda facts: _loop_steps(facts) % 1,
     ),
     _at_least(
-        "EX2 in the main loop", _scores, "one exponential for each score",
+        "EX2 in the main loop", lambda facts: _scores(facts) - _polynomials(facts, MOST_POLYNOMIALS),
+        "one exponential for each score, but for polynomials",
         lambda facts: _loop("ex2")(facts) / _loop_steps(facts),
     ),
     _at_most(
-        "EX2 in the main loop", lambda facts: _scores(facts) + EX2_RESCALE * _row_blocks(facts),
+        "EX2 in the main loop",
+        lambda facts: _scores(facts) - _polynomials(facts, FEWEST_POLYNOMIALS) + EX2_RESCALE * _row_blocks(facts),
         "one exponential for each score and one for each row",
         lambda facts: _loop("ex2")(facts) / _loop_steps(facts),
     ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from attnbench.backends import builtin
 from attnbench.case import Case, forward_flops
 from attnbench.hopper.emulation import MUTATIONS, EmulationConfig, Emulator, emulated_kernel
 from attnbench.records.record import Record
+from attnbench.reference.inputs import make_inputs
 from attnbench.run.runner import Outcome
 from attnbench.settings import Checks, Emulation, Timing
 from attnbench.worker.phases import Phases
@@ -197,5 +199,25 @@ def test_without_a_compiler_or_the_sources_it_is_unavailable(monkeypatch, tmp_pa
 
 def test_they_run_where_they_are_named_and_nowhere_else():
     emulated = [backend for name, backend in builtin().items() if "emulated" in name and name != "fp8_emulated"]
-    assert len(emulated) == 12
+    assert len(emulated) == 13
     assert all(one.devices == ("cpu",) == one.by_name_only and one.emulated for one in emulated)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "key"),
+    [
+        ("hopper_emulated", "bf16", 128 + 16),  # whose exponential is a polynomial's
+        ("hopper_emulated", "bf16", 128 + 17),
+        ("hopper_fp8_emulated", "e4m3", 160 + 9),
+    ],
+)
+def test_a_nan_score_shows_in_every_row_that_sees_it(name, dtype, key):
+    """Wherever the key stands in its tile: a polynomial alone would make a weight of 0 of it."""
+    case = Case.make(dtype=dtype, batch=1, seqlen_q=64, seqlen_k=500, num_heads=1, head_dim=64)
+    inputs = make_inputs(case)
+    if inputs.quantized is None:
+        inputs.k[0, key] = float("nan")
+    else:
+        inputs.quantized.k.view(torch.uint8)[0, key] = 0x7F
+    outputs = builtin()[name].prepare(case, inputs)()
+    assert bool(outputs.out.isnan().all()) and bool(outputs.lse.isnan().all())

@@ -2,9 +2,11 @@
 // its own. Run by test_layout.py: test_layout <section>; prints "<comparisons> <mismatches>".
 #include <attnbench/layout.cuh>
 #include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/polynomial.cuh>
 #include <attnbench/attention/scheduler.cuh>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <set>
@@ -257,6 +259,18 @@ static void masked_scores() {
   }
 }
 
+// polynomial_exp2 against 2^x: the relative error that its header states, exact powers of two, 0 far below.
+template <int Degree>
+static void polynomial(float most_relative_error) {
+  for (float x = -125.5f; x < 127.0f; x += 0x1p-9f) {
+    const double exact = std::exp2(double(x));
+    expect(std::fabs(polynomial_exp2<Degree>(x) - exact) <= most_relative_error * exact);
+  }
+  for (int n = -126; n < 128; ++n) expect(polynomial_exp2<Degree>(float(n)) == std::ldexp(1.0f, n));
+  for (float x : {-127.0f, -128.0f, -1e30f, NEGATIVE_INFINITY}) expect(polynomial_exp2<Degree>(x) == 0.0f);
+  for (float x = -127.0f; x < -125.5f; x += 0x1p-9f) expect(std::fabs(polynomial_exp2<Degree>(x)) <= 0x1p-125f);
+}
+
 static void masks() {
   for (auto [seqlen_q, seqlen_k] : {std::pair{1, 1}, {64, 64}, {65, 129}, {200, 70}, {70, 200}, {129, 1}, {1, 130}}) {
     for (int rows : {64, 128, 192}) {
@@ -318,6 +332,7 @@ int main(int argc, char** argv) {
   if (is("fragments")) fragments();
   if (is("fragments_8bit")) fragments_8bit();
   if (is("stmatrix")) stmatrix();
+  if (is("polynomials")) polynomial<3>(1.1e-4f), polynomial<4>(3.0e-6f);
   if (is("masks")) masks();
   if (is("masked_scores")) masked_scores();
   if (is("orders")) orders();

@@ -11,7 +11,7 @@ from paths import ROOT
 INCLUDES = (ROOT / "kernels" / "emulation" / "include", ROOT / "kernels" / "include")
 SECTIONS = (
     "swizzle", "tiles", "k_major", "mn_major", "descriptor_fields", "fragments", "fragments_8bit", "stmatrix", "masks",
-    "masked_scores", "orders",
+    "masked_scores", "polynomials", "orders",
 )  # fmt: skip
 PLANTED = ("k_major_planted", "mn_major_planted")
 

@@ -103,6 +103,14 @@ def test_too_many_exponentials():
     assert [(violation.value, violation.bound) for violation in violations([facts])] == [(130, 66)]
 
 
+@pytest.mark.parametrize(("ex2", "broken"), [(58, []), (64, ["EX2 in the main loop"]), (50, ["EX2 in the main loop"])])
+def test_polynomials_take_a_share_of_the_exponentials(ex2, broken):
+    """Not none, and no more than issue slots allow."""
+    counts = dict.fromkeys(("ex2", "ex2_in_flight", "ex2_before_last_wait"), ex2)
+    facts = replace(with_loop(**counts), variant=replace(VARIANT, flags=(*VARIANT.flags, "polynomial")))
+    assert [violation.limit for violation in violations([facts])] == broken
+
+
 def test_an_unrolled_loop_is_judged_by_the_step():
     twice = {"instructions": 940, "tensor": 32, "ffma": 132}
     twice |= dict.fromkeys(("ex2", "ex2_in_flight", "ex2_before_last_wait"), 132)

@@ -1,7 +1,7 @@
 // What a consumer warpgroup of a persistent, warp-specialized kernel does around its products and its softmax: turns,
 // handing stages back, receiving tiles, storing them. When each is done is the schedule, which the kernel owns. Config
-// members read here: dtype, causal, head_dim, tile_n, stages, q_stages, consumer_warpgroups, turns, staged_output,
-// producer_registers, consumer_registers.
+// members read here: dtype, causal, head_dim, tile_n, stages, q_stages, consumer_warpgroups, turns, Exponentials,
+// staged_output, producer_registers, consumer_registers.
 #pragma once
 
 #include <attnbench/device.cuh>
@@ -15,6 +15,8 @@
 #include <attnbench/attention/scheduler.cuh>
 #include <attnbench/attention/softmax.cuh>
 #include <attnbench/turns.cuh>
+
+#include <type_traits>
 
 namespace attnbench {
 
@@ -71,11 +73,15 @@ ATTNBENCH_DEVICE void hold_above_wait(const Consumer<C>& c, bool never, Where wh
   wait_barrier(c.shared.complete(), uint32_t(never), where);
 }
 
+// Polynomials where no score is hidden: of the few tiles that are masked, comparisons load the pipes enough.
+template <bool Masked, class C>
+using PolynomialsOf = std::conditional_t<Masked, NoPolynomials, typename C::Exponentials>;
+
 // Exponentials of tile j while PV of tile j-1 is in flight. The static inspection checks that every one of them stands
 // before the wait for that product.
-template <RowKeys Keys, class C>
+template <bool Masked, class C>
 ATTNBENCH_DEVICE void exponentiate_under_products(Consumer<C>& c, float scale_log2) {
-  exponentiate<Keys>(c.rows, c.scores, scale_log2);
+  exponentiate<Masked ? RowKeys::maybe_none : RowKeys::some, PolynomialsOf<Masked, C>>(c.rows, c.scores, scale_log2);
   hold_above_wait(c, c.rows.sum[0] < 0.0f || c.rows.sum[1] < 0.0f);  // no sum is negative, nor does NaN compare
 }
 

@@ -5,6 +5,7 @@
 #include <attnbench/device.cuh>
 #include <attnbench/layout.cuh>
 #include <attnbench/attention/mask.cuh>
+#include <attnbench/attention/polynomial.cuh>
 #include <attnbench/ptx/convert.cuh>
 #include <attnbench/ptx/math.cuh>
 #include <attnbench/ptx/warp.cuh>
@@ -37,22 +38,39 @@ constexpr SoftmaxRows EMPTY_ROWS = {{NEGATIVE_INFINITY, NEGATIVE_INFINITY}, {0.0
 // ascending order, so a row that sees any key at all sees one in the first tile.
 enum class RowKeys { some, maybe_none };
 
+// Which exponentials of a row are computed by a polynomial on the FMA pipe (polynomial.cuh): of every `Every` one,
+// where all keys of the tile are seen. Every 0: none.
+template <int Every, int Degree>
+struct Polynomials {
+  static constexpr int every = Every;
+  static constexpr int degree = Degree;
+  ATTNBENCH_DEVICE_MEMBER static constexpr bool at(int place) { return Every > 0 && place % Every == Every / 2; }
+};
+using NoPolynomials = Polynomials<0, 0>;
+
+// A NaN among the scores makes its weight NaN, and so the sum. Of polynomials it does not: then the maximum takes it.
+template <class P>
+ATTNBENCH_DEVICE float row_maximum_of(float x, float y) {
+  return P::every > 0 ? ptx::maximum_or_nan(x, y) : ptx::maximum(x, y);
+}
+
 // Largest of the row's scores in this thread. Two chains: one would wait on its own latency.
-template <int Registers>
+template <class P = NoPolynomials, int Registers>
 ATTNBENCH_DEVICE float thread_row_maximum(const float (&s)[Registers], int row) {
   float even = s[2 * row];
   float odd = s[2 * row + 1];
   ATTNBENCH_UNROLL
   for (int i = 4 + 2 * row; i < Registers; i += 4) {
-    even = ptx::maximum(even, s[i]);
-    odd = ptx::maximum(odd, s[i + 1]);
+    even = row_maximum_of<P>(even, s[i]);
+    odd = row_maximum_of<P>(odd, s[i + 1]);
   }
-  return ptx::maximum(even, odd);
+  return row_maximum_of<P>(even, odd);
 }
 
+template <class P = NoPolynomials>
 ATTNBENCH_DEVICE float quad_maximum(float value) {
-  value = ptx::maximum(value, ptx::shuffle_xor(value, 1));
-  return ptx::maximum(value, ptx::shuffle_xor(value, 2));
+  value = row_maximum_of<P>(value, ptx::shuffle_xor(value, 1));
+  return row_maximum_of<P>(value, ptx::shuffle_xor(value, 2));
 }
 
 ATTNBENCH_DEVICE float quad_sum(float value) {
@@ -74,7 +92,7 @@ ATTNBENCH_DEVICE void start_maximum(SoftmaxRows& rows, const float (&s)[Register
 // Takes a further tile into the maxima. factor: what the sums (done here) and the output (left to the caller) are to be
 // multiplied with. A maximum that would grow by less than threshold_log2 stays, and its factor is exactly 1. Returns
 // whether one of the thread's two did grow.
-template <int Registers>
+template <class P = NoPolynomials, int Registers>
 ATTNBENCH_DEVICE bool update_maximum(SoftmaxRows& rows, const float (&s)[Registers], float scale_log2,
                                      float threshold_log2, float (&factor)[ROWS_PER_THREAD],
                                      float offset_log2 = 0.0f) {
@@ -82,10 +100,12 @@ ATTNBENCH_DEVICE bool update_maximum(SoftmaxRows& rows, const float (&s)[Registe
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     const float previous = rows.maximum[r];
-    const float largest = ptx::maximum(previous, quad_maximum(thread_row_maximum(s, r)) * scale_log2 - offset_log2);
-    // From -inf it grows by +inf, which gives factor 0, or, still without a key, by NaN, which compares false.
+    const float of_tile = quad_maximum<P>(thread_row_maximum<P>(s, r)) * scale_log2 - offset_log2;
+    const float largest = row_maximum_of<P>(previous, of_tile);
+    // From -inf it grows by +inf, which gives factor 0, or, still without a key, by NaN, which compares false. With
+    // polynomials every row has seen a key, and NaN comes from a score: it makes factor and sum NaN.
     const float growth = largest - previous;
-    const bool grew = growth >= threshold_log2;
+    const bool grew = P::every > 0 ? !(growth < threshold_log2) : growth >= threshold_log2;
     factor[r] = ptx::ex2(grew ? -growth : 0.0f);
     rows.maximum[r] = grew ? largest : previous;
     rows.sum[r] *= factor[r];
@@ -94,8 +114,17 @@ ATTNBENCH_DEVICE bool update_maximum(SoftmaxRows& rows, const float (&s)[Registe
   return any_grew;
 }
 
+// 2^x, the weight at place `place` of the thread's part of a row.
+template <class P>
+ATTNBENCH_DEVICE float weight(float x, int place) {
+  if constexpr (P::every > 0) {
+    if (P::at(place)) return polynomial_exp2<P::degree>(x);
+  }
+  return ptx::ex2(x);
+}
+
 // Turns scores into weights exp2(scale_log2 * s - maximum) and adds them to the row sums.
-template <RowKeys Keys, int Registers>
+template <RowKeys Keys, class P = NoPolynomials, int Registers>
 ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], float scale_log2) {
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
@@ -103,8 +132,10 @@ ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], flo
     const float maximum = Keys == RowKeys::maybe_none ? ptx::maximum(rows.maximum[r], LOWEST_FINITE) : rows.maximum[r];
     ATTNBENCH_UNROLL
     for (int i = 2 * r; i < Registers; i += 4) {
-      s[i] = ptx::ex2(ptx::multiply_add(s[i], scale_log2, -maximum));
-      s[i + 1] = ptx::ex2(ptx::multiply_add(s[i + 1], scale_log2, -maximum));
+      ATTNBENCH_UNROLL
+      for (int pair = 0; pair < 2; ++pair) {
+        s[i + pair] = weight<P>(ptx::multiply_add(s[i + pair], scale_log2, -maximum), i / 4 * 2 + pair);
+      }
       rows.sum[r] += s[i];
       rows.sum[r] += s[i + 1];
     }
@@ -167,7 +198,7 @@ ATTNBENCH_DEVICE void normalize(const SoftmaxRows& rows, float (&o)[Registers], 
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     const float sum = quad_sum(rows.sum[r]);
     inverse[r] = scale * ptx::reciprocal(sum);
-    lse[r] = sum == 0.0f ? NEGATIVE_INFINITY : (rows.maximum[r] + ptx::lg2(sum)) * LN_2;
+    lse[r] = rows.maximum[r] == NEGATIVE_INFINITY ? NEGATIVE_INFINITY : (rows.maximum[r] + ptx::lg2(sum)) * LN_2;
   }
   scale_rows(o, inverse);
   // NOTE: not by a factor of 0: the accumulator may hold 0 * NaN from a value row that this query does not see.

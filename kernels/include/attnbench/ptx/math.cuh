@@ -30,6 +30,13 @@ ATTNBENCH_DEVICE float reciprocal(float x) {
 // The larger of both; where one is NaN, the other.
 ATTNBENCH_DEVICE float maximum(float x, float y) { return fmaxf(x, y); }
 
+// The larger of both; NaN where one is NaN.
+ATTNBENCH_DEVICE float maximum_or_nan(float x, float y) {
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
+
 ATTNBENCH_DEVICE float magnitude(float x) { return fabsf(x); }
 
 // x / y, rounded to nearest; subnormals as IEEE 754 has them.
@@ -40,6 +47,11 @@ ATTNBENCH_DEVICE uint32_t shift_left(uint32_t x, uint32_t bits) {
   uint32_t y;
   asm("shl.b32 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(bits));
   return y;
+}
+
+// x * 2^n, where the lowest nine bits of `holder` are the integer n and the result is normal.
+ATTNBENCH_DEVICE float add_to_exponent(float x, float holder) {
+  return __uint_as_float((__float_as_uint(holder) << 23) + __float_as_uint(x));
 }
 
 // x * y + z, rounded once.
