@@ -124,7 +124,8 @@ struct Fp8Consumer : Consumer<C> {
   const float* k_descales;   // of the tile's head
   const float* v_descales;
   float v_descale;                // unit of the output
-  float factor[ROWS_PER_THREAD];  // two levels: for the output when the product in flight joins it
+  // Two levels: for the output when the product that is due joins it, and when the one after it does.
+  float factor[ROWS_PER_THREAD], next_factor[ROWS_PER_THREAD];
   float tile_output[C::two_level && C::overlap ? C::head_dim / 2 : 1];  // two levels: that product
 };
 
@@ -180,8 +181,18 @@ ATTNBENCH_DEVICE void join_output(float (&output)[Registers], const float (&fact
   }
 }
 
+// Two levels: adds the last tile's product, which is complete, to the output. Between the next scores' product, which
+// hides it, and the next one of weights and values, which takes its registers.
+template <class C>
+ATTNBENCH_DEVICE void join_pending(Fp8Consumer<C>& c) {
+  join_output<0>(c.output, c.factor, c.tile_output);
+  ATTNBENCH_UNROLL
+  for (int r = 0; r < ROWS_PER_THREAD; ++r) c.factor[r] = c.next_factor[r];
+}
+
 template <class C>
 ATTNBENCH_DEVICE void issue_output(Fp8Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
+  if constexpr (C::two_level) join_pending(c);
   wait_full(c.shared.v_full(), c.v_at, where);
   ptx::wgmma_fence(where);
   const uint32_t v = c.shared.v(c.v_at.stage);
@@ -193,18 +204,30 @@ ATTNBENCH_DEVICE void issue_output(Fp8Consumer<C>& c, Where where = ATTNBENCH_WH
   ptx::wgmma_commit_group(where);
 }
 
+// NOTE: two levels at head_dim 128 leave no registers for c.visible: with it ptxas spills outside the main loop.
+template <class C>
+ATTNBENCH_DEVICE void mask_keys(Fp8Consumer<C>& c, int j) {
+  if constexpr (C::two_level && C::head_dim == 128) {
+    const VisibleKeys visible = visible_to_thread<C::causal>(c.thread, c.row(), c.params.seqlen_q, c.params.seqlen_k);
+    mask_scores<C::causal>(c.scores, visible, j * C::tile_n);
+  } else {
+    mask_tile(c, j);
+  }
+}
+
 // Softmax of a tile's first scores: starts maxima and sums anew.
 template <class C>
 ATTNBENCH_DEVICE void start_softmax(Fp8Consumer<C>& c) {
   const KeyScales scales = key_scales(c, 0);
   c.v_descale = scales.v_descale;
-  if (c.unmasked == 0) mask_tile(c, 0);
+  if (c.unmasked == 0) mask_keys(c, 0);
   start_maximum(c.rows, c.scores, scales.score_log2, c.params.offset_log2);
   exponentiate<RowKeys::maybe_none>(c.rows, c.scores, scales.score_log2);
   pack_weights_8bit(c.weights, c.scores);
   clear(c.output);
   ATTNBENCH_UNROLL
-  for (int r = 0; r < ROWS_PER_THREAD; ++r) c.factor[r] = 1.0f;
+  for (int r = 0; r < ROWS_PER_THREAD; ++r) c.factor[r] = c.next_factor[r] = 1.0f;
+  if constexpr (C::two_level) clear(c.tile_output);  // nothing is pending yet
 }
 
 // Key tile j >= 1 of the current tile: scores of j, output of j - 1, softmax of j.
@@ -219,7 +242,7 @@ ATTNBENCH_DEVICE void step(Fp8Consumer<C>& c, int j) {
   ptx::wgmma_wait_group<1>();
   release_keys(c);
   release_queries_after(c, j);
-  if (Masked) mask_tile(c, j);
+  if (Masked) mask_keys(c, j);
   float factor[ROWS_PER_THREAD];
   const bool grew = update_maximum<PolynomialsOf<Masked, C>>(
       c.rows, c.scores, scales.score_log2, C::rescale_threshold_log2, factor, c.params.offset_log2);
@@ -230,9 +253,8 @@ ATTNBENCH_DEVICE void step(Fp8Consumer<C>& c, int j) {
   pack_weights_8bit(c.weights, c.scores);
   const bool unit_changed = change_unit(c, scales, factor);
   if constexpr (C::two_level) {
-    join_output<0>(c.output, c.factor, c.tile_output);
     ATTNBENCH_UNROLL
-    for (int r = 0; r < ROWS_PER_THREAD; ++r) c.factor[r] = factor[r];
+    for (int r = 0; r < ROWS_PER_THREAD; ++r) c.next_factor[r] = factor[r];
   } else {
     if (ptx::any_sync(grew || unit_changed)) scale_rows(c.output, factor);
   }
@@ -325,7 +347,7 @@ ATTNBENCH_DEVICE void serial_step(Fp8Consumer<C>& c, int j) {
   ptx::wgmma_wait_group<0>();
   release_keys(c);
   release_queries_after(c, j);
-  if (Masked) mask_tile(c, j);
+  if (Masked) mask_keys(c, j);
   float factor[ROWS_PER_THREAD];
   update_maximum(c.rows, c.scores, scales.score_log2, C::rescale_threshold_log2, factor, c.params.offset_log2);
   exponentiate<Masked ? RowKeys::maybe_none : RowKeys::some>(c.rows, c.scores, scales.score_log2);
