@@ -27,6 +27,8 @@
 //                        64     any  blocks     128 x 128    3          2         staged     120 KiB      24 / 240
 //                       128     any  any        128 x 128    2          2         staged     128 KiB      24 / 240
 //                       256     any  any        128 x 128    2          2         registers  192 KiB      24 / 240
+//   fp8_m192            128      no  per head   192 x  96    2          2         staged     152 KiB      32 / 160
+//   fp8_no_polynomial  as fp8 at 64 and 128 with descales per head, every exponential by the multi-function unit
 //
 // Rows of head_dim 64 fill half of a panel; TMA writes zeros to the other half, which no product reads. At head_dim 256
 // a second output does not fit the registers beside the scores: two levels then take the product in two halves, into
@@ -54,14 +56,15 @@ static_assert(1 << int(MAX_OFFSET_LOG2) == ATTNBENCH_MAX_P_SCALE, "the offset is
 
 enum class Accumulation { one_level, two_level };
 enum class Scales { per_head, blocks };  // blocks: per head too
-enum class Exp2 { shared, unit_only };   // with polynomials where they balance the pipes, or without any
+enum class Tuning { none, no_polynomial, m192 };  // what else a GPU has to decide on
 
-template <int HeadDim, bool Causal, Accumulation A, Scales S, Exp2 E = Exp2::shared>
+template <int HeadDim, bool Causal, Accumulation A, Scales S, Tuning T = Tuning::none>
 struct Config {
   static constexpr bool two_level = A == Accumulation::two_level;
-  static constexpr const char* schedule = E == Exp2::unit_only ? "fp8_no_polynomial"
-                                          : two_level          ? "fp8_two_level"
-                                                               : "fp8";
+  static constexpr const char* schedule = T == Tuning::no_polynomial ? "fp8_no_polynomial"
+                                          : T == Tuning::m192        ? "fp8_m192"
+                                          : two_level                ? "fp8_two_level"
+                                                                     : "fp8";
   static constexpr Dtype dtype = Dtype::e4m3;
   static constexpr int head_dim = HeadDim;
   static constexpr bool causal = Causal;
@@ -73,12 +76,14 @@ struct Config {
   // Clocks of the multi-function unit over those of the tensor cores, without polynomials: 2.05 at head_dim 64, 1.02 at
   // 128. Of six exponentials one by a polynomial makes that 1.70 and 0.86, with issue slots at 1.70 and 0.82; blocks
   // have fewer slots left. At 256, and at 128 with two levels, where issue binds, they would cost more than they bring.
-  static constexpr bool shares = E == Exp2::shared && (HeadDim == 64 || (HeadDim == 128 && !two_level));
-  using Exponentials = std::conditional_t<shares, Polynomials<!blocks ? 6 : two_level ? 10 : 8, 3>, NoPolynomials>;
-  static constexpr int consumer_warpgroups = HeadDim == 64 && !two_level ? 3 : 2;
+  static constexpr bool shares = T != Tuning::no_polynomial && (HeadDim == 64 || (HeadDim == 128 && !two_level));
+  static constexpr int share = T == Tuning::m192 ? 8 : !blocks ? 6 : two_level ? 10 : 8;
+  using Exponentials = std::conditional_t<shares, Polynomials<share, 3>, NoPolynomials>;
+  static constexpr int consumer_warpgroups = (HeadDim == 64 && !two_level) || T == Tuning::m192 ? 3 : 2;
   static constexpr int tile_m = consumer_warpgroups * WARPGROUP_ROWS;
   // A tile of keys has one descale: with blocks it is the smallest block. Else as many as registers hold.
   static constexpr int tile_n = blocks                        ? ATTNBENCH_MIN_DESCALE_BLOCK
+                                : T == Tuning::m192        ? 96
                                 : consumer_warpgroups == 3 ? 160
                                 : Causal                   ? 192
                                                            : 224;
@@ -406,12 +411,15 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
 
 #define FP8(head_dim, causal, accumulation, scales) \
   attnbench::Config<head_dim, causal, attnbench::Accumulation::accumulation, attnbench::Scales::scales>
-#define FP8_NO_POLYNOMIAL(head_dim, causal)                                                                 \
+#define FP8_TUNING(head_dim, causal, tuning)                                                            \
   attnbench::Config<head_dim, causal, attnbench::Accumulation::one_level, attnbench::Scales::per_head, \
-                    attnbench::Exp2::unit_only>
+                    attnbench::Tuning::tuning>
 #define VARIANTS_OF(V, name, head_dim, accumulation, scales)              \
   V(fwd_##name##_d##head_dim, FP8(head_dim, false, accumulation, scales)) \
   V(fwd_##name##_d##head_dim##_causal, FP8(head_dim, true, accumulation, scales))
+#define VARIANTS_TUNING(V, tuning, head_dim)                                    \
+  V(fwd_fp8_##tuning##_d##head_dim, FP8_TUNING(head_dim, false, tuning))        \
+  V(fwd_fp8_##tuning##_d##head_dim##_causal, FP8_TUNING(head_dim, true, tuning))
 #define VARIANTS(V)                                            \
   VARIANTS_OF(V, fp8, 64, one_level, per_head)                 \
   VARIANTS_OF(V, fp8, 128, one_level, per_head)                \
@@ -422,9 +430,8 @@ ATTNBENCH_DEVICE void forward(const ptx::TensorMap& q_map, const ptx::TensorMap&
   VARIANTS_OF(V, fp8_two_level_blocks, 64, two_level, blocks)  \
   VARIANTS_OF(V, fp8_two_level_blocks, 128, two_level, blocks) \
   VARIANTS_OF(V, fp8_two_level_blocks, 256, two_level, blocks) \
-  V(fwd_fp8_no_polynomial_d64, FP8_NO_POLYNOMIAL(64, false))   \
-  V(fwd_fp8_no_polynomial_d64_causal, FP8_NO_POLYNOMIAL(64, true)) \
-  V(fwd_fp8_no_polynomial_d128, FP8_NO_POLYNOMIAL(128, false)) \
-  V(fwd_fp8_no_polynomial_d128_causal, FP8_NO_POLYNOMIAL(128, true))
+  VARIANTS_TUNING(V, no_polynomial, 64)                        \
+  VARIANTS_TUNING(V, no_polynomial, 128)                       \
+  V(fwd_fp8_m192_d128, FP8_TUNING(128, false, m192))
 
 ATTNBENCH_FORWARD_LIBRARY(VARIANTS)

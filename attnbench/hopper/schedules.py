@@ -56,8 +56,9 @@ DEFAULT_FP8_SCHEDULE = "fp8"
 FP8_SCHEDULES: Mapping[str, Fp8Schedule] = {
     "fp8": Fp8Schedule("fwd_fp8", "hopper"),
     "fp8_two_level": Fp8Schedule("fwd_fp8", "two_level"),
-    # A choice that hardware has to make; head_dim 64 and 128, descales per head.
+    # Choices that hardware has to make; descales per head.
     "fp8_no_polynomial": Fp8Schedule("fwd_fp8", "hopper"),
+    "fp8_m192": Fp8Schedule("fwd_fp8", "hopper"),
 }
 # All of them.
 FILES: Mapping[str, str] = {**SCHEDULES, **{name: schedule.file for name, schedule in FP8_SCHEDULES.items()}}

@@ -199,7 +199,7 @@ def test_without_a_compiler_or_the_sources_it_is_unavailable(monkeypatch, tmp_pa
 
 def test_they_run_where_they_are_named_and_nowhere_else():
     emulated = [backend for name, backend in builtin().items() if "emulated" in name and name != "fp8_emulated"]
-    assert len(emulated) == 13
+    assert len(emulated) == 14
     assert all(one.devices == ("cpu",) == one.by_name_only and one.emulated for one in emulated)
 
 
