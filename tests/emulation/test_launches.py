@@ -1,4 +1,4 @@
-"""What a launch depends on: its configuration, and nothing else. Not the launch before it, not the machine's threads."""
+"""What a launch depends on: its configuration and nothing else, neither the launch before nor the host's threads."""
 
 from __future__ import annotations
 
