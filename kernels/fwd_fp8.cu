@@ -72,6 +72,9 @@ struct Config {
   // Columns of one product of weights and values; two levels at head_dim 256 take two.
   static constexpr int value_columns = two_level && HeadDim == 256 ? 128 : HeadDim;
   static constexpr bool overlap = value_columns == HeadDim;
+  // Two levels: a product joins the output under the next scores' product. Else behind its own, for two registers less,
+  // which ptxas without the merge would spill in the causal kernel at head_dim 128.
+  static constexpr bool joins_under_scores = two_level && (PTXAS_MERGES_E4M3 || HeadDim != 128 || !Causal);
   static constexpr bool turns = HeadDim != 64;
   // Clocks of the multi-function unit over those of the tensor cores, without polynomials: 2.05 at head_dim 64, 1.02 at
   // 128. Of six exponentials one by a polynomial makes that 1.70 and 0.86, with issue slots at 1.70 and 0.82; blocks
@@ -186,7 +189,7 @@ ATTNBENCH_DEVICE void join_output(float (&output)[Registers], const float (&fact
   }
 }
 
-// Two levels: adds the last tile's product, which is complete, to the output. Between the next scores' product, which
+// Two levels: adds the last tile's product, which is complete, to the output: between the next scores' product, which
 // hides it, and the next one of weights and values, which takes its registers.
 template <class C>
 ATTNBENCH_DEVICE void join_pending(Fp8Consumer<C>& c) {
@@ -197,7 +200,7 @@ ATTNBENCH_DEVICE void join_pending(Fp8Consumer<C>& c) {
 
 template <class C>
 ATTNBENCH_DEVICE void issue_output(Fp8Consumer<C>& c, Where where = ATTNBENCH_WHERE) {
-  if constexpr (C::two_level) join_pending(c);
+  if constexpr (C::joins_under_scores) join_pending(c);
   wait_full(c.shared.v_full(), c.v_at, where);
   ptx::wgmma_fence(where);
   const uint32_t v = c.shared.v(c.v_at.stage);
@@ -260,6 +263,7 @@ ATTNBENCH_DEVICE void step(Fp8Consumer<C>& c, int j) {
   if constexpr (C::two_level) {
     ATTNBENCH_UNROLL
     for (int r = 0; r < ROWS_PER_THREAD; ++r) c.next_factor[r] = factor[r];
+    if constexpr (!C::joins_under_scores) join_pending(c);
   } else {
     if (ptx::any_sync(grew || unit_changed)) scale_rows(c.output, factor);
   }

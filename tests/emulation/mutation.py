@@ -168,10 +168,10 @@ def plans(passed: dict[Subject, frozenset[CallSite]]) -> list[Plan]:
 
 def _run(subject: Subject, problem: Problem, schedule: Schedule) -> Outcome:
     kernel = load(subject.source)
-    blocks = subject.dtype == "e4m3"
-    variant = kernel.library.find(subject.schedule, subject.dtype, subject.head_dim, subject.causal, blocks)
+    wanted = (subject.schedule, subject.dtype, subject.head_dim, subject.causal)
+    variant = kernel.library.find(*wanted, subject.dtype == "e4m3") or kernel.library.find(*wanted, False)
     assert variant is not None
-    problem = replace(problem, scaling="block") if blocks else problem
+    problem = replace(problem, scaling="block") if variant.takes_blocks else problem
     inputs = operands(problem, subject.dtype, subject.head_dim, subject.causal)
     return launch(kernel, variant, problem, inputs, subject.causal, schedule)
 

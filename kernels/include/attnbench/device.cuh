@@ -25,6 +25,9 @@
 
 namespace attnbench {
 
+// ptxas from 13.2 on packs four e4m3 values without a PRMT, and holds fewer registers meanwhile.
+constexpr bool PTXAS_MERGES_E4M3 = __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1302;
+
 // Call site of a primitive. Empty on the device; the emulation keeps file and line for reports and mutations.
 struct Where {};
 #define ATTNBENCH_WHERE (::attnbench::Where{})

@@ -21,6 +21,8 @@
 
 namespace attnbench {
 
+constexpr bool PTXAS_MERGES_E4M3 = true;
+
 ATTNBENCH_DEVICE int thread_index() { return emulation::self().index; }
 ATTNBENCH_DEVICE int block_index() { return emulation::cta().block; }
 ATTNBENCH_DEVICE int grid_size() { return emulation::launch.grid; }
