@@ -12,6 +12,7 @@ from attnbench.machine_code.instructions import Instruction
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 # Ends a block without falling through. BRX and JMX jump to a computed address, which this reader does not follow.
 _LEAVES = ("EXIT", "RET", "BRX", "JMX")
+ENDS_BLOCK = ("BRA", *_LEAVES)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FlowGraph:
             target = _branch_target(instruction)
             if target is not None and target in place:
                 starts.add(place[target])
-            if instruction.name == "BRA" or instruction.name in _LEAVES:
+            if instruction.name in ENDS_BLOCK:
                 starts.add(index + 1)
         bounds = [*sorted(starts - {len(instructions)}), len(instructions)]
         blocks = tuple(tuple(instructions[begin:end]) for begin, end in pairwise(bounds))
@@ -73,7 +74,7 @@ def _successors(
     targets = []
     # `BRA P2, target` and `BRA.U.ANY target` are conditional too, though they carry no @predicate.
     conditional = bool(last.predicate) or "," in last.operands or ".ANY" in last.opcode or ".DIV" in last.opcode
-    falls_through = last.name not in ("BRA", *_LEAVES) or conditional
+    falls_through = last.name not in ENDS_BLOCK or conditional
     if falls_through and index + 1 < block_count:
         targets.append(index + 1)
     target = _branch_target(last)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from attnbench.machine_code.chain import chain_clocks
 from attnbench.machine_code.cubin import Kernel
 from attnbench.machine_code.instructions import Instruction
-from attnbench.machine_code.loops import MainLoop, main_loops
+from attnbench.machine_code.loops import MainLoop
 from attnbench.machine_code.names import Argument, read_name
 from attnbench.machine_code.pipes import Pipes, limit_in_words, pipes_of
 from attnbench.machine_code.products import MULTIPLIES, WARPGROUP_MULTIPLIES, Step, step_of
@@ -74,12 +74,11 @@ class MachineKernel:
     loops: tuple[LoopFacts, ...]
 
 
-def kernel_facts(kernel: Kernel, instructions: Sequence[Instruction]) -> MachineKernel:
-    """Reads one kernel whose code is decoded."""
+def kernel_facts(kernel: Kernel, instructions: Sequence[Instruction], loops: Sequence[MainLoop]) -> MachineKernel:
+    """Reads one kernel of the outline of its code, and its main loops decoded in full."""
     names = Counter(instruction.name for instruction in instructions)
     name = read_name(kernel.symbol, kernel.origin)
     warpgroups = _warpgroups(kernel, instructions)
-    loops = main_loops(instructions)
     steps = [step_of(loop.path) for loop in loops]
     forward = name.arguments.get("direction") != "bwd"
     facts = tuple(_loop_facts(loop, step, kernel.arch, warpgroups, forward) for loop, step in zip(loops, steps))

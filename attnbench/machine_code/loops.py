@@ -24,6 +24,11 @@ class MainLoop:
     path: tuple[Instruction, ...]
     in_flight: tuple[bool, ...]
 
+    def detailed(self, instructions: Mapping[int, Instruction]) -> MainLoop:
+        """The same of instructions decoded in full, by address, where it was found in an outline."""
+        body, path = (tuple(instructions[one.address] for one in part) for part in (self.body, self.path))
+        return MainLoop(body, path, self.in_flight)
+
 
 def main_loops(instructions: Sequence[Instruction]) -> tuple[MainLoop, ...]:
     """The main loops of a kernel's code, in the order in which its control flow reaches them."""

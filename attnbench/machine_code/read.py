@@ -13,11 +13,13 @@ from attnbench.machine_code.disassembler import Disassembler, find_disassembler
 from attnbench.machine_code.encodings import Decoder
 from attnbench.machine_code.files import CubinFile, extract_cubins
 from attnbench.machine_code.kernel import MachineKernel, kernel_facts
+from attnbench.machine_code.loops import main_loops
 from attnbench.machine_code.names import read_name
 from attnbench.machine_code.only import Filter, Only
 
-# Machine code that is decoded at a time: enough that kernels share encodings, little enough to be held.
-BATCH_BYTES = 8 << 20
+# Machine code that is decoded at a time: enough that nvdisasm is seldom started, little enough to be held: an
+# instruction of 16 bytes takes some 250 meanwhile.
+BATCH_BYTES = 16 << 20
 # Cubins below this size together are not worth a second process.
 ALONE_BYTES = 2 << 20
 
@@ -67,14 +69,22 @@ def _shares(cubins: Sequence[CubinFile], jobs: int) -> list[Share]:
 def read_share(share: Share, only: Filter, tool: Disassembler) -> list[tuple[tuple[int, int], MachineKernel]]:
     """What one process reads: facts of its kernels by (cubin, kernel), decoded batch by batch."""
     decoders: dict[str, Decoder] = {}
-    found = []
+    found: list[tuple[tuple[int, int], MachineKernel]] = []
     for batch in _batches(share, only):
-        for arch in {kernel.arch for _, kernel in batch}:
-            decoders.setdefault(arch, Decoder(tool, arch)).learn([one.code for _, one in batch if one.arch == arch])
-        found += [
-            (place, kernel_facts(kernel, decoders[kernel.arch].instructions(kernel.code))) for place, kernel in batch
-        ]
+        for arch in dict.fromkeys(kernel.arch for _, kernel in batch):
+            own = [(place, kernel) for place, kernel in batch if kernel.arch == arch]
+            decoder = decoders.setdefault(arch, Decoder(tool, arch))
+            found += zip((place for place, _ in own), _facts([kernel for _, kernel in own], decoder))
     return found
+
+
+def _facts(kernels: Sequence[Kernel], decoder: Decoder) -> Iterator[MachineKernel]:
+    outlines = decoder.outlines([kernel.code for kernel in kernels])
+    loops = [main_loops(outline) for outline in outlines]
+    addresses = [sorted({one.address for loop in of_kernel for one in loop.body}) for of_kernel in loops]
+    details = decoder.details(list(zip((kernel.code for kernel in kernels), addresses)))
+    for kernel, outline, of_kernel, instructions in zip(kernels, outlines, loops, details):
+        yield kernel_facts(kernel, outline, [loop.detailed(instructions) for loop in of_kernel])
 
 
 def _batches(share: Share, only: Filter) -> Iterator[list[tuple[tuple[int, int], Kernel]]]:

@@ -38,17 +38,20 @@ def _instruction(address: int, line: str, labels: dict[str, int]) -> Instruction
     return Instruction(address, predicate or "", opcode, operands, opcode.split(".")[0], control)
 
 
-def compiled(nvcc, folder: Path, arch: str, *options: str, source: str = "products.cu") -> Path:
-    """A file made of a source beside the tests; a cubin, or what `options` ask for instead."""
+def compiled(nvcc, folder: Path, arch: str, *options: str) -> Path:
+    """A file made of products.cu: a cubin, or what `options` ask for instead. One that is there is not made again."""
     kind = options or ("-cubin",)
     suffix = {"-cubin": "cubin", "-fatbin": "fatbin", "-c": "o", "-shared": "so"}[kind[0]]
-    made = folder / f"{Path(source).stem}.{suffix}"
+    made = folder / arch / f"products.{suffix}"
+    if made.exists():
+        return made
+    made.parent.mkdir(exist_ok=True)
     # Not told by the architecture: the host's half of a library must declare the same kernels.
     flags = {"sm_90a": ("-DWGMMA",), "sm_80": ("-DMMA_SYNC",)}.get(arch, ())
     flags += ("-Xcompiler", "-fPIC") if suffix in ("o", "so") else ()
     extra = [f"-L{folder}" for folder in nvcc.library_dirs]
     code = f"-gencode=arch=compute_{arch[3:]},code={arch}"
-    command = [str(nvcc.path), *kind, code, *flags, *extra, "-o", str(made), str(HERE / source)]
+    command = [str(nvcc.path), *kind, code, *flags, *extra, "-o", str(made), str(HERE / "products.cu")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,16 @@ def nvcc():
 
 
 @pytest.fixture(scope="session")
-def hopper_cubin(nvcc, tmp_path_factory) -> Path:
-    return compiled(nvcc, tmp_path_factory.mktemp("cubin"), "sm_90a")
+def compile_once(nvcc, tmp_path_factory):
+    """compile_once(arch, *options): a file made of products.cu, not to be changed."""
+    return partial(compiled, nvcc, tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="session")
-def ampere_cubin(nvcc, tmp_path_factory) -> Path:
-    return compiled(nvcc, tmp_path_factory.mktemp("cubin"), "sm_80")
+def hopper_cubin(compile_once) -> Path:
+    return compile_once("sm_90a")
+
+
+@pytest.fixture(scope="session")
+def ampere_cubin(compile_once) -> Path:
+    return compile_once("sm_80")

@@ -7,17 +7,17 @@ import re
 import shutil
 import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from code_by_hand import compiled
 from paths import ROOT
 
 from attnbench.cli import main
 from attnbench.errors import UserError
 from attnbench.machine_code.cubin import read_kernels
 from attnbench.machine_code.disassembler import ToolMissing
-from attnbench.machine_code.encodings import Decoder
+from attnbench.machine_code.encodings import OUTLINED, Decoder
 from attnbench.machine_code.files import NoMachineCode, extract_cubins
 from attnbench.machine_code.instructions import parse_sass
 from attnbench.machine_code.only import Only
@@ -30,21 +30,28 @@ def kernels_of(file, tool, folder):
     return list(read_kernels(cubin)), cubin
 
 
+def everything(decoder, code):
+    (instructions,) = decoder.details([(code, range(0, len(code), 16))])
+    return list(instructions.values())
+
+
 @pytest.mark.parametrize("arch", ["hopper_cubin", "ampere_cubin"])
 def test_code_decodes_as_the_disassembler_lists_it(arch, disassembler, tmp_path, request):
     """Each encoding once and without its scheduling bits, and yet the same listing, branches included."""
     kernels, cubin = kernels_of(request.getfixturevalue(arch), disassembler, tmp_path)
     decoder = Decoder(disassembler, cubin.arch)
-    decoder.learn([kernel.code for kernel in kernels])
     listed = parse_sass(disassembler.sass(cubin.path))
     assert {kernel.symbol for kernel in kernels} == set(listed) and len(listed) == 2
     for kernel in kernels:
-        ours = decoder.instructions(kernel.code)
+        ours = everything(decoder, kernel.code)
         assert [one[:5] for one in ours] == [
             (one.address, one.predicate, one.opcode, one.operands.replace(".reuse", ""), one.name)
             for one in listed[kernel.symbol]
         ]
         assert any(one.name == "BRA" for one in ours)
+        (outline,) = decoder.outlines([kernel.code])
+        assert [(one.address, one.name) for one in outline] == [(one.address, one.name) for one in ours]
+        assert [one[:5] for one in outline if one.name in OUTLINED] == [one[:5] for one in ours if one.name in OUTLINED]
 
 
 def test_scheduling_bits_are_those_of_the_encoding(hopper_cubin, disassembler, tmp_path):
@@ -52,8 +59,7 @@ def test_scheduling_bits_are_those_of_the_encoding(hopper_cubin, disassembler, t
     kernels, cubin = kernels_of(hopper_cubin, disassembler, tmp_path)
     second = re.findall(r"^\s{60,}/\* 0x([0-9a-f]{16}) \*/$", disassembler.sass(cubin.path), re.MULTILINE)
     decoder = Decoder(disassembler, cubin.arch)
-    decoder.learn([kernel.code for kernel in kernels])
-    ours = [one.control for kernel in kernels for one in decoder.instructions(kernel.code)]
+    ours = [one.control for kernel in kernels for one in everything(decoder, kernel.code)]
     assert sorted(ours) == sorted(int(word, 16) >> 41 & 0x1FFFFF for word in second)
 
 
@@ -82,8 +88,8 @@ def test_what_is_read_of_a_cubin(hopper_cubin, ampere_cubin):
 
 
 @pytest.mark.parametrize("options", [("-fatbin",), ("-c",), ("-shared", "-cudart", "none")])
-def test_every_kind_of_file_holds_the_same(options, nvcc, hopper_cubin, disassembler, tmp_path):
-    file = compiled(nvcc, tmp_path, "sm_90a", *options)
+def test_every_kind_of_file_holds_the_same(options, compile_once, hopper_cubin, tmp_path):
+    file = compile_once("sm_90a", *options)
     wheel = tmp_path / "one.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("one/__init__.py", "")
@@ -96,15 +102,15 @@ def test_every_kind_of_file_holds_the_same(options, nvcc, hopper_cubin, disassem
     assert {kernel.file for kernel in found} == {file.name, f"one.whl:one/{file.name}"}
 
 
-def test_a_stripped_library_still_holds_its_kernels(nvcc, tmp_path):
-    file = compiled(nvcc, tmp_path, "sm_90a", "-shared", "-cudart", "none")
+def test_a_stripped_library_still_holds_its_kernels(compile_once, tmp_path):
+    file = Path(shutil.copy(compile_once("sm_90a", "-shared", "-cudart", "none"), tmp_path))
     before = [kernel.symbol for kernel in read_files([file])]
     subprocess.run(["strip", file], check=True)
     assert [kernel.symbol for kernel in read_files([file])] == before
 
 
-def without_sections(nvcc, cubin, folder):
-    file = compiled(nvcc, folder, "sm_90a", "-shared", "-cudart", "none")
+def without_sections(compile_once, cubin, folder):
+    file = Path(shutil.copy(compile_once("sm_90a", "-shared", "-cudart", "none"), folder))
     content = bytearray(file.read_bytes())
     # e_shoff, e_shnum, e_shstrndx of an ELF-64 header.
     content[40:48], content[60:64] = bytes(8), bytes(4)
@@ -112,36 +118,36 @@ def without_sections(nvcc, cubin, folder):
     return file
 
 
-def truncated(nvcc, cubin, folder):
+def truncated(compile_once, cubin, folder):
     file = folder / "half.cubin"
     file.write_bytes(cubin.read_bytes()[: cubin.stat().st_size // 2])
     return file
 
 
-def other_architecture(nvcc, cubin, folder):
-    return compiled(nvcc, folder, "sm_75")
+def other_architecture(compile_once, cubin, folder):
+    return compile_once("sm_75")
 
 
-def plain_library(nvcc, cubin, folder):
+def plain_library(compile_once, cubin, folder):
     return shutil.copy(shutil.which("true"), folder / "plain.so")
 
 
-def text_file(nvcc, cubin, folder):
+def text_file(compile_once, cubin, folder):
     (folder / "notes.txt").write_text("no code\n")
     return folder / "notes.txt"
 
 
-def empty_file(nvcc, cubin, folder):
+def empty_file(compile_once, cubin, folder):
     (folder / "empty.so").touch()
     return folder / "empty.so"
 
 
-def damaged_wheel(nvcc, cubin, folder):
+def damaged_wheel(compile_once, cubin, folder):
     (folder / "cut.whl").write_bytes(b"PK\x03\x04 and no more")
     return folder / "cut.whl"
 
 
-def plain_wheel(nvcc, cubin, folder):
+def plain_wheel(compile_once, cubin, folder):
     with zipfile.ZipFile(folder / "plain.whl", "w") as archive:
         archive.writestr("one/__init__.py", "")
     return folder / "plain.whl"
@@ -158,12 +164,12 @@ def plain_wheel(nvcc, cubin, folder):
         (empty_file, "not a library, object, cubin, fatbin or wheel"),
         (damaged_wheel, "a damaged wheel"),
         (plain_wheel, "no file in it holds GPU code"),
-        (lambda nvcc, cubin, folder: folder / "absent.so", "no such file"),
-        (lambda nvcc, cubin, folder: folder, "a folder; name the file in it"),
+        (lambda compile_once, cubin, folder: folder / "absent.so", "no such file"),
+        (lambda compile_once, cubin, folder: folder, "a folder; name the file in it"),
     ],
 )
-def test_a_line_for_each_file_from_which_nothing_can_be_read(make, says, nvcc, hopper_cubin, tmp_path):
-    file = make(nvcc, hopper_cubin, tmp_path)
+def test_a_line_for_each_file_from_which_nothing_can_be_read(make, says, compile_once, hopper_cubin, tmp_path):
+    file = make(compile_once, hopper_cubin, tmp_path)
     with pytest.raises(NoMachineCode, match=re.escape(says)) as error:
         read_files([file])
     assert str(file) in str(error.value) and "\n" not in str(error.value)
@@ -181,7 +187,7 @@ def test_a_cubin_with_damaged_sections_is_named(hopper_cubin, disassembler, tmp_
 
 def test_code_that_is_none_is_a_line(disassembler):
     with pytest.raises(UserError, match="nvdisasm cannot read this code as SM90a"):
-        Decoder(disassembler, "sm_90a").learn([b"\xff" * 16])
+        Decoder(disassembler, "sm_90a").outlines([b"\xff" * 16])
 
 
 def test_without_a_disassembler_the_wheels_are_named(monkeypatch, hopper_cubin):
