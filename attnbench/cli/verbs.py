@@ -311,7 +311,7 @@ def build(names: tuple[str, ...], force: bool) -> None:
 
 
 @kernels.command(
-    short_help="Registers, spills, instructions; loops of any file.",
+    short_help="Registers, spills, main loops: ours, any file.",
     epilog="Example: attnbench kernels inspect fa3_fwd.whl --only head_dim=128 --only dtype=bf16",
 )
 @click.argument("names", nargs=-1, metavar="[FILE]...")

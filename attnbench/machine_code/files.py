@@ -107,16 +107,33 @@ def _extract(file: Path, origin: str, folder: Path, tool: Disassembler) -> list[
     """NOTE: cuobjdump exits with 0 on a file without GPU code and on a damaged one; what it wrote is the answer."""
     into = folder / "cubins"
     into.mkdir(exist_ok=True)
-    path = os.pathsep.join((str(tool.nvdisasm.parent), os.environ.get("PATH", "")))
-    subprocess.run(
-        [str(tool.cuobjdump), "-xelf", "all", str(file.resolve())],
-        cwd=into, env={**os.environ, "PATH": path}, capture_output=True,
-    )  # fmt: skip
+    said = _cuobjdump(tool, into, "-xelf", "all", str(file.resolve()))
+    if said.count("Extracting ELF file") > len(list(into.iterdir())):
+        _refuse_lost(origin, into, _cuobjdump(tool, into, "-res-usage", str(file.resolve())))
     found = []
     for cubin in into.iterdir():
         if name := _EXTRACTED.search(cubin.name):
             found.append((int(name["number"] or 0), CubinFile(cubin, name["arch"], origin)))
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].path.name))]
+
+
+def _cuobjdump(tool: Disassembler, folder: Path, *arguments: str) -> str:
+    path = os.pathsep.join((str(tool.nvdisasm.parent), os.environ.get("PATH", "")))
+    environment = {**os.environ, "PATH": path}
+    command = [str(tool.cuobjdump), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
+
+
+def _refuse_lost(origin: str, into: Path, usage: str) -> None:
+    """Where cubins of one name were written over each other: raises NoMachineCode unless every kernel is there."""
+    contents = [cubin.read_bytes() for cubin in into.iterdir()]
+    kernels = re.findall(r"Function (\S+):", usage)
+    lost = [name for name in kernels if not any(f".text.{name}\0".encode() in content for content in contents)]
+    if lost:
+        raise NoMachineCode(
+            f"{origin}: {len(lost)} kernels stand in cubins of one name, of which cuobjdump extracts one; "
+            "name the object files that it was linked from"
+        )
 
 
 def _why_nothing(file: Path) -> str:

@@ -16,7 +16,7 @@ from attnbench.backends.triton.launch import Tile
 from attnbench.case import Case
 
 TILES = {64: Tile(128, 128, 8, 3), 128: Tile(128, 128, 8, 2), 256: Tile(128, 64, 8, 2)}
-# e4m3 takes half the shared memory, and a second accumulator's registers.
+# e4m3 has a second accumulator: at head_dim 256 tiles of 128 x 64 and 64 x 64 spill; here two warpgroups share rows.
 TILES_E4M3 = {64: Tile(128, 128, 8, 3), 128: Tile(128, 128, 8, 3), 256: Tile(64, 128, 8, 2)}
 
 

@@ -33,6 +33,7 @@ def ours() -> Source:
     files = [library_path(name) for name in LIBRARIES]
     builds = [build for file in files if (build := read_build(file)) is not None]
     kernels = read_files([file for file in files if file.exists()], PlainForward(OURS)) if builds else []
+    kernels.sort(key=lambda kernel: OURS.index(str(kernel.arguments["schedule"])))
     made_by = ", ".join(sorted({build.compiler for build in builds}))
     return Source("ours", "this checkout", f"attnbench kernels build, {made_by or 'no nvcc'}", tuple(kernels))
 

@@ -175,6 +175,27 @@ def test_a_line_for_each_file_from_which_nothing_can_be_read(make, says, compile
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_kernels_that_were_written_over_are_not_left_out_in_silence(hopper_cubin, tmp_path, monkeypatch):
+    """cuobjdump gives cubins that were linked by nvcc their source's name, and writes one over the other."""
+    import attnbench.machine_code.files as files
+
+    asked = []
+
+    def twice(tool, folder, *arguments):
+        asked.append(arguments[0])
+        if arguments[0] == "-xelf":
+            (folder / "one.sm_90a.cubin").write_bytes(hopper_cubin.read_bytes())
+            return "Extracting ELF file    1: one.sm_90a.cubin\nExtracting ELF file    2: one.sm_90a.cubin\n"
+        return "".join(f" Function {name}:\n  REG:8\n" for name in there)
+
+    monkeypatch.setattr(files, "_cuobjdump", twice)
+    there = ["adds", "multiplies_bf16_d64"]
+    assert len(read_files([hopper_cubin])) == 2 and asked == ["-xelf", "-res-usage"]
+    there.append("gone")
+    with pytest.raises(NoMachineCode, match="1 kernels stand in cubins of one name"):
+        read_files([hopper_cubin])
+
+
 def test_a_cubin_with_damaged_sections_is_named(hopper_cubin, disassembler, tmp_path):
     (cubin,) = extract_cubins(hopper_cubin, tmp_path, disassembler)
     content = bytearray(cubin.path.read_bytes())
