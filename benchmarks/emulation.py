@@ -2,21 +2,25 @@
 
     python benchmarks/emulation.py [--against CHECKOUT] [--seqlen N] [--heads N] [--rounds N]
 
-Launches of kernels/fwd_overlap.cu, bf16, head_dim 128, random delivery, in turns. GFLOP are those of the formula that
-every record uses (4 seqlen^2 head_dim a head), wall seconds those of the fastest of the rounds.
+Launches of kernels/fwd_overlap.cu, bf16, random delivery, in turns: two CTAs in flight (two threads of the host)
+and with one, full checks and fast ones. GFLOP are those of the formula that every record uses (4 seqlen^2 head_dim a head).
+Wall seconds of the fastest round, and processor seconds, which other work on the machine changes less.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from attnbench.case import Case, forward_flops
+from attnbench.hopper import emulation
 from attnbench.hopper.build import compile_library
 from attnbench.hopper.emulation import FAST, RANDOM, EmulationConfig, Emulator
 from attnbench.hopper.forward import BoundForward
@@ -35,50 +39,73 @@ def library_of(kernels: Path, build: Path) -> KernelLibrary:
     return KernelLibrary(recipe.library)
 
 
-def launch_s(library: KernelLibrary, case: Case, config: EmulationConfig | None) -> float:
-    """Wall seconds of one launch; without a configuration the library runs under its own default."""
+class OldConfig(ctypes.Structure):
+    """The configuration as it was before `checks`: what an older library takes."""
+
+    _fields_ = emulation._Config._fields_[:-2]
+
+
+def configure(library: KernelLibrary, config: EmulationConfig) -> None:
+    """Raises RuntimeError where a library takes neither configuration."""
+    with contextlib.suppress(ValueError):
+        Emulator(library.c_library).configure(config)
+        return
+    row = OldConfig(ctypes.sizeof(OldConfig), emulation.DELIVERIES.index(config.delivery), config.seed,
+                    config.multiprocessors, config.resident_ctas, 0, 1, 0, -1, 0)  # fmt: skip
+    if library.c_library.attnbench_emulation_configure(ctypes.byref(row)):
+        raise RuntimeError(f"{library.path} takes no configuration that this benchmark knows")
+
+
+def launched_s(library: KernelLibrary, case: Case, config: EmulationConfig) -> tuple[float, float]:
+    """(wall, processor) seconds of one launch."""
     torch.manual_seed(0)
     shape = (case.batch, case.seqlen_q, case.num_heads, case.head_dim)
     q, k, v = (torch.randn(shape, dtype=torch.bfloat16) for _ in range(3))
     variant = library.find("overlap", "bf16", case.head_dim, case.causal)
     assert variant is not None, "fwd_overlap has a variant for bf16"
     bound = BoundForward.of(library, variant, q, k, v, case.causal, case.scale)
-    if config is not None:
-        Emulator(library.c_library).configure(config)
-    started = time.perf_counter()
+    configure(library, config)
+    wall, processor = time.perf_counter(), time.process_time()
     bound.launch()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--against", type=Path, help="another checkout of attnbench")
     parser.add_argument("--seqlen", type=int, default=1024)
-    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     case = Case.make(
         batch=1, num_heads=given.heads, head_dim=given.head_dim, seqlen_q=given.seqlen, seqlen_k=given.seqlen
     )
     ours = library_of(KERNELS, KERNELS.parent / "build" / "kernels")
-    sides = {
-        "checked": lambda: launch_s(ours, case, EmulationConfig(RANDOM, seed=1)),
-        "fast": lambda: launch_s(ours, case, EmulationConfig(RANDOM, seed=1, checks=FAST)),
+    one, two = EmulationConfig(RANDOM, seed=1), EmulationConfig(RANDOM, seed=1, resident_ctas=2)
+    sides: dict[str, Callable[[], tuple[float, float]]] = {
+        "full, two threads": lambda: launched_s(ours, case, two),
+        "full, one thread": lambda: launched_s(ours, case, one),
+        "fast, two threads": lambda: launched_s(ours, case, dataclasses.replace(two, checks=FAST)),
+        "fast, one thread": lambda: launched_s(ours, case, dataclasses.replace(one, checks=FAST)),
     }
     if given.against is not None:
         folder = given.against.resolve()
         theirs = library_of(folder / "kernels", folder / "build" / "kernels")
-        # NOTE: its configuration may have other fields than ours, so it runs under its own default, lazy delivery.
-        sides[f"{given.against}, lazy"] = lambda: launch_s(theirs, case, None)
-    fastest = dict.fromkeys(sides, float("inf"))
+        sides[f"{given.against}, one thread"] = lambda: launched_s(theirs, case, one)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(given.rounds):
         for name, run in sides.items():
-            fastest[name] = min(fastest[name], run())
+            taken[name].append(run())
     gflop = forward_flops(case) / 1e9
-    slowest = max(fastest.values())
-    for name, seconds in fastest.items():
-        print(f"{name}: {seconds:.3f} s, {gflop / seconds:.2f} GFLOP/s, {slowest / seconds:.2f} times the slowest")
+    last = list(sides)[-1]
+    base_s, base_processor_s = (min(values) for values in zip(*taken[last]))
+    for name, rows in taken.items():
+        wall_s, processor_s = (min(values) for values in zip(*rows))
+        print(
+            f"{name}: {wall_s:.3f} s, {gflop / wall_s:.2f} GFLOP/s ({base_s / wall_s:.2f} times the last); processor "
+            f"{processor_s:.3f} s, {gflop / processor_s:.2f} GFLOP/s ({base_processor_s / processor_s:.2f} times)"
+        )
 
 
 if __name__ == "__main__":
