@@ -2,9 +2,9 @@
 
     python benchmarks/emulation.py [--against CHECKOUT] [--seqlen N] [--heads N] [--rounds N]
 
-Launches of kernels/fwd_overlap.cu, bf16, random delivery, in turns: two CTAs in flight (two threads of the host)
-and with one, full checks and fast ones. GFLOP are those of the formula that every record uses (4 seqlen^2 head_dim a head).
-Wall seconds of the fastest round, and processor seconds, which other work on the machine changes less.
+Launches of kernels/fwd_overlap.cu, bf16, random delivery, in turns: two CTAs in flight (two threads of the host) and
+one, full checks and fast ones. GFLOP are those of the formula that every record uses (4 seqlen^2 head_dim a head). Wall
+seconds of the fastest round, and processor seconds, which other work on the machine changes less.
 """
 
 from __future__ import annotations
