@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from attnbench.hopper.emulation import EmulatedKernel, EmulationConfig
     from attnbench.hopper.forward import BoundForward
+    from attnbench.hopper.toolchain import Sources
     from attnbench.settings import Emulation
 
 # Two cores emulate about 1e10 FLOP/s, and a case is launched three times at least within its time-out.
 LARGEST_FLOPS = 100 * 10**9
+# Sources read in this process, for versions: all schedules share their headers, and `attnbench list` asks for each.
+_read: Sources = {}
 # CTAs in flight together, each on a thread of the host: a part of what makes a run, so not the number of cores here.
 RESIDENT_CTAS = 2
 
@@ -76,7 +79,7 @@ class _Emulated(KernelBackend):
 
         source = KERNELS / f"{FILES[self.schedule]}.cu"
         folders = [KERNELS / "emulation" / "include", KERNELS / "include"]
-        return f"{source.stem} {source_digest([source], folders)} (emulated)"
+        return f"{source.stem} {source_digest([source], folders, _read)} (emulated)"
 
     def build(self) -> None:
         self.kernel()

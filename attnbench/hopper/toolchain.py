@@ -153,32 +153,33 @@ class Recipe:
         return hashlib.sha256("\0".join((*text, *self.flags)).encode()).hexdigest()[:16]
 
 
-def included_files(source: Path, include_dirs: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
+# What a source and its headers hold, by path: (content, ((name as included, path), ...)).
+Sources = dict[Path, tuple[bytes, tuple[tuple[str, Path], ...]]]
+
+
+def included_files(
+    source: Path, include_dirs: Iterable[Path], known: Sources | None = None
+) -> Iterator[tuple[str, bytes]]:
     """(name as included, content) of a source and of every header of ours that it reaches, each once.
 
-    Headers found in no include folder are the compiler's own and stand behind its version.
+    Headers found in no include folder are the compiler's own and stand behind its version. known: what was read
+    before, for one set of folders, and is taken as it was.
     """
-    folders = tuple(include_dirs)
+    folders, known = tuple(include_dirs), {} if known is None else known
     waiting, seen = [(source.name, source)], set()
     while waiting:
         name, path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        state = path.stat()
-        content, included = _content_and_headers(path, folders, state.st_mtime_ns, state.st_size)
+        if path not in known:
+            known[path] = _content_and_headers(path, folders)
+        content, headers = known[path]
         yield name, content
-        waiting += included
+        waiting += headers
 
 
-@functools.cache
-def _content_and_headers(
-    path: Path, folders: tuple[Path, ...], changed_ns: int, size: int
-) -> tuple[bytes, tuple[tuple[str, Path], ...]]:
-    """A file's content and the headers of ours that it names, read once while the file does not change.
-
-    NOTE: every kernel reaches the same headers, so that `attnbench list` would read them many times.
-    """
+def _content_and_headers(path: Path, folders: tuple[Path, ...]) -> tuple[bytes, tuple[tuple[str, Path], ...]]:
     content, headers = path.read_bytes(), []
     for included in _INCLUDE.findall(content.decode(errors="replace")):
         candidates = (folder / included for folder in (path.parent, *folders))
@@ -188,12 +189,12 @@ def _content_and_headers(
     return content, tuple(headers)
 
 
-def source_digest(sources: Iterable[Path], include_dirs: Iterable[Path]) -> str:
-    """Hash of the content of the sources and of every header of ours that they reach."""
+def source_digest(sources: Iterable[Path], include_dirs: Iterable[Path], known: Sources | None = None) -> str:
+    """Hash of the content of the sources and of every header of ours that they reach. known: as in included_files."""
     parts = hashlib.sha256()
     folders = tuple(include_dirs)
     for source in sources:
-        for name, content in included_files(source, folders):
+        for name, content in included_files(source, folders, known):
             parts.update(name.encode() + b"\0" + content + b"\0")
     return parts.hexdigest()[:16]
 
