@@ -38,7 +38,7 @@ INSTRUCTION_BYTES = 16
 # NOTE: of raw code, nvdisasm prints a place before the first instruction as a negative one.
 _PLACED = re.compile(r"(-?0x[0-9a-f]+)\s*$")
 # Instructions whose last operand is a place relative to their own.
-_RELATIVE = ("BRA", "BSSY", "CALL")
+_RELATIVE = ("BRA", "BSSY", "CALL.REL", "RET.REL", "WARPSYNC.COLLECTIVE")
 
 # Decoded in an outline: jumps and exits, tensor instructions and the waits for them, and what moves registers.
 OUTLINED = frozenset((*ENDS_BLOCK, *MULTIPLIES, "WARPGROUP", "USETMAXREG"))
@@ -122,7 +122,7 @@ class Decoder:
                 address, predicate, opcode, operands = found.groups()
                 at, name = int(address, 16), opcode.split(".", 1)[0]
                 self._known[order[at // INSTRUCTION_BYTES]] = (
-                    predicate or "", opcode, operands.strip(), name, _offset(name, opcode, operands, at)
+                    predicate or "", opcode, operands.strip(), name, _offset(opcode, operands, at)
                 )  # fmt: skip
         missing = sum(key not in self._known for key in order)
         if process.returncode or missing:
@@ -143,9 +143,9 @@ def _key_at(code: bytes, index: int) -> _Key:
     return _key(*struct.unpack_from("<QQ", code, INSTRUCTION_BYTES * index))
 
 
-def _offset(name: str, opcode: str, operands: str, at: int) -> int | None:
+def _offset(opcode: str, operands: str, at: int) -> int | None:
     """How far behind itself an instruction points; None for one that points nowhere."""
-    if name not in _RELATIVE or opcode.startswith("CALL.ABS"):
+    if not opcode.startswith(_RELATIVE):
         return None
     found = _PLACED.search(operands)
     return int(found[1], 16) - at if found else None
