@@ -43,19 +43,21 @@ def backend(library, monkeypatch) -> HopperFp8:
 
 def test_names_and_accumulators():
     assert {backend.name: backend.accumulator for backend in BACKENDS} == {
-        "hopper_fp8": "hopper", "hopper_fp8[two_level]": "two_level"}  # fmt: skip
+        "hopper_fp8": "hopper", "hopper_fp8[two_level]": "two_level",
+        "hopper_fp8[no_polynomial]": "hopper", "hopper_fp8[m192]": "hopper"}  # fmt: skip
     assert all(isinstance(backend, Backend) for backend in BACKENDS)
 
 
 def test_the_variant_table_keeps_its_promises(library):
-    """Every schedule answers every head_dim and mask, with blocks and without, and sums as the backend declares."""
-    for schedule, facts in FP8_SCHEDULES.items():
+    """The two main schedules answer every head_dim and mask, with blocks and without; all sum as they declare."""
+    for schedule in ("fp8", "fp8_two_level"):
         for head_dim in (64, 128, 256):
             for causal in (False, True):
-                for blocks in (False, True):
-                    variant = library.find(schedule, "e4m3", head_dim, causal, blocks)
-                    assert variant is not None and variant.accumulator == facts.accumulator
-                    assert variant.tile_n == 128 or not variant.takes_blocks, "a tile of keys has one descale"
+                assert all(library.find(schedule, "e4m3", head_dim, causal, blocks) for blocks in (False, True))
+    assert {variant.schedule for variant in library.variants} == set(FP8_SCHEDULES)
+    for variant in library.variants:
+        assert variant.accumulator == FP8_SCHEDULES[variant.schedule].accumulator
+        assert variant.tile_n == 128 or not variant.takes_blocks, "a tile of keys has one descale"
     assert len({variant.key for variant in library.variants}) == len(library.variants)
 
 
