@@ -1,7 +1,6 @@
 """What ptxas made of each kernel variant: registers, spills, shared memory, instructions, and the overlap it kept.
 
-Two sources: what ptxas printed while it compiled (always there), and the machine code itself (needs cuobjdump and
-nvdisasm; without them those figures are None, which a table shows as missing, never as zero).
+By what ptxas printed while it compiled, and by the machine code (which needs nvdisasm; else its figures are None).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Peak memory on the CPU: exact where torch gave it, not missed where another did, and never inside timed calls."""
 
+import mmap
+
 import numpy
-import pytest
 import torch
 from test_trial import CASE, FP8, Backend, problem
 
@@ -42,14 +43,24 @@ def test_allocations_inside_an_operator_count():
     assert found.by == ALLOCATOR and found.bytes > q.numel() * 2 + 4 * 1024 * 4 + 100_000
 
 
-@pytest.mark.parametrize("take", [lambda size: numpy.ones(size, dtype=numpy.uint8), bytearray], ids=["numpy", "malloc"])
-def test_memory_that_torchs_allocator_did_not_give_is_the_processs(take):
+def foreign(size: int) -> numpy.ndarray:
+    """Memory that no allocator gave, all of it written.
+
+    NOTE: not numpy.ones: where malloc serves this thread from another arena than the main one, it keeps what was freed
+    and gives it again, which is no rise; so it went now and then in a process of many tests.
+    """
+    taken = numpy.frombuffer(mmap.mmap(-1, size), dtype=numpy.uint8)
+    taken[:] = 1
+    return taken
+
+
+def test_memory_that_torchs_allocator_did_not_give_is_the_processs():
     def call():
-        assert len(take(24 * MIB)) == 24 * MIB
+        assert len(foreign(24 * MIB)) == 24 * MIB
         return outputs()
 
     found = cpu_peak(call)
-    assert found.by == PROCESS and 24 * MIB <= found.bytes < 30 * MIB
+    assert found.by == PROCESS and 23 * MIB <= found.bytes < 30 * MIB  # the system counts to some pages
 
 
 def test_without_the_processs_figure_nothing_is_claimed_of_what_was_not_seen(monkeypatch, tmp_path):
@@ -79,13 +90,13 @@ def test_an_emulated_pipeline_is_counted_too():
     assert measured.peak_by == ALLOCATOR and measured.peak_bytes > input_bytes(FP8)
 
 
-def test_a_backend_of_numpy_is_not_said_to_need_nothing():
+def test_a_backend_with_memory_of_its_own_is_not_said_to_need_nothing():
     def change(call, inputs):
-        numpy.ones(24 * MIB, dtype=numpy.uint8)
+        foreign(24 * MIB)
         return call()
 
     measured = timed(Backend(change))
-    assert measured.peak_by == PROCESS and measured.peak_bytes > 24 * MIB + input_bytes(CASE)
+    assert measured.peak_by == PROCESS and measured.peak_bytes > 23 * MIB + input_bytes(CASE)
 
 
 def test_one_call_is_metered_and_it_is_none_of_the_timed_ones():
