@@ -7,6 +7,7 @@ of kind `hazard`. What that says of hardware: kernels/emulation/README.md. No ti
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # Two cores emulate about 1e10 FLOP/s, and a case is launched three times at least within its time-out.
 LARGEST_FLOPS = 100 * 10**9
-# Sources read in this process, for versions: all schedules share their headers, and `attnbench list` asks for each.
+# Sources read in this process, for versions: all kernel files share their headers.
 _read: Sources = {}
 # CTAs in flight together, each on a thread of the host: a part of what makes a run, so not the number of cores here.
 RESIDENT_CTAS = 2
@@ -75,11 +76,8 @@ class _Emulated(KernelBackend):
     def version(self) -> str:
         """Of the sources; the library is compiled once a case wants it."""
         from attnbench.hopper.schedules import FILES
-        from attnbench.hopper.toolchain import KERNELS, source_digest
 
-        source = KERNELS / f"{FILES[self.schedule]}.cu"
-        folders = [KERNELS / "emulation" / "include", KERNELS / "include"]
-        return f"{source.stem} {source_digest([source], folders, _read)} (emulated)"
+        return _sources_version(FILES[self.schedule])
 
     def build(self) -> None:
         self.kernel()
@@ -141,6 +139,15 @@ class _Emulated(KernelBackend):
         emulator = self.kernel().emulator
         launched(emulator, config, _launch_of(bound))
         emulator.counted = count_launch(emulator, case, bound.args.k, bound.args.v)
+
+
+@functools.cache
+def _sources_version(library: str) -> str:
+    """Of a kernel file and its headers, read once: `attnbench list` asks for every schedule."""
+    from attnbench.hopper.toolchain import KERNELS, source_digest
+
+    folders = [KERNELS / "emulation" / "include", KERNELS / "include"]
+    return f"{library} {source_digest([KERNELS / f'{library}.cu'], folders, _read)} (emulated)"
 
 
 def _launch_of(bound: BoundForward) -> Callable[[], bool]:
