@@ -16,7 +16,9 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     rows = []
     for name, backend in builtin().items():
         reason = backend.unavailable()
-        state = f"not here: {reason}" if reason else f"available ({backend.version()})"
+        # Which sources an emulated kernel is of, a record says: hashing them all would double the time of the list.
+        version = "in the CPU emulation" if backend.emulated else "" if reason else backend.version()
+        state = f"not here: {reason}" if reason else f"available ({version})"
         named = backend.by_name_only
         if named and not reason:
             state += f"; on {' and '.join(named)} only where it is named"
