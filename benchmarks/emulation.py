@@ -10,7 +10,6 @@ seconds of the fastest round, and processor seconds, which other work on the mac
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import dataclasses
 import time
@@ -47,9 +46,11 @@ class OldConfig(ctypes.Structure):
 
 def configure(library: KernelLibrary, config: EmulationConfig) -> None:
     """Raises RuntimeError where a library takes neither configuration."""
-    with contextlib.suppress(ValueError):
+    try:
         Emulator(library.c_library).configure(config)
         return
+    except ValueError:  # refused: another size of the structure
+        pass
     row = OldConfig(ctypes.sizeof(OldConfig), emulation.DELIVERIES.index(config.delivery), config.seed,
                     config.multiprocessors, config.resident_ctas, 0, 1, 0, -1, 0)  # fmt: skip
     if library.c_library.attnbench_emulation_configure(ctypes.byref(row)):
@@ -109,5 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
+    main()

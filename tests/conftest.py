@@ -78,3 +78,27 @@ def command(tmp_path):
 @pytest.fixture(scope="module")
 def module_command(tmp_path_factory):
     return CommandLine(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def nvcc():
+    from attnbench.hopper.toolchain import find_nvcc
+
+    return found_tool(find_nvcc)
+
+
+@pytest.fixture(scope="session")
+def disassembler():
+    from attnbench.machine_code.disassembler import find_disassembler
+
+    return found_tool(find_disassembler)
+
+
+def found_tool(find):
+    """What `find` finds; where it is missing, the test is not run."""
+    from attnbench.machine_code.disassembler import ToolMissing
+
+    try:
+        return find()
+    except ToolMissing as error:
+        pytest.skip(f"not run: {error}")

@@ -10,11 +10,11 @@ import dataclasses
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Call, Inputs, Outputs
+from attnbench.backend import Call, HazardError, Inputs, Outputs
 from attnbench.case import Case, forward_flops
 from attnbench.hopper.cases import EightBit, SixteenBit
 from attnbench.hopper.schedules import DEFAULT_FP8_SCHEDULE, DEFAULT_SCHEDULE, FP8_SCHEDULES, SCHEDULES, KernelBackend
@@ -24,13 +24,10 @@ if TYPE_CHECKING:
 
     from attnbench.hopper.emulation import EmulatedKernel, EmulationConfig
     from attnbench.hopper.forward import BoundForward
-    from attnbench.hopper.toolchain import Sources
     from attnbench.settings import Emulation
 
 # Two cores emulate about 1e10 FLOP/s, and a case is launched three times at least within its time-out.
 LARGEST_FLOPS = 100 * 10**9
-# Sources read in this process, for versions: all kernel files share their headers.
-_read: Sources = {}
 # CTAs in flight together, each on a thread of the host: a part of what makes a run, so not the number of cores here.
 RESIDENT_CTAS = 2
 
@@ -137,32 +134,22 @@ class _Emulated(KernelBackend):
         from attnbench.hopper.emulation import count_launch, launched
 
         emulator = self.kernel().emulator
-        launched(emulator, config, _launch_of(bound))
+        launched(emulator, config, bound.launch)
         emulator.counted = count_launch(emulator, case, bound.args.k, bound.args.v)
 
 
 @functools.cache
 def _sources_version(library: str) -> str:
-    """Of a kernel file and its headers, read once: `attnbench list` asks for every schedule."""
+    """Of a kernel file and its headers, read once for all its schedules and records."""
     from attnbench.hopper.toolchain import KERNELS, source_digest
 
     folders = [KERNELS / "emulation" / "include", KERNELS / "include"]
-    return f"{library} {source_digest([KERNELS / f'{library}.cu'], folders, _read)} (emulated)"
-
-
-def _launch_of(bound: BoundForward) -> Callable[[], bool]:
-    def launch() -> bool:
-        bound.launch()
-        return True
-
-    return launch
+    return f"{library} {source_digest([KERNELS / f'{library}.cu'], folders)} (emulated)"
 
 
 def _same_bits(bound: BoundForward, first: tuple[Tensor, ...] | None, name: str, other: str) -> tuple[Tensor, ...]:
     """Copies of what the first delivery gave. Raises HazardError where another gave other bits: order decides them."""
     import torch
-
-    from attnbench.backend import HazardError
 
     given = tuple(tensor.clone() for tensor in (bound.out, bound.lse))
     if first is None:

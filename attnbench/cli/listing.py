@@ -16,9 +16,12 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
     rows = []
     for name, backend in builtin().items():
         reason = backend.unavailable()
-        # Which sources an emulated kernel is of, a record says: hashing them all would double the time of the list.
-        version = "in the CPU emulation" if backend.emulated else "" if reason else backend.version()
-        state = f"not here: {reason}" if reason else f"available ({version})"
+        if reason:
+            state = f"not here: {reason}"
+        elif backend.emulated:  # which sources they are of, a record says: hashing them all takes too long for a list
+            state = "available (in the CPU emulation)"
+        else:
+            state = f"available ({backend.version()})"
         named = backend.by_name_only
         if named and not reason:
             state += f"; on {' and '.join(named)} only where it is named"

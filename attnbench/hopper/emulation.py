@@ -229,7 +229,7 @@ def launched(emulator: Emulator, config: EmulationConfig, launch: Callable[[], T
     Raises HazardError with every hazard, KernelError where the launch was refused.
     """
     emulator.configure(config)
-    result, refused = None, None
+    refused: KernelError | None = None
     try:
         result = launch()
     except KernelError as error:
@@ -241,5 +241,4 @@ def launched(emulator: Emulator, config: EmulationConfig, launch: Callable[[], T
         raise HazardError("; ".join(map(str, hazards)) + f" ({config})")
     if refused is not None:
         raise refused
-    assert result is not None, "a launch that was not refused gives what `launch` returns"
     return result

@@ -153,49 +153,33 @@ class Recipe:
         return hashlib.sha256("\0".join((*text, *self.flags)).encode()).hexdigest()[:16]
 
 
-# What a source and its headers hold, by path: (content, ((name as included, path), ...)).
-Sources = dict[Path, tuple[bytes, tuple[tuple[str, Path], ...]]]
-
-
-def included_files(
-    source: Path, include_dirs: Iterable[Path], known: Sources | None = None
-) -> Iterator[tuple[str, bytes]]:
+def included_files(source: Path, include_dirs: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
     """(name as included, content) of a source and of every header of ours that it reaches, each once.
 
-    Headers found in no include folder are the compiler's own and stand behind its version. known: what was read
-    before, for one set of folders, and is taken as it was.
+    Headers found in no include folder are the compiler's own and stand behind its version.
     """
-    folders, known = tuple(include_dirs), {} if known is None else known
+    folders = tuple(include_dirs)
     waiting, seen = [(source.name, source)], set()
     while waiting:
         name, path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        if path not in known:
-            known[path] = _content_and_headers(path, folders)
-        content, headers = known[path]
+        content = path.read_bytes()
         yield name, content
-        waiting += headers
+        for included in _INCLUDE.findall(content.decode(errors="replace")):
+            candidates = (folder / included for folder in (path.parent, *folders))
+            found = next((candidate for candidate in candidates if candidate.is_file()), None)
+            if found is not None:
+                waiting.append((included, found.resolve()))
 
 
-def _content_and_headers(path: Path, folders: tuple[Path, ...]) -> tuple[bytes, tuple[tuple[str, Path], ...]]:
-    content, headers = path.read_bytes(), []
-    for included in _INCLUDE.findall(content.decode(errors="replace")):
-        # NOTE: strings, since this is most of what `attnbench list` does, and paths take twice as long.
-        candidates = (os.path.join(folder, included) for folder in (path.parent, *folders))
-        found = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
-        if found is not None:
-            headers.append((included, Path(os.path.realpath(found))))
-    return content, tuple(headers)
-
-
-def source_digest(sources: Iterable[Path], include_dirs: Iterable[Path], known: Sources | None = None) -> str:
-    """Hash of the content of the sources and of every header of ours that they reach. known: as in included_files."""
+def source_digest(sources: Iterable[Path], include_dirs: Iterable[Path]) -> str:
+    """Hash of the content of the sources and of every header of ours that they reach."""
     parts = hashlib.sha256()
     folders = tuple(include_dirs)
     for source in sources:
-        for name, content in included_files(source, folders, known):
+        for name, content in included_files(source, folders):
             parts.update(name.encode() + b"\0" + content + b"\0")
     return parts.hexdigest()[:16]
 

@@ -110,8 +110,7 @@ def suite_text(suite: Suite) -> str:
         body["backends"] = list(suite.backends)
     if suite.emulated:
         body["emulated"] = True
-    emulation = {name: value for name, value in suite.emulation.model_dump(mode="json").items()
-                 if value != type(suite.emulation)().model_dump(mode="json")[name]}  # fmt: skip
+    emulation = _difference(suite.emulation, type(suite.emulation)())
     if emulation:
         body["emulation"] = emulation
     body["groups"] = [_group(group, suite) for group in suite.groups]

@@ -8,26 +8,9 @@ import pytest
 
 from attnbench.hopper.build import build_all, build_emulated, compile_library, kernel_sources, library_path
 from attnbench.hopper.library import KernelLibrary
-from attnbench.hopper.toolchain import emulated_recipe, find_nvcc, hopper_recipe
-from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
+from attnbench.hopper.toolchain import emulated_recipe, hopper_recipe
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def nvcc():
-    try:
-        return find_nvcc()
-    except ToolMissing as error:
-        pytest.skip(f"not run: {error}")
-
-
-@pytest.fixture(scope="session")
-def disassembler():
-    try:
-        return find_disassembler()
-    except ToolMissing as error:
-        pytest.skip(f"not run: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -8,25 +8,6 @@ from pathlib import Path
 import pytest
 from code_by_hand import compiled
 
-from attnbench.hopper.toolchain import find_nvcc
-from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
-
-
-@pytest.fixture(scope="session")
-def disassembler():
-    try:
-        return find_disassembler()
-    except ToolMissing as error:
-        pytest.skip(f"not run: {error}")
-
-
-@pytest.fixture(scope="session")
-def nvcc():
-    try:
-        return find_nvcc()
-    except ToolMissing as error:
-        pytest.skip(f"not run: {error}")
-
 
 @pytest.fixture(scope="session")
 def compile_once(nvcc, tmp_path_factory):

@@ -4,9 +4,22 @@
 #include <attnbench/emulation.h>
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace attnbench::emulation {
+
+// Adds each field of a structure that holds nothing but 64-bit counters.
+template <typename Counters>
+inline void add_counters(Counters& to, const Counters& from) {
+  static_assert(std::is_trivially_copyable<Counters>::value && sizeof(Counters) % sizeof(uint64_t) == 0, "counters");
+  uint64_t sums[sizeof(Counters) / sizeof(uint64_t)], more[sizeof sums / sizeof sums[0]];
+  std::memcpy(sums, &to, sizeof sums);
+  std::memcpy(more, &from, sizeof more);
+  for (size_t i = 0; i < sizeof sums / sizeof sums[0]; ++i) sums[i] += more[i];
+  std::memcpy(&to, sums, sizeof sums);
+}
 
 struct Counted {
   AttnbenchEmulationCounts counts = {};
@@ -21,12 +34,7 @@ struct Counted {
   }
 
   void add(const Counted& other) {
-    counts.global_read_bytes += other.counts.global_read_bytes;
-    counts.global_write_bytes += other.counts.global_write_bytes;
-    counts.tensor_flops += other.counts.tensor_flops;
-    counts.exponentials += other.counts.exponentials;
-    counts.wgmma_shared_bytes += other.counts.wgmma_shared_bytes;
-    counts.barrier_waits += other.counts.barrier_waits;
+    add_counters(counts, other.counts);
     for (const AttnbenchEmulationTensor& from : other.tensors) {
       AttnbenchEmulationTensor& to = tensor(from.base);
       to.read_bytes += from.read_bytes;

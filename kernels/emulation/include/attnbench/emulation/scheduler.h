@@ -119,14 +119,7 @@ inline void collect() {
   if (launch.config.mutation == ATTNBENCH_MUTATION_NONE) launch.arrives.clear();
   for (int slot = 0; slot < launch.running; ++slot) {
     const Engine& own = *launch.engines[static_cast<size_t>(slot)];
-    AttnbenchEmulationStatistics& all = launch.statistics;
-    all.steps += own.statistics.steps;
-    all.switches += own.statistics.switches;
-    all.wgmma += own.statistics.wgmma;
-    all.tma_loads += own.statistics.tma_loads;
-    all.tma_stores += own.statistics.tma_stores;
-    all.mutated += own.statistics.mutated;
-    all.spurious += own.statistics.spurious;
+    add_counters(launch.statistics, own.statistics);
     launch.counted.add(own.counted);
     launch.report.merge(own.report, launch.config.stop_at_first);
     launch.arrives.insert(launch.arrives.end(), own.arrives.begin(), own.arrives.end());
