@@ -239,6 +239,11 @@ def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool) -> int:
     return seqlen_k * (seqlen_k + 1) // 2
 
 
+def visible_scores(case: Case) -> int:
+    """Scores that the mask lets through, of all heads and batches."""
+    return attended_pairs(case.seqlen_q, case.seqlen_k, case.causal) * case.num_heads * case.batch
+
+
 ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}
 OUTPUT_BYTES = 2  # an 8-bit case returns bf16
 FP32_BYTES = 4
@@ -246,8 +251,7 @@ FP32_BYTES = 4
 
 def forward_flops(case: Case) -> int:
     """FLOPs of the forward pass: 2 * attended pairs * num_heads * batch * (head_dim + head_dim_v)."""
-    pairs = attended_pairs(case.seqlen_q, case.seqlen_k, case.causal)
-    return 2 * pairs * case.num_heads * case.batch * (case.head_dim + case.head_dim_v)
+    return 2 * visible_scores(case) * (case.head_dim + case.head_dim_v)
 
 
 def compulsory_bytes(case: Case) -> int:

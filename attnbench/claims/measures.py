@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench.case import Case, compulsory_bytes, forward_flops
+from attnbench.case import Case, compulsory_bytes, visible_scores
 from attnbench.markdown import code
 from attnbench.records.growth import growth, memory_curves
 from attnbench.records.result import Result, TimedResult
@@ -22,19 +22,19 @@ Spec = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Evidence:
     """used: the results that the words rest on."""
 
     words: str
     used: tuple[Result, ...]
 
 
-def find(cells: Cells, spec: Spec) -> Finding | None:
+def find(cells: Cells, spec: Spec) -> Evidence | None:
     """What the results say of a claim with this measure; None where none of them says anything."""
     return MEASURES[spec["kind"]](cells, spec)
 
 
-def _passed(cells: Cells, spec: Spec) -> Finding | None:
+def _passed(cells: Cells, spec: Spec) -> Evidence | None:
     """How many results passed every check, and how near to a limit the worst error came."""
     asked = [result for (_, name), result in cells.items() if name in spec["backends"]]
     taken = [result for result in asked if result.record.status != "unsupported"]
@@ -45,10 +45,10 @@ def _passed(cells: Cells, spec: Spec) -> Finding | None:
     worst = max((check.value / check.limit for check in checks if check.limit > 0), default=0.0)
     names = ", ".join(code(name) for name in dict.fromkeys(result.backend for result in taken))
     words = f"{len(judged)} of {count(len(taken), 'result')} of {names} passed every check"
-    return Finding(f"{words}; their worst error / limit: {significant(worst, 2)}", tuple(taken))
+    return Evidence(f"{words}; their worst error / limit: {significant(worst, 2)}", tuple(taken))
 
 
-def _memory_growth(cells: Cells, spec: Spec) -> Finding | None:
+def _memory_growth(cells: Cells, spec: Spec) -> Evidence | None:
     """The exponent of peak memory over seqlen of each backend, by head_dim, with its interval."""
     wanted = {key: result for key, result in cells.items() if key[1] in spec["backends"]}
     fits = [(key, fit) for key, curves in memory_curves(wanted).items() if (fit := growth(curves)) is not None]
@@ -61,10 +61,10 @@ def _memory_growth(cells: Cells, spec: Spec) -> Finding | None:
         for (series, head_dim, _), fit in fits
     ]
     held = {key[0] for key, _ in fits}
-    return Finding("; ".join(said), tuple(result for (_, name), result in wanted.items() if name in held))
+    return Evidence("; ".join(said), tuple(result for (_, name), result in wanted.items() if name in held))
 
 
-def _memory_ratio(cells: Cells, spec: Spec) -> Finding | None:
+def _memory_ratio(cells: Cells, spec: Spec) -> Evidence | None:
     """The largest ratio of peak memory on one case."""
     pairs = [(a, b) for a, b in _pairs(cells, spec) if _peak(a) and _peak(b)]
     if not pairs:
@@ -72,7 +72,7 @@ def _memory_ratio(cells: Cells, spec: Spec) -> Finding | None:
     of, over = max(pairs, key=lambda pair: _peak(pair[0]) / _peak(pair[1]))
     ratio = significant(_peak(of) / _peak(over), 3)
     words = f"up to {ratio} times less ({code(over.backend)} against {code(of.backend)}, {code(over.record.case_key)})"
-    return Finding(words, tuple(result for pair in pairs for result in pair))
+    return Evidence(words, tuple(result for pair in pairs for result in pair))
 
 
 def _peak(result: Result) -> int:
@@ -80,7 +80,7 @@ def _peak(result: Result) -> int:
     return 0 if measurement is None else measurement.peak_bytes or 0
 
 
-def _speedup(cells: Cells, spec: Spec) -> Finding | None:
+def _speedup(cells: Cells, spec: Spec) -> Evidence | None:
     """The geometric mean of median times, over / of, with its range."""
     pairs = [(a, b) for a, b in _pairs(cells, spec) if isinstance(a, TimedResult) and isinstance(b, TimedResult)]
     if not pairs:
@@ -89,10 +89,10 @@ def _speedup(cells: Cells, spec: Spec) -> Finding | None:
     of, over = pairs[0]
     words = f"{_spread(ratios, statistics.geometric_mean, 'geometric mean')} over {count(len(ratios), 'case')})"
     used = tuple(result for pair in pairs for result in pair)
-    return Finding(f"{code(of.backend)} over {code(over.backend)}: {words}", used)
+    return Evidence(f"{code(of.backend)} over {code(over.backend)}: {words}", used)
 
 
-def _rate(cells: Cells, spec: Spec) -> Finding | None:
+def _rate(cells: Cells, spec: Spec) -> Evidence | None:
     """The highest rate of each backend, and its share of the datasheet's peak."""
     best: dict[str, TimedResult] = {}
     for (_, name), result in cells.items():
@@ -105,10 +105,10 @@ def _rate(cells: Cells, spec: Spec) -> Finding | None:
         share = f", {100 * result.flops_per_s / peak:.0f} % of the peak" if peak else ""
         rate = significant(result.flops_per_s / 1e12, 3)
         said.append(f"{code(name)}: {rate} TFLOPS{share} ({code(result.record.case_key)})")
-    return Finding("; ".join(said), tuple(best.values())) if said else None
+    return Evidence("; ".join(said), tuple(best.values())) if said else None
 
 
-def _error_ratio(cells: Cells, spec: Spec) -> Finding | None:
+def _error_ratio(cells: Cells, spec: Spec) -> Evidence | None:
     """Of figures of the accuracy, on the same inputs: of / over for each seed. values: figures, and what each is."""
     wanted: Mapping[str, str] = spec["values"]
     pairs = [(a, b) for a, b in _pairs(cells, spec) if wanted.keys() <= _values(a).keys() & _values(b).keys()]
@@ -121,7 +121,7 @@ def _error_ratio(cells: Cells, spec: Spec) -> Finding | None:
     seeds = count(len({of.case.seed for of, _ in pairs}), "seed")
     sizes = ", ".join(dict.fromkeys(lengths(of.case.seqlen_q) for of, _ in pairs))
     words = f"{', '.join(said)}; {seeds}, seqlen {sizes}"
-    return Finding(words, tuple(result for pair in pairs for result in pair))
+    return Evidence(words, tuple(result for pair in pairs for result in pair))
 
 
 def _values(result: Result) -> Mapping[str, float]:
@@ -129,7 +129,7 @@ def _values(result: Result) -> Mapping[str, float]:
     return {} if accuracy is None else accuracy.values
 
 
-def _counted(cells: Cells, spec: Spec) -> Finding | None:
+def _counted(cells: Cells, spec: Spec) -> Evidence | None:
     """The sum of some counts over a size of the case, by backend: from the lowest to the highest case."""
     found: dict[str, list[float]] = {}
     used = []
@@ -143,18 +143,13 @@ def _counted(cells: Cells, spec: Spec) -> Finding | None:
         f"{count(len(values), 'case')}"
         for name, values in found.items()
     ]
-    return Finding(f"{spec['words']}: {'; '.join(said)}", tuple(used)) if said else None
-
-
-def _scores(case: Case) -> float:
-    """The scores that the mask lets through, of all heads and batches."""
-    return forward_flops(case) / (2 * (case.head_dim + case.head_dim_v))
+    return Evidence(f"{spec['words']}: {'; '.join(said)}", tuple(used)) if said else None
 
 
 # What counts are held against.
-SIZES: Mapping[str, Callable[[Case], float]] = {"compulsory_bytes": compulsory_bytes, "scores": _scores}
+SIZES: Mapping[str, Callable[[Case], float]] = {"compulsory_bytes": compulsory_bytes, "scores": visible_scores}
 
-MEASURES: Mapping[str, Callable[[Cells, Spec], Finding | None]] = {
+MEASURES: Mapping[str, Callable[[Cells, Spec], Evidence | None]] = {
     "passed": _passed,
     "memory_growth": _memory_growth,
     "memory_ratio": _memory_ratio,

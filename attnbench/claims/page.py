@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attnbench.case import Case, LaterCase
 from attnbench.claims.ledger import Claim, papers
-from attnbench.claims.measures import ACROSS_RUNS, Cells, Finding, find
+from attnbench.claims.measures import ACROSS_RUNS, Cells, Evidence, find
 from attnbench.errors import UserError
 from attnbench.markdown import code, table
 from attnbench.records import store
@@ -87,7 +87,7 @@ def _tested_by(claim: Claim) -> str:
     return ", ".join(parts) or "—"
 
 
-def _found(claim: Claim, runs: Sequence[Run]) -> Finding | None:
+def _found(claim: Claim, runs: Sequence[Run]) -> Evidence | None:
     """By the latest run that says anything; where that may be, by all of them together."""
     if claim.measure is None or claim.suite is None:
         return None

@@ -23,7 +23,7 @@ from attnbench.hopper.build import (
     read_build,
 )
 from attnbench.hopper.library import Variant
-from attnbench.hopper.sass import LoopFacts, SassFacts, sass_facts
+from attnbench.hopper.sass import LoopCounts, SassFacts, sass_facts
 from attnbench.machine_code.disassembler import ToolMissing, find_disassembler
 from attnbench.machine_code.instructions import parse_sass
 
@@ -237,7 +237,7 @@ def _sass(facts: KernelFacts) -> SassFacts:
     return facts.sass
 
 
-def _steady_loop(facts: KernelFacts) -> LoopFacts:
+def _steady_loop(facts: KernelFacts) -> LoopCounts:
     loop = _sass(facts).steady_loop
     assert loop is not None, "`violations` skips limits on a loop where there is none"
     return loop

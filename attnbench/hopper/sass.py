@@ -17,7 +17,7 @@ _SPILL = ("LDL", "STL")
 
 
 @dataclass(frozen=True, slots=True)
-class LoopFacts:
+class LoopCounts:
     """Counts over one pass of a main loop.
 
     ex2_in_flight: exponentials at which some wgmma group is surely unfinished (on every path). ex2_before_last_wait:
@@ -57,12 +57,12 @@ class SassFacts:
     setmaxnreg_dealloc: int
     ex2: int
     main_spills: int
-    loops: tuple[LoopFacts, ...]
+    loops: tuple[LoopCounts, ...]
     registers_alloc: int = 0
     registers_dealloc: int = 0
 
     @property
-    def steady_loop(self) -> LoopFacts | None:
+    def steady_loop(self) -> LoopCounts | None:
         """The shortest main loop: the one without masking."""
         return min(self.loops, key=lambda loop: loop.instructions, default=None)
 
@@ -76,7 +76,7 @@ class SassFacts:
         return _share(self.loops, "ex2_before_last_wait")
 
 
-def _share(loops: Iterable[LoopFacts], name: str) -> float | None:
+def _share(loops: Iterable[LoopCounts], name: str) -> float | None:
     total = sum(loop.ex2 for loop in loops)
     return sum(getattr(loop, name) for loop in loops) / total if total else None
 
@@ -118,7 +118,7 @@ def _main_spills(instructions: Sequence[Instruction], bodies: Iterable[Instructi
     return sum(instruction.name in _SPILL for instruction in suspects)
 
 
-def _main_loops(instructions: Sequence[Instruction]) -> tuple[tuple[Instruction, ...], tuple[LoopFacts, ...]]:
+def _main_loops(instructions: Sequence[Instruction]) -> tuple[tuple[Instruction, ...], tuple[LoopCounts, ...]]:
     """All instructions that stand in some main loop, and the facts of each main loop."""
     if not any(instruction.is_tensor for instruction in instructions):
         return (), ()
@@ -132,12 +132,12 @@ def _main_loops(instructions: Sequence[Instruction]) -> tuple[tuple[Instruction,
     ]
     innermost = [body for body in loops if not any(other < body for other in loops)]
     rank = {block: position for position, block in enumerate(order)}
-    facts = tuple(_loop_facts(graph, sorted(body, key=rank.__getitem__), in_flight) for body in innermost)
+    facts = tuple(_loop_counts(graph, sorted(body, key=rank.__getitem__), in_flight) for body in innermost)
     members = frozenset().union(*innermost)
     return tuple(instruction for block in members for instruction in graph.blocks[block]), facts
 
 
-def _loop_facts(graph: FlowGraph, body: Sequence[int], in_flight: Mapping[int, Flight]) -> LoopFacts:
+def _loop_counts(graph: FlowGraph, body: Sequence[int], in_flight: Mapping[int, Flight]) -> LoopCounts:
     instructions, ex2_in_flight = [], 0
     for block in body:
         flight = in_flight[block]
@@ -147,7 +147,7 @@ def _loop_facts(graph: FlowGraph, body: Sequence[int], in_flight: Mapping[int, F
             instructions.append(instruction)
     names = Counter(instruction.name for instruction in instructions)
     opcodes = Counter(instruction.opcode for instruction in instructions)
-    return LoopFacts(
+    return LoopCounts(
         instructions=len(instructions),
         tensor=names["HGMMA"] + names["QGMMA"],
         arrive=opcodes["WARPGROUP.ARRIVE"],

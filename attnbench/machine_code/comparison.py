@@ -43,7 +43,7 @@ class PlainForward:
 
 
 @dataclass(frozen=True)
-class Source:
+class MakersKernels:
     """One maker's kernels: who, which version, how they were obtained. kernels: none where they could not be."""
 
     name: str
@@ -52,9 +52,9 @@ class Source:
     kernels: tuple[MachineKernel, ...]
 
 
-def comparison(sources: Sequence[Source], command: str) -> str:
+def comparison(makers: Sequence[MakersKernels], command: str) -> str:
     """The document. Kernels stand together that solve the same problem; makers in the order given."""
-    return "\n\n".join((_HEAD.format(command=command), _obtained(sources), _COLUMNS, *_cells(sources))) + "\n"
+    return "\n\n".join((_HEAD.format(command=command), _obtained(makers), _COLUMNS, *_cells(makers))) + "\n"
 
 
 _HEAD = """# Machine code of attention kernels, side by side
@@ -75,21 +75,21 @@ flight.
 Where a maker has several kernels for one problem that differ in no figure, one stands for all."""
 
 
-def _obtained(sources: Sequence[Source]) -> str:
+def _obtained(makers: Sequence[MakersKernels]) -> str:
     rows = []
-    for source in sources:
-        compilers = ", ".join(sorted({kernel.compiler for kernel in source.kernels} - {""}))
-        count = str(len(source.kernels)) if source.kernels else "not run"
-        rows.append((source.name, source.version, source.how, compilers or _ABSENT, count))
+    for maker in makers:
+        compilers = ", ".join(sorted({kernel.compiler for kernel in maker.kernels} - {""}))
+        count = str(len(maker.kernels)) if maker.kernels else "not run"
+        rows.append((maker.name, maker.version, maker.how, compilers or _ABSENT, count))
     return table(("whose", "version", "how", "compiler", "kernels"), rows, left=4)
 
 
-def _cells(sources: Sequence[Source]) -> Iterator[str]:
+def _cells(makers: Sequence[MakersKernels]) -> Iterator[str]:
     for dtype in DTYPES:
         for head_dim in HEAD_DIMS:
             for causal in (False, True):
                 problem = (dtype, head_dim, causal)
-                rows = [row for source in sources for row in _rows(source, problem)]
+                rows = [row for maker in makers for row in _rows(maker, problem)]
                 if rows:
                     yield f"## {dtype}, head_dim {head_dim}, {'causal' if causal else 'not causal'}"
                     yield filled_table(_HEADINGS, rows, left=3)
@@ -101,16 +101,16 @@ _HEADINGS = (
 )  # fmt: skip
 
 
-def _rows(source: Source, problem: tuple[str, int, bool]) -> Iterator[tuple[str, ...]]:
+def _rows(maker: MakersKernels, problem: tuple[str, int, bool]) -> Iterator[tuple[str, ...]]:
     seen = set()
-    for kernel in source.kernels:
+    for kernel in maker.kernels:
         said = kernel.arguments
         if (said.get("dtype"), said.get("head_dim"), said.get("causal")) != problem:
             continue
         schedule = str(said.get("schedule", ""))
         schedule = schedule if schedule in kernel.symbol else ""
         for loop in sorted((one for one in kernel.loops if one.keys), key=lambda loop: loop.masked):
-            row = (f"{source.name} {schedule}".strip(), *_cells_of(kernel, loop))
+            row = (f"{maker.name} {schedule}".strip(), *_cells_of(kernel, loop))
             if row not in seen:
                 seen.add(row)
                 yield row

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench.case import Case, compulsory_bytes, standard_bytes
+from attnbench.case import Case, compulsory_bytes, standard_bytes, visible_scores
 from attnbench.markdown import code, table
 from attnbench.records.record import EMULATED
 from attnbench.records.result import Result
@@ -146,7 +146,6 @@ def _row(record: Emulated) -> list[str]:
     start = [seqlen, scheme, code(record.series), _verdict(record.result), _closest(record.result)]
     if counts is None or traffic is None:
         return [*start, *("—" for _ in HEADERS[len(start) :])]
-    scores = counts["useful_flops"] / (2 * (case.head_dim + case.head_dim_v))
     return [
         *start,
         show_bytes(counts["global_read_bytes"]),
@@ -155,7 +154,7 @@ def _row(record: Emulated) -> list[str]:
         f"{significant(traffic / standard_bytes(case), 3)} x",
         f"{significant(counts['reread'], 3)} x",
         f"{significant(counts['tensor_flops'] / counts['useful_flops'], 3)} x",
-        significant(counts["exponentials"] / scores, 3),
+        significant(counts["exponentials"] / visible_scores(case), 3),
         f"{counts['barrier_waits']:,}",
     ]
 

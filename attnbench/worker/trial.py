@@ -22,7 +22,7 @@ from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import run_probes
 from attnbench.paths import PACKAGE
-from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
+from attnbench.records.record import EMULATED, LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
@@ -47,9 +47,8 @@ def run_trial(problem: Problem, backend: Base, timed: bool) -> Record:
 def check_trial(problem: Problem, backend: Base) -> Checked | Record:
     """The backend once it has passed, to be timed or not; else its record, as of one that is never timed."""
     base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
-    facts = backend.emulation_facts(problem.case)
-    if facts is not None:  # of an error too: a hazard is found again only under the same delivery and seed
-        base = replace(base, kernel={"emulated": dict(facts)})
+    if backend.emulated:  # of an error too: a hazard is found again only under the same delivery and seed
+        base = guarded(problem, base, lambda: replace(base, kernel=_emulation(backend, problem.case)))
 
     def check() -> Checked | Record:
         reason = _cannot(problem, backend)
@@ -107,6 +106,11 @@ def _cannot(problem: Problem, backend: Base) -> str | None:
     if reason and not isinstance(reason, str):
         raise ContractError(f"unsupported() returned {reason!r}; return a reason as text, or None")
     return reason or None
+
+
+def _emulation(backend: Base, case: Case) -> Any:
+    facts = backend.emulation_facts(case)
+    return None if facts is None else {EMULATED: dict(facts)}
 
 
 def _kernel_facts(backend: Base, case: Case) -> Any:

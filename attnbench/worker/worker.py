@@ -160,7 +160,9 @@ class Worker:
         for name in job.backends:
             self._begin(name)
             backend = self._backends[name]
-            checked = check_trial(problem, backend if job.emulation is None else backend.under(job.emulation))
+            if backend.emulated and job.emulation is not None:
+                backend = backend.under(job.emulation)
+            checked = check_trial(problem, backend)
             if isinstance(checked, Record) or not job.time:
                 self._report(checked if isinstance(checked, Record) else checked.record)
             elif problem.timing.interleave:

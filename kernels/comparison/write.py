@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from attnbench.hopper.build import library_path, read_build
-from attnbench.machine_code.comparison import PlainForward, Source, comparison
+from attnbench.machine_code.comparison import MakersKernels, PlainForward, comparison
 from attnbench.machine_code.read import read_files
 
 # Those of our schedules that run by default, for each way of scaling and accumulating.
@@ -29,26 +29,26 @@ WHEELS = (
 DOCUMENT = Path(__file__).parent.parent / "COMPARISON.md"
 
 
-def ours() -> Source:
+def ours() -> MakersKernels:
     files = [library_path(name) for name in LIBRARIES]
     builds = [build for file in files if (build := read_build(file)) is not None]
     kernels = read_files([file for file in files if file.exists()], PlainForward(OURS)) if builds else []
     kernels.sort(key=lambda kernel: OURS.index(str(kernel.arguments["schedule"])))
     made_by = ", ".join(sorted({build.compiler for build in builds}))
-    return Source("ours", "this checkout", f"attnbench kernels build, {made_by or 'no nvcc'}", tuple(kernels))
+    return MakersKernels("ours", "this checkout", f"attnbench kernels build, {made_by or 'no nvcc'}", tuple(kernels))
 
 
-def from_wheel(folder: Path, distribution: str, name: str) -> Source:
+def from_wheel(folder: Path, distribution: str, name: str) -> MakersKernels:
     wheels = sorted(folder.glob(f"{distribution}-*.whl"))
     if not wheels:
-        return Source(name, "-", "pip download --no-deps: not had", ())
+        return MakersKernels(name, "-", "pip download --no-deps: not had", ())
     kernels = read_files([wheels[-1]], PlainForward(called="FlashAttnFwdSm90"))
-    return Source(name, wheels[-1].name.split("-")[1], "pip download --no-deps", tuple(kernels))
+    return MakersKernels(name, wheels[-1].name.split("-")[1], "pip download --no-deps", tuple(kernels))
 
 
-def compiled(folder: Path, name: str, made_by: str, how: str) -> Source:
+def compiled(folder: Path, name: str, made_by: str, how: str) -> MakersKernels:
     cubins = sorted(folder.glob("*.cubin"))
-    return Source(name, made_by, how, tuple(read_files(cubins, PlainForward())) if cubins else ())
+    return MakersKernels(name, made_by, how, tuple(read_files(cubins, PlainForward())) if cubins else ())
 
 
 def main(folder: Path) -> None:

@@ -14,15 +14,15 @@ from attnbench.hopper.build import PtxasFacts
 from attnbench.hopper.inspect import LIMITS, KernelFacts, record_facts, violations
 from attnbench.hopper.library import Variant
 from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, recorded_figures, update_recorded
-from attnbench.hopper.sass import LoopFacts, SassFacts
+from attnbench.hopper.sass import LoopCounts, SassFacts
 
 # head_dim 128, tile 128x128, two warpgroups: 8 + 8 wgmma, 64 scores a thread.
 VARIANT = Variant(
     0, "overlap", "fwd_overlap_bf16_d128", "bf16", 128, False, 128, 128, 2, 384, 2, 200_000,
     ("overlap", "warp_specialized", "persistent"), "fp32",
 )  # fmt: skip
-LOOP = LoopFacts(470, 16, 2, 2, 66, 66, 66, 66, 0, 0)
-MASKED = LoopFacts(640, 16, 2, 2, 66, 66, 66, 66, 0, 0)
+LOOP = LoopCounts(470, 16, 2, 2, 66, 66, 66, 66, 0, 0)
+MASKED = LoopCounts(640, 16, 2, 2, 66, 66, 66, 66, 0, 0)
 SASS = SassFacts(2700, 48, 0, 6, 30, 2, 0, 1, 1, 196, 0, (MASKED, LOOP), registers_alloc=240, registers_dealloc=24)
 GOOD = KernelFacts("fwd_overlap", "nvcc 13.5.37", "d1g3st", VARIANT, PtxasFacts(168, 0, 0, 1024), (), SASS)
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from attnbench.errors import UserError
-from attnbench.machine_code.comparison import PlainForward, Source, comparison
+from attnbench.machine_code.comparison import MakersKernels, PlainForward, comparison
 from attnbench.machine_code.kernel import LoopFacts, MachineKernel
 from attnbench.machine_code.names import Name
 from attnbench.machine_code.only import Only
@@ -39,9 +39,9 @@ def test_the_document_holds_like_against_like():
     causal = replace(KERNEL, arguments={**KERNEL.arguments, "causal": True})
     text = comparison(
         [
-            Source("ours", "this checkout", "built here", (KERNEL, causal)),
-            Source("peer", "1.2", "pip download --no-deps", (PEER, PEER)),
-            Source("absent", "-", "not had", ()),
+            MakersKernels("ours", "this checkout", "built here", (KERNEL, causal)),
+            MakersKernels("peer", "1.2", "pip download --no-deps", (PEER, PEER)),
+            MakersKernels("absent", "-", "not had", ()),
         ],
         "make comparison",
     )
