@@ -29,6 +29,15 @@ SAMPLES_PER_BATCH = 3
 MAD_TO_Z = 0.6745
 MEAN_DEVIATION_TO_Z = 1.253314
 OUTLIER_Z = 10.0
+# Two speeds in one measurement: two clusters of samples with nothing between them. Each holds this share of the samples
+# and so many of them, since fewer are a tail or bad luck.
+CLUSTER_SHARE, CLUSTER_SAMPLES = 0.2, 10
+# The gap is so many times the wider cluster's spread. Of smooth distributions (normal, uniform, exponential, lognormal,
+# Student's t) no more than 1 in 10,000 drawn samples of 20 or more reach it.
+CLUSTER_GAP = 2.0
+# It is more than this fraction of the lower speed: neighbouring ticks of a timer are two values as well, and a timed
+# region is at least 100 of them long.
+CLUSTER_STEP = 0.03
 # Measurements whose samples are sorted in one go: enough that numpy's calls cost nothing, a few megabytes of samples.
 TOGETHER = 256
 
@@ -236,3 +245,33 @@ def modified_z(samples: Sequence[float]) -> list[float]:
 def outliers(samples: Sequence[float], limit: float = OUTLIER_Z) -> tuple[int, ...]:
     """The places of the samples whose modified Z score is over the limit, either way; to be flagged, never removed."""
     return tuple(index for index, score in enumerate(modified_z(samples)) if abs(score) > limit)
+
+
+def two_speeds(samples: Sequence[float]) -> tuple[float, float] | None:
+    """The medians of two clusters of samples, low and high, where they have two speeds with nothing between; else None.
+
+    Their common median is then no time that a call ever took, or jumps from one speed to the other. Only the values
+    count, in whatever order they came: calls that alternate and a machine that changed once look alike. Of all splits
+    of the sorted samples into two clusters of CLUSTER_SHARE and CLUSTER_SAMPLES at least, the one with the widest gap
+    for which the gap is CLUSTER_GAP spreads and CLUSTER_STEP of the low edge. A cluster's edges leave out a tenth of it
+    at either end, so that stray samples between the two hide nothing; its spread lies between its edges.
+    """
+    import numpy
+
+    ordered = numpy.sort(numpy.asarray(samples, dtype=float))
+    count = len(ordered)
+    least = max(CLUSTER_SAMPLES, math.ceil(CLUSTER_SHARE * count))
+    below = numpy.arange(least, count - least + 1)  # how many are in the low cluster, for each split
+    if not len(below):
+        return None
+    trimmed, trimmed_high = (below - 1) // 10, (count - below - 1) // 10
+    low_edges = ordered[trimmed], ordered[below - 1 - trimmed]
+    high_edges = ordered[below + trimmed_high], ordered[count - 1 - trimmed_high]
+    gaps = high_edges[0] - low_edges[1]
+    spreads = numpy.maximum(low_edges[1] - low_edges[0], high_edges[1] - high_edges[0])
+    gaps[(gaps < CLUSTER_GAP * spreads) | (gaps <= CLUSTER_STEP * low_edges[1])] = 0.0
+    widest = int(gaps.argmax())
+    if not gaps[widest]:
+        return None
+    split = below[widest]
+    return float(numpy.median(ordered[:split])), float(numpy.median(ordered[split:]))
