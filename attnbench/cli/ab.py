@@ -26,7 +26,7 @@ from attnbench.ab.measure import (
 )
 from attnbench.ab.revision import RevisionWorker
 from attnbench.ab.worktree import BuildFailed, Repository, Revision, build, worktrees
-from attnbench.cli.compare import end, print_comparison, write_outputs
+from attnbench.cli.compare import print_comparison, write_outputs
 from attnbench.cli.group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare.ci_output import make_room
 from attnbench.compare.comparison import Comparison
@@ -94,8 +94,7 @@ def ab_command(
     except BuildFailed as error:
         click.echo(f"attnbench: {error}", err=True)
         gate_result = GateResult(INCOMPLETE, reasons={str(error): INCOMPLETE})
-        write_outputs("ab", Comparison.of_nothing(base, head, margin), gate_result, junit, github)
-        return INCOMPLETE
+        return write_outputs("ab", Comparison.of_nothing(base, head, margin), gate_result, junit, github)
     except KeyboardInterrupt:
         so_far = f"the records so far: {out}; the same command with --resume {out} goes on"
         kept = so_far if out.exists() else "nothing was measured yet"
@@ -246,5 +245,5 @@ def _outcome(base: Record, head: Record) -> str:
 def _ruled(request: AbRequest, comparison: Comparison) -> int:
     gate_result = judge_gate(comparison, request.strict)
     print_comparison(comparison)
-    write_outputs("ab", comparison, gate_result, request.junit, request.github)
-    return end(gate_result, [f"records: {request.out / 'base'} and {request.out / 'head'}"])
+    more = [f"records: {request.out / 'base'} and {request.out / 'head'}"]
+    return write_outputs("ab", comparison, gate_result, request.junit, request.github, more)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from attnbench.cli.group import USAGE_ERROR
 from attnbench.compare.baseline import NoBaseline, read_sides
 from attnbench.compare.comparison import Comparison, compare
 from attnbench.compare.gate import INCOMPLETE, PASSED, GateResult, incompleteness, judge_gate
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, WRONG
 from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
 from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER, Margin
+from attnbench.records.store import StoreError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,13 +30,11 @@ def gate_command(
         sides = read_sides(base, new)
     except NoBaseline as error:
         gate_result = _without_baseline(error)
-        write_outputs("gate", Comparison.of_nothing(str(base), str(new), margin), gate_result, junit, github)
-        return end(gate_result)
+        return write_outputs("gate", Comparison.of_nothing(str(base), str(new), margin), gate_result, junit, github)
     comparison = compare(*sides, margin, force)
     gate_result = judge_gate(comparison, strict)
     print_comparison(comparison, every)
-    write_outputs("gate", comparison, gate_result, junit, github)
-    return end(gate_result)
+    return write_outputs("gate", comparison, gate_result, junit, github)
 
 
 def compare_command(base: Path, new: Path, margin: Margin, force: bool, every: bool) -> int:
@@ -52,16 +52,43 @@ def _without_baseline(error: NoBaseline) -> GateResult:
     return GateResult(INCOMPLETE, reasons={f"not comparable: {error}": INCOMPLETE})
 
 
-def write_outputs(verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool) -> None:
-    """What a CI system reads, where it is asked for. Raises StoreError for a file that cannot be written."""
-    if junit is not None:
-        from attnbench.compare.ci_output import write_junit
+def write_outputs(
+    verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool,
+    more: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """What a CI system reads, where it is asked for, and `end`. Returns the exit status: a file that cannot be written
+    makes a usage error of a gate that would pass, and never hides what one found.
 
-        write_junit(junit, verb, comparison, gate_result)
+    What is printed comes first, so that no file can prevent it.
+    """
     if github:
-        from attnbench.compare.ci_output import annotate
+        from attnbench.compare.ci_output import workflow_commands
 
-        annotate(verb, comparison, gate_result)
+        for line in workflow_commands(verb, comparison, gate_result):
+            click.echo(line)
+    unwritten = list(_write_files(verb, comparison, gate_result, junit, github))
+    for line in unwritten:
+        click.echo(f"attnbench: {line}", err=True)
+    status = end(gate_result, more)
+    return USAGE_ERROR if unwritten and status == PASSED else status
+
+
+def _write_files(
+    verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool
+) -> Iterator[str]:
+    """Writes each file that is asked for; what could not be written, in words."""
+    from attnbench.compare.ci_output import append_step_summary, write_junit
+
+    if junit is not None:
+        try:
+            write_junit(junit, verb, comparison, gate_result)
+        except StoreError as error:
+            yield str(error)
+    if github:
+        try:
+            append_step_summary(verb, comparison, gate_result)
+        except StoreError as error:
+            yield str(error)
 
 
 def end(gate_result: GateResult, more: Sequence[str] = ()) -> int:

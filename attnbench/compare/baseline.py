@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.compare.comparable import differences_of_machines, disqualified, of_one_kind, one_of_its_kind, suspicion
+from attnbench.compare.copies import shared, without_copies
 from attnbench.compare.differences import FEWEST_RUNS
 from attnbench.records.environment import gpu_of
-from attnbench.records.store import Run, StoreError, is_run, read
+from attnbench.records.store import SUITE, Run, StoreError, is_run, read
 from attnbench.units import count
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The runs of one side, by name. problems: lines that are no records, named by file and number."""
+    """The runs of one side, by name, each once. copies: runs that were left out for being another of them, in words.
+
+    problems: lines that are no records, named by file and number.
+    """
 
     path: Path
     runs: tuple[Run, ...]
+    copies: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -45,9 +52,14 @@ def read_sides(base: Path, new: Path) -> tuple[Side, Side]:
     """
     fresh = _side(new, folder_of_machines=False)
     old = _of_machines(base, fresh) if is_folder_of_machines(base) else _side(base, folder_of_machines=True)
-    shared = {run.path.resolve() for run in old.runs} & {run.path.resolve() for run in fresh.runs}
-    for path in sorted(shared):
+    same = {run.path.resolve() for run in old.runs} & {run.path.resolve() for run in fresh.runs}
+    for path in sorted(same):
         raise StoreError(f"{path.name} is in BASE ({base}) and in NEW ({new}); a run is not compared with itself")
+    twins = shared(old.runs, fresh.runs)
+    if twins is not None:
+        one, other = (run.path for run in twins)
+        where = f"{one} (in BASE) holds measurements of {other} (in NEW), to the sample: one was copied from the other"
+        raise StoreError(f"{where}; a run is not compared with itself, take {one} out of BASE")
     return old, fresh
 
 
@@ -81,7 +93,13 @@ def _side(path: Path, folder_of_machines: bool) -> Side:
     if not found:
         others = ", nor folders of runs" if folder_of_machines else ""
         raise StoreError(f"{path}: not a run directory (it has no records.jsonl), and it holds none{others}")
-    return Side(path, tuple(read(run) for run in found))
+    return _each_once(path, [read(run) for run in found])
+
+
+def _each_once(path: Path, runs: Sequence[Run]) -> Side:
+    kept, left_out = without_copies(runs)
+    named = ((run.path.relative_to(path) for run in pair) for pair in left_out)
+    return Side(path, kept, tuple(f"{copy} is a copy of {original}" for copy, original in named))
 
 
 def _of_machines(base: Path, fresh: Side) -> Side:
@@ -93,11 +111,12 @@ def _of_machines(base: Path, fresh: Side) -> Side:
     folders = {path.name: runs_in(path) for path in sorted(base.iterdir()) if runs_in(path)}
     own = folders.get(machine, [])
     if len(own) < FEWEST_RUNS <= len(folders):
-        return Side(base, tuple(read(run) for runs in folders.values() for run in runs))
+        return _each_once(base, [read(run) for runs in folders.values() for run in runs])
     if not own:
+        made_by = commands_of_missing(base / machine, fresh.runs[0], 0)
         raise NoBaseline(
             f"{base} has no runs of this machine ({machine}), only of {', '.join(folders)}; "
-            f"a baseline is made by `attnbench run SUITE --out {base / machine}/1`, and /2 and /3"
+            f"a baseline is made by {made_by}"
         )
     return _side(base / machine, folder_of_machines=False)
 
@@ -157,6 +176,30 @@ def _of_its_kind(cards: Sequence[Run], kin: Sequence[Run], base: Side, new: Side
 def _one_each(runs: Iterable[Run]) -> list[Run]:
     """The last run of each card that held still, by name."""
     return list({one_of_its_kind(run): run for run in runs if not disqualified(run)}.values())
+
+
+def commands_of_missing(folder: Path, example: Run, there: int) -> str:
+    """What makes the stored runs that FEWEST_RUNS lacks, as shell commands; they are made as `example` was.
+
+    folder: of the baseline; where it is a run itself, all are made beside it.
+    """
+    if is_run(folder):
+        folder, there = folder.with_name(f"{folder.resolve().name}-baseline"), 0
+    free = (name for name in map(str, itertools.count(1)) if not (folder / name).exists())
+    places = [str(folder / name) for name in itertools.islice(free, FEWEST_RUNS - there)]
+    environment = example.environment
+    plugins = [str(spec) for spec in _listed(environment.get("plugins"))]
+    device = environment.get("device")
+    words = ["attnbench", "run", str(example.path / SUITE)]
+    words += [word for spec in plugins for word in ("--plugin", spec)]
+    words += ["--device", device] if isinstance(device, str) else []
+    command = f"`{shlex.join([*words, '--out', places[0]])}`"
+    more = ", ".join(shlex.quote(place) for place in places[1:])
+    return f"{command}, and again with --out {more}" if more else command
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else ()
 
 
 def _noun(side: Side) -> str:

@@ -138,13 +138,11 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 SHOWN = 10
 
 
-def annotate(verb: str, comparison: Comparison, gate_result: GateResult) -> None:
-    """Prints the annotations and appends to the file that GITHUB_STEP_SUMMARY names, where it is set.
+def append_step_summary(verb: str, comparison: Comparison, gate_result: GateResult) -> None:
+    """Appends to the file that GITHUB_STEP_SUMMARY names; where it is not set, says so.
 
     Raises StoreError where that file cannot be written.
     """
-    for line in _annotations(verb, comparison, gate_result):
-        click.echo(line)
     target = os.environ.get(SUMMARY)
     if not target:
         click.echo(f"{SUMMARY} is not set, so no step summary was written")
@@ -156,7 +154,7 @@ def annotate(verb: str, comparison: Comparison, gate_result: GateResult) -> None
         raise StoreError(f"cannot write the step summary {target} ({SUMMARY}): {error.strerror}") from None
 
 
-def _annotations(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
+def workflow_commands(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
     """`::error title=...::...`, the gravest first; what GitHub would drop is counted in one of its own."""
     cells = sorted(zip(gate_result.by_cell, comparison.cells, strict=True), key=lambda item: item[0] != REGRESSED)
     failing = [(status, cell) for status, cell in cells if status != PASSED]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from attnbench.compare.baseline import Side, UsableRuns, usable
+from attnbench.compare.baseline import Side, UsableRuns, commands_of_missing, usable
 from attnbench.compare.comparable import (
     cautions,
     cautions_of_measurements,
@@ -21,12 +21,14 @@ from attnbench.compare.comparable import (
     disqualified,
     suspicion,
 )
-from attnbench.compare.differences import PROCESS, RUN
+from attnbench.compare.differences import FEWEST_RUNS, PROCESS, RUN
+from attnbench.compare.judged import judged_by_less
 from attnbench.compare.pairs import (
     ByRun,
     CaseRecords,
     Name,
     gather,
+    known_clock_shift,
     other_inputs,
     pair_of_turns,
     pairs_of_runs,
@@ -36,7 +38,8 @@ from attnbench.compare.pairs import (
     took_turns,
     typical_s,
 )
-from attnbench.compare.regressions import Change, changes
+from attnbench.compare.plausible import drift_of, excess
+from attnbench.compare.regressions import WRONG, Change, changes
 from attnbench.compare.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
 from attnbench.records.measurement import Measurement
 from attnbench.records.store import Run, StoreError
@@ -67,6 +70,8 @@ class Comparison:
     unit: what was replicated, PROCESS or RUN. allowance: of a whole run's shift, a fraction; None where it is
     estimated with each case. forced: why the comparison is none, where it was made nevertheless. left_out: why some of
     the stored runs were not used. cautions: what differs and forbids nothing. problems: lines that are no records.
+    too_few: that there are too few stored runs to judge by, and the commands that make the missing ones; "" where there
+    are enough.
     """
 
     base: str
@@ -80,6 +85,7 @@ class Comparison:
     left_out: tuple[str, ...]
     cautions: tuple[str, ...]
     problems: tuple[str, ...]
+    too_few: str = ""
 
     @classmethod
     def of_nothing(cls, base: str, new: str, margin: Margin) -> Comparison:
@@ -98,7 +104,7 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     stored = usable(base, new, force)
     cases = gather(stored.runs or base.runs, new.runs)
     if stored.runs:
-        pairs, unlike = _pairs(cases, force)
+        pairs, unlike = _pairs(cases, force, drift_of((*stored.runs, *new.runs)))
     else:
         reason = "the runs are not comparable: " + "; ".join(stored.left_out)
         pairs, unlike = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), Counter()
@@ -110,7 +116,7 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
         forced += drifted
         if not force:
             refused = Pair(refused=INCONCLUSIVE, reason="; ".join(drifted))
-            pairs = {name: refused if _is_stored(pair) else pair for name, pair in pairs.items()}
+            pairs = {name: _refused(pair, refused) if _is_stored(pair) else pair for name, pair in pairs.items()}
     return _comparison(base, new, stored, cases, pairs, margin, (*stored.forced, *forced) if force else ())
 
 
@@ -125,10 +131,18 @@ def _is_stored(pair: Pair | None) -> bool:
     return pair is not None and pair.time is not None and pair.time.unit == RUN
 
 
-def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, Pair | None], Counter[str]]:
+def _refused(pair: Pair | None, refused: Pair) -> Pair:
+    """In place of a difference that no verdict may rest on; what is far outside anything plausible stays."""
+    return refused if pair is None else replace(refused, excess=pair.excess)
+
+
+def _pairs(
+    cases: Mapping[Name, CaseRecords], force: bool, drift: float
+) -> tuple[dict[Name, Pair | None], Counter[str]]:
     """A pair for every case that either side timed; None where checks alone are compared.
 
     And why stored measurements are not comparable, counted: left out, or, with force, compared nevertheless.
+    drift: of the machine, by the sentinels of all runs.
     """
     pairs: dict[Name, Pair | None] = {}
     stored: dict[Name, tuple[ByRun, ByRun]] = {}
@@ -147,11 +161,18 @@ def _pairs(cases: Mapping[Name, CaseRecords], force: bool) -> tuple[dict[Name, P
         if not any(base):
             pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(dict.fromkeys(reasons)))
         elif turns is not None and took_turns(*turns):
-            pairs[name] = pair_of_turns(*turns)
+            pairs[name] = _with_excess(pair_of_turns(*turns), base, new, 0.0)
         else:
             pairs[name] = None
             stored[name] = base, new
-    return pairs | pairs_of_runs(stored), unlike
+    by_runs = {name: _with_excess(pair, *stored[name], drift) for name, pair in pairs_of_runs(stored).items()}
+    return pairs | by_runs, unlike
+
+
+def _with_excess(pair: Pair, base: ByRun, new: ByRun, drift: float) -> Pair:
+    sides = [[one for one in side if one is not None] for side in (base, new)]
+    found = excess(sides[0], sides[1], drift, known_clock_shift(base, new)) if all(sides) else 0.0
+    return replace(pair, excess=found) if found else pair
 
 
 def _turns(base: ByRun, new: ByRun) -> tuple[Measurement, Measurement] | None:
@@ -199,8 +220,9 @@ def _comparison(
         suite=_suite(sides, unit, margin) if sides else None,
         allowance=math.expm1(max(allowances)) if allowances else None,
         forced=tuple(forced),
-        left_out=stored.left_out if stored.runs else (),
+        left_out=(*base.copies, *(stored.left_out if stored.runs else ())),
         cautions=(
+            *(f"{text}, and counts once" for text in new.copies),
             *stored.doubts,
             *(f"{run.path}: {run.later}" for run in (*base.runs, *new.runs) if run.later),
             *_drifted(new.runs, told_only=True),
@@ -208,13 +230,28 @@ def _comparison(
             *cautions_of_measurements(cases[name].timed for name in judged),
         ),
         problems=(*base.problems, *new.problems),
+        too_few=_too_few(base, stored, cells),
+    )
+
+
+def _too_few(base: Side, stored: UsableRuns, cells: Sequence[Cell]) -> str:
+    """In words, with what to do; "" where no case lacks stored runs."""
+    lacking = sum(cell.verdict is not None and cell.verdict.too_few for cell in cells)
+    if not lacking:
+        return ""
+    there = min(len(stored.runs), FEWEST_RUNS - 1)  # as many, where only some cases lack one
+    runs, missing = count(len(stored.runs), "stored run"), commands_of_missing(base.path, stored.runs[0], there)
+    return (
+        f"too few stored runs: {count(lacking, 'case')} of {runs}, and a verdict takes {FEWEST_RUNS} runs of each; "
+        f"the missing ones are made by {missing}"
     )
 
 
 def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
     base, new = [list(filter(None, side)) for side in (case.base, case.new)]
     compared = all(any(record.status == "ok" for record in side) for side in (base, new))
-    return Cell(*name, verdict, tuple(changes(base, new)), compared, *map(typical_s, case.timed))
+    found = (*changes(base, new), *judged_by_less(base, new, WRONG))
+    return Cell(*name, verdict, found, compared, *map(typical_s, case.timed))
 
 
 def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:

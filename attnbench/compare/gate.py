@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from attnbench.compare.comparison import Cell, Comparison
+from attnbench.compare.judged import LOOSER
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
 from attnbench.compare.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 
@@ -59,6 +60,8 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
     reasons = []
     if not any(cell.compared for cell in comparison.cells):
         reasons.append("nothing was compared: no case has a right result on both sides")
+    if comparison.too_few:
+        reasons.append(comparison.too_few)
     if comparison.problems:
         lines = "1 line is" if len(comparison.problems) == 1 else f"{len(comparison.problems):,} lines are"
         reasons.append(f"{lines} unreadable: {comparison.problems[0]}")
@@ -66,11 +69,12 @@ def incompleteness(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cell_status(cell: Cell, strict: bool) -> int:
-    """1 a regression or wrong, 3 missing, failed (as before or not) or not comparable, 4 inconclusive where that
-    counts, else 0."""
+    """1 a regression or wrong, 3 missing, failed (as before or not), not comparable, of too few stored runs or judged
+    by less than the baseline, 4 inconclusive where that counts, else 0."""
     kinds = {change.kind for change in cell.changes} | ({cell.verdict.kind} if cell.verdict else set())
     if kinds & {SLOWER, *REGRESSIONS}:
         return REGRESSED
-    if kinds & {MISSING, NOT_COMPARABLE, BROKEN, FAILS_AS_BEFORE}:
+    lacking = cell.verdict is not None and cell.verdict.too_few
+    if lacking or kinds & {MISSING, NOT_COMPARABLE, BROKEN, FAILS_AS_BEFORE, LOOSER}:
         return INCOMPLETE
     return UNDECIDED if strict and INCONCLUSIVE in kinds else PASSED

@@ -196,6 +196,11 @@ def clock_shift(base: ByRun, new: ByRun) -> float:
     return math.log(clocks[1] / clocks[0])
 
 
+def known_clock_shift(base: ByRun, new: ByRun) -> float | None:
+    """`clock_shift`; None where the clocks of a side are not known."""
+    return clock_shift(base, new) if all(map(_clocks_known, (base, new))) and any(base) and any(new) else None
+
+
 def typical_s(side: ByRun) -> float | None:
     """Seconds per call of a side, for display: the geometric mean of its runs' medians; None where it has none."""
     levels = [level(one.blocks) for one in side if one is not None]
@@ -218,7 +223,7 @@ def _suite(mean: Callable[[Weigh], Difference], cases: Sequence[tuple[ByRun, ByR
 
 def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, sides: tuple[ByRun, ByRun]) -> Pair:
     if isinstance(time, NotEnough):
-        return Pair(refused=INCONCLUSIVE, reason=str(time))
+        return Pair(refused=INCONCLUSIVE, reason=str(time), too_few=True)
     # NOTE: cycles are known of as many runs as times are, so that there is enough of one where there is of the other.
     return Pair(time, cycles, clock_shift(*sides)) if isinstance(cycles, Difference) else Pair(time)
 

@@ -68,6 +68,8 @@ class Pair:
 
     time: the difference in seconds; None where there is none, and then `refused` (of UNDECIDED) and `reason` say why.
     cycles: the same in SM cycles, where clocks were recorded. clock_shift: ln(new / base) of the median SM clocks.
+    too_few: that it was refused for want of stored runs. excess: how far NEW's fast calls lie above BASE's slow ones,
+    where that is far outside anything plausible (`plausible.excess`); 0.0 where it is not.
     """
 
     time: Difference | None = None
@@ -75,6 +77,8 @@ class Pair:
     clock_shift: float | None = None
     refused: str = ""
     reason: str = ""
+    too_few: bool = False
+    excess: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.time is None) != bool(self.refused) or (self.refused and not self.reason):
@@ -87,8 +91,10 @@ class Pair:
 class Verdict:
     """What became of one case. Fractions of the base time: 0.03 is 3 % slower.
 
-    p: of "not slower than the margin allows", Holm-adjusted. cause: CODE or CLOCK_OR_POWER where clocks tell, else "".
+    time: None where it was refused, and where it is slower by more than statistics takes. p: of "not slower than the
+    margin allows", Holm-adjusted. cause: CODE or CLOCK_OR_POWER where clocks tell, else "".
     confirmed: None where it was judged once; True or False where it was measured again in fresh processes.
+    too_few: that too few stored runs measured it for a verdict.
     """
 
     kind: str
@@ -98,6 +104,7 @@ class Verdict:
     p: float | None = None
     cause: str = ""
     confirmed: bool | None = None
+    too_few: bool = False
 
     @property
     def difference(self) -> float | None:
@@ -115,9 +122,7 @@ def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
     above = holm({key: time.p_above(margin.log) for key, time in timed.items()})
     below = holm({key: time.p_below(margin.log) for key, time in timed.items()})
     return {
-        key: Verdict(pair.refused, pair.reason, margin.value)
-        if pair.time is None
-        else _verdict(pair, pair.time, margin, above[key], below[key])
+        key: _refused(pair, margin) if pair.time is None else _verdict(pair, pair.time, margin, above[key], below[key])
         for key, pair in pairs.items()
     }
 
@@ -161,10 +166,23 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.2f} %" if fraction < TENFOLD - 1 else f"{1 + fraction:.3g}x"
 
 
+def _refused(pair: Pair, margin: Margin) -> Verdict:
+    if pair.refused == INCONCLUSIVE and pair.excess:
+        return Verdict(SLOWER, f"{_by_far(pair.excess)}; {pair.reason}", margin.value)
+    return Verdict(pair.refused, pair.reason, margin.value, too_few=pair.too_few)
+
+
 def _verdict(pair: Pair, time: Difference, margin: Margin, above: float, below: float) -> Verdict:
     kind, reason = _by_time(time, margin, above, below)
     made = Verdict(kind, reason, margin.value, time, below if kind == FASTER else above)
-    return _by_clocks(made, pair, time.unit, margin)
+    made = _by_clocks(made, pair, time.unit, margin)
+    if pair.excess and made.kind == INCONCLUSIVE and not made.cause:
+        return replace(made, kind=SLOWER, reason=f"{_by_far(pair.excess)}; {made.reason}")
+    return made
+
+
+def _by_far(excess: float) -> str:
+    return f"its fast calls take {1 + excess:.3g} times what the baseline's slow ones do (10th and 90th percentile)"
 
 
 def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tuple[str, str]:
@@ -221,11 +239,11 @@ def _in_cycles(cycles: Difference) -> str:
 def _confirmed(first: Verdict, second: Verdict | None) -> Verdict:
     if second is not None and second.kind == SLOWER:
         return replace(second, confirmed=True, reason=f"{second.reason}; confirmed in fresh processes")
-    assert first.difference is not None, "slower is said of a difference only"
     seen, kept = "could not be measured again", first
     if second is not None and second.difference is not None:
         seen, kept = f"then {signed(second.difference)}", second
-    reason = f"{signed(first.difference)} at first, {seen}{_why(second)}: not confirmed in fresh processes"
+    at_first = first.reason if first.difference is None else signed(first.difference)
+    reason = f"{at_first} at first, {seen}{_why(second)}: not confirmed in fresh processes"
     return replace(kept, kind=INCONCLUSIVE, reason=reason, confirmed=False)
 
 

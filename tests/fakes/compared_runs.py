@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
-from fakes.report_runs import H200, accuracy, case, write_run
+from fakes import report_runs
+from fakes.report_runs import H200, accuracy, case
 
 from attnbench.records.measurement import Block, Conditions, Measurement
 from attnbench.records.record import Record
 
 MACHINE = {**H200, "device": "cuda:0", "machine": "0123456789abcdef"}
+# When each run that is written began, so that none is another's copy.
+_STARTS_S = itertools.count(1e9, 3600.0)
 SEQLENS = (512, 1024, 2048, 4096, 8192)
 BACKENDS = ("naive", "hopper[ws]")
 
@@ -24,6 +29,21 @@ def record(backend: str, time_s: float, timing: Mapping[str, Any] | None = None,
     blocks = blocks or (Block(tuple(time_s * factor for factor in (0.99, 1.0, 1.03)), 3),)
     measurement = Measurement(**{"blocks": tuple(blocks), **made, **(timing or {})})
     return Record(case(**fields), backend, "1.0", "ok", accuracy=accuracy(), measurement=measurement, kernel=kernel)
+
+
+def write_run(path: Path, records: Sequence[Record], environment: Mapping[str, Any] = MACHINE, name: str = "made",
+              start_s: float | None = None) -> Path:  # fmt: skip
+    """A run directory of its own: what was not timed at a moment of its own was timed at `start_s`."""
+    start_s = next(_STARTS_S) if start_s is None else start_s
+    return report_runs.write_run(path, [_begun(one, start_s) for one in records], dict(environment), name)
+
+
+def _begun(one: Record, start_s: float) -> Record:
+    measurement = one.measurement
+    if measurement is None or any(block.start_s for block in measurement.blocks):
+        return one
+    blocks = tuple(replace(block, start_s=start_s) for block in measurement.blocks)
+    return replace(one, measurement=replace(measurement, blocks=blocks))
 
 
 def suite(dice: numpy.random.Generator, shift: float = 0.0, own: float = 0.001,
