@@ -17,31 +17,16 @@ from attnbench.compare.comparable import (
     cautions,
     cautions_of_measurements,
     differences_of_machines,
-    differences_of_measurements,
     disqualified,
     suspicion,
 )
 from attnbench.compare.differences import FEWEST_RUNS, PROCESS, RUN
 from attnbench.compare.judged import judged_by_less
-from attnbench.compare.pairs import (
-    ByRun,
-    CaseRecords,
-    Name,
-    gather,
-    known_clock_shift,
-    other_inputs,
-    pair_of_turns,
-    pairs_of_runs,
-    refusal,
-    suite_of_runs,
-    suite_of_turns,
-    took_turns,
-    typical_s,
-)
-from attnbench.compare.plausible import drift_of, excess
+from attnbench.compare.pairing import Machine, Paired, cpus_of, pair_up, turns_of
+from attnbench.compare.pairs import ByRun, CaseRecords, Name, gather, suite_of_runs, suite_of_turns, typical_s
+from attnbench.compare.plausible import drift_of
 from attnbench.compare.regressions import WRONG, Change, changes
 from attnbench.compare.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
-from attnbench.records.measurement import Measurement
 from attnbench.records.store import Run, StoreError
 from attnbench.units import count
 
@@ -71,7 +56,7 @@ class Comparison:
     estimated with each case. forced: why the comparison is none, where it was made nevertheless. left_out: why some of
     the stored runs were not used. cautions: what differs and forbids nothing. problems: lines that are no records.
     too_few: that there are too few stored runs to judge by, and the commands that make the missing ones; "" where there
-    are enough.
+    are enough. in_doubt: cases that are not in `suite`, because of what their records say of themselves.
     """
 
     base: str
@@ -86,6 +71,7 @@ class Comparison:
     cautions: tuple[str, ...]
     problems: tuple[str, ...]
     too_few: str = ""
+    in_doubt: int = 0
 
     @classmethod
     def of_nothing(cls, base: str, new: str, margin: Margin) -> Comparison:
@@ -104,20 +90,21 @@ def compare(base: Side, new: Side, margin: Margin, force: bool = False) -> Compa
     stored = usable(base, new, force)
     cases = gather(stored.runs or base.runs, new.runs)
     if stored.runs:
-        pairs, unlike = _pairs(cases, force, drift_of((*stored.runs, *new.runs)))
+        paired = pair_up(cases, Machine(drift_of((*stored.runs, *new.runs)), cpus_of(new.runs[0])), force)
     else:
         reason = "the runs are not comparable: " + "; ".join(stored.left_out)
-        pairs, unlike = dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), Counter()
-    unlike_told = [f"{reason} ({count(times, 'measurement')})" for reason, times in unlike.items()]
+        paired = Paired(dict.fromkeys(cases, Pair(refused=NOT_COMPARABLE, reason=reason)), {}, Counter())
+    unlike_told = [f"{reason} ({count(times, 'measurement')})" for reason, times in paired.unlike.items()]
     stored = replace(stored, left_out=(*stored.left_out, *([] if force else unlike_told)))
     forced = unlike_told if force else []
     drifted = _drifted(new.runs)
-    if drifted and any(map(_is_stored, pairs.values())):
+    if drifted and any(map(_is_stored, paired.pairs.values())):
         forced += drifted
         if not force:
             refused = Pair(refused=INCONCLUSIVE, reason="; ".join(drifted))
-            pairs = {name: _refused(pair, refused) if _is_stored(pair) else pair for name, pair in pairs.items()}
-    return _comparison(base, new, stored, cases, pairs, margin, (*stored.forced, *forced) if force else ())
+            held = {name: _refused(pair, refused) for name, pair in paired.pairs.items() if _is_stored(pair)}
+            paired = replace(paired, pairs={**paired.pairs, **held})
+    return _comparison(base, new, stored, cases, paired, margin, (*stored.forced, *forced) if force else ())
 
 
 def _drifted(runs: Sequence[Run], told_only: bool = False) -> list[str]:
@@ -136,79 +123,22 @@ def _refused(pair: Pair | None, refused: Pair) -> Pair:
     return refused if pair is None else replace(refused, excess=pair.excess)
 
 
-def _pairs(
-    cases: Mapping[Name, CaseRecords], force: bool, drift: float
-) -> tuple[dict[Name, Pair | None], Counter[str]]:
-    """A pair for every case that either side timed; None where checks alone are compared.
-
-    And why stored measurements are not comparable, counted: left out, or, with force, compared nevertheless.
-    drift: of the machine, by the sentinels of all runs.
-    """
-    pairs: dict[Name, Pair | None] = {}
-    stored: dict[Name, tuple[ByRun, ByRun]] = {}
-    unlike: Counter[str] = Counter()
-    inputs = other_inputs(cases)
-    for name, case in cases.items():
-        refused = refusal(case, inputs.get(name, ""))
-        base, new = case.timed
-        if refused is not None or not any(base):
-            pairs[name] = refused
-            continue
-        alike, reasons = _alike(base, new)
-        unlike.update(reasons)
-        base = base if force else alike
-        turns = _turns(base, new)
-        if not any(base):
-            pairs[name] = Pair(refused=NOT_COMPARABLE, reason="; ".join(dict.fromkeys(reasons)))
-        elif turns is not None and took_turns(*turns):
-            pairs[name] = _with_excess(pair_of_turns(*turns), base, new, 0.0)
-        else:
-            pairs[name] = None
-            stored[name] = base, new
-    by_runs = {name: _with_excess(pair, *stored[name], drift) for name, pair in pairs_of_runs(stored).items()}
-    return pairs | by_runs, unlike
-
-
-def _with_excess(pair: Pair, base: ByRun, new: ByRun, drift: float) -> Pair:
-    sides = [[one for one in side if one is not None] for side in (base, new)]
-    found = excess(sides[0], sides[1], drift, known_clock_shift(base, new)) if all(sides) else 0.0
-    return replace(pair, excess=found) if found else pair
-
-
-def _turns(base: ByRun, new: ByRun) -> tuple[Measurement, Measurement] | None:
-    """The measurements of a case, of which each side must have just one for the two to have taken turns."""
-    (one, *more), (other, *others) = base, new
-    return None if more or others or one is None or other is None else (one, other)
-
-
-def _alike(base: ByRun, new: ByRun) -> tuple[list[Measurement | None], list[str]]:
-    """The baseline's measurements that were made as NEW's were, and why each of the others was not."""
-    kept: list[Measurement | None] = []
-    reasons: list[str] = []
-    others = [one for one in new if one is not None]
-    for measurement in base:
-        differ = [] if measurement is None else [
-            reason for other in others for reason in differences_of_measurements(measurement, other)]  # fmt: skip
-        kept.append(None if differ else measurement)
-        reasons += dict.fromkeys(differ)
-    return kept, reasons
-
-
 def _comparison(
     base: Side,
     new: Side,
     stored: UsableRuns,
     cases: Mapping[Name, CaseRecords],
-    pairs: Mapping[Name, Pair | None],
+    paired: Paired,
     margin: Margin,
     forced: Sequence[str],
 ) -> Comparison:
-    verdicts = decide({name: pair for name, pair in pairs.items() if pair is not None}, margin)
+    pairs = {name: pair for name, pair in paired.pairs.items() if pair is not None}
+    verdicts = decide(pairs, margin)
     cells = tuple(_cell(name, case, verdicts.get(name)) for name, case in cases.items())
-    judged = {name: pair.time for name, pair in pairs.items() if pair is not None and pair.time is not None}
+    judged = {name: pair.time for name, pair in pairs.items() if pair.time is not None}
     unit = next((time.unit for time in judged.values()), RUN)
     judged = {name: time for name, time in judged.items() if time.unit == unit}
-    sides = [cases[name].timed for name in judged]
+    firm = [paired.sides[name] for name in judged if not pairs[name].doubted]
     allowances = [time.allowance for time in judged.values() if time.allowance]
     pairs_of_machines = [(run, new.runs[0]) for run in stored.runs]
     return Comparison(
@@ -217,7 +147,8 @@ def _comparison(
         cells=cells,
         margin=margin,
         unit=unit,
-        suite=_suite(sides, unit, margin) if sides else None,
+        suite=_suite(firm, unit, margin) if judged else None,
+        in_doubt=len(judged) - len(firm),
         allowance=math.expm1(max(allowances)) if allowances else None,
         forced=tuple(forced),
         left_out=(*base.copies, *(stored.left_out if stored.runs else ())),
@@ -255,7 +186,9 @@ def _cell(name: Name, case: CaseRecords, verdict: Verdict | None) -> Cell:
 
 
 def _suite(sides: Sequence[tuple[ByRun, ByRun]], unit: str, margin: Margin) -> Verdict:
-    """The geometric mean over the suite, so that many small losses are not lost."""
+    """The geometric mean over the cases that are not in doubt, so that many small losses are not lost."""
+    if not sides:
+        return decide_one(Pair(refused=INCONCLUSIVE, reason="every case is in doubt by its own records"), margin)
     if unit == PROCESS:
-        return decide_one(suite_of_turns([turns for side in sides if (turns := _turns(*side))]), margin)
+        return decide_one(suite_of_turns([turns for side in sides if (turns := turns_of(*side))]), margin)
     return decide_one(suite_of_runs(sides), margin)

@@ -12,8 +12,7 @@ Taken = frozenset[int]
 def taken(run: Run) -> Taken:
     """What a run measured, a hash a measurement: machine, case, backend, when it began, and every sample.
 
-    No two measurements share all of that, so that two runs which have one in common are copies, whatever they are
-    called, wherever they lie, and whatever was added to one of them afterwards. Empty for a run that timed nothing.
+    No two measurements share all of that. Empty for a run that timed nothing.
     """
     machine = run.environment.get("machine")
     return frozenset(
@@ -23,13 +22,19 @@ def taken(run: Run) -> Taken:
     )  # fmt: skip
 
 
+def are_copies(one: Taken, other: Taken) -> bool:
+    """Whether more than half of what the smaller one measured is in the other: whatever the runs are called, wherever
+    they lie, and whatever was added to one of them, or changed in it, afterwards."""
+    return 2 * len(one & other) > min(len(one), len(other))
+
+
 def without_copies(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[tuple[Run, Run], ...]]:
     """(each run once: of copies the one with the most measurements, the first of equals; (left out, kept) pairs)."""
     sizes = {id(run): taken(run) for run in runs}
     kept: list[Run] = []
     left_out: list[tuple[Run, Run]] = []
     for run in sorted(runs, key=lambda run: -len(sizes[id(run)])):
-        twin = next((one for one in kept if sizes[id(one)] & sizes[id(run)]), None)
+        twin = next((one for one in kept if are_copies(sizes[id(one)], sizes[id(run)])), None)
         if twin is None:
             kept.append(run)
         else:
@@ -43,6 +48,6 @@ def shared(base: Iterable[Run], new: Iterable[Run]) -> tuple[Run, Run] | None:
     for run in base:
         measured = taken(run)
         for other, others in fresh:
-            if measured & others:
+            if are_copies(measured, others):
                 return run, other
     return None

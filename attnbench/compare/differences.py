@@ -65,6 +65,8 @@ class Difference:
     mean: the estimate. standard_error and freedom (degrees of freedom; may be infinite): of the case's own part.
     shift: of what moves all cases of a run alike, None where the sides took turns or it is not told apart.
     units: what was replicated, in order: each process's difference, or each new run's; unit: PROCESS or RUN.
+    down, up: how much further the new side's own records, and the base's, let the difference be, either way; added as
+    they are, since what disturbs one record is no sample of anything.
     """
 
     mean: float
@@ -73,6 +75,8 @@ class Difference:
     units: tuple[float, ...]
     unit: str
     shift: Shift | None = None
+    down: float = 0.0
+    up: float = 0.0
 
     @property
     def allowance(self) -> float:
@@ -87,11 +91,11 @@ class Difference:
 
     @property
     def low(self) -> float:
-        return self.mean - self.reach
+        return self.mean - self.reach - self.down
 
     @property
     def high(self) -> float:
-        return self.mean + self.reach
+        return self.mean + self.reach + self.up
 
     def p_above(self, margin: float) -> float:
         """The p-value of "no more than margin" (log), to be held against TAIL.
@@ -101,12 +105,12 @@ class Difference:
         from scipy.special import stdtr
 
         allowance, own = (0.0, TAIL) if self.shift is None else (self.shift.bound(SHIFT_TAIL), TAIL - SHIFT_TAIL)
-        beyond = (self.mean - allowance - margin) / self.standard_error
+        beyond = (self.mean - self.down - allowance - margin) / self.standard_error
         return min(1.0, float(stdtr(self.freedom, -beyond)) * TAIL / own)
 
     def p_below(self, margin: float) -> float:
         """The p-value of "no faster than by margin" (log, positive)."""
-        return replace(self, mean=-self.mean).p_above(margin)
+        return replace(self, mean=-self.mean, down=self.up, up=self.down).p_above(margin)
 
 
 def _student(freedom: float, quantile: float) -> float:
@@ -205,10 +209,16 @@ _SETTLE = 50
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """ln of the time of one case, by run, of each side; None for a run that did not measure it."""
+    """ln of the time of one case, by run, of each side; None for a run that did not measure it.
+
+    base_variance: of a level of the base by its own samples, the mean over runs. down, up: see Difference.
+    """
 
     base: tuple[float | None, ...]
     new: tuple[float | None, ...]
+    base_variance: float = 0.0
+    down: float = 0.0
+    up: float = 0.0
 
 
 def against_runs(levels: Mapping[Key, Levels]) -> dict[Key, Difference | NotEnough]:
@@ -243,7 +253,10 @@ def suite_against_runs(levels: Sequence[Levels]) -> Difference:
     shifts = [[value - mean for value in side] for side, mean in zip(sides, means)]
     weight = math.sqrt(sum(1 / len(side) for side in sides))
     units = tuple(value - means[0] for value in sides[1])
-    return Difference(means[1] - means[0], SMALLEST_SPREAD * weight, math.inf, units, RUN, _shift(shifts, weight))
+    own = math.sqrt(sum(one.base_variance for one in whole)) / len(whole)
+    down, up = (math.fsum(getattr(one, way) for one in whole) / len(whole) for way in ("down", "up"))
+    error = max(SMALLEST_SPREAD, own) * weight
+    return Difference(means[1] - means[0], error, math.inf, units, RUN, _shift(shifts, weight), down, up)
 
 
 def _measured(values: Sequence[float | None]) -> int:
@@ -271,12 +284,15 @@ def _differences(levels: Sequence[Levels]) -> list[Difference]:
     else:
         freedom *= (len(levels) - 1) / len(levels)  # each run's shift was estimated from the same values
         variance, freedom = moderated(own / freedom, freedom)
+    variance = numpy.maximum(
+        variance, [one.base_variance for one in levels]
+    )  # what is known of runs that agree by luck
     mean = means[1] - means[0]
     units = sides[1] - means[0][:, None]
     return [
         Difference(float(mean[i]), float(weight[i] * math.sqrt(variance[i])), float(freedom[i]),
                    tuple(float(value) for value in units[i] if not math.isnan(value)), RUN,
-                   None if shifts is None else _shift(shifts, float(weight[i])))
+                   None if shifts is None else _shift(shifts, float(weight[i])), levels[i].down, levels[i].up)
         for i in range(len(levels))
     ]  # fmt: skip
 

@@ -23,6 +23,7 @@ from attnbench.compare.differences import (
     suite_against_runs,
     suite_mean,
 )
+from attnbench.compare.doubts import Own, own_errors
 from attnbench.compare.verdict import FEWEST_PROCESSES, INCONCLUSIVE, MISSING, NEW, NOT_COMPARABLE, Pair
 from attnbench.records.measurement import Block, Measurement
 from attnbench.records.record import Record
@@ -165,9 +166,9 @@ def suite_of_turns(cases: Sequence[tuple[Measurement, Measurement]]) -> Pair:
 
 def pairs_of_runs(cases: Mapping[Key, tuple[ByRun, ByRun]]) -> dict[Key, Pair]:
     """The pairs of a suite against stored runs; inconclusive where too few stored runs measured a case."""
-    times = against_runs({key: _levels(base, new, block_median_s) for key, (base, new) in cases.items()})
+    times = against_runs(dict(zip(cases, _levels(list(cases.values()), block_median_s))))
     clocked = {key: sides for key, sides in cases.items() if all(map(_clocks_known, sides))}
-    cycles = against_runs({key: _levels(base, new, block_cycles) for key, (base, new) in clocked.items()})
+    cycles = against_runs(dict(zip(clocked, _levels(list(clocked.values()), block_cycles))))
     return {key: _pair(times[key], cycles.get(key), cases[key]) for key in cases}
 
 
@@ -175,7 +176,7 @@ def suite_of_runs(cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:
     """The geometric mean over cases against stored runs; inconclusive where too few measured all of them."""
 
     def mean(weigh: Weigh) -> Difference:
-        return suite_against_runs([_levels(base, new, weigh) for base, new in cases])
+        return suite_against_runs(_levels(cases, weigh))
 
     return _suite(mean, cases)
 
@@ -228,10 +229,29 @@ def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, s
     return Pair(time, cycles, clock_shift(*sides)) if isinstance(cycles, Difference) else Pair(time)
 
 
-def _levels(base: ByRun, new: ByRun, weigh: Weigh) -> Levels:
-    return Levels(
-        *(tuple(None if one is None else level(_weighed(one, weigh), weigh) for one in side) for side in (base, new))
-    )
+def _levels(cases: Sequence[tuple[ByRun, ByRun]], weigh: Weigh) -> list[Levels]:
+    """Of each case; what its records say of themselves is the same in seconds and in cycles."""
+    owns = iter(own_errors([one for sides in cases for side in sides for one in side if one is not None]))
+    found = []
+    for sides in cases:
+        levels = [[None if one is None else level(_weighed(one, weigh), weigh) for one in side] for side in sides]
+        own = [[next(owns) for one in side if one is not None] for side in sides]
+        found.append(Levels(tuple(levels[0]), tuple(levels[1]), *_own_parts(own[0], own[1], sides[1])))
+    return found
+
+
+def _own_parts(base: Sequence[Own], new: Sequence[Own], records: ByRun) -> tuple[float, float, float]:
+    """(variance of a level of the base, what the difference may be less, what it may be more) by the records' samples.
+
+    What is usual in the base is in the spread of its runs already; of a NEW that did not converge everything counts.
+    """
+    if not base or not new:
+        return 0.0, 0.0, 0.0
+    usual = 0.0
+    if all(one.converged for one in records if one is not None):
+        usual = statistics.fmean((one.down + one.up) / 2 for one in base)
+    down, up = (max(0.0, statistics.fmean(getattr(one, way) for one in new) - usual) for way in ("down", "up"))
+    return statistics.fmean(one.standard_error**2 for one in base), down, up
 
 
 def _weighed(measurement: Measurement, weigh: Weigh) -> Sequence[Block]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from attnbench.compare.differences import block_median_s
 from attnbench.records.measurement import Measurement
+from attnbench.records.result import HOST_TIMER, Observed
 from attnbench.records.sentinels import COPY, GEMM, figures
 from attnbench.records.store import Run
 
@@ -27,14 +28,17 @@ def drift_of(runs: Sequence[Run]) -> float:
     return max(found)
 
 
-def excess(base: Sequence[Measurement], new: Sequence[Measurement], drift: float, clock_shift: float | None) -> float:
+def excess(
+    base: Sequence[Measurement], new: Sequence[Measurement], drift: float, clock_shift: float | None, cpus: int = 1
+) -> float:
     """How far the 10th percentile of every run of NEW lies above the 90th of every run of BASE, a fraction; 0.0 where
     that is within what is plausible.
 
     drift: as `drift_of`. clock_shift: ln(new / base) of SM clocks, None where they are not known; where NEW's is the
-    lower one, as much of the time is the clock's.
+    lower one, as much of the time is the clock's. cpus: of the machine; where a host's clock timed NEW, and more work
+    than those was there, by so much the limit grows.
     """
-    limit = 1 + max(LEAST_EXCESS, DRIFTS * drift)
+    limit = (1 + max(LEAST_EXCESS, DRIFTS * drift)) * max(1.0, *(_load(one) / cpus for one in new))
     # A percentile lies between the medians of the fastest and the slowest block; most cases end here, unsorted.
     slow = max(min(map(block_median_s, one.blocks)) for one in base)
     fast = min(max(map(block_median_s, one.blocks)) for one in new)
@@ -43,6 +47,10 @@ def excess(base: Sequence[Measurement], new: Sequence[Measurement], drift: float
     ratio = min(_percentile(one, 10) for one in new) / max(_percentile(one, 90) for one in base)
     ratio *= math.exp(min(0.0, clock_shift or 0.0))
     return ratio - 1 if ratio > limit else 0.0
+
+
+def _load(measurement: Measurement) -> float:
+    return (Observed.of(measurement).load or 0.0) if measurement.timer == HOST_TIMER else 0.0
 
 
 def _percentile(measurement: Measurement, percent: int) -> float:

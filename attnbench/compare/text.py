@@ -70,7 +70,9 @@ def headlines(comparison: Comparison) -> Iterator[str]:
         yield f"FORCED: not comparable, and compared nevertheless: {'; '.join(comparison.forced)}"
     yield f"{comparison.new} against {comparison.base}"
     yield counts(comparison)
-    yield f"geometric mean: {_suite(comparison.suite)}"
+    judged = comparison.suite is not None and comparison.suite.time is not None
+    without = f", without {count(comparison.in_doubt, 'case')} in doubt" if comparison.in_doubt and judged else ""
+    yield f"geometric mean: {_suite(comparison.suite)}{without}"
     yield f"margin: {comparison.margin}"
     yield f"replicated: {_replication(comparison)}"
 

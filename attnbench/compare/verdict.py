@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from attnbench.compare.differences import RUN, TAIL, Difference
@@ -69,7 +69,8 @@ class Pair:
     time: the difference in seconds; None where there is none, and then `refused` (of UNDECIDED) and `reason` say why.
     cycles: the same in SM cycles, where clocks were recorded. clock_shift: ln(new / base) of the median SM clocks.
     too_few: that it was refused for want of stored runs. excess: how far NEW's fast calls lie above BASE's slow ones,
-    where that is far outside anything plausible (`plausible.excess`); 0.0 where it is not.
+    where that is far outside anything plausible (`plausible.excess`); 0.0 where it is not. doubted: verdicts that what
+    the records say of themselves forbids, with the reason.
     """
 
     time: Difference | None = None
@@ -79,6 +80,7 @@ class Pair:
     reason: str = ""
     too_few: bool = False
     excess: float = 0.0
+    doubted: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.time is None) != bool(self.refused) or (self.refused and not self.reason):
@@ -176,6 +178,10 @@ def _verdict(pair: Pair, time: Difference, margin: Margin, above: float, below: 
     kind, reason = _by_time(time, margin, above, below)
     made = Verdict(kind, reason, margin.value, time, below if kind == FASTER else above)
     made = _by_clocks(made, pair, time.unit, margin)
+    if made.kind in pair.doubted:
+        made = replace(made, kind=INCONCLUSIVE, reason=f"{made.kind} by its median, but {pair.doubted[made.kind]}")
+    elif made.kind == INCONCLUSIVE and pair.doubted:
+        made = replace(made, reason="; ".join(dict.fromkeys((made.reason, *pair.doubted.values()))))
     if pair.excess and made.kind == INCONCLUSIVE and not made.cause:
         return replace(made, kind=SLOWER, reason=f"{_by_far(pair.excess)}; {made.reason}")
     return made

@@ -164,6 +164,11 @@ def relative_stdev(samples: Sequence[float], mean: float) -> float | None:
     return math.dist(samples, (mean,) * len(samples)) / math.sqrt(len(samples) - 1) / mean
 
 
+def median_intervals(measurements: Sequence[Measurement]) -> list[Interval | None]:
+    """`median_interval` of each, of many at once."""
+    return _intervals(measurements, [_array(one.blocks) for one in measurements])
+
+
 def median_interval(measurement: Measurement) -> Interval | None:
     """The interval of the median over the largest units that the measurement has.
 
