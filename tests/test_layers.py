@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "plugins": "backend case errors",
     "records": "case errors units",
     "reference": "backend case",
-    "timing": "backend machine paths records settings",
+    "timing": "backend machine paths records settings units",
     "correctness": "backend case records reference settings",
     "suite": "case correctness errors paths reference settings",
     "machine_code": "errors markdown units",

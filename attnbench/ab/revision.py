@@ -134,6 +134,10 @@ class RemoteArm:
         taken = self._ask(TakeBlock(round=round, growth=growth, call_s=self.call_s), BlockTaken)
         self.done, self.lost_s = taken.done, taken.lost_s
 
+    def enough(self, more: float) -> bool:
+        """Both sides go on while there is time: what is compared is their difference, not either's own time."""
+        return self.done
+
     def release(self, together: Sequence[str], order_seed: int, timed: bool) -> Record:
         """The record, without its times unless `timed`."""
         if self.record is None and self._held:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from attnbench.records.measurement import Measurement
 from attnbench.records.record import Record
 from attnbench.records.result import Result, TimedResult, latest
+from attnbench.records.stats import speeds
 from attnbench.units import lengths, show_time, significant
 
 if TYPE_CHECKING:
@@ -27,9 +28,14 @@ def outcome_text(record: Record) -> str:
     if record.status == "ok":
         if record.measurement is None:
             return "right, not timed"
-        return show_time(statistics.median(record.measurement.samples_s))
+        return _times(record.measurement)
     kind = f" ({record.kind})" if record.kind else ""
     return f"{record.status}{kind}: {first_line(record.reason)}"
+
+
+def _times(measurement: Measurement) -> str:
+    """The median, or both speeds of a call that has two."""
+    return " or ".join(map(show_time, speeds(measurement)))
 
 
 def first_line(text: str, most: int = 160) -> str:
@@ -220,7 +226,8 @@ def _cell(result: Result | None) -> str:
     record = result.record
     if isinstance(result, TimedResult):
         mark = "" if result.measurement.converged else UNCONVERGED
-        return f"{show_time(result.time_s)}, {significant(result.flops_per_s / 1e12, 3)}{mark}"
+        rates = " or ".join(significant(rate / 1e12, 3) for rate in result.rates_flops_per_s)
+        return f"{_times(result.measurement)}, {rates}{mark}"
     words = {"ok": "passed", "error": f"error: {record.kind}"}.get(record.status, record.status)
     style = STYLES[record.status]
     return f"[{style}]{words}[/]" if style else words

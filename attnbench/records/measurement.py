@@ -14,6 +14,9 @@ REFERENCE_PREP = "attnbench's reference quantizer"
 # `Measurement.peak_by`: torch's allocator, to the byte; the process's resident memory, by the page, where a backend
 # takes memory elsewhere as well.
 ALLOCATOR, PROCESS = "allocator", "process"
+# A flag that readers act on: two clusters of samples with nothing between them (`stats.two_speeds`), so that the median
+# is no speed of the call.
+TWO_SPEEDS = "two_speeds"
 
 
 class RecordError(ValueError):

@@ -10,7 +10,7 @@ from attnbench.case import Case, LaterCase, forward_flops
 from attnbench.records.environment import Machine
 from attnbench.records.measurement import Block, Conditions, Measurement
 from attnbench.records.record import Check, Record
-from attnbench.records.stats import Statistics
+from attnbench.records.stats import Statistics, speeds
 from attnbench.records.store import Run
 
 # What a measurement's timer is called when it timed the host's clock: then no GPU's peak applies.
@@ -135,6 +135,11 @@ class _Measured(Result):
         return self.statistics.median_s
 
     @property
+    def speeds_s(self) -> tuple[float, ...]:
+        """See `stats.speeds`."""
+        return speeds(self.measurement)
+
+    @property
     def half_width(self) -> float | None:
         interval = self.statistics.interval
         return None if interval is None else interval.half_width(self.time_s)
@@ -152,6 +157,11 @@ class TimedResult(_Measured):
     @property
     def flops_per_s(self) -> float:
         return forward_flops(self.case) / self.time_s
+
+    @property
+    def rates_flops_per_s(self) -> tuple[float, ...]:
+        """Of each of `speeds_s`."""
+        return tuple(forward_flops(self.case) / time_s for time_s in self.speeds_s)
 
 
 def _result(run: str, machine: Machine, record: Record, statistics: Statistics | None) -> Result:

@@ -10,7 +10,7 @@ from functools import cache
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
-from attnbench.records.measurement import Block, Measurement
+from attnbench.records.measurement import TWO_SPEEDS, Block, Measurement
 
 if TYPE_CHECKING:
     import numpy
@@ -198,9 +198,9 @@ def _units(measurement: Measurement, samples: numpy.ndarray) -> tuple[str, list[
     return "batch", batches(samples)
 
 
-def batches(samples: Sliced) -> list[Sliced]:
-    """BATCHES runs of consecutive samples (BATCHES * SAMPLES_PER_BATCH of these at least), as equal as they can be."""
-    edges = [index * len(samples) // BATCHES for index in range(BATCHES + 1)]
+def batches(samples: Sliced, count: int = BATCHES) -> list[Sliced]:
+    """`count` runs of consecutive samples (count * SAMPLES_PER_BATCH of these at least), as equal as they can be."""
+    edges = [index * len(samples) // count for index in range(count + 1)]
     return [samples[a:b] for a, b in pairwise(edges)]
 
 
@@ -233,6 +233,12 @@ def _rank(count: int) -> tuple[int, float]:
 def units_needed() -> int:
     """The fewest values whose range covers the median with CONFIDENCE: six for 95 %."""
     return next(count for count in range(2, 100) if _rank(count)[1] >= CONFIDENCE)
+
+
+def speeds(measurement: Measurement) -> tuple[float, ...]:
+    """Seconds per call: the median; both medians of one that was flagged for two speeds, whose own is neither."""
+    samples = measurement.samples_s
+    return (TWO_SPEEDS in measurement.flags and two_speeds(samples)) or (statistics.median(samples),)
 
 
 def modified_z(samples: Sequence[float]) -> list[float]:

@@ -91,6 +91,8 @@ def _rate_table(family: Family, shown: Sequence[str]) -> str:
 def _rate_cell(result: Result | None, best_s: float, base: TimedResult | None, is_base: bool) -> str:
     if not isinstance(result, TimedResult):
         return outcome(result)
+    if len(result.speeds_s) > 1:
+        return f"{' or '.join(significant(rate / 1e12, 3) for rate in result.rates_flops_per_s)} {UNCONVERGED}"
     parts = [significant(result.flops_per_s / 1e12, 3)]
     if result.time_s <= best_s * (1 + TIE):
         parts[0] = f"**{parts[0]}**"
@@ -130,10 +132,15 @@ def _prep_caption(family: Family) -> str:
 def _time_cell(result: Result | None, fp8: bool) -> str:
     if not isinstance(result, TimedResult):
         return outcome(result)
-    kernel = units.show_time(result.time_s)
+    kernel = _times(result)
     if not fp8:
         return kernel
-    return f"{kernel} / {units.show_time(result.time_s + result.prep_s)}"
+    return f"{kernel} / {_times(result, result.prep_s)}"
+
+
+def _times(result: TimedResult, more_s: float = 0.0) -> str:
+    """The median, or both speeds of a call that has two, and so much more."""
+    return " or ".join(units.show_time(time_s + more_s) for time_s in result.speeds_s)
 
 
 def _figure_table(family: Family) -> str:
@@ -157,7 +164,7 @@ def _figures(result: TimedResult) -> list[str]:
         if interval.coverage < 0.95:
             half += f" ({100 * interval.coverage:.0f} %)"
     return [
-        time(stats.median_s) + ("" if measurement.converged else f" {UNCONVERGED}"),
+        _times(result) + ("" if measurement.converged else f" {UNCONVERGED}"),
         f"{time(stats.p10_s)} – {time(stats.p90_s)}",
         half,
         time(stats.min_s),
@@ -165,7 +172,7 @@ def _figures(result: TimedResult) -> list[str]:
         taken,
         str(stats.outliers),
         time(result.prep_s),
-        time(result.prep_s + stats.median_s),
+        _times(result, result.prep_s),
         time(measurement.compile_s),
         units.show(measurement.peak_bytes, units.BYTES),
         significant(compulsory_bytes(result.case) / stats.median_s / 1e9, 3),

@@ -6,28 +6,16 @@ left in the caches; where calls are so long that LEAST_ROUNDS rounds would not f
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from attnbench.backend import Call
 from attnbench.records.measurement import KEPT_SAMPLES, Measurement
-from attnbench.records.stats import units_needed
 from attnbench.settings import Timing
-from attnbench.timing.measure import (
-    BURST_IDLE_S,
-    BURST_WORK_S,
-    Convergence,
-    enough_half_width,
-    flagged,
-    relative_half_width,
-    settle_s,
-    warm_up,
-)
+from attnbench.timing.measure import BURST_IDLE_S, BURST_WORK_S, flagged, in_turn, sampling_s, settle_s, warm_up
 from attnbench.timing.rounds import BLOCKS_A_ROUND
 from attnbench.timing.sampling import Clock, Sampler, Taken, Timer, Watch
+from attnbench.timing.stopping import GAVE_UP, BlockConvergence, enough_half_width
 
 BLOCK_S = 0.02
 BLOCK_SAMPLES = 10
@@ -35,27 +23,6 @@ LEAST_ROUNDS = 3
 # Untimed calls ahead of a block; fewer of long ones, which lose nothing to what was in the caches before them.
 LEAD_IN_CALLS = 3
 LEAD_IN_S = 0.06
-
-
-@dataclass
-class BlockConvergence(Convergence):
-    """`Convergence` whose unit is the block: blocks are further apart than samples of one block."""
-
-    def __post_init__(self) -> None:
-        self.medians_s: list[float] = []
-
-    def add(self, samples_s: Sequence[float], calls_per_sample: int) -> None:
-        super().add(samples_s, calls_per_sample)
-        self.medians_s.append(statistics.median(samples_s))
-
-    def half_width(self) -> float:
-        """Of the 95 % interval of the median over blocks, relative; infinite with too few."""
-        if len(self.medians_s) < units_needed():
-            return math.inf
-        return relative_half_width(self.medians_s, "block")
-
-    def fewest(self) -> str:
-        return f"{units_needed()} blocks"
 
 
 class TimedArm:
@@ -71,9 +38,10 @@ class TimedArm:
         clock: Clock,
         flush: Callable[[], None] | None = None,
         process: int = 0,
+        alive: Callable[[], None] = lambda: None,
     ):
         self.label, self._options, self._process, self._input_sets = label, options, process, len(calls)
-        self._turns = itertools.cycle(calls)
+        self._turns = in_turn(calls, alive)
         self._watch = watch
         self._sampler = Sampler(timer, watch, self._warm_up, clock)
         self._rule = BlockConvergence(options.min_samples, options.min_time_s, enough_half_width(timer))
@@ -97,6 +65,15 @@ class TimedArm:
     def done(self) -> bool:
         return self._rule.done()
 
+    def enough(self, more: float) -> bool:
+        """Whether its stopping rule has enough, or would not have with `more` times as many samples either."""
+        return self._rule.done() or self._rule.beyond_reach(more)
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds that its samples may take, once it is warm."""
+        return sampling_s(self._options, self._warmup_s)
+
     @property
     def lost_s(self) -> float:
         """Seconds lost to blocks that the machine spoilt."""
@@ -114,7 +91,8 @@ class TimedArm:
         self._blocks.append((round, taken))
         self._rule.add(taken.samples_s, per_sample)
 
-    def measurement(self, together: Sequence[str], order_seed: int) -> Measurement:
+    def measurement(self, together: Sequence[str], order_seed: int, early: bool = False) -> Measurement:
+        """What was taken. early: whether the rounds ended before their time, since every arm had enough of them."""
         timer, unmet = self._sampler.timer, self._rule.unmet()
         keep = max(1, KEPT_SAMPLES // len(self._blocks))
         blocks = tuple(taken.block(self._process, round, self.label, keep) for round, taken in self._blocks)
@@ -130,7 +108,7 @@ class TimedArm:
             input_sets=self._input_sets,
             warmup_s=self._warmup_s,
             discarded=dict(self._sampler.discarded),
-            flags=self._sampler.flags,
+            flags=(*self._sampler.flags, *self._rule.flags(), *((GAVE_UP,) if early and unmet else ())),
             together=tuple(together),
             order_seed=order_seed,
         )

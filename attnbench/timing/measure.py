@@ -1,8 +1,8 @@
 """Timing a call: warm-up, samples, a stopping rule. Method: docs/explanation/timing.md.
 
 Seams, each with a fake in the tests: a Timer turns calls into seconds, a Clock tells time and sleeps, a Watch looks at
-the machine (all in `sampling`), a StoppingRule says when there is enough. Devices are in `timers`; nothing here imports
-torch.
+the machine (all in `sampling`), a StoppingRule (in `stopping`) says when there is enough. Devices are in `timers`;
+nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from attnbench.backend import Call
 from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement
-from attnbench.records.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers, relative_stdev
+from attnbench.records.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers
 from attnbench.settings import Timing
 from attnbench.timing.sampling import Clock, Sampler, Taken, Timer, Unwatched, Watch, join
+from attnbench.timing.stopping import GAVE_UP, Convergence, StoppingRule, enough_half_width
 
 WARMUP_CALLS = 5
-# Warm-up ends when the medians of two consecutive windows agree this well, or at the latest after WARMUP_LIMIT.
-WARMUP_AGREEMENT = 0.005
+# Warm-up ends when the medians of two consecutive windows agree, or at the latest after WARMUP_LIMIT. They agree within
+# twice what the stopping rule asks of one median: 0.5 % on a GPU, 2 % on a CPU, whose windows agreed within 0.5 % so
+# seldom, warm as they were, that 27 of 58 warm-ups ran to their end (results/2026-11-30-quick-cpu).
 WARMUP_LIMIT = 12  # windows
 # Sustained on a GPU: at least so long back to back before anything counts, and until the SM clock is as steady as this.
 SETTLE_S = 1.0
@@ -32,81 +33,6 @@ REGION_RESOLUTIONS = 100
 # Burst regime: this long idle, then at most this much work.
 BURST_IDLE_S = 1.0
 BURST_WORK_S = 0.05
-# Stopping rule: nvbench's relative standard deviation, or the interval of the median. On a CPU, whose calls whatever
-# else runs disturbs, a second of samples came within 1 % for 16 of 54 records and within 0.25 % for none
-# (results/2026-11-25-quick-cpu): a rule that none can meet does not tell good numbers from bad ones.
-ENOUGH_STDEV = 0.005
-ENOUGH_HALF_WIDTH, ENOUGH_HALF_WIDTH_CPU = 0.0025, 0.01
-
-
-class StoppingRule(Protocol):
-    def add(self, samples_s: Sequence[float], calls_per_sample: int) -> None: ...
-
-    def done(self) -> bool: ...
-
-    def unmet(self) -> tuple[str, ...]:
-        """The conditions not reached yet, in words with their values; empty when done."""
-
-
-@dataclass
-class Convergence:
-    """Enough samples, enough timed seconds, and one of: a narrow interval of the median, a small deviation.
-
-    The interval is that of `stats`, which reports show: a spike does not widen it.
-    """
-
-    min_samples: int
-    min_time_s: float
-    enough_half_width: float = ENOUGH_HALF_WIDTH
-    samples_s: list[float] = field(default_factory=list)
-    timed_s: float = 0.0
-
-    def add(self, samples_s: Sequence[float], calls_per_sample: int) -> None:
-        self.samples_s.extend(samples_s)
-        self.timed_s += math.fsum(samples_s) * calls_per_sample
-
-    def done(self) -> bool:
-        return not self.unmet()
-
-    def unmet(self) -> tuple[str, ...]:
-        missing = []
-        if len(self.samples_s) < self.min_samples:
-            missing.append(f"{len(self.samples_s)} of {self.min_samples} samples")
-        if self.timed_s < self.min_time_s:
-            missing.append(f"{self.timed_s:.3g} of {self.min_time_s:g} s timed")
-        if not missing:
-            width, deviation = self.half_width(), self.deviation()
-            if width > self.enough_half_width and deviation > ENOUGH_STDEV:
-                interval = f"+-{width:.2%}" if math.isfinite(width) else f"unknown below {self.fewest()}"
-                spread = f"{deviation:.2%}" if math.isfinite(deviation) else "unknown of one sample"
-                missing.append(f"interval of the median {interval}, deviation {spread}")
-        return tuple(missing)
-
-    def half_width(self) -> float:
-        """Of the 95 % interval of the median over batches of consecutive samples, relative; infinite with too few."""
-        if len(self.samples_s) < BATCHES * SAMPLES_PER_BATCH:
-            return math.inf
-        return relative_half_width(map(statistics.median, batches(self.samples_s)), "batch")
-
-    def fewest(self) -> str:
-        """What `half_width` needs at least, in words."""
-        return f"{BATCHES * SAMPLES_PER_BATCH} samples"
-
-    def deviation(self) -> float:
-        """Relative standard deviation of the samples; infinite for a single one."""
-        deviation = relative_stdev(self.samples_s, statistics.fmean(self.samples_s))
-        return math.inf if deviation is None else deviation
-
-
-def relative_half_width(medians_s: Iterable[float], unit: str) -> float:
-    """Of the interval of the median of so many medians, relative to it."""
-    values = list(medians_s)
-    return interval(values, unit).half_width(statistics.median(values))
-
-
-def enough_half_width(timer: Timer) -> float:
-    """How narrow the interval of the median is to become, relative."""
-    return ENOUGH_HALF_WIDTH_CPU if timer.name == "cpu" else ENOUGH_HALF_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +63,45 @@ def warm_up(
         window_started = clock.now()
         per_sample = timer.region(estimate_s)
         count = max(WARMUP_CALLS, math.ceil(window_s / (estimate_s * per_sample)))
-        estimate_s = statistics.median(timer.take(calls, count, per_sample, None))
+        samples = timer.take(calls, count, per_sample, None)
         conditions = watch.between(window_started, clock.now()) if watch else None
-        found = estimate_s, conditions.sm_clock_mhz if conditions else None
-        if previous is not None and _agree(previous, found) and clock.now() - started >= settle_s:
+        found = _Window.of(samples, timer, conditions.sm_clock_mhz if conditions else None)
+        estimate_s = found.median_s
+        if previous is not None and found.agrees(previous) and clock.now() - started >= settle_s:
             break
         previous = found
     return Warm(estimate_s, clock.now() - started)
 
 
-def _agree(one: tuple[float, float | None], other: tuple[float, float | None]) -> bool:
-    """Whether two windows agree in their median and, where both know it, in their SM clock."""
-    (time_s, clock_mhz), (other_s, other_mhz) = one, other
-    same_clock = not clock_mhz or not other_mhz or abs(clock_mhz / other_mhz - 1) < CLOCK_AGREEMENT
-    return abs(other_s / time_s - 1) < WARMUP_AGREEMENT and same_clock
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One window of warm-up. tolerance_s: how far from its median another may lie that agrees with it."""
+
+    median_s: float
+    tolerance_s: float
+    sm_clock_mhz: float | None
+
+    @classmethod
+    def of(cls, samples_s: Sequence[float], timer: Timer, sm_clock_mhz: float | None) -> _Window:
+        median_s = statistics.median(samples_s)
+        tolerance_s = 2 * enough_half_width(timer) * median_s
+        if timer.name == "cpu":
+            tolerance_s = max(tolerance_s, _scatter_s(samples_s))
+        return cls(median_s, tolerance_s, sm_clock_mhz)
+
+    def agrees(self, previous: _Window) -> bool:
+        """In the median and, where both know it, in the SM clock."""
+        mine, others = self.sm_clock_mhz, previous.sm_clock_mhz
+        same_clock = not mine or not others or abs(others / mine - 1) < CLOCK_AGREEMENT
+        return same_clock and abs(self.median_s - previous.median_s) < previous.tolerance_s
+
+
+def _scatter_s(samples_s: Sequence[float]) -> float:
+    """How far apart the medians of two windows like this one may lie by chance: two half-widths of the interval."""
+    enough = len(samples_s) >= BATCHES * SAMPLES_PER_BATCH
+    units = [statistics.median(batch) for batch in batches(samples_s)] if enough else samples_s
+    found = interval(units, "batch")
+    return found.high_s - found.low_s
 
 
 def settle_s(options: Timing, timer: Timer) -> float:
@@ -169,18 +120,18 @@ def measure(
     clock: Clock | None = None,
     rule: StoppingRule | None = None,
     flush: Callable[[], None] | None = None,
-    progress: Callable[[], None] = lambda: None,
+    alive: Callable[[], None] = lambda: None,
     watch: Watch | None = None,
 ) -> Measurement:
     """Times prepared calls, one per input set, in turn.
 
-    flush: empties the cache; used in the burst regime when the cache is to be cold. progress is called between batches.
-    Raises Unstable where the machine spoils every block.
+    flush: empties the cache; used in the burst regime when the cache is to be cold. alive is called ahead of each call,
+    outside what is timed on a CPU. Raises Unstable where the machine spoils every block.
     """
     watch = watch or Unwatched()
     clock = clock or watch.clock
     rule = rule or Convergence(options.min_samples, options.min_time_s, enough_half_width(timer))
-    turns = itertools.cycle(calls)
+    turns = in_turn(calls, alive)
 
     def settle() -> Warm:
         return warm_up(turns, timer, clock, options.warmup_s, settle_s(options, timer), watch)
@@ -188,7 +139,8 @@ def measure(
     warm = settle()
     sampler = Sampler(timer, watch, settle, clock)
     before = flush if options.regime == "burst" and options.cache == "cold" else None
-    parts = _sample(sampler, turns, options, rule, warm.estimate_s, before, progress)
+    limit_s = sampling_s(options, warm.spent_s)
+    parts, gave_up = _sample(sampler, turns, options, rule, warm.estimate_s, before, limit_s)
     blocks = _blocks(parts, options, watch)
     unmet = rule.unmet()
     return Measurement(
@@ -203,8 +155,20 @@ def measure(
         input_sets=len(calls),
         warmup_s=warm.spent_s,
         discarded=dict(sampler.discarded),
-        flags=sampler.flags,
+        flags=(*sampler.flags, *rule.flags(), *((GAVE_UP,) if gave_up else ())),
     )
+
+
+def in_turn(calls: Sequence[Call], alive: Callable[[], None]) -> Iterator[Call]:
+    """The calls one after the other, over and over; alive is called ahead of each."""
+    for call in itertools.cycle(calls):
+        alive()
+        yield call
+
+
+def sampling_s(options: Timing, warmup_s: float) -> float:
+    """How long samples may be taken after such a warm-up: max_time_s, cut to what is left of the time-out."""
+    return max(0.0, min(options.max_time_s, options.timeout_s - warmup_s))
 
 
 def _sample(
@@ -214,22 +178,26 @@ def _sample(
     rule: StoppingRule,
     estimate_s: float,
     before: Callable[[], None] | None,
-    progress: Callable[[], None],
-) -> list[Taken]:
-    """Batches of samples, one at least, until the rule is done or max_time_s has passed."""
+    limit_s: float,
+) -> tuple[list[Taken], bool]:
+    """Batches of samples, one at least, until the rule is done, limit_s has passed, or what is left of it would not be
+    enough; and whether that last thing ended it."""
     burst, clock = options.regime == "burst", sampler.clock
     per_sample = sampler.timer.region(estimate_s)
     parts: list[Taken] = []
     start_s, count = clock.now(), 0
-    while not parts or (not rule.done() and clock.now() - start_s - sampler.lost_s < options.max_time_s):
+    while True:
         if burst:
             clock.sleep(BURST_IDLE_S)
         taken = sampler.take_block(turns, _batch(estimate_s * per_sample, count, options, burst), per_sample, before)
         parts.append(taken)
         count += len(taken.samples_s)
         rule.add(taken.samples_s, per_sample)
-        progress()
-    return parts
+        spent_s = clock.now() - start_s - sampler.lost_s
+        if rule.done() or spent_s >= limit_s:
+            return parts, False
+        if spent_s > 0 and rule.beyond_reach(limit_s / spent_s):
+            return parts, True
 
 
 def _blocks(parts: Sequence[Taken], options: Timing, watch: Watch) -> tuple[Block, ...]:

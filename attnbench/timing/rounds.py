@@ -6,6 +6,7 @@ weighs on all arms alike: ABBA or BAAB for two arms.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -20,9 +21,8 @@ SHARE_THAT_FITS = 0.5
 class Arm(Protocol):
     """One of the things compared."""
 
-    @property
-    def done(self) -> bool:
-        """Whether its own stopping rule has enough."""
+    def enough(self, more: float) -> bool:
+        """Whether its own stopping rule has enough, or would not have with `more` times as many samples either."""
 
     def take(self, round: int, growth: int) -> None:
         """Measures one block, `growth` times as long as the shortest. May raise; that ends the rounds."""
@@ -52,16 +52,22 @@ def _williams(arms: int) -> list[tuple[int, ...]]:
     return [tuple((column + shift) % arms for column in first) for shift in range(arms)]
 
 
-def take_turns(arms: Sequence[Arm], seed: int, limit_s: float, now: Callable[[], float]) -> None:
-    """Whole rounds, one at least, until every arm has enough or the next round would not fit into limit_s."""
+def take_turns(arms: Sequence[Arm], seed: int, limit_s: float, now: Callable[[], float]) -> bool:
+    """Whole rounds, one at least, until every arm has enough or the next round would not fit into limit_s; whether that
+    was since all had enough."""
     started = round_started = now()
-    for number, order in enumerate(orders(len(arms), seed)):
-        for place in order:
+    turns, number = orders(len(arms), seed), 0
+    while True:
+        for place in next(turns):
             arms[place].take(number, growth(number))
         ended = now()
-        if all(arm.done for arm in arms) or ended - started + SHARE_THAT_FITS * (ended - round_started) > limit_s:
-            return
-        round_started = ended
+        spent_s = ended - started
+        more = limit_s / spent_s if spent_s > 0 else math.inf
+        if all(arm.enough(more) for arm in arms):
+            return True
+        if spent_s + SHARE_THAT_FITS * (ended - round_started) > limit_s:
+            return False
+        round_started, number = ended, number + 1
 
 
 def growth(number: int) -> int:

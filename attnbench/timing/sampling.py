@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 from attnbench.backend import Call, Outputs
@@ -23,6 +24,8 @@ COOL_DOWN_S = 5.0
 # Significant digits kept of a sample: far below any timer's resolution, and half the size of a double's.
 KEPT_DIGITS = 9
 BACKWARDS = "a clock went backwards"
+# Multiples of the golden ratio, less their whole part, cover 0 to 1 evenly and never repeat.
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class Timer(Protocol):
@@ -201,7 +204,11 @@ def join(parts: Sequence[Taken], watch: Watch) -> Taken:
 
 
 def thin(samples: Sequence[float], most: int) -> Sequence[float]:
-    """At most `most` samples, evenly spaced in time order."""
+    """At most `most` samples in time order: one from each of so many equal stretches, at places that do not repeat, or
+    of calls that alternate between two speeds only one would be kept."""
     if len(samples) <= most:
         return samples
-    return [samples[i * len(samples) // most] for i in range(most)]
+    edges = [place * len(samples) // most for place in range(most + 1)]
+    return [
+        samples[start + int(place * GOLDEN % 1 * (end - start))] for place, (start, end) in enumerate(pairwise(edges))
+    ]

@@ -68,15 +68,15 @@ def _in_turns(problem: Problem, held: Sequence[Checked], process: int) -> Iterat
     for turn in announced:
         turn.warm_up()
     clock = problem.watch.clock
-    limit_s = len(arms) * problem.timing.max_time_s
-    take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
+    limit_s = sum(times.limit_s for times in timed)
+    early = take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
     for arm, times in zip(arms, timed):
         problem.phases.backend = arm.name
-        yield guarded(problem, arm.checked.record, partial(_recorded, arm, times, names, seed), DURING)
+        yield guarded(problem, arm.checked.record, partial(_recorded, arm, times, names, seed, early), DURING)
 
 
-def _recorded(arm: Prepared, times: TimedArm, names: Sequence[str], seed: int) -> Record:
-    return arm.record(times.measurement(names, seed))
+def _recorded(arm: Prepared, times: TimedArm, names: Sequence[str], seed: int, early: bool) -> Record:
+    return arm.record(times.measurement(names, seed, early))
 
 
 def order_seed(case_key: str, names: Sequence[str]) -> int:
@@ -138,9 +138,8 @@ class _Announced:
     def __init__(self, problem: Problem, checked: Checked, arm: TimedArm):
         self._problem, self._checked, self._arm = problem, checked, arm
 
-    @property
-    def done(self) -> bool:
-        return self._arm.done
+    def enough(self, more: float) -> bool:
+        return self._arm.enough(more)
 
     def warm_up(self) -> None:
         self._at_work(self._arm.warm_up)

@@ -18,6 +18,7 @@ from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement
 from attnbench.records.record import Accuracy, Record
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
+from attnbench.timing.stopping import IN_WORDS
 from attnbench.timing.timers import make_flush, make_timer
 from attnbench.worker.memory import Peak, cpu_peak
 
@@ -78,7 +79,8 @@ class Prepared:
             reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
             return replace(base, status="incorrect", reason=reason, accuracy=accuracy)
         accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
-        warnings = base.warnings + rotation_warning(problem, len(self.calls))
+        doubts = tuple(words for flag, words in IN_WORDS.items() if flag in measurement.flags)
+        warnings = base.warnings + rotation_warning(problem, len(self.calls)) + doubts
         return replace(base, accuracy=accuracy, measurement=measurement, warnings=warnings)
 
     def _recheck(self, last: Outputs) -> Accuracy | None:

@@ -8,7 +8,8 @@ import pytest
 from fakes.report_runs import accuracy, failed, incorrect, ok, unsupported
 from rich.console import Console
 
-from attnbench.cli.terminal import MAX_ROWS, summary_table
+from attnbench.cli.terminal import MAX_ROWS, outcome_text, summary_table
+from attnbench.records.measurement import Block
 
 
 def printed(records, width=160):
@@ -34,6 +35,19 @@ def test_by_case_where_it_fits():
     assert first[:3] == ["bf16-d128-h16-full", "4k", "4"]
     assert first[3:] == ["1.000", "ms,", "550", "incorrect", "unsupported", "error:", "crash"]
     assert row(text, "8k") == ["8k", "4", "passed", "2.000", "ms,", "1100", "†"]
+
+
+def alternating(low_s, high_s):
+    """A measurement's blocks and flags of a call that is slow every other time."""
+    return {"blocks": (Block((low_s, high_s) * 15, 30),), "flags": ("two_speeds",), "converged": False}
+
+
+def test_both_speeds_of_a_call_that_has_two_are_shown():
+    record = ok("fa3", 1e-3, timing=alternating(1e-3, 2e-3))
+    assert row(printed([record]), "4k")[3:] == ["1.000", "ms", "or", "2.000", "ms,", "550", "or", "275", "†"]
+    assert outcome_text(record) == "1.000 ms or 2.000 ms"
+    unflagged = ok("fa3", 1e-3, timing={**alternating(1e-3, 2e-3), "flags": ()})
+    assert outcome_text(unflagged) == "1.500 ms", "a reader's own opinion of old records changes no number"
 
 
 def test_one_row_a_record_for_many_backends():

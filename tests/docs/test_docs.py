@@ -31,7 +31,7 @@ from attnbench.run.runner import STATUS_MEANS
 from attnbench.settings import Checks, Factors, Timing
 from attnbench.suite.load import parse_suite
 from attnbench.suite.schema import Exclude, SuiteModel
-from attnbench.timing import conditions, timers
+from attnbench.timing import conditions, stopping, timers
 
 TOP = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
 SITE = sorted((ROOT / "docs").rglob("*.md"))
@@ -451,7 +451,7 @@ def test_what_a_real_run_holds_is_documented():
 
 
 def test_every_flag_is_documented():
-    flags = {value for module in (conditions, timers) for name, value in vars(module).items()
+    flags = {value for module in (conditions, stopping, timers) for name, value in vars(module).items()
              if name.isupper() and isinstance(value, str) and value == name.lower()}  # fmt: skip
     assert {"power_capped", "unblocked"} <= flags and sorted(RECORDS.names("Flags")) == sorted(flags)
 

@@ -50,10 +50,10 @@ class FakeTimer:
 
 
 class FakeRule:
-    """Done after so many samples."""
+    """Done after so many samples, hopeless where the time allows no more than so many times as many."""
 
-    def __init__(self, enough):
-        self.enough, self.seen, self.calls_per_sample = enough, [], set()
+    def __init__(self, enough, hopeless_below=0.0):
+        self.enough, self.hopeless_below, self.seen, self.calls_per_sample = enough, hopeless_below, [], set()
 
     def add(self, samples_s, calls_per_sample):
         self.seen += samples_s
@@ -64,6 +64,12 @@ class FakeRule:
 
     def unmet(self):
         return () if self.done() else (f"{len(self.seen)} of {self.enough}",)
+
+    def beyond_reach(self, more):
+        return more < self.hopeless_below
+
+    def flags(self):
+        return ()
 
 
 OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=2.0, warmup_s=0.25, settle_s=0.0)

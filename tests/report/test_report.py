@@ -481,3 +481,13 @@ def test_committed_reports_are_what_the_committed_runs_say(name, tmp_path):
 
 def test_every_committed_report_is_tested():
     assert {path.stem for path in (ROOT / "reports").glob("*.md")} == set(REPORTS)
+
+
+def test_both_speeds_of_a_call_that_has_two_are_shown(tmp_path):
+    timing = {"blocks": (Block((1e-3, 2e-3) * 15, 30),), "flags": ("two_speeds",), "converged": False,
+              "unmet": ("two speeds, 1.000 ms and 2.000 ms: the median between them is neither",)}  # fmt: skip
+    run = write_run(tmp_path / "run", [ok("fa3", 1e-3, timing=timing), ok("fa2", 3e-3)])
+    write_report([run], tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "550 or 275 †" in text and "1.000 ms or 2.000 ms" in text and "1.500 ms" not in text
+    assert "did not converge: two speeds, 1.000 ms and 2.000 ms" in text

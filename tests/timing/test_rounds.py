@@ -56,16 +56,16 @@ class Machine:
     """A clock and arms whose blocks take as long as they say."""
 
     def __init__(self, *lengths_s, enough=10**9):
-        self.now_s, self.taken = 50.0, []
+        self.now_s, self.taken, self.asked = 50.0, [], []
         self.arms = [self.Arm(self, name, length_s, enough) for name, length_s in enumerate(lengths_s)]
 
     class Arm:
         def __init__(self, machine, name, length_s, enough):
-            self.machine, self.name, self.length_s, self.enough, self.blocks = machine, name, length_s, enough, []
+            self.machine, self.name, self.length_s, self.needs, self.blocks = machine, name, length_s, enough, []
 
-        @property
-        def done(self):
-            return len(self.blocks) >= self.enough
+        def enough(self, more):
+            self.machine.asked.append(more)
+            return len(self.blocks) >= self.needs
 
         def take(self, round, growth):
             self.blocks.append((round, growth))
@@ -73,17 +73,23 @@ class Machine:
             self.machine.now_s += self.length_s * growth
 
     def run(self, limit_s, seed=0):
-        take_turns(self.arms, seed, limit_s, lambda: self.now_s)
+        self.early = take_turns(self.arms, seed, limit_s, lambda: self.now_s)
         return self
 
 
 def test_rounds_end_when_all_have_enough_and_not_before():
     machine = Machine(0.1, 0.1)
-    machine.arms[0].enough, machine.arms[1].enough = 2, 7
+    machine.arms[0].needs, machine.arms[1].needs = 2, 7
     machine.run(limit_s=100)
     assert [len(arm.blocks) for arm in machine.arms] == [8, 8], "whole rounds, both arms alike"
     assert [round for round, _ in machine.arms[0].blocks] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert machine.taken == [arm for order in first(2, 0, 4) for arm in order]
+    assert machine.early and not Machine(0.1, 0.1).run(limit_s=1).early
+
+
+def test_arms_are_asked_with_what_the_time_left_allows():
+    machine = Machine(0.1).run(limit_s=2.0)
+    assert machine.asked == pytest.approx([2.0 / (0.2 * round) for round in range(1, 11)])
 
 
 def test_the_first_round_is_whole_however_long_it_takes_and_the_rest_keeps_to_the_limit():

@@ -38,7 +38,7 @@ def test_a_block_tells_when_it_was_taken_and_under_what():
     assert found.samples_s == (0.01, 0.03, 0.02)
     assert (found.start_s, found.end_s) == (1000.0, pytest.approx(1000.12))
     block = found.block(process=2, round=5, arm="b", keep=2)
-    assert block.samples_s == (0.01, 0.03) and block.sample_count == 3
+    assert block.samples_s == (0.01, 0.02) and block.sample_count == 3
     assert (block.process, block.round, block.arm, block.start_s) == (2, 5, "b", 1000.0)
     assert block.duration_s == block.conditions.sm_clock_mhz == pytest.approx(0.12)
 
