@@ -57,16 +57,16 @@ def warm_up(
     Calls so long that the limit passes meanwhile get no further window.
     """
     started = clock.now()
-    estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
+    estimate_s = mean_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, None))
     previous = None
     while clock.now() - started < WARMUP_LIMIT * window_s + settle_s:
         window_started = clock.now()
         per_sample = timer.region(estimate_s)
-        count = max(WARMUP_CALLS, math.ceil(window_s / (estimate_s * per_sample)))
+        count = max(WARMUP_CALLS, math.ceil(window_s / (mean_s * per_sample)))
         samples = timer.take(calls, count, per_sample, None)
         conditions = watch.between(window_started, clock.now()) if watch else None
         found = _Window.of(samples, timer, conditions.sm_clock_mhz if conditions else None)
-        estimate_s = found.median_s
+        estimate_s, mean_s = found.median_s, statistics.fmean(samples)
         if previous is not None and found.agrees(previous) and clock.now() - started >= settle_s:
             break
         previous = found
@@ -185,15 +185,17 @@ def _sample(
     burst, clock = options.regime == "burst", sampler.clock
     per_sample = sampler.timer.region(estimate_s)
     parts: list[Taken] = []
-    start_s, count = clock.now(), 0
+    start_s, count, sample_s = clock.now(), 0, estimate_s * per_sample
     while True:
         if burst:
             clock.sleep(BURST_IDLE_S)
-        taken = sampler.take_block(turns, _batch(estimate_s * per_sample, count, options, burst), per_sample, before)
+        taken = sampler.take_block(turns, _batch(sample_s, count, options, limit_s), per_sample, before)
         parts.append(taken)
         count += len(taken.samples_s)
         rule.add(taken.samples_s, per_sample)
         spent_s = clock.now() - start_s - sampler.lost_s
+        if not burst:  # whose idle seconds are no sample's
+            sample_s = max(sample_s, spent_s / count)  # more than the median where others take the CPU
         if rule.done() or spent_s >= limit_s:
             return parts, False
         if spent_s > 0 and rule.beyond_reach(limit_s / spent_s):
@@ -222,10 +224,10 @@ def region_calls(estimate_s: float, resolution_s: float) -> int:
     return max(1, math.ceil(REGION_RESOLUTIONS * resolution_s / estimate_s))
 
 
-def _batch(sample_s: float, taken: int, options: Timing, burst: bool) -> int:
+def _batch(sample_s: float, taken: int, options: Timing, limit_s: float) -> int:
     """Samples to take before the stopping rule is asked again: a fifth of what it needs at least, later a tenth of
     those taken, since the rule looks at all of them each time."""
-    if burst:
+    if options.regime == "burst":
         return max(1, min(options.min_samples, int(BURST_WORK_S / sample_s)))
     wanted = max(options.min_samples / 5, options.min_time_s / 5 / sample_s, taken / 10)
-    return max(1, math.ceil(min(wanted, options.max_time_s / 5 / sample_s)))
+    return max(1, math.ceil(min(wanted, limit_s / 5 / sample_s)))

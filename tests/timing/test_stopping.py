@@ -229,6 +229,21 @@ def test_warm_up_on_a_cpu_takes_noise_for_noise_and_a_trend_for_a_trend():
     assert 4 < spent(falling, "cpu") <= WARMUP_LIMIT, "not before the calls have stopped becoming faster"
 
 
+def disturbed(factor=60):
+    """Nine in ten calls of 1 ms, and one that others hold up: the mean is several times the median."""
+    return itertools.cycle([0.001] * 9 + [0.001 * factor])
+
+
+def test_windows_and_batches_keep_to_their_seconds_where_calls_are_held_up():
+    found, spent_s = timed(disturbed(), max_time_s=3.0)
+    assert found.warmup_s < 3 * 0.25 * 7 and spent_s < 3.0 + 3.0 / 5
+    clock = FakeClock()
+    timer = FakeTimer(clock, disturbed())
+    timer.name = "cpu"
+    warm_up(itertools.cycle(COUNTED), timer, clock, 0.25)
+    assert all(count < 50 for count, _ in timer.takes[2:]), "0.25 s of calls that take 7 ms in the mean"
+
+
 def test_the_rule_has_what_the_time_out_leaves():
     found, spent_s = timed(noise(1, 0.3, 0.2), name="events", timeout_s=5.0, settle_s=0.0, min_time_s=4.0)
     assert not found.converged and found.warmup_s + spent_s < 5.0 + 0.5
