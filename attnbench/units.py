@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 # Unit hints of metrics (see `metrics.Metric.unit`).
 SECONDS, TFLOPS, BYTES, BYTES_PER_S, PERCENT, RATIO, ERROR = "s", "TFLOPS", "B", "B/s", "%", "x", "error"
@@ -51,6 +52,25 @@ def error(value: float) -> str:
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 case`, `1,200 cases`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+class RateUnit(NamedTuple):
+    """A unit of rates, and how many FLOP/s it is."""
+
+    name: str
+    flops_per_s: float
+
+    def show(self, flops_per_s: float) -> str:
+        """Three digits, without the unit."""
+        return significant(flops_per_s / self.flops_per_s, 3)
+
+
+def rate_unit(highest_flops_per_s: float) -> RateUnit:
+    """The unit of a table or figure whose highest rate this is: GFLOPS below 0.1 TFLOPS."""
+    return RateUnit("TFLOPS", 1e12) if highest_flops_per_s >= 1e11 or not highest_flops_per_s else GFLOPS
+
+
+GFLOPS = RateUnit("GFLOPS", 1e9)
 
 
 def lengths(count: int) -> str:

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "errors": "",
     "paths": "",
     "units": "",
+    "screen": "",
     "settings": "",
     "messages": "case settings",
     "machine": "",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,13 +23,12 @@ from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run.emulated import emulated_names, emulated_twins
 from attnbench.run.process import RunError
 from attnbench.run.runner import RESULTS, STATUS_MEANS, Outcome, Request, choose_device, run_suite, unknown_backend
+from attnbench.screen import shell_command, wrapped
 from attnbench.suite.load import load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 
 # Cases that a budget left no time for, named one a line.
 SHOWN_NOT_RUN = 10
-# Columns of the summary where the output is no terminal.
-LOG_WIDTH = 140
 # What a plugin's backend counts as where only built-in ones are known by name.
 PLAIN = Base()
 # Exit statuses, the gravest first.
@@ -207,20 +204,17 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
         print_nothing_ran(outcome)
         return
 
-    from rich.console import Console
-
-    from attnbench.cli.terminal import summary_table
+    from attnbench.cli.diagnosis import diagnosis, printed_table
 
     if outcome.records:
-        width = None if sys.stdout.isatty() else LOG_WIDTH
-        Console(width=width).print(summary_table(outcome.records))
-    click.echo(time_split(outcome))
+        printed_table(outcome.records, outcome.path)
+    say(time_split(outcome))
     for text in (*spoilt(outcome.records), *outcome.suspicions):
-        click.echo(f"suspect: {text}")
+        say(f"suspect: {text}")
     for text in outcome.notes:
-        click.echo(f"note: {text}")
+        say(f"note: {text}")
     for text in outcome.incomplete:
-        click.echo(f"incomplete: {text}")
+        say(f"incomplete: {text}")
     for key in outcome.not_run[:SHOWN_NOT_RUN]:
         click.echo(f"not run: {key}")
     if len(outcome.not_run) > SHOWN_NOT_RUN:
@@ -229,12 +223,20 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
     counted = ", ".join(
         f"{counts[status]} {status}" for status in ("ok", "incorrect", "error", "unsupported") if counts[status]
     )
-    click.echo(f"records: {outcome.path} ({counted or 'none'})")
+    say(f"records: {outcome.path} ({counted or 'none'})")
     if outcome.interrupted or outcome.incomplete:
         further = [word for spec in plugins for word in ("--plugin", spec)]
-        click.echo(f"go on with: {shlex.join(['attnbench', 'run', '--resume', str(outcome.path), *further])}")
+        command = shell_command(["attnbench", "run", "--resume", str(outcome.path), *further], "go on with: ")
+        click.echo("\n".join(command))
+    for line in diagnosis(outcome.records, outcome.path):
+        click.echo(line)
     status = outcome.exit_status
-    click.echo(f"exit status {status}: {STATUS_MEANS[status]}")
+    say(f"exit status {status}: {STATUS_MEANS[status]}")
+
+
+def say(text: str) -> None:
+    """In lines that fit the terminal."""
+    click.echo("\n".join(wrapped(text)))
 
 
 def print_nothing_ran(outcome: Outcome) -> None:
@@ -242,14 +244,14 @@ def print_nothing_ran(outcome: Outcome) -> None:
     by_reason: dict[str, list[str]] = {}
     for name, reason in outcome.unavailable.items():
         by_reason.setdefault(reason.partition("\n")[0], []).append(name)
-    click.echo("nothing ran: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()))
+    say("nothing ran: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()))
     others = [name for name in outcome.able if not builtin().get(name, PLAIN).by_name_only]
     emulated = any(name in outcome.able for name in emulated_names())
     ours = "; our kernels, judged in the CPU emulation, with --emulated --budget 10m" if emulated else ""
-    click.echo(f"here run, with --backend NAME: {', '.join(others) or 'none'}{ours}")
+    say(f"here run, with --backend NAME: {', '.join(others) or 'none'}{ours}")
     status = outcome.exit_status
     counted = f"{len(outcome.records)} unsupported"
-    click.echo(f"records: {outcome.path} ({counted}); exit status {status}: {STATUS_MEANS[status]}")
+    say(f"records: {outcome.path} ({counted}); exit status {status}: {STATUS_MEANS[status]}")
 
 
 def spoilt(records: Sequence[Record]) -> tuple[str, ...]:

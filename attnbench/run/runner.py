@@ -39,9 +39,9 @@ STATUS_MEANS = {
 
 
 class Progress(Protocol):
-    """Told what happens; a bar on a terminal, plain lines elsewhere."""
+    """Told what happens; a bar on a terminal, plain lines elsewhere. todo: the jobs with the backends still to run."""
 
-    def begin(self, records: int, taken: int) -> None: ...
+    def begin(self, records: int, taken: int, todo: Sequence[tuple[Job, Sequence[str]]]) -> None: ...
 
     def phase(self, job: Job, backend: str, phase: str) -> None: ...
 
@@ -53,7 +53,7 @@ class Progress(Protocol):
 class Silent:
     """For a run of which nobody expects anything: its backends cannot run here, and each record says so."""
 
-    def begin(self, records: int, taken: int) -> None: ...
+    def begin(self, records: int, taken: int, todo: Sequence[tuple[Job, Sequence[str]]]) -> None: ...
 
     def phase(self, job: Job, backend: str, phase: str) -> None: ...
 
@@ -211,7 +211,7 @@ def _run_jobs(
 ) -> None:
     todo = _todo(jobs, backends, writer.taken)
     total = len(jobs) * len(backends)
-    request.progress.begin(total, total - sum(len(wanted) for _, wanted in todo))
+    request.progress.begin(total, total - sum(len(wanted) for _, wanted in todo), todo)
     for number, (job, wanted) in enumerate(todo):
         if request.budget_s is not None and time.monotonic() - started > request.budget_s:
             outcome.not_run = tuple(left.case.key for left, _ in todo[number:])
