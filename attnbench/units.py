@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import NamedTuple
 
 # Unit hints of metrics (see `metrics.Metric.unit`).
@@ -65,12 +66,22 @@ class RateUnit(NamedTuple):
         return significant(flops_per_s / self.flops_per_s, 3)
 
 
-def rate_unit(highest_flops_per_s: float) -> RateUnit:
-    """The unit of a table or figure whose highest rate this is: GFLOPS below 0.1 TFLOPS."""
-    return RateUnit("TFLOPS", 1e12) if highest_flops_per_s >= 1e11 or not highest_flops_per_s else GFLOPS
+TFLOPS_UNIT, GFLOPS_UNIT = RateUnit("TFLOPS", 1e12), RateUnit("GFLOPS", 1e9)
+# Below so much a rate is told in GFLOPS.
+LEAST_TFLOPS = 0.1
 
 
-GFLOPS = RateUnit("GFLOPS", 1e9)
+def rate_unit(*flops_per_s: float) -> RateUnit:
+    """The unit that suits half of these rates at least, for a table or figure of them; TFLOPS where there are none."""
+    if not flops_per_s:
+        return TFLOPS_UNIT
+    return GFLOPS_UNIT if statistics.median(flops_per_s) < LEAST_TFLOPS * 1e12 else TFLOPS_UNIT
+
+
+def show_rate(flops_per_s: float, digits: int = 3) -> str:
+    """A rate with the unit that suits it."""
+    unit = rate_unit(flops_per_s)
+    return f"{significant(flops_per_s / unit.flops_per_s, digits)} {unit.name}"
 
 
 def lengths(count: int) -> str:
@@ -82,7 +93,7 @@ def lengths(count: int) -> str:
 
 _SHOW = {
     SECONDS: show_time,
-    TFLOPS: lambda value: f"{significant(value, 3)} TFLOPS",
+    TFLOPS: lambda value: show_rate(value * 1e12),
     BYTES: show_bytes,
     BYTES_PER_S: lambda value: f"{significant(value / 1e9, 3)} GB/s",
     PERCENT: lambda value: f"{significant(value, 3)} %",

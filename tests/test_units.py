@@ -34,3 +34,17 @@ def test_show_by_unit(value, unit, shown):
 @pytest.mark.parametrize("count, shown", [(512, "512"), (1024, "1k"), (1000, "1000"), (16384, "16k"), (1536, "1536")])
 def test_lengths(count, shown):
     assert units.lengths(count) == shown
+
+
+@pytest.mark.parametrize("rates, unit, shown", [
+    ((0.0999e12,), "GFLOPS", "99.9"), ((0.1e12,), "TFLOPS", "0.100"), ((652e12, 1e9, 600e12), "TFLOPS", "652"),
+    ((120e9, 40e9, 60e9), "GFLOPS", "120"), ((), "TFLOPS", None),
+])  # fmt: skip
+def test_a_table_has_the_unit_that_suits_most_of_its_rates(rates, unit, shown):
+    found = units.rate_unit(*rates)
+    assert found.name == unit and (shown is None or found.show(rates[0]) == shown)
+
+
+def test_a_rate_by_itself_has_the_unit_that_suits_it():
+    assert units.show_rate(79.63e9, 4) == "79.63 GFLOPS" and units.show_rate(702e12, 4) == "702.0 TFLOPS"
+    assert units.show(0.0796, units.TFLOPS) == "79.6 GFLOPS"

@@ -66,7 +66,7 @@ class Summary:
         self._timed = timed_cells(cells)
         self._widths = Widths.of(tuple(self._timed.values()))
         self._baseline = preferred(self._timed)
-        self._unit: RateUnit = rate_unit(max((result.flops_per_s for result in self._timed.values()), default=0.0))
+        self._unit: RateUnit = rate_unit(*(result.flops_per_s for result in self._timed.values()))
         self._races = {race.case: race for race in races(self._timed)}
         self._groups = self._grouped()
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.units import rate_unit
+
 START, PERIODIC, END = "start", "periodic", "end"
 # A run with something left to time looks at the machine again after so long.
 PERIOD_S = 300.0
@@ -70,7 +72,7 @@ def _drifted(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if drift.relative > DRIFT_LIMIT:
             yield (
                 f"its own {drift.name} rate moved by {drift.relative:.1%} over {drift.count} sentinels "
-                f"({_rate(drift.figure, drift.lowest)} to {_rate(drift.figure, drift.highest)}, "
+                f"({_rate(drift, drift.lowest)} to {_rate(drift, drift.highest)}, "
                 f"limit {DRIFT_LIMIT:.0%})"
             )
 
@@ -95,5 +97,9 @@ def figures(rows: Sequence[Mapping[str, Any]], figure: str) -> list[float]:
     return [row[figure] for row in rows if isinstance(row.get(figure), (int, float)) and row[figure] > 0]
 
 
-def _rate(figure: str, value: float) -> str:
-    return f"{value / 1e12:.4g} TFLOPS" if figure == GEMM else f"{value / 1e9:.4g} GB/s"
+def _rate(drift: Drift, value: float) -> str:
+    """In one unit for both ends."""
+    if drift.figure != GEMM:
+        return f"{value / 1e9:.4g} GB/s"
+    unit = rate_unit(drift.lowest, drift.highest)
+    return f"{value / unit.flops_per_s:.4g} {unit.name}"

@@ -18,7 +18,8 @@ from attnbench.case import DTYPES, Case, LaterCase
 from attnbench.records.environment import Machine
 from attnbench.records.result import Result, TimedResult, latest, results
 from attnbench.records.store import Run
-from attnbench.units import count, lengths
+from attnbench.report.trust import Widths
+from attnbench.units import RateUnit, count, lengths, rate_unit
 
 # What a table varies over, in the order of its columns and of its rows.
 ROW_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale", "seqlen_k", "seqlen_q",
@@ -126,6 +127,15 @@ class ReportData:
     @cached_property
     def timed(self) -> TimedCells:
         return timed_cells(self.cells)
+
+    @cached_property
+    def unit(self) -> RateUnit:
+        """Of every rate in the report's tables and figures, so that they can be read side by side."""
+        return rate_unit(*(result.flops_per_s for result in self.timed.values()))
+
+    @cached_property
+    def widths(self) -> Widths:
+        return Widths.of(tuple(self.timed.values()))
 
     @cached_property
     def by_dtype(self) -> Mapping[str, Cells]:

@@ -16,7 +16,7 @@ from attnbench.markdown import code, table
 from attnbench.records.record import EMULATED
 from attnbench.records.result import Result
 from attnbench.report.data import ReportData, family_title
-from attnbench.units import count, lengths, show_bytes, significant
+from attnbench.units import lengths, show_bytes, significant
 
 HEADERS = (
     "seqlen", "inputs", "kernel", "verdict", "error / limit", "read", "written", "of compulsory", "of standard",
@@ -164,11 +164,3 @@ def _closest(result: Result) -> str:
     accuracy = result.record.accuracy
     shares = [check.value / check.limit for check in accuracy.checks if check.limit > 0] if accuracy else []
     return significant(max(shares), 2) if shares else "—"
-
-
-def summary_line(data: ReportData) -> Iterator[str]:
-    """What the report's summary says of them, where any ran."""
-    records = [result for result in data.cells.values() if EMULATED in (result.record.kernel or {})]
-    if records:
-        right = sum(result.record.status == "ok" for result in records)
-        yield f"- **Our kernels, emulated**: {right} of {count(len(records), 'case')} right; counted, never timed."

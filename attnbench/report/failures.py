@@ -9,6 +9,7 @@ from attnbench.markdown import anonymous, bullets, code, details, fence, numberl
 from attnbench.records.environment import gpu_of
 from attnbench.records.result import Result
 from attnbench.records.sentinels import why_suspect
+from attnbench.report.causes import cut, size
 from attnbench.report.data import Cells, LabelledRun, ReportData
 from attnbench.report.errors import accuracy_of, ratio
 from attnbench.units import count, significant
@@ -81,8 +82,7 @@ def _first_line(result: Result) -> str:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= REASON_LETTERS else text[: REASON_LETTERS - 1] + "…"
+    return cut(text, REASON_LETTERS)
 
 
 def _inline(members: Sequence[Entry]) -> str:
@@ -115,6 +115,12 @@ def _record_warnings(data: ReportData) -> Iterator[str]:
 
 
 def _unconverged(data: ReportData) -> Iterator[str]:
+    if data.widths.mostly_loose:  # told in the summary; a line each would be a line a measurement
+        yield (
+            f"{data.widths.loose:,} of {count(data.widths.timed, 'measurement')} did not converge; which condition was "
+            "not met, each record says (`measurement.unmet`)."
+        )
+        return
     groups = _Alike()
     for (case, series), result in data.timed.items():
         measurement = result.measurement
@@ -173,15 +179,16 @@ MAX_ROWS = 1000
 
 
 def incorrect_sections(entries: Sequence[Entry]) -> list[str]:
-    case, series, result = entries[0]
+    case, series, result = min(entries, key=lambda entry: size(entry[0]))
     example = f"attnbench repro results/{result.run} {case.key} {series.split(' (')[0]}"
     return [
         f"### Incorrect ({len(entries):,})",
-        "A case that fails a check is not timed.",
+        "A case that fails a check is not timed. A standalone script that shows the smallest again:",
+        fence(example, "sh"),
+        *_places(entries),
+        "### By rule",
         _rules(entries[:MAX_ROWS]),
         *([f"And {len(entries) - MAX_ROWS:,} more, in `attnbench.load(run)`."] if len(entries) > MAX_ROWS else []),
-        f"A standalone script that reproduces one of them:\n\n{fence(example, 'sh')}",
-        *_places(entries),
     ]
 
 

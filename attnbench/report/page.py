@@ -17,6 +17,7 @@ from attnbench.records.environment import gpu_of, section
 from attnbench.records.measurement import Measurement
 from attnbench.records.stats import CONFIDENCE, OUTLIER_Z
 from attnbench.report import plots
+from attnbench.report.causes import FAILED
 from attnbench.report.data import LabelledRun, ReportData, gather
 from attnbench.report.emulated import emulated_section
 from attnbench.report.errors import error_sections
@@ -50,19 +51,23 @@ def _write(data: ReportData, output: Path, folder: Path) -> None:
     for old in folder.glob("*.svg"):
         old.unlink()
     rates = plots.rate_plots(data, folder)
+    failed = any(result.record.status in FAILED for result in data.cells.values())
+    incomplete = incomplete_section(data)
     memory = plots.memory_plots(data, folder)
     errors = plots.error_plots(data, folder)
+    first = rates or errors
     sections = [
         title(data),
-        *summary_section(data),
+        *summary_section(data, first[:1]),
+        *(incomplete if failed else ()),
         *environment_section(data),
-        *speed_sections(data, rates),
+        *speed_sections(data, rates[1:]),
         *memory_section(data, memory),
         *telemetry_section(data),
-        *error_sections(data, errors),
+        *error_sections(data, errors if rates else errors[1:]),
         *accuracy_lab_sections(data, folder),
         *emulated_section(data),
-        *incomplete_section(data),
+        *(() if failed else incomplete),
         *warnings_section(data),
         *conventions_section(data),
         *reproduce_section(data),
@@ -124,7 +129,7 @@ def _facts(entry: LabelledRun) -> Iterator[tuple[str, str]]:
     yield "memory", _text(environment.get("memory_bytes"), units.show_bytes)
     yield from _gpu_facts(environment)
     gemm = entry.machine.gemm_flops_per_s
-    yield "own bf16 GEMM", _text(gemm, lambda rate: f"{units.significant(rate / 1e12, 4)} TFLOPS")
+    yield "own bf16 GEMM", _text(gemm, lambda rate: units.show_rate(rate, 4))
     yield "operating system", _text(section(environment, "os").get("distribution"))
     yield "Python", _text(section(environment, "python").get("version"))
     yield "torch", _text(section(worker, "torch").get("version") or versions.get("torch"))
@@ -189,6 +194,9 @@ def conventions_section(data: ReportData) -> list[str]:
         "Times are medians over the kept samples. Their interval has at least "
         f"{100 * CONFIDENCE:.0f} % coverage unless another is given: order statistics of process, block or batch "
         f"medians, never of single samples. Outliers (modified Z over {OUTLIER_Z:g}) are flagged and kept.",
+        "By how much who is fastest: the geometric mean of the speedups of all cases; in brackets, of the least and of "
+        "the most that the intervals of both medians allow in each case (from the 10th to the 90th percentile where "
+        "there are too few samples for one).",
         f"Too close to call (level): medians within {100 * TIE:g} % of each other, or with intervals that overlap "
         "(from the 10th to the 90th percentile where there are too few samples for an interval).",
         "prep: what `prepare` did once before the first call, wall time (allocation, transposes, plans); for e4m3 and "

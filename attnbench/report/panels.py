@@ -13,7 +13,7 @@ from attnbench.records.record import RELATIVE_RMSE
 from attnbench.records.result import Result
 from attnbench.report.data import Cells, Family, ReportData, show_field
 from attnbench.report.speed import TIE
-from attnbench.units import lengths
+from attnbench.units import TFLOPS_UNIT, RateUnit, lengths
 
 PANEL_FIELDS = ("inputs", "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale")
 
@@ -24,7 +24,7 @@ Value = Callable[[Result], float | None]
 @dataclass(frozen=True)
 class Panel:
     """One plot. lines: points (seqlen, value) by series; quiet: the same for grey lines of reference; spans: (seqlen,
-    lowest, highest) by series, intervals of values that are wide enough to be seen.
+    lowest, highest) by series, intervals of values that are wide enough to be seen. peak: in FLOP/s; unit: of rates.
     """
 
     dtype: str
@@ -34,6 +34,7 @@ class Panel:
     failed: Points = ()
     spans: Mapping[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
     peak: float | None = None
+    unit: RateUnit = TFLOPS_UNIT
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -43,17 +44,22 @@ class Panel:
 
 
 def rate_panels(data: ReportData) -> list[Panel]:
-    """TFLOPS against seqlen."""
+    """Rates against seqlen, in the report's unit."""
+
+    def rate(result: Result) -> float | None:
+        return None if result.flops_per_s is None else result.flops_per_s / data.unit.flops_per_s
+
     return [
         Panel(
             dtype=cases[0].dtype,
             title=title,
-            lines=_lines(cells, data.series, _rate),
-            spans=_spans(cells),
+            lines=_lines(cells, data.series, rate),
+            spans=_spans(cells, data.unit),
+            unit=data.unit,
             peak=_only({result.peak_flops_per_s for result in cells.values() if result.statistics}),
         )
         for family in data.families
-        for title, cases, cells in _groups(family, _rate)
+        for title, cases, cells in _groups(family, rate)
     ]
 
 
@@ -91,18 +97,14 @@ def _peak_bytes(result: Result) -> float | None:
     return None if measurement is None or not measurement.peak_bytes else float(measurement.peak_bytes)
 
 
-def _rate(result: Result) -> float | None:
-    return None if result.flops_per_s is None else result.flops_per_s / 1e12
-
-
-def _spans(cells: Cells) -> dict[str, tuple[tuple[int, float, float], ...]]:
-    """Rates at both ends of the median's interval, in TFLOPS, where half its width is over TIE."""
+def _spans(cells: Cells, unit: RateUnit) -> dict[str, tuple[tuple[int, float, float], ...]]:
+    """Rates at both ends of the median's interval where half its width is over TIE."""
     spans: dict[str, list[tuple[int, float, float]]] = {}
     for (case, series), result in cells.items():
         interval, half = result.statistics.interval if result.statistics else None, result.half_width
         if interval is not None and half is not None and half > TIE:
-            flops = forward_flops(case)
-            ends = (case.seqlen_k, flops / interval.high_s / 1e12, flops / interval.low_s / 1e12)
+            flops = forward_flops(case) / unit.flops_per_s
+            ends = (case.seqlen_k, flops / interval.high_s, flops / interval.low_s)
             spans.setdefault(series, []).append(ends)
     return {series: tuple(sorted(found)) for series, found in spans.items()}
 

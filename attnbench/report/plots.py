@@ -1,4 +1,4 @@
-"""Figures of a report: TFLOPS, peak memory and error against seqlen, as SVG that is the same bytes every time.
+"""Figures of a report: rates, peak memory and error against seqlen, as SVG that is the same bytes every time.
 
 They stand on an opaque light card, so that they read in light and dark viewers alike. Series differ by colour, marker
 and dash; the colours are those that M. Okabe and K. Ito chose to be told apart with colour-vision deficiencies.
@@ -49,11 +49,13 @@ TITLE_LETTERS = 64
 PEAK_PARTS = (0.25, 0.5, 0.75, 1.0)
 # Keyword arguments of matplotlib's artists, which check them.
 Style = dict[str, Any]
+# Gives a panel its vertical axis, which all panels of the figure share: heights mean the same in each.
+Finish = Callable[[Axes, Panel, Sequence[Panel]], None]
 
 
 def rate_plots(data: ReportData, folder: Path) -> list[str]:
-    """Draws TFLOPS against seqlen into `folder`; returns the markdown that shows the figures."""
-    return _draw(rate_panels(data), data, folder, "tflops", "TFLOPS", _rate_axes)
+    """Draws rates against seqlen into `folder`; returns the markdown that shows the figures."""
+    return _draw(rate_panels(data), data, folder, "tflops", data.unit.name, _rate_axes)
 
 
 def memory_plots(data: ReportData, folder: Path) -> list[str]:
@@ -82,7 +84,7 @@ def prediction_plot(panels: Sequence[Panel], folder: Path) -> list[str]:
 
 
 def _draw(panels: Sequence[Panel], data: ReportData, folder: Path, name: str, label: str,
-          finish: Callable[[Axes, Panel], None]) -> list[str]:  # fmt: skip
+          finish: Finish) -> list[str]:  # fmt: skip
     """Saves the figures, each of one dtype, those panels first that show a failure, then those with the most lengths.
 
     Returns the markdown of each. Where there are too many, every dtype gets its first before any gets its second.
@@ -122,9 +124,7 @@ def _names(panels: Sequence[Panel], order: Sequence[str]) -> list[str]:
     return [series for series in order if any(series in panel.lines for panel in panels)]
 
 
-def _save(
-    panels: Sequence[Panel], order: Sequence[str], path: Path, title: str, finish: Callable[[Axes, Panel], None]
-) -> None:
+def _save(panels: Sequence[Panel], order: Sequence[str], path: Path, title: str, finish: Finish) -> None:
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     legend = _legend(panels, order)
@@ -140,7 +140,7 @@ def _save(
         for number, panel in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, columns, number)
             _panel(axes, panel, order)
-            finish(axes, panel)
+            finish(axes, panel, panels)
         figure.text(
             0.5, 1 - 0.5 * TITLE_HEIGHT / height, title, ha="center", va="center", fontsize=11, fontweight="bold"
         )
@@ -224,26 +224,30 @@ def _vertical(axes: Axes, places: Sequence[float], labels: Sequence[str], name: 
     axes.text(-0.15, 0.5, name, transform=axes.transAxes, ha="right", va="center", rotation=90)
 
 
-def _rate_axes(axes: Axes, panel: Panel) -> None:
-    highest = [high for spans in panel.spans.values() for _, _, high in spans]
-    top = 1.08 * max([*finite(panel.lines.values()), *highest])
+def _rate_axes(axes: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
+    highest = [high for each in panels for spans in each.spans.values() for _, _, high in spans]
+    top = 1.08 * max([*_values(panels), *highest])
     axes.set_ylim(0, top)
     ticks = [
         float(tick) for tick in MaxNLocator(MAX_TICKS, steps=(1, 2, 2.5, 5, 10)).tick_values(0, top) if tick <= top
     ]
     decimals = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
-    _vertical(axes, ticks, [f"{tick:.{decimals}f}" for tick in ticks], "TFLOPS")
+    _vertical(axes, ticks, [f"{tick:.{decimals}f}" for tick in ticks], panel.unit.name)
     for part in PEAK_PARTS:
-        if panel.peak and panel.peak / 1e12 * part < top:
-            height = panel.peak / 1e12 * part
+        if panel.peak and panel.peak / panel.unit.flops_per_s * part < top:
+            height = panel.peak / panel.unit.flops_per_s * part
             axes.axhline(height, color=QUIET, linewidth=0.9, dashes=(1, 2), zorder=1.5)
             axes.text(1.02, height, f"{100 * part:.0f} %\nof peak", transform=axes.get_yaxis_transform(),
                       va="center", fontsize=7, color=QUIET)  # fmt: skip
 
 
-def _memory_axes(axes: Axes, panel: Panel) -> None:
+def _values(panels: Sequence[Panel]) -> list[float]:
+    return [value for panel in panels for value in finite([*panel.lines.values(), *panel.quiet.values()])]
+
+
+def _memory_axes(axes: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     """Logarithmic, so that a power of the length is a line and its exponent the slope."""
-    values = finite(panel.lines.values())
+    values = _values(panels)
     low, high = 0.7 * min(values), 1.5 * max(values)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -252,8 +256,8 @@ def _memory_axes(axes: Axes, panel: Panel) -> None:
     _vertical(axes, ticks, [f"{tick / MIB:g}" for tick in ticks], "peak memory, MiB")
 
 
-def _error_axes(axes: Axes, panel: Panel) -> None:
-    values = finite([*panel.lines.values(), *panel.quiet.values()])
+def _error_axes(axes: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
+    values = _values(panels)
     low, high = 0.7 * min(values), 1.5 * max(values)
     axes.set_yscale("log")
     axes.set_ylim(low, high)

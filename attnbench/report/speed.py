@@ -13,7 +13,7 @@ from attnbench.markdown import anonymous, code, details, filled_table, listing, 
 from attnbench.records.result import Result, TimedResult
 from attnbench.records.stats import Statistics
 from attnbench.report.data import Family, ReportData, TimedCells, row_label
-from attnbench.units import significant
+from attnbench.units import RateUnit, significant
 
 # Two medians closer than this are level: the margin that a gate would ask for, and above the usual A/A noise.
 TIE = 0.01
@@ -28,28 +28,45 @@ def speed_sections(data: ReportData, plots: Sequence[str]) -> list[str]:
     families = [family for family in data.families if family.timed]
     if not families:
         return ["## Speed", "Nothing was timed."]
+    cells = Cell(data.unit, marked=not data.widths.mostly_loose)
     return [
         "## Speed",
-        "Each cell: TFLOPS · speedup over the baseline · % of the datasheet's peak, as far as there is one. "
-        f"Bold: the fastest, and any within {100 * TIE:g} % of it. ±: half the width of the median's interval, where "
-        f"over {100 * TIE:g} % (±?: too few samples to say). {UNCONVERGED}: did not converge. —: unsupported; empty: "
-        "no record."
+        f"Each cell: {data.unit.name} · speedup over the baseline · % of the datasheet's peak, as far as there is one. "
+        f"Bold: the fastest, and any within {100 * TIE:g} % of it. {_marks(data)}—: unsupported; empty: no record."
         + ("" if figures else f" {len(data.timed):,} measurements: all their figures are in `attnbench.load(run)`."),
         *plots,
-        *(part for family in families for part in _family_section(family, figures)),
+        *(part for family in families for part in _family_section(family, cells, figures)),
     ]
 
 
-def _family_section(family: Family, figures: bool) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """How a result is shown. marked: with its interval and whether it converged; not where wide intervals are the rule,
+    since every cell would have the marks."""
+
+    unit: RateUnit
+    marked: bool
+
+
+def _marks(data: ReportData) -> str:
+    if data.widths.mostly_loose:
+        return f"No cell has a mark: {data.widths.loose:,} of {data.widths.timed:,} did not converge. "
+    return (
+        f"±: half the width of the median's interval, where over {100 * TIE:g} % (±?: too few samples to say). "
+        f"{UNCONVERGED}: did not converge. "
+    )
+
+
+def _family_section(family: Family, cell: Cell, figures: bool) -> list[str]:
     shown = family.timed_series
     hidden = [series for series in family.series if series not in shown]
-    parts = [f"### {family.title}", _caption(family), _rate_table(family, shown), _time_table(family, shown)]
+    parts = [f"### {family.title}", _caption(family), _rate_table(family, shown, cell), _time_table(family, shown)]
     if hidden:
         parts.append(
             f"No measurement here, see [incomplete cases](#incomplete-cases): {listing(list(map(code, hidden)))}."
         )
     if figures:
-        parts.append(details("All figures", _figure_table(family)))
+        parts.append(details("All figures", _figure_table(family, cell)))
     return parts
 
 
@@ -64,7 +81,7 @@ def _caption(family: Family) -> str:
         sentences.append("No peak is known for this machine.")
     gemms = _known(result.gemm_flops_per_s for result in family.timed.values())
     if gemms:
-        shown = listing([f"{significant(gemm / 1e12, 4)} TFLOPS" for gemm in gemms])
+        shown = listing([units.show_rate(gemm, 4) for gemm in gemms])
         sentences.append(f"The run's own bf16 GEMM: {shown}{'' if peaks else ' (the % are of it)'}.")
     return " ".join(sentences)
 
@@ -74,36 +91,41 @@ def _known(rates: Iterable[float | None]) -> list[float]:
     return sorted({rate for rate in rates if rate is not None})
 
 
-def _rate_table(family: Family, shown: Sequence[str]) -> str:
+def _rate_table(family: Family, shown: Sequence[str], cell: Cell) -> str:
     rows = []
     for case, best_s in family.best_s.items():
         base = family.timed.get((case, family.baseline)) if family.baseline else None
         rows.append(
             row_label(case, family.varying)
             + [
-                _rate_cell(family.cells.get((case, series)), best_s, base, series == family.baseline)
+                _rate_cell(family.cells.get((case, series)), best_s, base, series == family.baseline, cell)
                 for series in shown
             ]
         )
     return table([*family.varying, *map(code, shown)], rows, left=len(family.varying))
 
 
-def _rate_cell(result: Result | None, best_s: float, base: TimedResult | None, is_base: bool) -> str:
+def _rate_cell(result: Result | None, best_s: float, base: TimedResult | None, is_base: bool, cell: Cell) -> str:
     if not isinstance(result, TimedResult):
         return outcome(result)
+    rates = " or ".join(map(cell.unit.show, result.rates_flops_per_s))
     if len(result.speeds_s) > 1:
-        return f"{' or '.join(significant(rate / 1e12, 3) for rate in result.rates_flops_per_s)} {UNCONVERGED}"
-    parts = [significant(result.flops_per_s / 1e12, 3)]
+        return f"{rates} {UNCONVERGED}"
+    parts = [rates]
     if result.time_s <= best_s * (1 + TIE):
         parts[0] = f"**{parts[0]}**"
-    if result.half_width is None or result.half_width > TIE:
+    if cell.marked and (result.half_width is None or result.half_width > TIE):
         parts[0] += plus_minus(result)
     if base is not None and not is_base:
         parts.append(speedup(base.time_s / result.time_s))
     ceiling = result.peak_flops_per_s or result.gemm_flops_per_s
     if ceiling:
         parts.append(percent(result.flops_per_s / ceiling))
-    return " · ".join(parts) + ("" if result.measurement.converged else f" {UNCONVERGED}")
+    return " · ".join(parts) + _loose(result, cell)
+
+
+def _loose(result: TimedResult, cell: Cell) -> str:
+    return f" {UNCONVERGED}" if cell.marked and not result.measurement.converged else ""
 
 
 def _time_table(family: Family, shown: Sequence[str]) -> str:
@@ -143,16 +165,18 @@ def _times(result: TimedResult, more_s: float = 0.0) -> str:
     return " or ".join(units.show_time(time_s + more_s) for time_s in result.speeds_s)
 
 
-def _figure_table(family: Family) -> str:
+def _figure_table(family: Family, cell: Cell) -> str:
     headers = [*family.varying, "backend", "median", "p10 – p90", "CI of median", "min", "stdev", "samples", "outliers",
                "prep", "prep + kernel", "compile", "peak memory", "GB/s", "% of GEMM"]  # fmt: skip
     order = {case: place for place, case in enumerate(family.cases)}
     timed = sorted(family.timed.items(), key=lambda item: order[item[0][0]])
-    rows = [[*row_label(case, family.varying), code(series), *_figures(result)] for (case, series), result in timed]
+    rows = [
+        [*row_label(case, family.varying), code(series), *_figures(result, cell)] for (case, series), result in timed
+    ]
     return filled_table(headers, rows, left=len(family.varying) + 1)
 
 
-def _figures(result: TimedResult) -> list[str]:
+def _figures(result: TimedResult, cell: Cell) -> list[str]:
     stats, measurement = result.statistics, result.measurement
     time, interval = units.show_time, stats.interval
     spread = "—" if stats.relative_stdev is None else f"{100 * stats.relative_stdev:.2f} %"
@@ -164,7 +188,7 @@ def _figures(result: TimedResult) -> list[str]:
         if interval.coverage < 0.95:
             half += f" ({100 * interval.coverage:.0f} %)"
     return [
-        _times(result) + ("" if measurement.converged else f" {UNCONVERGED}"),
+        _times(result) + _loose(result, cell),
         f"{time(stats.p10_s)} – {time(stats.p90_s)}",
         half,
         time(stats.min_s),
@@ -230,15 +254,16 @@ def races(timed: TimedCells) -> list[Race]:
     for case, entries in times.items():
         if len(entries) > 1:
             (best_s, winner), *others = sorted(entries)
-            _, high_s = _bounds(timed[case, winner].statistics)
-            lows = {series: _bounds(timed[case, series].statistics)[0] for _, series in others}
+            _, high_s = bounds(timed[case, winner].statistics)
+            lows = {series: bounds(timed[case, series].statistics)[0] for _, series in others}
             near = [name for time_s, name in others if time_s <= best_s * (1 + TIE) or lows[name] <= high_s]
             next_s, follower = others[0]
             found.append(Race(case, winner, near[0] if near else follower, next_s / best_s, bool(near)))
     return found
 
 
-def _bounds(found: Statistics) -> tuple[float, float]:
+def bounds(found: Statistics) -> tuple[float, float]:
+    """Of the median, in seconds: its interval, or the 10th and 90th percentile where there are too few samples."""
     interval = found.interval
     return (found.p10_s, found.p90_s) if interval is None else (interval.low_s, interval.high_s)
 

@@ -10,24 +10,23 @@ from attnbench.case import Case
 from attnbench.markdown import anonymous, code, filled_table, listing, plain
 from attnbench.records.measurement import REFERENCE_PREP
 from attnbench.records.result import Result, TimedResult
-from attnbench.records.sentinels import why_suspect
+from attnbench.report.answers import answers
 from attnbench.report.data import Cells, Family, ReportData, TimedCells, preferred, timed_cells
-from attnbench.report.emulated import summary_line
 from attnbench.report.errors import ratio
 from attnbench.report.fp8 import paper_headline
 from attnbench.report.memory import memory_headline
 from attnbench.report.speed import Race, close, leads, mean_and_range, percent, plus_minus, races, ratios, speedup, wins
-from attnbench.units import count, significant
+from attnbench.units import RateUnit, count, significant
 
 # The backend that emulates e4m3 in fp32.
 EMULATION = "fp8_emulated"
 
 
-def summary_section(data: ReportData) -> list[str]:
-    lines = [_counts(data), *_failures(data), *_stamps(data)]
-    lines += [*_highest_rate(data), *_fp8_against_16_bit(data), *paper_headline(data), *memory_headline(data)]
-    lines += [*summary_line(data), *_closest_to_limit(data)]
-    return ["## Summary", "\n".join(lines), *glance_section(data)]
+def summary_section(data: ReportData, figures: Sequence[str]) -> list[str]:
+    """The answers with the first figure, further findings, then the tables of dtypes and families."""
+    lines = [*_highest_rate(data), *_fp8_against_16_bit(data), *paper_headline(data), *memory_headline(data)]
+    lines += [*_closest_to_limit(data), _counts(data)]
+    return ["## Summary", *answers(data, figures), "\n".join(lines), *glance_section(data)]
 
 
 def _counts(data: ReportData) -> str:
@@ -84,18 +83,8 @@ def _highest_rate(data: ReportData) -> Iterator[str]:
     if result.gemm_flops_per_s:
         shares.append(f"{percent(result.flops_per_s / result.gemm_flops_per_s)} of the run's own GEMM")
     share = f" ({', '.join(shares)})" if shares else ""
-    rate = significant(result.flops_per_s / 1e12, 3)
-    yield f"- Highest rate: {code(series)}, {rate} TFLOPS{share} at {code(case.key)}."
-
-
-def _failures(data: ReportData) -> Iterator[str]:
-    bad = {key: result for key, result in data.cells.items() if result.record.status in ("incorrect", "error")}
-    if not bad:
-        yield "- Nothing was incorrect, crashed or hung."
-    else:
-        kinds = Counter((series, result.record.kind or "incorrect") for (_, series), result in bad.items())
-        named = [f"{code(series)} {kind} in {count(number, 'case')}" for (series, kind), number in kinds.items()]
-        yield f"- **Failed**: {listing(named)}; see [incomplete cases](#incomplete-cases)."
+    rate = f"{data.unit.show(result.flops_per_s)} {data.unit.name}"
+    yield f"- Highest rate: {code(series)}, {rate}{share} at {code(case.key)}."
 
 
 def _closest_to_limit(data: ReportData) -> Iterator[str]:
@@ -113,51 +102,38 @@ def _closest_to_limit(data: ReportData) -> Iterator[str]:
         yield f"- Of what passed, closest to its limit: {rule} of {where}."
 
 
-def _stamps(data: ReportData) -> Iterator[str]:
-    loose = sum(1 for result in data.timed.values() if not result.measurement.converged)
-    if loose:
-        yield f"- {count(loose, 'measurement')} of {len(data.timed):,} did not converge; see [warnings](#warnings)."
-    warned = sum(1 for result in data.cells.values() if result.record.warnings)
-    if warned:
-        yield f"- {count(warned, 'record')} with warnings; see [warnings](#warnings)."
-    for entry in data.runs:
-        why = why_suspect(entry.run.environment, entry.run.sentinels)
-        if why:
-            yield f"- **Suspect run** {code(entry.run.name)}: {plain(anonymous('; '.join(why)))}."
-
-
 # The tables at the top of a report: how each series did with each dtype, and who wins each family by how much.
 
 NONE = "—"
 TIMED = (
     "Fastest in: cases won clearly, and the median lead over the next; level in: cases too close to call with it in "
-    "front. Speedup: geometric mean over the cases that both were timed on (lowest – highest). TFLOPS: the highest, "
-    "with half the width of its median's interval. "
+    "front. Speedup: geometric mean over the cases that both were timed on (lowest – highest). Highest rate: with half "
+    "the width of its median's interval. "
 )
 ACROSS_RUNS = " Runs were not measured in turns: a difference across them may be the machine's of that hour."
 ERRORS = "Error / limit: the worst over all rules and cases; over 1 fails."
 FAMILIES = (
     "Families at a glance. Ahead of the next: over the cases won clearly; speedup: over all; geometric means (lowest – "
-    "highest). TFLOPS and shares: the highest of the fastest backend. Intervals: the widest of the family, over all of "
+    "highest). Rate and shares: the highest of the fastest backend. Intervals: the widest of the family, over all of "
     "its backends."
 )
 
 
 def glance_section(data: ReportData) -> list[str]:
     """A table for every dtype, of each run where several stand side by side; then a row for every family."""
-    parts = [part for dtype, cells in data.by_dtype.items() for part in _standings(dtype, cells)]
+    parts = [part for dtype, cells in data.by_dtype.items() for part in _standings(dtype, cells, data.unit)]
     if parts:
         parts.append(f"{TIMED if data.timed else ''}{ERRORS}")
     families = [family for family in data.families if family.timed]
     if len(families) > 1:
-        headers = ["family", "cases", "fastest", "ahead of the next", "speedup", "highest TFLOPS", "% of peak",
-                   "% of own GEMM", "intervals"]  # fmt: skip
+        headers = ["family", "cases", "fastest", "ahead of the next", "speedup", f"highest {data.unit.name}",
+                   "% of peak", "% of own GEMM", "intervals"]  # fmt: skip
         about = FAMILIES + (ACROSS_RUNS if data.side_by_side else "")
-        parts += [about, filled_table(headers, [_family_row(family) for family in families], left=3)]
+        parts += [about, filled_table(headers, [_family_row(family, data.unit) for family in families], left=3)]
     return parts
 
 
-def _standings(dtype: str, cells: Cells) -> Iterator[str]:
+def _standings(dtype: str, cells: Cells, unit: RateUnit) -> Iterator[str]:
     """Every series that took at least one case of the dtype; the others by name."""
     by_series: dict[str, dict[Case, Result]] = {}
     for (case, series), result in cells.items():
@@ -169,9 +145,9 @@ def _standings(dtype: str, cells: Cells) -> Iterator[str]:
     baseline = preferred(fast)
     found = races(fast)
     over = f"speedup over {code(baseline)}" if baseline else "speedup"
-    headers = ["backend", "passed", "timed", "fastest in", "level in", over, "highest TFLOPS", "% of peak",
+    headers = ["backend", "passed", "timed", "fastest in", "level in", over, f"highest {unit.name}", "% of peak",
                "% of own GEMM", "error / limit", "failed", "unsupported"]  # fmt: skip
-    rows = [_series_row(series, of, found, fast, baseline) for series, of in ran.items()]
+    rows = [_series_row(series, of, found, fast, unit) for series, of in ran.items()]
     cases = len({case for case, _ in cells})
     yield f"**{dtype}**, {count(cases, 'case')}:\n\n{filled_table(headers, rows)}"
     absent = [code(series) for series in by_series if series not in ran]
@@ -184,33 +160,34 @@ def _ran(result: Result) -> bool:
 
 
 def _series_row(
-    series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: TimedCells, baseline: str | None
+    series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: TimedCells, unit: RateUnit
 ) -> list[str]:
     fast = [result for result in of.values() if isinstance(result, TimedResult)]
     status = Counter(result.record.kind or result.record.status for result in of.values())
     failed = [f"{number} {kind}" for kind, number in status.items() if kind not in ("ok", "unsupported")]
-    won = leads(found, series)
+    won, baseline = leads(found, series), preferred(timed)
+    raced = bool(found and fast)
     return [
         code(series),
         f"{status['ok']} of {len(of)}",
         str(len(fast) or NONE),
-        f"{len(won)}, by {speedup(statistics.median(won))}" if won else "0" if found else NONE,
-        str(close(found)[series]) if found else NONE,
+        f"{len(won)}, by {speedup(statistics.median(won))}" if won else "0" if raced else NONE,
+        str(close(found)[series]) if raced else NONE,
         NONE if series == baseline else mean_and_range(ratios(timed, series, baseline), speedup),
-        *_highest(fast),
+        *_highest(fast, unit),
         _worst_error(of.values()),
         f"**{', '.join(failed)}**" if failed else NONE,
         str(status["unsupported"] or NONE),
     ]
 
 
-def _highest(timed: Sequence[TimedResult], name: str = "") -> list[str]:
+def _highest(timed: Sequence[TimedResult], unit: RateUnit, name: str = "") -> list[str]:
     """The highest rate with its interval, and its shares of the peak and of the run's own GEMM."""
     best = max(timed, key=lambda result: result.flops_per_s, default=None)
     if best is None:
         return [NONE] * 3
     shares = (_share(best.flops_per_s, limit) for limit in (best.peak_flops_per_s, best.gemm_flops_per_s))
-    return [f"{significant(best.flops_per_s / 1e12, 3)}{plus_minus(best)}{name}", *shares]
+    return [f"{unit.show(best.flops_per_s)}{plus_minus(best)}{name}", *shares]
 
 
 def _share(rate: float, limit: float | None) -> str:
@@ -226,7 +203,7 @@ def _worst_error(members: Iterable[Result]) -> str:
     return f"**{significant(worst, 2)}**" if worst > 1 else f"{worst:.2f}"
 
 
-def _family_row(family: Family) -> list[str]:
+def _family_row(family: Family, unit: RateUnit) -> list[str]:
     found = races(family.timed)
     leader, words = _leader(family, found)
     fast = [result for (_, series), result in family.timed.items() if series == leader]
@@ -240,7 +217,7 @@ def _family_row(family: Family) -> list[str]:
         words,
         mean_and_range(leads(found, leader), speedup),
         f"{gain} over {code(over)}" if over is not None and gain != NONE else NONE,
-        *_highest(fast, f" {code(leader)}"),
+        *_highest(fast, unit, f" {code(leader)}"),
         _widest(family),
     ]
 

@@ -189,6 +189,7 @@ def _open_writer(request: Request, ready: Ready, backends: tuple[str, ...]) -> s
         **build_facts(),
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],
+        "planned_records": len(request.suite.jobs()) * len(backends),
     }
     try:
         if request.resume:

@@ -51,7 +51,7 @@ def test_counts_stand_against_compulsory_and_standard_traffic(tmp_path):
     records = [emulated(1024, 1.0), emulated(4096, 8.0)]
     text = report_of(tmp_path, records)
     assert "## Our kernels, emulated" in text and "- 2 right (random delivery, full checks)." in text
-    assert "**Our kernels, emulated**: 2 of 2 cases right; counted, never timed." in text
+    assert "- **Our own kernels?** 2 of 2 cases right in the CPU emulation, where nothing is timed." in text
     small, large = cells(text, "1k"), cells(text, "4k")
     assert small[3] == "right" and small[7] == "1.00 x" and large[9] == "8.00 x" and large[10] == "2.00 x"
     case = records[1].case

@@ -114,7 +114,7 @@ def test_the_section_of_a_gpu_run(tmp_path):
     assert rows["bf16 GEMM"] == ["3", "700 TFLOPS", "720 TFLOPS", "690 TFLOPS", "720 TFLOPS", "4.3 %"]
     assert rows["copy"] == ["3", "2500 GB/s", "2500 GB/s", "2500 GB/s", "2510 GB/s", "0.4 %"]
     summary = text[: text.index("## Machine")]
-    assert "- **Suspect run** `run`: its own GEMM rate moved by 4.3% over 3 sentinels (690 TFLOPS to 720" in summary
+    assert "**suspect run** `run`: its own GEMM rate moved by 4.3% over 3 sentinels (690 TFLOPS to 720" in summary
     assert "The run's own bf16 GEMM: 700.0 TFLOPS" in text
 
 
