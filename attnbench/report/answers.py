@@ -13,8 +13,8 @@ from attnbench.records.record import EMULATED
 from attnbench.records.result import Result
 from attnbench.records.sentinels import why_suspect
 from attnbench.report.causes import Failure, cut, failures, unsupported
-from attnbench.report.data import ReportData, TimedCells, preferred, timed_cells
-from attnbench.report.speed import Race, bounds, close, races, speedup, wins
+from attnbench.report.data import ReportData, TimedCells
+from attnbench.report.speed import Field, bounds, close, speedup, wins
 from attnbench.report.trust import interval_words
 from attnbench.units import count
 
@@ -26,10 +26,10 @@ CAUSE_LETTERS, REASON_LETTERS = 80, 110
 OURS = ("hopper", "hopper_fp8")
 
 
-def answers(data: ReportData, figures: Sequence[str]) -> list[str]:
+def answers(data: ReportData, of_dtypes: Mapping[str, Field], figures: Sequence[str]) -> list[str]:
     """Bullets, with the first figure as near to the top as the first two answers allow."""
-    first = "\n".join((right(data), fastest(data)))
-    rest = "\n".join((ours(data), trusted(data), missing(data)))
+    first = "\n".join((right(data), fastest(of_dtypes)))
+    rest = "\n".join((ours(data, of_dtypes), trusted(data), missing(data)))
     return [first, *figures, rest]
 
 
@@ -60,19 +60,19 @@ def _failed(failure: Failure) -> str:
     return f"{code(failure.series)} {failure.where}{smallest}{why}"
 
 
-def fastest(data: ReportData) -> str:
+def fastest(of_dtypes: Mapping[str, Field]) -> str:
     """By dtype: in how many cases, and by how much over all of them, with the interval that the medians' allow."""
-    if not data.timed:
+    parts = [(dtype, field) for dtype, field in of_dtypes.items() if field.timed]
+    if not parts:
         return "- **Who is fastest?** Nothing was timed."
-    parts = [(dtype, timed) for dtype, cells in data.by_dtype.items() if (timed := timed_cells(cells))]
-    lines = [f"  - {dtype}: {_leader(timed)}" for dtype, timed in parts[:SHOWN_DTYPES]]
+    lines = [f"  - {dtype}: {_leader(field)}" for dtype, field in parts[:SHOWN_DTYPES]]
     if len(parts) > SHOWN_DTYPES:
         lines.append(f"  - {listing([dtype for dtype, _ in parts[SHOWN_DTYPES:]])}: in the tables below")
     return "\n".join(["- **Who is fastest?**", *lines])
 
 
-def _leader(timed: TimedCells) -> str:
-    found = races(timed)
+def _leader(field: Field) -> str:
+    timed, found = field.timed, field.races
     if not found:
         names = list(dict.fromkeys(series for _, series in timed))
         alone = "alone" if len(names) == 1 else "on different cases"
@@ -83,19 +83,18 @@ def _leader(timed: TimedCells) -> str:
     level = sum(race.level for race in found)
     others += [f"{level:,} too close to call"] if level and won else []
     where = f"{code(leader)} in {won[leader]:,} of {count(len(found), 'case')}" if won else "too close to call"
-    against = _against(timed, leader, found)
+    against = _against(field, leader)
     gain = f"; it is {ratio_words(timed, leader, against)} as fast as {code(against)}" if against and won else ""
     if against and not won:
         gain = f"; {code(leader)} is {ratio_words(timed, leader, against)} as fast as {code(against)}"
     return f"{where}{f' ({listing(others)})' if others else ''}{gain}."
 
 
-def _against(timed: TimedCells, leader: str, found: Sequence[Race]) -> str | None:
+def _against(field: Field, leader: str) -> str | None:
     """The baseline, or where that leads itself the one most often next to it."""
-    baseline = preferred(timed)
-    if baseline != leader:
-        return baseline
-    next_to = [race.follower if race.winner == leader else race.winner for race in found
+    if field.baseline != leader:
+        return field.baseline
+    next_to = [race.follower if race.winner == leader else race.winner for race in field.races
                if leader in (race.winner, race.follower)]  # fmt: skip
     return statistics.mode(next_to) if next_to else None
 
@@ -114,7 +113,7 @@ def ratio_words(timed: TimedCells, series: str, over: str) -> str:
     return f"{speedup(mean)} ({speedup(low)} to {speedup(high)})"
 
 
-def ours(data: ReportData) -> str:
+def ours(data: ReportData, of_dtypes: Mapping[str, Field]) -> str:
     """Our own kernels: on a GPU right and how fast, in the emulation right and never timed."""
     by_series: dict[str, list[Result]] = {}
     for (_, series), result in data.cells.items():
@@ -125,7 +124,7 @@ def ours(data: ReportData) -> str:
     emulated = {series for series, of in by_series.items() if any(_emulated(result) for result in of)}
     parts = [_emulated_words({series: by_series[series] for series in emulated})] if emulated else []
     on_gpu = sorted((series for series in by_series if series not in emulated), key=len)
-    parts += [_timed_words(data, series, by_series[series]) for series in on_gpu[:SHOWN_OURS]]
+    parts += [_timed_words(of_dtypes, series, by_series[series]) for series in on_gpu[:SHOWN_OURS]]
     if len(on_gpu) > SHOWN_OURS:
         parts.append(f"{count(len(on_gpu) - SHOWN_OURS, 'further schedule')} in the tables")
     return f"- **Our own kernels?** {'; '.join(parts)}."
@@ -145,15 +144,14 @@ def _emulated_words(by_series: Mapping[str, Sequence[Result]]) -> str:
     return f"{passed:,} of {count(len(results), 'case')} right in the CPU emulation, where nothing is timed"
 
 
-def _timed_words(data: ReportData, series: str, results: Sequence[Result]) -> str:
+def _timed_words(of_dtypes: Mapping[str, Field], series: str, results: Sequence[Result]) -> str:
     """Right in how many cases; and against the baseline of each dtype that it was timed on."""
     passed = sum(result.record.status == "ok" for result in results)
     words = f"{code(series)} right in {passed:,} of {count(len(results), 'case')}"
-    for dtype, cells in data.by_dtype.items():
-        timed = timed_cells(cells)
-        over = preferred(timed)
-        if over not in (None, series) and any(name == series for _, name in timed):
-            words += f", {ratio_words(timed, series, str(over))} as fast as {code(str(over))} in {dtype}"
+    for dtype, field in of_dtypes.items():
+        over = field.baseline
+        if over is not None and over != series and any(name == series for _, name in field.timed):
+            words += f", {ratio_words(field.timed, series, over)} as fast as {code(over)} in {dtype}"
     return words
 
 
@@ -200,8 +198,10 @@ def _not_begun(data: ReportData) -> Iterator[str]:
     """Of runs that say how many records were to be made; older ones do not."""
     for entry in data.runs:
         planned = entry.run.environment.get("planned_records")
+        if not isinstance(planned, int):
+            continue
         made = len({(record.case_key, record.backend) for record in entry.run.records})
-        if isinstance(planned, int) and planned > made:
+        if planned > made:
             run = f" of {code(entry.run.name)}" if len(data.runs) > 1 else ""
             why = "which an interruption or the budget left no time for"
             yield f"**{planned - made:,} of {planned:,} records{run}**, {why}"

@@ -12,7 +12,7 @@ from attnbench.case import Case, compulsory_bytes
 from attnbench.markdown import anonymous, code, details, filled_table, listing, plain, table
 from attnbench.records.result import Result, TimedResult
 from attnbench.records.stats import Statistics
-from attnbench.report.data import Family, ReportData, TimedCells, row_label
+from attnbench.report.data import Family, ReportData, TimedCells, preferred, row_label, timed_cells
 from attnbench.units import RateUnit, significant
 
 # Two medians closer than this are level: the margin that a gate would ask for, and above the usual A/A noise.
@@ -243,6 +243,24 @@ class Race:
     follower: str
     lead: float
     level: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Everything that was timed with one dtype, what speedups are over, and its races."""
+
+    timed: TimedCells
+    baseline: str | None
+    races: Sequence[Race]
+
+
+def fields(data: ReportData) -> dict[str, Field]:
+    """By dtype, or by dtype and run where runs stand side by side; also those of which nothing was timed."""
+    found = {}
+    for dtype, cells in data.by_dtype.items():
+        timed = timed_cells(cells)
+        found[dtype] = Field(timed, preferred(timed), races(timed))
+    return found
 
 
 def races(timed: TimedCells) -> list[Race]:

@@ -11,11 +11,24 @@ from attnbench.markdown import anonymous, code, filled_table, listing, plain
 from attnbench.records.measurement import REFERENCE_PREP
 from attnbench.records.result import Result, TimedResult
 from attnbench.report.answers import answers
-from attnbench.report.data import Cells, Family, ReportData, TimedCells, preferred, timed_cells
+from attnbench.report.data import Cells, Family, ReportData
 from attnbench.report.errors import ratio
 from attnbench.report.fp8 import paper_headline
 from attnbench.report.memory import memory_headline
-from attnbench.report.speed import Race, close, leads, mean_and_range, percent, plus_minus, races, ratios, speedup, wins
+from attnbench.report.speed import (
+    Field,
+    Race,
+    close,
+    fields,
+    leads,
+    mean_and_range,
+    percent,
+    plus_minus,
+    races,
+    ratios,
+    speedup,
+    wins,
+)
 from attnbench.units import RateUnit, count, significant
 
 # The backend that emulates e4m3 in fp32.
@@ -26,7 +39,8 @@ def summary_section(data: ReportData, figures: Sequence[str]) -> list[str]:
     """The answers with the first figure, further findings, then the tables of dtypes and families."""
     lines = [*_highest_rate(data), *_fp8_against_16_bit(data), *paper_headline(data), *memory_headline(data)]
     lines += [*_closest_to_limit(data), _counts(data)]
-    return ["## Summary", *answers(data, figures), "\n".join(lines), *glance_section(data)]
+    of_dtypes = fields(data)
+    return ["## Summary", *answers(data, of_dtypes, figures), "\n".join(lines), *glance_section(data, of_dtypes)]
 
 
 def _counts(data: ReportData) -> str:
@@ -119,9 +133,11 @@ FAMILIES = (
 )
 
 
-def glance_section(data: ReportData) -> list[str]:
+def glance_section(data: ReportData, of_dtypes: Mapping[str, Field]) -> list[str]:
     """A table for every dtype, of each run where several stand side by side; then a row for every family."""
-    parts = [part for dtype, cells in data.by_dtype.items() for part in _standings(dtype, cells, data.unit)]
+    parts = [
+        part for dtype, cells in data.by_dtype.items() for part in _standings(dtype, cells, of_dtypes[dtype], data.unit)
+    ]
     if parts:
         parts.append(f"{TIMED if data.timed else ''}{ERRORS}")
     families = [family for family in data.families if family.timed]
@@ -133,7 +149,7 @@ def glance_section(data: ReportData) -> list[str]:
     return parts
 
 
-def _standings(dtype: str, cells: Cells, unit: RateUnit) -> Iterator[str]:
+def _standings(dtype: str, cells: Cells, field: Field, unit: RateUnit) -> Iterator[str]:
     """Every series that took at least one case of the dtype; the others by name."""
     by_series: dict[str, dict[Case, Result]] = {}
     for (case, series), result in cells.items():
@@ -141,13 +157,10 @@ def _standings(dtype: str, cells: Cells, unit: RateUnit) -> Iterator[str]:
     ran = {series: of for series, of in by_series.items() if any(map(_ran, of.values()))}
     if not ran:
         return
-    fast = timed_cells(cells)
-    baseline = preferred(fast)
-    found = races(fast)
-    over = f"speedup over {code(baseline)}" if baseline else "speedup"
+    over = f"speedup over {code(field.baseline)}" if field.baseline else "speedup"
     headers = ["backend", "passed", "timed", "fastest in", "level in", over, f"highest {unit.name}", "% of peak",
                "% of own GEMM", "error / limit", "failed", "unsupported"]  # fmt: skip
-    rows = [_series_row(series, of, found, fast, unit) for series, of in ran.items()]
+    rows = [_series_row(series, of, field, unit) for series, of in ran.items()]
     cases = len({case for case, _ in cells})
     yield f"**{dtype}**, {count(cases, 'case')}:\n\n{filled_table(headers, rows)}"
     absent = [code(series) for series in by_series if series not in ran]
@@ -159,13 +172,12 @@ def _ran(result: Result) -> bool:
     return result.record.status != "unsupported"
 
 
-def _series_row(
-    series: str, of: Mapping[Case, Result], found: Sequence[Race], timed: TimedCells, unit: RateUnit
-) -> list[str]:
+def _series_row(series: str, of: Mapping[Case, Result], field: Field, unit: RateUnit) -> list[str]:
     fast = [result for result in of.values() if isinstance(result, TimedResult)]
     status = Counter(result.record.kind or result.record.status for result in of.values())
     failed = [f"{number} {kind}" for kind, number in status.items() if kind not in ("ok", "unsupported")]
-    won, baseline = leads(found, series), preferred(timed)
+    found, baseline = field.races, field.baseline
+    won = leads(found, series)
     raced = bool(found and fast)
     return [
         code(series),
@@ -173,7 +185,7 @@ def _series_row(
         str(len(fast) or NONE),
         f"{len(won)}, by {speedup(statistics.median(won))}" if won else "0" if raced else NONE,
         str(close(found)[series]) if raced else NONE,
-        NONE if series == baseline else mean_and_range(ratios(timed, series, baseline), speedup),
+        NONE if series == baseline else mean_and_range(ratios(field.timed, series, baseline), speedup),
         *_highest(fast, unit),
         _worst_error(of.values()),
         f"**{', '.join(failed)}**" if failed else NONE,
