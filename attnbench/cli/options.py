@@ -110,6 +110,10 @@ BACKENDS = click.option(
 ONLY = click.option(
     "--only", multiple=True, metavar="FIELD=VALUE[,VALUE]", help="Keep only the cases with these values; repeatable."
 )
+AXES = click.option(
+    "--axis", "axes", multiple=True, metavar="FIELD=VALUE[,VALUE]",
+    help="Give a case field these values, in SUITE or without one; repeatable.",
+)  # fmt: skip
 PLUGINS = click.option(
     "--plugin", "plugins", multiple=True, metavar="SPEC",
     help="A kernel of yours: file.py:function, module:function, or file.py with BACKENDS.",

@@ -24,11 +24,15 @@ from attnbench.run.emulated import emulated_names, emulated_twins
 from attnbench.run.process import RunError
 from attnbench.run.runner import RESULTS, STATUS_MEANS, Outcome, Request, choose_device, run_suite, unknown_backend
 from attnbench.screen import shell_command, wrapped
-from attnbench.suite.load import load_suite, parse_suite, with_overrides
+from attnbench.suite.axes import parse_axes
+from attnbench.suite.groups import Match
+from attnbench.suite.load import axes_suite, load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
 
 # Cases that a budget left no time for, named one a line.
 SHOWN_NOT_RUN = 10
+# Lines on combinations that --axis left no place for.
+SHOWN_LEFT_OUT = 5
 # What a plugin's backend counts as where only built-in ones are known by name.
 PLAIN = Base()
 # Exit statuses, the gravest first.
@@ -37,6 +41,7 @@ GRAVITY = (130, 1, 3, 0)
 
 def run_command(
     suites: tuple[str, ...],
+    axes: tuple[str, ...],
     backends: tuple[str, ...],
     only: tuple[str, ...],
     plugins: tuple[str, ...],
@@ -45,6 +50,7 @@ def run_command(
     resume: Path | None,
     no_time: bool,
     dry_run: bool,
+    print_suite: bool,
     budget: float | None,
     timeout: float | None,
     processes: int | None,
@@ -55,22 +61,27 @@ def run_command(
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
     launched = {"delivery": emulation, "checks": emulation_checks}
+    kept = tuple(map(parse_only, only))
     run = None if resume is None else _to_resume(resume, out, plugins, backends)
     loaded = [
         with_overrides(
             suite,
             backends=backends or None,
-            only=tuple(map(parse_only, only)),
+            only=kept,
             time=False if no_time or emulated else None,
             timing=timing,
             emulation={name: value for name, value in launched.items() if value is not None},
         )
-        for suite in _load(suites, run)
+        for suite in _load(suites, axes, kept, run)
     ]
     _check_names(loaded, backends, plugins)
     if emulated:
         loaded = [replace(suite, backends=emulated_twins(suite.backends, suite.name)) for suite in loaded]
     joining = () if backends or run else plugins
+    _print_left_out(loaded)
+    if print_suite:
+        _print_suite(loaded, plugins)
+        return 0
     if dry_run:
         for suite in loaded:
             _print_plan(suite, joining)
@@ -100,17 +111,23 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
     return next(status for status in GRAVITY if status in statuses)
 
 
-def _load(suites: tuple[str, ...], run: Run | None) -> list[Suite]:
-    """The suites named, or the one stored with the run that is continued."""
+def _load(suites: tuple[str, ...], axes: tuple[str, ...], only: Match, run: Run | None) -> list[Suite]:
+    """The suites named, the one that --axis makes, or the one stored with the run that is continued."""
+    given = parse_axes(axes)
     if run is None:
-        if not suites:
-            raise RunError("name a suite, such as quick, or a file; `attnbench list suites` shows those that ship")
-        return [load_suite(suite) for suite in suites]
-    stored = parse_suite(run.suite_text, str(run.path / SUITE))
-    for given in map(load_suite, suites):
-        if given.name != stored.name:
+        if not suites and not given:
             raise RunError(
-                f'--resume {run.path} is a run of suite "{stored.name}", not of "{given.name}"; '
+                "name a suite, such as quick, or a file (`attnbench list suites` shows those that ship), or a shape: "
+                "--axis head_dim=64,128 --axis seqlen=1k"
+            )
+        return [load_suite(suite, given, only) for suite in suites] or [axes_suite(given)]
+    if axes:
+        raise RunError(f"--resume {run.path} goes on with the cases stored there; leave out --axis {axes[0]}")
+    stored = parse_suite(run.suite_text, str(run.path / SUITE))
+    for asked in map(load_suite, suites):
+        if asked.name != stored.name:
+            raise RunError(
+                f'--resume {run.path} is a run of suite "{stored.name}", not of "{asked.name}"; '
                 "name no suite with --resume"
             )
     return [stored]
@@ -182,6 +199,24 @@ def _run_directories(suites: Sequence[Suite], out: Path | None) -> list[Path]:
     for place in places:
         refuse_occupied(place)
     return places
+
+
+def _print_left_out(suites: Sequence[Suite]) -> None:
+    """What --axis left no place for, on stderr: a suite on stdout may go into a file."""
+    told = [f"{suite.name}: {text}" for suite in suites for text in suite.left_out]
+    for text in told[:SHOWN_LEFT_OUT]:
+        click.echo(f"note: {text}", err=True)
+    if len(told) > SHOWN_LEFT_OUT:
+        click.echo(f"note: {len(told) - SHOWN_LEFT_OUT} more like it; --print-suite shows what is left", err=True)
+
+
+def _print_suite(suites: Sequence[Suite], specs: Sequence[str]) -> None:
+    """A suite as YAML that runs the same cases, with the command that does so as a comment."""
+    if len(suites) > 1:
+        raise RunError(f"--print-suite prints one suite, not {len(suites)}; name one")
+    (suite,) = suites
+    words = ["attnbench", "run", f"{suite.name}.yaml", *(word for spec in specs for word in ("--plugin", spec))]
+    click.echo(f"# as {suite.name}.yaml: {shlex.join(words)}\n{suite.to_yaml(complete=False)}", nl=False)
 
 
 def _print_plan(suite: Suite, joining: tuple[str, ...]) -> None:

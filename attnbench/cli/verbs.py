@@ -12,6 +12,7 @@ from attnbench import __version__
 from attnbench.cli.group import Commands, reporting_mistakes
 from attnbench.cli.options import (
     ALL,
+    AXES,
     BACKENDS,
     DEVICE,
     FORCE,
@@ -47,7 +48,8 @@ def main() -> None:
     short_help="Check every case, then time it; write a run directory.",
     epilog="Example: attnbench run quick --backend naive --only dtype=bf16 --out results/try",
 )
-@click.argument("suites", nargs=-1, metavar="SUITE...", shell_complete=suite_names)
+@click.argument("suites", nargs=-1, metavar="[SUITE]...", shell_complete=suite_names)
+@AXES
 @BACKENDS
 @ONLY
 @PLUGINS
@@ -58,6 +60,7 @@ def main() -> None:
 )
 @click.option("--no-time", is_flag=True, help="Check only.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and stop.")
+@click.option("--print-suite", is_flag=True, help="Print the suite as YAML, with what the options change, and stop.")
 @click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
 @TIMEOUT
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
@@ -75,6 +78,10 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     """Check every case of SUITE on every backend against the fp64 oracle, then time it.
 
     Writes one run directory a suite, results/<utc time>-<suite>, and prints a summary.
+
+    \b
+    Without a file: attnbench run --axis head_dim=64,128 --axis seqlen=1k,2k --axis causal=true --plugin mine.py:mine
+    (batch 1, num_heads 4, head_dim 128, seqlen 1k, dtype bf16 where no --axis sets them)
 
     \b
     Exit status: 0 all good; 1 a result is incorrect; 2 a mistake in the command or the suite; 3 incomplete;

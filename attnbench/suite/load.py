@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.errors import suggest
 from attnbench.paths import shipped_folder
-from attnbench.suite.groups import Match, build_defaults, build_match, build_plan, expand
+from attnbench.suite.axes import override, suite_of_axes
+from attnbench.suite.groups import Axis, Match, Plan, build_defaults, build_match, build_plan, expand, targets
 from attnbench.suite.source import Source, SuiteError, parse_source, read_source
 from attnbench.suite.suite import GROUP, ExpandedGroup, Suite, field_text, matcher, merge_only, only_text
 
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
 _SHIPPED = shipped_folder("suites")
 
 
-def load_suite(path: str | Path) -> Suite:
-    """The suite in a file; a bare name that is no file means the shipped suite of that name. Raises SuiteError."""
-    return _build(read_source(_find(path)), Path(path))
+def load_suite(path: str | Path, axes: Sequence[Axis] = (), only: Match = ()) -> Suite:
+    """The suite in a file; a bare name that is no file means the shipped suite of that name. Raises SuiteError.
+
+    axes: of the command line, in place of the groups' own and of what the file keeps of these fields; with them, groups
+    that `only` leaves out are not looked at.
+    """
+    return _build(read_source(_find(path)), Path(path), axes, only)
+
+
+def axes_suite(axes: Sequence[Axis]) -> Suite:
+    """The suite that axes of the command line make without a file. Raises SuiteError."""
+    source = suite_of_axes(axes)
+    return _build(source, Path(source.name), axes)
 
 
 def parse_suite(text: str, name: str) -> Suite:
@@ -94,17 +105,22 @@ def _find(path: str | Path) -> Path:
     raise SuiteError(f"{path}: no such suite file, and no shipped suite of that name{suggest(path.stem, names)}")
 
 
-def _build(source: Source, path: Path) -> Suite:
+def _build(source: Source, path: Path, axes: Sequence[Axis] = (), only: Match = ()) -> Suite:
     from attnbench.suite.schema import validate
 
     model = validate(source)
     name = model.name or _name_from(path, source)
     _refuse_repeated_names(model, source)
     defaults = build_defaults(model.defaults, source)
-    groups = tuple(_groups(model, defaults, source))
+    plans = {index: build_plan(group, defaults, source, ("groups", index)) for index, group in enumerate(model.groups)}
+    left_out: tuple[str, ...] = ()
+    if axes:
+        plans, left_out = _with_axes(plans, axes, [value for name, values in only if name == GROUP for value in values])
+    groups = tuple(_groups(model, plans, source))
     _refuse_repeated_cases(groups, source)
     _check_input_files(groups, source)
-    only = build_match(model.only, source, ("only",))
+    asked = {target for axis in axes for target in axis.targets}
+    only_of_file = build_match(model.only, source, ("only",))
     suite = Suite(
         name=name,
         about=model.about,
@@ -113,9 +129,10 @@ def _build(source: Source, path: Path) -> Suite:
         groups=groups,
         timing=model.timing,
         checks=model.checks,
-        only=only,
+        only=tuple(item for item in only_of_file if not asked.intersection(targets(item[0]))),
         emulated=model.emulated,
         emulation=model.emulation,
+        left_out=left_out,
         source=source,
     )
     _refuse_nothing_left(suite, source.name)
@@ -132,12 +149,21 @@ def _name_from(path: Path, source: Source) -> str:
     return path.stem
 
 
-def _groups(model: SuiteModel, defaults: Mapping[str, Any], source: Source) -> Iterator[ExpandedGroup]:
+def _with_axes(
+    plans: Mapping[int, Plan], axes: Sequence[Axis], chosen: Sequence[str]
+) -> tuple[dict[int, Plan], tuple[str, ...]]:
+    """The plans that have a case left with these axes, and what of them is left out. chosen: groups; none: all."""
+    asked = {index: plan for index, plan in plans.items() if plan.name in chosen} or plans
+    changed = override(tuple(asked.values()), axes)
+    left = {index: group.plan for index, group in zip(asked, changed) if group.plan is not None}
+    return left, tuple(text for group in changed for text in group.left_out)
+
+
+def _groups(model: SuiteModel, plans: Mapping[int, Plan], source: Source) -> Iterator[ExpandedGroup]:
     from attnbench.suite.schema import merge
 
-    for index, group in enumerate(model.groups):
-        location = ("groups", index)
-        plan = build_plan(group, defaults, source, location)
+    for index, plan in plans.items():
+        group, location = model.groups[index], ("groups", index)
         timing = merge(model.timing, group.timing)
         mistake = timing.mistake()
         if mistake:

@@ -54,6 +54,7 @@ class ExpandedGroup:
 class Suite:
     """A loaded suite. `backends` None: all that are available. `only`: the cases to keep, by field and values.
 
+    left_out: what `--axis` of the command line left no place for, a line each.
     emulated: our kernels join in the CPU emulation where `backends` is None and the device is the CPU.
     """
 
@@ -68,6 +69,7 @@ class Suite:
     emulated: bool
     emulation: Emulation
     source: Source = field(compare=False, repr=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def jobs(self) -> tuple[Job, ...]:
         """Every case that `only` keeps, group by group, in the order of the file. Never empty."""
@@ -92,10 +94,12 @@ class Suite:
                 message = f'unknown backend "{name}" under "backends"{suggest(name, known)}'
                 raise self.source.error(("backends", index), message)
 
-    def to_yaml(self) -> str:
-        """The resolved suite: defaults merged into the groups, every setting spelled out. Loads to the same jobs."""
+    def to_yaml(self, complete: bool = True) -> str:
+        """The resolved suite: defaults merged into the groups. Loads to the same jobs.
 
-        return suite_text(self)
+        complete: every setting of timing and checks is spelled out; else those that are not at their default.
+        """
+        return suite_text(self, complete)
 
 
 # A resolved suite as YAML: what is stored beside a run's records, so that the run can be repeated from it.
@@ -103,7 +107,7 @@ class Suite:
 _LINE_WIDTH = 110
 
 
-def suite_text(suite: Suite) -> str:
+def suite_text(suite: Suite, complete: bool) -> str:
     """YAML that loads to the same jobs; the same suite gives the same bytes."""
     body: dict[str, Any] = {"name": suite.name, "about": suite.about}
     if suite.backends is not None:
@@ -114,8 +118,10 @@ def suite_text(suite: Suite) -> str:
     if emulation:
         body["emulation"] = emulation
     body["groups"] = [_group(group, suite) for group in suite.groups]
-    body["timing"] = suite.timing.model_dump(mode="json")
-    body["checks"] = suite.checks.model_dump(mode="json")
+    for name, settings in (("timing", suite.timing), ("checks", suite.checks)):
+        told = settings.model_dump(mode="json") if complete else _difference(settings, type(settings)())
+        if told:
+            body[name] = told
     if suite.only:
         body["only"] = match_to_dict(suite.only)
     return yaml.dump(body, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LINE_WIDTH)
