@@ -48,15 +48,18 @@ class FlashAttention3(Base):
     def unavailable(self) -> str | None:
         from attnbench.machine.facts import compute_capabilities, lacks_cuda_torch, lacks_gpu, module_installed
 
+        reason = lacks_gpu(HOPPER)
+        if reason is None and compute_capabilities() != {HOPPER}:
+            return "it is a kernel for compute capability 9.0 alone, and a visible GPU has another"
+        reason = reason or lacks_cuda_torch()
+        if reason:
+            return reason
         build = _installed_build()
         if build is None:
             return "neither flash_attn_interface nor fa3_fwd_interface is installed; one is: pip install tokenspeed-fa3"
         if build is FORWARD_BUILD and not module_installed("einops"):
             return "fa3_fwd_interface needs einops; get it with: pip install einops"
-        reason = lacks_gpu(HOPPER) or lacks_cuda_torch()
-        if reason is None and compute_capabilities() != {HOPPER}:
-            return "it is a kernel for compute capability 9.0 alone, and a visible GPU has another"
-        return reason
+        return None
 
     def unsupported(self, case: Case) -> str | None:
         _, _, dtypes = _installed_build() or FULL_BUILD

@@ -29,9 +29,10 @@ class FlashInfer(Base):
     def unavailable(self) -> str | None:
         from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed
 
-        if not module_installed("flashinfer"):
+        reason = lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
+        if reason is None and not module_installed("flashinfer"):
             return "FlashInfer is not installed; get it with: pip install flashinfer-python"
-        return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
+        return reason
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:

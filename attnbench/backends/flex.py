@@ -37,9 +37,10 @@ class FlexAttention(Base):
     def unavailable(self) -> str | None:
         from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed
 
-        if not module_installed("triton"):
+        reason = lacks_gpu() or lacks_cuda_torch()
+        if reason is None and not module_installed("triton"):
             return "torch compiles it with Triton: pip install triton"
-        return lacks_gpu() or lacks_cuda_torch()
+        return reason
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:

@@ -21,6 +21,7 @@ from attnbench.machine.findings import (
     Finding,
     cpu_findings,
     disk_findings,
+    doubts,
     gpu_findings,
     memory_findings,
     torch_findings,
@@ -29,6 +30,8 @@ from attnbench.machine.nvml import gpus
 
 _COLORS = {OK: "green", ADVICE: "yellow", PROBLEM: "red", NOT_APPLICABLE: "bright_black"}
 _WIDTH = 110
+# So many fit into one line with what to do.
+_DOUBTS_SHOWN = 3
 
 
 def all_findings() -> list[Finding]:
@@ -63,6 +66,15 @@ def verdict(findings: Sequence[Finding]) -> str:
     if problems:
         return f"not fit to measure: {_count(problems, 'problem')}, {_count(advice, 'piece')} of advice"
     return f"fit to measure; {_count(advice, 'piece')} of advice" if advice else "fit to measure"
+
+
+def doubt_line(device: str) -> str:
+    """What makes figures of a device doubtful, in one line for the beginning of a run; "" where nothing does."""
+    told = [finding.what for finding in doubts(device)]
+    if not told:
+        return ""
+    more = f" and {len(told) - _DOUBTS_SHOWN} more" if len(told) > _DOUBTS_SHOWN else ""
+    return f"figures will be doubtful: {', '.join(told[:_DOUBTS_SHOWN])}{more} (attnbench doctor: why, and what to do)"
 
 
 def _count(number: int, noun: str) -> str:

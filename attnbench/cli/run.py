@@ -13,6 +13,7 @@ import click
 from attnbench import plugins
 from attnbench.backend import Base
 from attnbench.backends import builtin
+from attnbench.cli.doctor import doubt_line
 from attnbench.cli.group import terminated_like_interrupted
 from attnbench.cli.terminal import make_progress
 from attnbench.machine.host import cpu_facts
@@ -88,6 +89,9 @@ def run_command(
         return 0
     kind = choose_device(device) if run is None else _device_of(run, device)
     places = _run_directories(loaded, out) if run is None else [run.path]
+    doubt = doubt_line(kind) if any(group.time for suite in loaded for group in suite.groups) else ""
+    if doubt:
+        click.echo(doubt)
     requests = [
         Request(suite, kind, place, make_progress(), plugins, add_plugins=bool(joining), resume=run is not None)
         for suite, place in zip(loaded, places)

@@ -22,12 +22,14 @@ class Finding:
 
     severity: problem (a measurement here is wrong or cannot run), advice (it can be better), ok, not applicable.
     why: what it does to a measurement; mend: the command, or the step, that mends it. Both "" where all is well.
+    doubtful: it makes figures that are taken here and now doubtful.
     """
 
     severity: str
     what: str
     why: str = ""
     mend: str = ""
+    doubtful: bool = False
 
 
 _NVIDIA_VENDOR = "0x10de"
@@ -106,6 +108,7 @@ def _sharing_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]
             f"{name}: {others} other compute {noun}",
             "They take time slices, memory and power from what is measured.",
             "nvidia-smi --query-compute-apps=pid,name,used_memory --format=csv, then end or move them",
+            doubtful=True,
         )
     if facts["mig"]:
         yield Finding(
@@ -113,6 +116,7 @@ def _sharing_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]
             f"{name}: a MIG slice",
             "It has fewer SMs and shares power with its neighbours: figures do not compare with a whole card's.",
             "sudo nvidia-smi -mig 0 (ends all work on the card)",
+            doubtful=True,
         )
     if facts["mps"]:
         yield Finding(
@@ -120,6 +124,7 @@ def _sharing_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]
             f"{name}: the Multi-Process Service runs here",
             "Kernels of other processes may run on the same SMs at the same time, unseen.",
             "echo quit | sudo nvidia-cuda-mps-control",
+            doubtful=True,
         )
     yield from _mode_findings(index, facts)
 
@@ -158,6 +163,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"{name}: power limit {limit:g} W, its default is {default:g} W",
             "Long attention kernels run at the power limit: figures do not compare with a card at its default.",
             f"sudo nvidia-smi -i {index} -pl {default:g}",
+            doubtful=True,
         )
     enforced = facts["enforced_power_limit_w"]
     if enforced is not None and limit is not None and enforced < limit:
@@ -166,6 +172,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"{name}: {enforced:g} W are enforced, below its own limit of {limit:g} W",
             "Something else than the card limits its power (its slot, its rack); long kernels will be slower for it.",
             f"nvidia-smi -i {index} -q -d POWER, then ask who runs the machine",
+            doubtful=True,
         )
     reasons = facts["clock_event_reasons"] or 0
     slowed = nvml.slowdowns(reasons)
@@ -175,6 +182,7 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"{name}: clocks are held down now ({', '.join(slowed)}), {facts['temperature_c']} C",
             "Timings are those of a throttled card.",
             "let it cool down, and see to its cooling and power",
+            doubtful=True,
         )
     set_to, default_clock = facts["application_sm_clock_mhz"], facts["default_application_sm_clock_mhz"]
     lowered = set_to is not None and default_clock is not None and set_to < default_clock
@@ -184,7 +192,22 @@ def _clock_findings(index: int, facts: Mapping[str, Any]) -> Iterator[Finding]:
             f"{name}: application clocks are set" + (f" ({set_to} MHz, default {default_clock})" if lowered else ""),
             "The clock is fixed below what the card could reach; fine for comparisons, not for peak figures.",
             f"sudo nvidia-smi -i {index} -rac; sudo nvidia-smi -i {index} -rgc",
+            doubtful=True,
         )
+
+
+def doubts(device: str) -> list[Finding]:
+    """What makes figures of a device ("cpu", "cuda:1") doubtful here and now, the gravest first. Takes milliseconds."""
+    kind, _, number = device.partition(":")
+    findings = cpu_findings() if kind == "cpu" else _doubts_of_card(int(number or 0))
+    return sorted((item for item in findings if item.doubtful), key=lambda item: item.severity != PROBLEM)
+
+
+def _doubts_of_card(index: int) -> Iterator[Finding]:
+    facts = gpu_facts(index)
+    if facts is not None:
+        yield from _sharing_findings(index, facts)
+        yield from _clock_findings(index, facts)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
@@ -242,6 +265,7 @@ def cpu_findings() -> Iterator[Finding]:
             f'CPU clock policy is "{cpu["governor"]}"',
             "The clock follows the load, so that a CPU timing depends on what ran before it.",
             "sudo cpupower frequency-set -g performance",
+            doubtful=True,
         )
     if cpu.get("boost"):
         yield Finding(
@@ -249,6 +273,7 @@ def cpu_findings() -> Iterator[Finding]:
             "CPU boost is on",
             "The clock above its base falls as the chip warms up and as more cores work: CPU figures wander with it.",
             host.boost_switch() or "switch it off in the firmware",
+            doubtful=True,
         )
     quota = cpu["quota_cores"]
     if quota is not None and quota < cpu["cores"]:
@@ -257,12 +282,14 @@ def cpu_findings() -> Iterator[Finding]:
             f"the container may use {quota:g} of {cpu['cores']} cores' time",
             "More threads than that are stopped in the middle of a timing.",
             f"taskset -c 0-{max(0, int(quota) - 1)} attnbench ...",
+            doubtful=True,
         )
     if cpu["virtual_machine"]:
         yield Finding(
             ADVICE,
             "a virtual machine",
             "Neighbours take time that nothing here can see; compare CPU figures within one run only.",
+            doubtful=True,
         )
     yield from _neighbour_findings(cpu)
 
@@ -276,6 +303,7 @@ def _neighbour_findings(cpu: Mapping[str, Any]) -> Iterator[Finding]:
             f"the host kept {stolen:.1%} of CPU time for others since boot",
             "What it takes in the middle of a timing shows as noise; records are flagged cpu_stolen where it does.",
             "a machine with CPUs of its own",
+            doubtful=True,
         )
     load = os.getloadavg()[0]
     if load > BUSY_SHARE * cpu["cores"]:
@@ -285,6 +313,7 @@ def _neighbour_findings(cpu: Mapping[str, Any]) -> Iterator[Finding]:
             f"load average {load:.1f} on {cpu['cores']} cores",
             "Other work takes part of the cores: CPU timings will vary.",
             "top -o %CPU, then wait or end it",
+            doubtful=True,
         )
 
 

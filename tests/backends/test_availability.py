@@ -48,19 +48,34 @@ def test_looking_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+# What a person would mend first is named first: a GPU, then torch's build, then a package.
+EITHER_WAY = pytest.mark.parametrize("modules", [(), ("triton", "flash_attn_interface", "flashinfer")])
+
+
+@EITHER_WAY
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_gpu(name, fake_gpu, installed):
-    installed("triton", "flash_attn_interface", "flashinfer")
+def test_without_a_gpu(name, modules, fake_gpu, installed):
+    installed(*modules)
     fake_gpu(None)
     assert builtin()[name].unavailable() == NO_GPU
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("name", NAMES)
-def test_cpu_build_of_torch(name, fake_gpu, installed, monkeypatch):
-    installed("triton", "flash_attn_interface", "flashinfer")
+def test_cpu_build_of_torch(name, modules, fake_gpu, installed, monkeypatch):
+    installed(*modules)
     fake_gpu(HOPPER)
     monkeypatch.setattr(facts, "lacks_cuda_torch", lambda: CPU_TORCH)
     assert builtin()[name].unavailable() == CPU_TORCH
+
+
+def test_every_backend_that_needs_a_gpu_says_so_first(fake_gpu, installed):
+    """Whatever is added later too: without a GPU, its first reason is no package."""
+    installed()
+    fake_gpu(None)
+    reasons = {name: backend.unavailable() for name, backend in builtin().items() if "cpu" not in backend.devices}
+    assert len(reasons) > len(NAMES)
+    assert {name for name, reason in reasons.items() if "NVIDIA GPU" not in reason} == set()
 
 
 def test_torch_build_is_read_without_importing(tmp_path, monkeypatch):

@@ -330,8 +330,48 @@ def test_printed_lines(monkeypatch, capsys):
     )  # fmt: skip
 
 
+def test_what_makes_figures_doubtful_is_one_line(monkeypatch):
+    """Of the device that is measured, the gravest first, and nothing that only costs time or memory."""
+    assert doctor.doubt_line("cpu") == "" and doctor.doubt_line("cuda") == ""
+    monkeypatch.setattr(machine_findings.os, "getloadavg", lambda: (9.0, 0, 0))
+    monkeypatch.setattr(host, "memory_bytes", lambda: GIB)
+    monkeypatch.setattr(host, "cpu_facts", lambda: {
+        "model": "x", "cores": 8, "logical": 8, "governor": "powersave", "boost": True, "quota_cores": 2.0,
+        "virtual_machine": False,
+    })  # fmt: skip
+    assert doctor.doubt_line("cpu") == (
+        'figures will be doubtful: load average 9.0 on 8 cores, CPU clock policy is "powersave", CPU boost is on and 1 '
+        "more (attnbench doctor: why, and what to do)"
+    )
+    cards = [Card(), Card(uuid="GPU-2", persistence=0, ecc_pending=0, compute_pids=(7,), power_limit_mw=350_000)]
+    FakeNvml(cards).install(monkeypatch)
+    assert doctor.doubt_line("cuda") == doctor.doubt_line("cuda:0") == doctor.doubt_line("cuda:9") == ""
+    assert doctor.doubt_line("cuda:1") == (
+        "figures will be doubtful: GPU 1: 1 other compute process, GPU 1: power limit 350 W, its default is 700 W "
+        "(attnbench doctor: why, and what to do)"
+    )
+
+
+@pytest.mark.parametrize(("options", "told"), [((), True), (("--no-time",), False), (("--dry-run",), False)])
+def test_a_run_that_times_begins_with_that_line(monkeypatch, tmp_path, options, told):
+    from click.testing import CliRunner
+
+    from attnbench.cli.verbs import main
+    from attnbench.run.runner import Outcome
+
+    monkeypatch.setattr(machine_findings.os, "getloadavg", lambda: (9.0, 0, 0))
+    monkeypatch.setattr("attnbench.cli.run.run_suite", lambda request: Outcome(request.out))
+    words = ["run", "quick", "--device", "cpu", "--out", str(tmp_path / "run"), *options]
+    printed = CliRunner().invoke(main, words).stdout
+    assert printed.startswith("figures will be doubtful: load average 9.0 on 8 cores (attn") == told
+    assert ("doubtful" in printed) == told
+
+
 def test_it_needs_no_torch():
-    code = "import sys; from attnbench.cli.doctor import run_doctor; run_doctor(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from attnbench.cli.doctor import doubt_line, run_doctor; doubt_line('cpu'); run_doctor(); "
+        "assert 'torch' not in sys.modules"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True
     )

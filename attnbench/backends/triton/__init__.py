@@ -52,12 +52,15 @@ class Triton(Base):
     def unavailable(self) -> str | None:
         from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed, package_version
 
+        reason = lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
+        if reason:
+            return reason
         if not module_installed("triton"):
             return 'Triton is not installed; get it with: pip install "triton>=3.6"'
         installed = package_version("triton")
         if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRITON:
             return f'it needs Triton 3.6 or later, not {installed}; get it with: pip install "triton>=3.6"'
-        return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
+        return None
 
     def unsupported(self, case: Case) -> str | None:
         from attnbench.machine.facts import compute_capabilities
