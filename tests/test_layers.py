@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "ab": "compare errors messages plugins records run suite timing",
     "selftest": "backend case correctness records reference settings worker",
     "repro": "case correctness errors records reference",
-    "testing": "backend plugins records suite worker",
+    "testing": "backend case plugins records settings suite worker",
     "cli": EVERYTHING,
     "attnbench": "backend case cli records testing",
 }
