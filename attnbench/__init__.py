@@ -22,11 +22,11 @@ __version__ = "0.1.0"
 __all__ = ["Backend", "Case", "Inputs", "Outputs", "cases", "check", "load"]
 
 
-def load(*runs: Any) -> pandas.DataFrame:
-    """One row a record, flat columns; see `attnbench.records.frame.load`."""
+def load(*runs: Any, samples: bool = False) -> pandas.DataFrame:
+    """One row a record, or a raw sample, flat columns; see `attnbench.records.frame.load`."""
     from attnbench.records.frame import load as load_frame  # pandas is slow to import and only needed here
 
-    return load_frame(*runs)
+    return load_frame(*runs, samples=samples)
 
 
 def cases(suite: str = "edges", *, only: Mapping[str, Any] | None = None) -> list[SuiteCase]:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class Metric:
     """A figure of one result. `of` gives None where the record does not hold what it needs; missing is never zero.
 
-    column: its name in the DataFrame, unit included; unit: a hint for `units.show`; better: "up" or "down".
+    name: the one that it has everywhere, `list metrics` and the DataFrame's columns alike, unit included. unit: a hint
+    for `units.show`; better: "up" or "down".
     """
 
     name: str
-    column: str
     unit: str
     better: str
     about: str
@@ -95,47 +95,43 @@ def _check(rule: str) -> Callable[[Result], float | None]:
 
 
 METRICS = (
-    Metric("time", "median_s", units.SECONDS, "down", "median seconds per call", _timed("median_s")),
-    Metric("p10", "p10_s", units.SECONDS, "down", "10th percentile of the samples", _timed("p10_s")),
-    Metric("p90", "p90_s", units.SECONDS, "down", "90th percentile of the samples", _timed("p90_s")),
-    Metric("min", "min_s", units.SECONDS, "down", "fastest sample", _timed("min_s")),
-    Metric("mean", "mean_s", units.SECONDS, "down", "mean of the samples", _timed("mean_s")),
-    Metric("ci", "ci_half_width_pct", units.PERCENT, "down", "half-width of the median's interval", _half_width),
-    Metric("stdev", "relative_stdev_pct", units.PERCENT, "down", "standard deviation / mean", _relative_stdev),
-    Metric("rate", "tflops", units.TFLOPS, "up", "forward FLOPs / median time", _tflops),
-    Metric("peak", "pct_peak", units.PERCENT, "up", "rate / datasheet's dense peak", _of_ceiling("peak_flops_per_s")),
-    Metric("gemm", "pct_gemm", units.PERCENT, "up", "rate / the run's own bf16 GEMM", _of_ceiling("gemm_flops_per_s")),
+    Metric("median_s", units.SECONDS, "down", "median seconds per call", _timed("median_s")),
+    Metric("p10_s", units.SECONDS, "down", "10th percentile of the samples", _timed("p10_s")),
+    Metric("p90_s", units.SECONDS, "down", "90th percentile of the samples", _timed("p90_s")),
+    Metric("min_s", units.SECONDS, "down", "fastest sample", _timed("min_s")),
+    Metric("mean_s", units.SECONDS, "down", "mean of the samples", _timed("mean_s")),
+    Metric("ci_half_width_pct", units.PERCENT, "down", "half-width of the median's interval", _half_width),
+    Metric("relative_stdev_pct", units.PERCENT, "down", "standard deviation / mean", _relative_stdev),
+    Metric("tflops", units.TFLOPS, "up", "forward FLOPs / median_s", _tflops),
+    Metric("pct_peak", units.PERCENT, "up", "tflops / datasheet's dense peak", _of_ceiling("peak_flops_per_s")),
+    Metric("pct_gemm", units.PERCENT, "up", "tflops / the run's own bf16 GEMM", _of_ceiling("gemm_flops_per_s")),
     Metric(
-        "peak at clock",
         "pct_peak_at_clock",
         units.PERCENT,
         "up",
-        "rate / dense peak at the SM clock observed",
+        "tflops / dense peak at the SM clock observed",
         _of_ceiling("peak_at_clock_flops_per_s"),
     ),
+    Metric("sm_clock_mhz", units.MEGAHERTZ, "up", "mean SM clock while timed", lambda result: result.sm_clock_mhz),
+    Metric("sm_cycles", units.CYCLES, "down", "median_s x mean SM clock", _cycles),
+    Metric("power_w", units.WATTS, "down", "mean power while timed", lambda result: result.power_w),
     Metric(
-        "clock", "sm_clock_mhz", units.MEGAHERTZ, "up", "mean SM clock while timed", lambda result: result.sm_clock_mhz
-    ),
-    Metric("cycles", "sm_cycles", units.CYCLES, "down", "median time x mean SM clock", _cycles),
-    Metric("power", "power_w", units.WATTS, "down", "mean power while timed", lambda result: result.power_w),
-    Metric(
-        "energy",
         "joules_per_flop",
         units.JOULES_PER_FLOP,
         "down",
-        "mean power / rate",
+        "power_w / FLOPs per second",
         lambda result: result.joules_per_flop,
     ),
-    Metric("bandwidth", "bytes_per_s", units.BYTES_PER_S, "up", "compulsory bytes / median time", _bytes_per_s),
-    Metric("prep", "prep_s", units.SECONDS, "down", "wall time of `prepare`", _measured("prep_s")),
-    Metric("prep call", "prep_call_s", units.SECONDS, "down", "FP8: quantization, which each call needs", _prep_call_s),
-    Metric("prep+kernel", "prep_and_kernel_s", units.SECONDS, "down", "prep and one call", _prep_and_kernel_s),
-    Metric("compile", "compile_s", units.SECONDS, "down", "first call beyond a later one", _measured("compile_s")),
-    Metric("memory", "peak_bytes", units.BYTES, "down", "peak memory, inputs included", _measured("peak_bytes")),
-    Metric("rmse", "relative_rmse", units.ERROR, "down", "RMSE / RMS of the oracle", _check(RELATIVE_RMSE)),
-    Metric("worst row", "worst_row", units.ERROR, "down", "the worst row's relative RMSE", _check(WORST_ROW)),
-    Metric("max error", "max_error", units.ERROR, "down", "largest error / RMS of the oracle", _check(MAX_ERROR)),
-    Metric("e1", "e1", units.ERROR, "down", "FP8: the kernel's own relative RMSE", _recorded("e1")),
-    Metric("e2", "e2", units.ERROR, "down", "FP8: what quantization alone costs", _recorded("e2")),
-    Metric("e3", "e3", units.ERROR, "down", "FP8: end to end, against the originals", _recorded("e3")),
+    Metric("bytes_per_s", units.BYTES_PER_S, "up", "compulsory bytes / median_s", _bytes_per_s),
+    Metric("prep_s", units.SECONDS, "down", "wall time of `prepare`", _measured("prep_s")),
+    Metric("prep_call_s", units.SECONDS, "down", "FP8: quantization, which each call needs", _prep_call_s),
+    Metric("prep_and_kernel_s", units.SECONDS, "down", "prep and one call", _prep_and_kernel_s),
+    Metric("compile_s", units.SECONDS, "down", "first call beyond a later one", _measured("compile_s")),
+    Metric("peak_bytes", units.BYTES, "down", "peak memory, inputs included", _measured("peak_bytes")),
+    Metric("relative_rmse", units.ERROR, "down", "RMSE / RMS of the oracle", _check(RELATIVE_RMSE)),
+    Metric("worst_row", units.ERROR, "down", "the worst row's relative RMSE", _check(WORST_ROW)),
+    Metric("max_error", units.ERROR, "down", "largest error / RMS of the oracle", _check(MAX_ERROR)),
+    Metric("e1", units.ERROR, "down", "FP8: the kernel's own relative RMSE", _recorded("e1")),
+    Metric("e2", units.ERROR, "down", "FP8: what quantization alone costs", _recorded("e2")),
+    Metric("e3", units.ERROR, "down", "FP8: end to end, against the originals", _recorded("e3")),
 )

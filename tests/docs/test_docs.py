@@ -492,14 +492,16 @@ def test_every_exit_status_is_documented():
 
 def test_every_metric_is_documented():
     page = page_of(REFERENCE / "python-api.md")
-    assert sorted(page.names("Metrics")) == sorted(metric.column for metric in METRICS)
+    assert sorted(page.names("Metrics")) == sorted(metric.name for metric in METRICS)
 
 
 def test_every_column_of_the_table_is_documented():
     section = page_of(REFERENCE / "python-api.md").section("attnbench.load")
-    apart = {*FIELDS, *(metric.column for metric in METRICS)}
+    apart = {*FIELDS, *(metric.name for metric in METRICS)}
     columns = {name for name in load(RUN).columns if name not in apart and not re.match("(rule|limit|value)_", name)}
     assert "ci_low_s" in columns and columns <= set(re.findall(r"`(\w+)`", section))
+    raw = page_of(REFERENCE / "python-api.md").section("Raw samples")
+    assert set(load(RUN, samples=True).columns) - set(FIELDS) <= set(re.findall(r"`(\w+)`", raw))
 
 
 MEMBERS = ("name", "deterministic", "version", "unavailable", "unsupported", "prepare")

@@ -1,5 +1,7 @@
 """The DataFrame: one row a record, facts in flat columns, missing where the record does not hold them."""
 
+from dataclasses import replace
+
 import pandas
 import pytest
 from fakes.report_runs import H200, LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
@@ -50,7 +52,7 @@ def test_missing_is_missing_and_never_zero(frame):
 
 
 def test_columns_are_flat_and_complete(frame):
-    assert {*FIELDS, *(metric.column for metric in METRICS)} <= set(frame.columns)
+    assert {*FIELDS, *(metric.name for metric in METRICS)} <= set(frame.columns)
     assert len(set(frame.columns)) == len(frame.columns)
     assert not any(isinstance(cell, (dict, list, tuple)) for cell in frame.to_numpy().ravel())
 
@@ -68,3 +70,28 @@ def test_several_runs_and_an_empty_one(tmp_path):
 def test_no_run_says_so(tmp_path):
     with pytest.raises(StoreError, match="no such run directory"):
         load(tmp_path / "nowhere")
+
+
+def test_a_metric_has_one_name_everywhere(frame):
+    """`list metrics`, the columns, and what METRICS calls it."""
+    from attnbench.cli.listing import list_metrics
+
+    names = [line.split()[0] for line in list_metrics(())]
+    assert names == [metric.name for metric in METRICS] == [name for name in frame.columns if name in names]
+
+
+def test_raw_samples_are_those_of_the_records(tmp_path):
+    timed = ok("fa3", 1e-3)
+    blocks = tuple(replace(block, process=number) for number, block in enumerate(timed.measurement.blocks * 2))
+    marked = replace(timed, measurement=replace(timed.measurement, blocks=blocks, outliers=((1, 2),)))
+    path = write_run(tmp_path / "one", (marked, failed("triton", "crash", "x"), ok("fa2", 2e-3), ok("naive", None)))
+    samples = load(path, samples=True)
+    kept = {"fa3": marked.measurement.samples_s, "fa2": ok("fa2", 2e-3).measurement.samples_s}
+    assert {name: tuple(rows.sample_s) for name, rows in samples.groupby("backend", sort=False)} == kept
+    fa3 = samples[samples.backend == "fa3"]
+    assert list(fa3[fa3.outlier][["block", "process", "sample"]].iloc[0]) == [1, 1, 2] and fa3.outlier.sum() == 1
+    assert list(fa3.block.unique()) == [0, 1] and set(fa3.samples_taken) == {blocks[0].sample_count}
+    assert set(fa3.case_key) == {marked.case_key} and set(fa3.seqlen_q) == {4096} and set(fa3.run) == {"one"}
+    assert samples.groupby("backend").sample_s.median()["fa2"] == pytest.approx(load(path).median_s.iloc[2])
+    none = load(write_run(tmp_path / "two", (failed("triton", "crash", "x"),)), samples=True)
+    assert len(none) == 0 and list(none.columns) == list(samples.columns)

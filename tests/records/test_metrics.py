@@ -101,27 +101,28 @@ def test_metrics_of_a_timed_record():
     record = ok("fa3", 1e-3, accuracy(e1=0.01, e2=0.02, e3=0.03), {"prep_s": 0.5, "peak_bytes": 7}, dtype="e4m3")
     found = metrics_of(record, H200)
     rate = forward_flops(record.case) / 1e-3
-    assert found["rate"] == pytest.approx(rate / 1e12)
-    assert found["peak"] == pytest.approx(100 * rate / (132 * 1.83e9 * 8192))
-    assert found["gemm"] is None  # the sentinel is bf16, the case e4m3
-    assert found["prep+kernel"] == pytest.approx(0.501)
-    assert (found["e1"], found["e2"], found["e3"], found["memory"]) == (0.01, 0.02, 0.03, 7)
-    assert found["rmse"] == 2e-3 and found["worst row"] == pytest.approx(6e-3)
-    assert found["prep call"] is None and found["prep"] == 0.5
+    assert found["tflops"] == pytest.approx(rate / 1e12)
+    assert found["pct_peak"] == pytest.approx(100 * rate / (132 * 1.83e9 * 8192))
+    assert found["pct_gemm"] is None  # the sentinel is bf16, the case e4m3
+    assert found["prep_and_kernel_s"] == pytest.approx(0.501)
+    assert (found["e1"], found["e2"], found["e3"], found["peak_bytes"]) == (0.01, 0.02, 0.03, 7)
+    assert found["relative_rmse"] == 2e-3 and found["worst_row"] == pytest.approx(6e-3)
+    assert found["prep_call_s"] is None and found["prep_s"] == 0.5
     timed = {"prep_s": 0.5, "prep_call": PrepTiming("own", (3e-4, 1e-4, 2e-4), 1, "cold")}
     found = metrics_of(ok("fa3", 1e-3, accuracy(e1=0.01), timed, dtype="e4m3"), H200)
-    assert found["prep call"] == 2e-4 and found["prep+kernel"] == pytest.approx(1.2e-3) and found["prep"] == 0.5
-    assert metrics_of(ok("fa3", 1e-3), H200)["gemm"] == pytest.approx(100 * rate / 750e12)
+    assert (found["prep_call_s"], found["prep_s"]) == (2e-4, 0.5)
+    assert found["prep_and_kernel_s"] == pytest.approx(1.2e-3)
+    assert metrics_of(ok("fa3", 1e-3), H200)["pct_gemm"] == pytest.approx(100 * rate / 750e12)
 
 
 def test_metrics_of_records_without_a_measurement_are_missing():
     assert set(metrics_of(unsupported("fa2", "needs a GPU"), H200).values()) == {None}
     checked = metrics_of(ok("fa2", None), H200)
-    assert checked["time"] is None and checked["rate"] is None and checked["rmse"] == 2e-3
+    assert checked["median_s"] is None and checked["tflops"] is None and checked["relative_rmse"] == 2e-3
 
 
 def test_a_time_by_the_hosts_clock_is_held_against_no_gpus_peak():
-    assert metrics_of(ok("naive", 1e-3, timing={"timer": "cpu"}), H200)["peak"] is None
+    assert metrics_of(ok("naive", 1e-3, timing={"timer": "cpu"}), H200)["pct_peak"] is None
 
 
 def test_only_a_timed_record_of_a_known_case_has_a_rate():
@@ -141,6 +142,7 @@ def test_latest_keeps_the_last_record_of_a_case_and_backend():
 
 
 def test_metric_table_is_sound():
-    assert len({metric.column for metric in METRICS}) == len({metric.name for metric in METRICS}) == len(METRICS)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    assert all(metric.name.isidentifier() and metric.name.islower() for metric in METRICS)
     assert {metric.better for metric in METRICS} == {"up", "down"}
     assert measurement(1.0).samples_s  # the maker itself

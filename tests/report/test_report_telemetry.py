@@ -60,11 +60,11 @@ def test_metrics_of_a_watched_record():
     result = Result.of(record, "run", Machine.of(H200))
     found = {metric.name: metric.of(result) for metric in METRICS}
     flops = forward_flops(record.case)
-    assert found["clock"] == 1500 and found["power"] == 600
-    assert found["cycles"] == pytest.approx(1.5e6)
-    assert found["energy"] == pytest.approx(600 * 1e-3 / flops)
-    assert found["peak at clock"] == pytest.approx(100 * flops / 1e-3 / (132 * 1.5e9 * 4096))
-    assert found["peak at clock"] / found["peak"] == pytest.approx(1830 / 1500)
+    assert found["sm_clock_mhz"] == 1500 and found["power_w"] == 600
+    assert found["sm_cycles"] == pytest.approx(1.5e6)
+    assert found["joules_per_flop"] == pytest.approx(600 * 1e-3 / flops)
+    assert found["pct_peak_at_clock"] == pytest.approx(100 * flops / 1e-3 / (132 * 1.5e9 * 4096))
+    assert found["pct_peak_at_clock"] / found["pct_peak"] == pytest.approx(1830 / 1500)
 
 
 @pytest.mark.parametrize("environment", [LAPTOP, {**H200, "gpu": {**H200["gpu"], "sm_count": 78}}])
