@@ -4,10 +4,14 @@ import ast
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 import typing
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -330,6 +334,19 @@ SMALL = "groups: [{name: one, axes: {batch: 1, num_heads: 4, head_dim: 16, %s}}]
 
 
 @pytest.fixture
+def function_of(small):
+    """Writes a plugin with a function `mine`; gives what judges it on one tiny case of these axes."""
+
+    def load_function(path, text):
+        edited = path.with_name(f"mine_{zlib.crc32(text.encode())}.py")  # a file is imported once
+        edited.write_text(text)
+        (backend,) = plugins.load([f"{edited}:mine"]).values()
+        return lambda axes: check(backend, small(axes))[0].status == "ok"
+
+    return load_function
+
+
+@pytest.fixture
 def small(tmp_path):
     """The path of a suite of one tiny case of these axes."""
 
@@ -349,14 +366,46 @@ def plugin(tmp_path, first_line):
     return path
 
 
-def test_the_function_is_right_where_the_page_says_so_and_wrong_where_it_says_so(tmp_path, small):
-    (backend,) = plugins.load([f"{plugin(tmp_path, 'mine.py')}:mine"]).values()
-    (record,) = check(backend, small("seqlen: 33, causal: true"))
-    assert record.status == "ok"
-    with pytest.raises(AssertionError, match="causal is aligned top left"):
-        check(backend, small("seqlen_q: 4, seqlen_k: 33, causal: true"))
-    with pytest.raises(AssertionError, match="exception"):
-        check(backend, small("seqlen: 33, num_heads_kv: 2"))
+def test_the_function_is_right_and_wrong_where_the_page_says_so(tmp_path, function_of):
+    path = plugin(tmp_path, "mine.py")
+    right = path.read_text()
+    assert function_of(path, right)("seqlen: 33, causal: true, num_heads_kv: 2")
+    assert function_of(path, right)("seqlen_q: 40, seqlen_k: 33, causal: true"), "rows that see no key, too"
+    for left_out, instead, shape, message in (
+        ("attn_mask=mask", "is_causal=causal", "seqlen_q: 4, seqlen_k: 33, causal: true", "causal is aligned top left"),
+        (", enable_gqa=True", "", "seqlen: 33, num_heads_kv: 2", "exception"),
+    ):
+        assert right.count(left_out) == 1
+        with pytest.raises(AssertionError, match=message):
+            function_of(path, right.replace(left_out, instead))(shape)
+
+
+def test_the_first_command_ends_well(tmp_path, command):
+    """README's own kernel on every bf16 case of `quick`, short and not timed."""
+    path = plugin(tmp_path, "mine.py")
+    words = next(words for words in commands_in(page_of(ROOT / "README.md")) if "mine.py:mine" in words)
+    assert words[:2] == ["run", "quick"] and words[words.index("--only") + 1] == "dtype=bf16"
+    shorter = ["--axis", "seqlen=48", "--no-time", "--backend", "mine", "--device", "cpu", "--out", tmp_path / "run"]
+    done = command(*[f"{path}:mine" if word == "mine.py:mine" else word for word in words], *shorter)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = load(tmp_path / "run")
+    assert set(kept.status) == {"ok"} and set(kept.num_heads_kv) == {1, 2, 4}
+
+
+def test_the_test_on_the_page_runs(tmp_path):
+    """docs/how-to/in-your-tests.md, with README's kernel, on the cases of grouped heads."""
+    plugin(tmp_path, "mine.py")
+    text = next(
+        text for _, text in page_of(ROOT / "docs" / "how-to" / "in-your-tests.md").code if "parametrize" in text
+    )
+    (tmp_path / "test_mine.py").write_text(text)
+    asked = ["-v", "-k", "q203", "-p", "no:cacheprovider", "--rootdir", tmp_path, "-c", "/dev/null"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *asked, tmp_path / "test_mine.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_mine.py::test_mine[bf16-d64-h6.2-b3-q203-k203-causal-normal.0] PASSED" in done.stdout
 
 
 def test_the_class_is_a_backend(tmp_path, small):
