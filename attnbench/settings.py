@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A year: longer than anybody waits, and what the system's own calls still hold (select(2): time_t).
+MAX_S = 366.0 * 24 * 3600
+Seconds = Annotated[float, Field(gt=0, le=MAX_S, allow_inf_nan=False)]
 
 
 class StrictModel(BaseModel):
@@ -30,21 +33,23 @@ class Timing(StrictModel):
         default=True,
         description="time the backends of a case together, block by block in turns; false: one after the other",
     )
-    min_samples: int = Field(default=30, ge=1, description="samples to take at least")
-    min_time_s: Positive = Field(default=0.5, description="seconds inside the operation to measure at least")
-    max_time_s: Positive = Field(default=15.0, description="seconds after which measuring stops, converged or not")
-    timeout_s: Positive = Field(
+    min_samples: int = Field(default=30, ge=1, le=10**9, description="samples to take at least")
+    min_time_s: Seconds = Field(default=0.5, description="seconds inside the operation to measure at least")
+    max_time_s: Seconds = Field(default=15.0, description="seconds after which measuring stops, converged or not")
+    timeout_s: Seconds = Field(
         default=120.0, description="seconds after which a record counts as hung; its worker is ended"
     )
     warmup_s: float = Field(
         default=0.25,
         ge=0,
+        le=MAX_S,
         allow_inf_nan=False,
         description="a window of warm-up; at least two, until their medians agree",
     )
     settle_s: float | None = Field(
         default=None,
         ge=0,
+        le=MAX_S,
         allow_inf_nan=False,
         description="sustained: seconds back to back before samples count, at least; default: 1 on a GPU, 0 on the CPU",
     )
@@ -98,6 +103,7 @@ class Checks(StrictModel):
     repeats: int = Field(
         default=2,
         ge=0,
+        le=10**9,
         description="further calls whose outputs must equal the first's bitwise, unless declared otherwise",
     )
     processes: int = Field(

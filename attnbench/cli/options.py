@@ -45,6 +45,8 @@ def run_directories(context: click.Context, parameter: click.Parameter, incomple
 
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+# As in a suite (`attnbench.settings`, which takes long to import): a year, which every call of the system holds.
+MAX_S = 366.0 * 24 * 3600
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -60,8 +62,8 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
             seconds = float(value.removesuffix(unit)) * SECONDS.get(unit, 1)
         except ValueError:
             seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            self.fail(f'"{value}" is no duration; write 90s, 15m or 2h', parameter, context)
+        if not 0 < seconds <= MAX_S:
+            self.fail(f'"{value}" is no duration; write 90s, 15m or 2h, at most a year', parameter, context)
         return seconds
 
 

@@ -138,15 +138,17 @@ def validate(source: Source) -> SuiteModel:
 
 
 def _refuse_unknown_probes(model: SuiteModel, source: Source) -> None:
-    from attnbench.correctness.probes import PROBES
-
     places: list[tuple[Location, Checks]] = [(("checks",), model.checks)]
     places += [(("groups", index, "checks"), group.checks) for index, group in enumerate(model.groups)]
-    for place, checks in places:
-        for name in checks.probes if checks.probes != ("all",) else ():
-            if name not in PROBES:
-                known = suggest(name, (*PROBES, "all"))
-                raise source.error((*place, "probes"), f'unknown probe "{name}" under "probes"{known}')
+    named = [(place, name) for place, checks in places if checks.probes != ("all",) for name in checks.probes]
+    if not named:
+        return
+    from attnbench.correctness.probes import PROBES
+
+    for place, name in named:
+        if name not in PROBES:
+            known = suggest(name, (*PROBES, "all"))
+            raise source.error((*place, "probes"), f'unknown probe "{name}" under "probes"{known}')
 
 
 def _explain(mistake: Any, location: Location) -> str:
@@ -162,7 +164,9 @@ def _explain(mistake: Any, location: Location) -> str:
         return str(mistake["ctx"]["error"])
     if isinstance(location[-1], int):
         name = f"{keys[-1]}[{name}]"
-    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in mistake.get("ctx", {}).items()}
+    limits = {
+        key: f"{value:.12g}" if isinstance(value, float) else value for key, value in mistake.get("ctx", {}).items()
+    }
     if mistake["type"] == "literal_error":
         limits["expected"] = limits["expected"].replace("'", "").replace(" or ", ", ")
     wanted = _WANTED.get(mistake["type"], mistake["msg"]).format(**limits)
