@@ -36,6 +36,8 @@ MAX_SIZE = 2**31 - 1
 
 REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
 FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
+# Values of these are legal only together, as `Case.make` checks; any other field's is legal or not by itself.
+INTERDEPENDENT = ("num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", *FP8_FIELDS)
 # A file of q, k, v; no sign that would make keys ambiguous.
 INPUT_FILE = re.compile(r"[\w./-]+\.safetensors")
 RESERVED = ("pass", "window", "mask", "seqlens", "page_size", "num_splits")
@@ -104,20 +106,7 @@ class Case(_Hashed):
     @property
     def key(self) -> str:
         """Readable, stable name: `bf16-d128-h16.4-b4-q4096-k4096-causal-normal.0`, then every non-default extra."""
-        dims = str(self.head_dim) if self.head_dim_v == self.head_dim else f"{self.head_dim}.{self.head_dim_v}"
-        heads = str(self.num_heads) if self.num_heads_kv == self.num_heads else f"{self.num_heads}.{self.num_heads_kv}"
-        key = (
-            f"{self.dtype}-d{dims}-h{heads}-b{self.batch}-q{self.seqlen_q}-k{self.seqlen_k}"
-            f"-{'causal' if self.causal else 'full'}-{self.inputs}.{self.seed}"
-        )
-        if self.is_fp8:
-            for name in FP8_FIELDS:
-                value = getattr(self, name)
-                if value != DEFAULTS[name]:
-                    key += f"-{name}={_plain(value)}"
-        if self.softmax_scale is not None and self.softmax_scale != self.head_dim**-0.5:
-            key += f"-softmax_scale={_plain(self.softmax_scale)}"
-        return key
+        return key_of(*_FIELDS_OF(self))
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored: a field that came after version 0.1 only where it is not at its default."""
@@ -138,6 +127,38 @@ class LaterCase(Case):
     @property
     def key(self) -> str:
         return super(LaterCase, self).key + self.further
+
+
+def key_of(
+    batch: int,
+    seqlen_q: int,
+    seqlen_k: int,
+    num_heads: int,
+    num_heads_kv: int,
+    head_dim: int,
+    head_dim_v: int,
+    dtype: str,
+    causal: bool,
+    inputs: str,
+    seed: int,
+    scaling: str,
+    block_size: int,
+    hadamard: bool,
+    p_scale: float,
+    softmax_scale: float | None,
+) -> str:
+    """The key of the case with these fields, for who needs no more of it: to name a million cases takes no cases."""
+    dims = str(head_dim) if head_dim_v == head_dim else f"{head_dim}.{head_dim_v}"
+    heads = str(num_heads) if num_heads_kv == num_heads else f"{num_heads}.{num_heads_kv}"
+    mask = "causal" if causal else "full"
+    key = f"{dtype}-d{dims}-h{heads}-b{batch}-q{seqlen_q}-k{seqlen_k}-{mask}-{inputs}.{seed}"
+    if dtype in FP8_DTYPES:
+        for name, value in zip(FP8_FIELDS, (scaling, block_size, hadamard, p_scale)):
+            if value != DEFAULTS[name]:
+                key += f"-{name}={_plain(value)}"
+    if softmax_scale is not None and softmax_scale != head_dim**-0.5:
+        key += f"-softmax_scale={_plain(softmax_scale)}"
+    return key
 
 
 FIELDS = tuple(field.name for field in fields(Case))

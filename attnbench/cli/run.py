@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +17,6 @@ from attnbench.backend import Base
 from attnbench.backends import builtin
 from attnbench.cli.doctor import doubt_line
 from attnbench.cli.group import terminated_like_interrupted
-from attnbench.cli.terminal import make_progress
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
 from attnbench.records.environment import section
@@ -34,6 +35,8 @@ from attnbench.suite.suite import Suite, parse_only
 SHOWN_NOT_RUN = 10
 # Lines on combinations that --axis left no place for.
 SHOWN_LEFT_OUT = 5
+# Lines of a plan that are written together: a suite may have a million.
+LINES_AT_ONCE = 1000
 # What a plugin's backend counts as where only built-in ones are known by name.
 PLAIN = Base()
 # Exit statuses, the gravest first.
@@ -87,6 +90,8 @@ def run_command(
         for suite in loaded:
             _print_plan(suite, joining)
         return 0
+    from attnbench.cli.terminal import make_progress
+
     kind = choose_device(device) if run is None else _device_of(run, device)
     places = _run_directories(loaded, out) if run is None else [run.path]
     doubt = doubt_line(kind) if any(group.time for suite in loaded for group in suite.groups) else ""
@@ -159,8 +164,8 @@ def _check_names(suites: Sequence[Suite], asked: tuple[str, ...], specs: tuple[s
     """Unknown backends, as far as that can be told without importing plugins: those asked for, else the suites' own."""
     for spec in specs:
         plugins.check_spec(spec)
-    if plugins.names_unknown(specs):
-        return  # the run looks again, once a worker has imported the plugins
+    if not (asked or any(suite.backends for suite in suites)) or plugins.names_unknown(specs):
+        return  # nothing to check, or the run looks again, once a worker has imported the plugins
     known = (*builtin(), *plugins.announced_names(specs))
     for name in asked:
         if name not in known:
@@ -225,11 +230,12 @@ def _print_suite(suites: Sequence[Suite], specs: Sequence[str]) -> None:
 
 def _print_plan(suite: Suite, joining: tuple[str, ...]) -> None:
     """joining: plugins whose backends join the suite's list."""
-    jobs = suite.jobs()
     names = list(suite.backends) if suite.backends is not None else ["all that are available"]
     names += [name for name in plugins.announced_names(joining) if name not in names]
-    click.echo(f"{suite.name}: {len(jobs)} cases; backends: {', '.join(names)}")
-    click.echo("\n".join(f"{job.group}  {job.case.key}{'' if job.time else '  (not timed)'}" for job in jobs))
+    click.echo(f"{suite.name}: {suite.count()} cases; backends: {', '.join(names)}")
+    lines = (f"{group.name}  {key}{'' if group.time else '  (not timed)'}\n" for group, key in suite.kept_keys())
+    for part in iter(lambda: "".join(itertools.islice(lines, LINES_AT_ONCE)), ""):
+        click.echo(part, nl=False)
     for case, reason in suite.excluded().items():
         click.echo(f"excluded  {case.key}  {reason}")
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attnbench.errors import suggest
-from attnbench.hopper.build import build_facts
-from attnbench.machine import facts as environment
 from attnbench.machine.nvml import gpus
 from attnbench.messages import Ready
 from attnbench.plugins import plain_spec
@@ -184,6 +182,9 @@ def unknown_backend(name: str, known: Sequence[str]) -> str:
 
 def _open_writer(request: Request, ready: Ready, backends: tuple[str, ...]) -> store.Writer:
     """The suite is stored with the backends that really run, so that --resume finishes those and no others."""
+    from attnbench.hopper.build import build_facts
+    from attnbench.machine import facts as environment
+
     facts = {
         **environment.with_worker(environment.collect(request.device), ready.facts),
         **build_facts(),

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attnbench.case import FP8_DTYPES, FP8_FIELDS, Case
-from attnbench.suite.groups import MAX_CASES, Axis, Derived, Exclusion, Plan, expand, targets
+from attnbench.suite.expansion import MAX_CASES, expand
+from attnbench.suite.groups import Axis, Derived, Exclusion, Plan, targets
 from attnbench.suite.source import Source, SuiteError
 from attnbench.suite.values import check_name, parse_value
 
@@ -202,7 +203,7 @@ def _case_of(plan: Plan, rows: Sequence[tuple[Any, ...]]) -> tuple[Case | Exclus
             continue  # it matches nothing here
         return item, f"excluded: {item.reason}"
     try:
-        return expand(single, _NOWHERE)[0][0], ""
+        return next(iter(expand(single, _NOWHERE))), ""
     except SuiteError as error:
         reason = str(error).partition(": ")[2]
         return None, reason.removesuffix(f' (group "{plan.name}")').replace(f' of group "{plan.name}"', "")

@@ -5,8 +5,10 @@ Reading half: no torch. pydantic is imported when a suite is loaded, not before.
 
 from __future__ import annotations
 
-import collections
+import array
 import dataclasses
+import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from attnbench.errors import suggest
 from attnbench.paths import shipped_folder
 from attnbench.suite.axes import override, suite_of_axes
-from attnbench.suite.groups import Axis, Match, Plan, build_defaults, build_match, build_plan, expand, targets
+from attnbench.suite.expansion import expand
+from attnbench.suite.groups import Axis, Match, Plan, build_defaults, build_match, build_plan, targets
 from attnbench.suite.source import Source, SuiteError, parse_source, read_source
 from attnbench.suite.suite import GROUP, ExpandedGroup, Suite, field_text, matcher, merge_only, only_text
 
@@ -169,8 +172,7 @@ def _groups(model: SuiteModel, plans: Mapping[int, Plan], source: Source) -> Ite
         if mistake:
             own = bool(group.timing.model_fields_set)
             raise source.error((*location, "timing") if own else ("timing",), mistake)
-        cases, excluded = expand(plan, source)
-        yield ExpandedGroup(plan, group.time, timing, merge(model.checks, group.checks), cases, excluded)
+        yield ExpandedGroup(plan, group.time, timing, merge(model.checks, group.checks), expand(plan, source))
 
 
 def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
@@ -182,34 +184,42 @@ def _refuse_repeated_names(model: SuiteModel, source: Source) -> None:
                 ("groups", index, "name"), f'group "{group.name}" is here twice (first in line {line}); rename one'
             )
         first[group.name] = index
-    backends = model.backends or ()
-    for index, name in enumerate(backends):
-        if name in backends[:index]:
+    listed: set[str] = set()
+    for index, name in enumerate(model.backends or ()):
+        if name in listed:
             raise source.error(("backends", index), f'"backends" lists "{name}" twice; remove one')
+        listed.add(name)
 
 
 def _refuse_repeated_cases(groups: tuple[ExpandedGroup, ...], source: Source) -> None:
+    """Keys are held as hashes of 8 bytes; only where two of these are equal are the keys themselves compared."""
+    if len(groups) == 1 and not groups[0].cases.may_repeat():
+        return
+    hashes = sorted(array.array("q", (hash(key) for group in groups for key in group.cases.each_key())))
+    if any(map(operator.eq, hashes, itertools.islice(hashes, 1, None))):
+        _name_repeated_case(groups, source)
+
+
+def _name_repeated_case(groups: tuple[ExpandedGroup, ...], source: Source) -> None:
+    """Raises SuiteError for the first case that is there twice, if one is."""
     seen: dict[str, ExpandedGroup] = {}
-    count = 0
     for group in groups:
-        for case in group.cases:
-            key = case.key
-            first = seen.setdefault(key, group)
-            if first is not group:
+        for key in group.cases.each_key():
+            first = seen.get(key)
+            if first is group:
+                raise source.error(group.plan.location, f'group "{group.name}" has the case {key} twice; exclude one')
+            if first is not None:
                 line = source.line(first.plan.location)
                 whose = f'group "{first.name}" (line {line}) has already; exclude it in one of them'
                 raise source.error(group.plan.location, f'group "{group.name}" has the case {key}, which {whose}')
-        count += len(group.cases)
-        if len(seen) != count:
-            key = _first_repeated(group)
-            raise source.error(group.plan.location, f'group "{group.name}" has the case {key} twice; exclude one')
+            seen[key] = group
 
 
 def _check_input_files(groups: tuple[ExpandedGroup, ...], source: Source) -> None:
     """Raises SuiteError where a case names a .safetensors file that does not hold its tensors."""
     read: set[str] = set()
     for group in groups:
-        for case in group.cases:
+        for case in group.cases if group.names_files() else ():
             if not case.inputs.isidentifier():
                 from attnbench.reference.inputs import InputFileError, check_header, check_numbers
 
@@ -222,20 +232,15 @@ def _check_input_files(groups: tuple[ExpandedGroup, ...], source: Source) -> Non
                     raise source.error(group.plan.location, f'group "{group.name}": {error}') from None
 
 
-def _first_repeated(group: ExpandedGroup) -> str:
-    return collections.Counter(case.key for case in group.cases).most_common(1)[0][0]
-
-
 def _refuse_nothing_left(suite: Suite, asked: str) -> None:
     """Raises SuiteError where no case is left, naming the field that keeps none."""
-    cases = [case for group in suite.groups for case in group.cases]
-    if not cases:
+    if not any(group.cases for group in suite.groups):
         raise suite.source.error(("groups",), "the suite expands to nothing: every case is excluded")
-    if any(map(matcher(suite.only), cases)):
+    if any(map(matcher(suite.only), suite.all_cases())):
         return
     for item in suite.only:
-        if not any(map(matcher((item,)), cases)):
-            there = sorted({field_text(case, item[0]) for case in cases})
+        if not any(map(matcher((item,)), suite.all_cases())):
+            there = sorted({field_text(case, item[0]) for case in suite.all_cases()})
             shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
             has = f"has {only_text(item)}; it has {item[0]} {shown}"
             raise SuiteError(f'{asked}: no case of suite "{suite.name}" {has}')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import yaml
 
 from attnbench.case import Case
 from attnbench.errors import suggest
+from attnbench.suite.expansion import Cases
 from attnbench.suite.groups import Match, Plan, match_to_dict
 from attnbench.suite.source import SCIENTIFIC, Source, SuiteError
 from attnbench.suite.values import check_name, parse_value
@@ -42,12 +43,16 @@ class ExpandedGroup:
     time: bool
     timing: Timing
     checks: Checks
-    cases: tuple[Case, ...]
-    excluded: tuple[tuple[Case, str], ...]
+    cases: Cases
 
     @property
     def name(self) -> str:
         return self.plan.name
+
+    def names_files(self) -> bool:
+        """Whether some case takes its inputs from a file."""
+        axes = (axis for axis in self.plan.axes if "inputs" in axis.targets)
+        return any(not str(value).isidentifier() for axis in axes for row in axis.rows for value in row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +76,35 @@ class Suite:
     source: Source = field(compare=False, repr=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
+    def all_cases(self) -> Iterator[Case]:
+        """Those that `only` drops too."""
+        return (case for group in self.groups for case in group.cases)
+
+    def kept(self) -> Iterator[tuple[ExpandedGroup, Case]]:
+        """Every case that `only` keeps, group by group, in the order of the file. Never empty; nothing is held."""
+        keep = matcher(self.only) if self.only else None
+        return ((group, case) for group in self.groups for case in group.cases if keep is None or keep(case))
+
+    def kept_keys(self) -> Iterator[tuple[ExpandedGroup, str]]:
+        """The keys of the same."""
+        if self.only:
+            return ((group, case.key) for group, case in self.kept())
+        return ((group, key) for group in self.groups for key in group.cases.each_key())
+
+    def count(self) -> int:
+        """How many cases `only` keeps."""
+        return sum(1 for _ in self.kept()) if self.only else sum(len(group.cases) for group in self.groups)
+
     def jobs(self) -> tuple[Job, ...]:
-        """Every case that `only` keeps, group by group, in the order of the file. Never empty."""
-        keep = matcher(self.only)
+        """The cases that `only` keeps, and how each is run."""
         return tuple(
-            Job(case, group.name, group.time, group.timing, group.checks, self.emulation)
-            for group in self.groups
-            for case in group.cases
-            if keep(case)
+            Job(case, group.name, group.time, group.timing, group.checks, self.emulation) for group, case in self.kept()
         )
 
     def excluded(self) -> dict[Case, str]:
         """The cases that the file excludes, with the reason it gives; those that `only` drops are not among them."""
         keep = matcher(self.only)
-        return {case: reason for group in self.groups for case, reason in group.excluded if keep(case)}
+        return {case: reason for group in self.groups for case, reason in group.cases.excluded() if keep(case)}
 
     def check_backends(self, known: Iterable[str]) -> None:
         """Raises SuiteError, at its line, for a backend in the list that is not known."""
@@ -197,7 +217,8 @@ def matcher(only: Match) -> Callable[[Case], bool]:
 
     if not only:
         return lambda case: True
-    return lambda case: all(value(case, name) in values for name, values in only)
+    allowed = [(name, frozenset(values)) for name, values in only]
+    return lambda case: all(value(case, name) in values for name, values in allowed)
 
 
 def field_text(case: Case, name: str) -> str:
