@@ -1,19 +1,27 @@
-"""How the command line ends: a mistake is one line and exit status 2, an interruption 130, nothing a traceback."""
+"""How the command line ends: a mistake is one line and exit status 2, an interruption 130, a fault of its own 70."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from attnbench import __version__
+from attnbench.cli.streams import outlived
 from attnbench.errors import UserError
 
 USAGE_ERROR = 2
+INCOMPLETE = 3
+# EX_SOFTWARE of sysexits.h.
+FAULT = 70
 INTERRUPTED = 130
 # click 8.2 raises this where a group is called bare; before that it printed the help itself.
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -26,22 +34,41 @@ class Mistake(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group whose every mistake is one line on stderr, and whose interruption is exit status 130, as in a shell."""
+    """A group whose every mistake is one line on stderr, and whose interruption is exit status 130, as in a shell.
+
+    What nobody foresaw is exit status 70 with the text for a report, and never a status that means something else.
+    """
 
     def main(self, *arguments: Any, **options: Any) -> Any:
+        with outlived() as streams:
+            status = self._status(*arguments, **options)
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.flush()
+            lost = next((stream.failure for stream in streams if stream.failure), None)
+            if lost is not None:
+                click.echo(f"attnbench: output could not be written: {lost.strerror}", err=True)
+                status = status or INCOMPLETE
+        sys.exit(status)
+
+    def _status(self, *arguments: Any, **options: Any) -> int:
         try:
             status = super().main(*arguments, **{**options, "standalone_mode": False})
+        except SystemExit as end:
+            status = end.code
         except NO_ARGUMENTS as error:
             error.show()
-            sys.exit(error.exit_code)
+            status = error.exit_code
         except click.ClickException as error:
-            line = " ".join(error.format_message().split())
+            line = _printable(" ".join(error.format_message().split()))
             click.echo(f"attnbench: {line}{_help_hint(error)}", err=True)
-            sys.exit(error.exit_code)
+            status = error.exit_code
         except click.Abort as abort:
             click.echo(f"attnbench: {str(abort) or 'interrupted'}", err=True)
-            sys.exit(INTERRUPTED)
-        sys.exit(status if isinstance(status, int) else 0)
+            status = INTERRUPTED
+        except Exception as error:
+            click.echo(fault_text(error), err=True)
+            status = FAULT
+        return status if isinstance(status, int) else 0
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -50,6 +77,21 @@ class Commands(click.Group):
             # click would exit with 1, which means an incorrect result here; and Python would flush again at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.Abort("interrupted: nobody reads the output any more") from None
+
+
+def fault_text(error: Exception) -> str:
+    """What a report of a fault of attnbench itself needs."""
+    told = "".join(traceback.format_exception(error)).rstrip()
+    return (
+        f"attnbench: a fault of attnbench itself, exit status {FAULT}; please report it with the lines below, once you "
+        f"have seen that they hold nothing confidential\n"
+        f"attnbench {__version__}, Python {platform.python_version()}, {platform.platform()}\n{told}"
+    )
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a name may hold and a terminal would obey."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _help_hint(error: click.ClickException) -> str:

@@ -114,7 +114,7 @@ def find_sanitizer() -> Path | None:
 
 def run_step(step: SanitizerStep, sanitizer: Path, runner: Runner) -> SanitizerResult:
     """Runs one tool over one schedule and head_dim in a process of its own, and reads its verdict."""
-    child = [sys.executable, "-m", "attnbench.cli.sanitize", "--launch", step.schedule, str(step.head_dim)]
+    child = [sys.executable, "-P", "-m", "attnbench.cli.sanitize", "--launch", step.schedule, str(step.head_dim)]
     command = [str(sanitizer), "--tool", step.tool, "--error-exitcode", str(FINDINGS_EXIT), *child]
     started = time.monotonic()
     exit_status, output = runner(command, STEP_TIMEOUT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import select
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from attnbench.errors import UserError
 from attnbench.messages import Event, Job, MessageError, Ready, Refused, event_of, to_line
-from attnbench.paths import import_folder
+from attnbench.paths import PACKAGE, import_folder
 
 # Importing torch and opening a CUDA device, on a cold disk.
 START_TIMEOUT_S = 180.0
@@ -26,6 +27,8 @@ EXIT_TIMEOUT_S = 5.0
 # A killed process ends at once, unless it waits inside a driver that hangs.
 KILL_TIMEOUT_S = 60.0
 TAIL_BYTES = 4000
+# The program that becomes a worker and its keeper.
+KEEPER = str(PACKAGE / "worker" / "keeper.py")
 READ_BYTES = 1 << 16
 
 
@@ -65,30 +68,21 @@ class WorkerProcess:
     """One measuring process. What it prints goes to a file of its own, whose tail explains a crash."""
 
     def __init__(self, device: str, plugins: Sequence[str], place: Place | None = None):
-        jobs_read, jobs_write = os.pipe()
-        events_read, events_write = os.pipe()
+        jobs_read, jobs_write = _pipe()
+        events_read, events_write = _pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is `kill` that closes it
         self._folder = str(place.folder if place else Path.cwd())
         self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
-            # NOTE: -P, or an `attnbench` in the worker's folder would take this package's place.
-            [
-                sys.executable,
-                *(["-P"] if place else []),
-                "-m",
-                "attnbench.worker",
-                str(jobs_read),
-                str(events_write),
-                device,
-                *plugins,
-            ],
+            # NOTE: -P, or whatever lies in the worker's folder would take the place of any module, of this package too.
+            [sys.executable, "-P", KEEPER, str(jobs_read), str(events_write), device, *plugins],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
             pass_fds=(jobs_read, events_write),
             cwd=place.folder if place else None,
             env=_environment(place),
-            start_new_session=True,  # Ctrl-C is the parent's to handle, and its helpers die with it
+            start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         os.close(jobs_read)
         os.close(events_write)
@@ -138,9 +132,9 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Ends the worker and everything it started, whatever state it is in. Raises WorkerStuck where it cannot."""
-        # Nobody of that group is left otherwise, or its number is another's by now.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # The worker's keeper, which ends all the rest first (attnbench/worker/keeper.py); it goes on if it was stopped.
+        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGCONT)
         try:
             self._process.wait(KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -194,6 +188,15 @@ def _gist(output: str) -> str:
     return " < ".join([lines[fatal], *frames[:2]])
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe with no end at 0, 1 or 2, where a child has its standard streams, whichever of these are closed here."""
+    ends = os.pipe()
+    moved = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    for end in ends:
+        os.close(end)
+    return moved[0], moved[1]
+
+
 def _exit_descriptors(pid: int) -> list[int]:
     """A descriptor that becomes readable when the process ends; none where the system has no pidfd_open(2)."""
     try:
@@ -212,12 +215,13 @@ def _environment(place: Place | None) -> dict[str, str]:
         "OMP_PLACES": "cores",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    return {**given, **os.environ, "PYTHONPATH": _import_path(place)}
+    # Nothing that the worker starts imports from the folder it is in either.
+    return {**given, **os.environ, "PYTHONPATH": _import_path(place), "PYTHONSAFEPATH": "1"}
 
 
 def _import_path(place: Place | None) -> str:
-    """This very attnbench for the worker, whatever its working directory."""
-    further = place.import_path if place else (os.environ.get("PYTHONPATH", ""),)
+    """This very attnbench for the worker, whatever its working directory; an empty part would stand for that."""
+    further = place.import_path if place else os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(part for part in (import_folder(), *further) if part)
 
 

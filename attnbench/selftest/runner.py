@@ -155,6 +155,7 @@ def _collect(work: list[BugUnit | RightUnit]) -> Findings:
     """Units in as many processes as there are cores, each with one thread: the problems are small."""
     findings = Findings()
     processes = min(len(os.sched_getaffinity(0)), len(work))
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process of these imports from the current folder
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for unit, result in zip(work, pool.imap(_run, work)):
             if isinstance(unit, RightUnit):

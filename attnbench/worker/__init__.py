@@ -1,4 +1,4 @@
 """The measuring process: one case and its backends at a time, checked, then timed.
 
-For others: nothing imports it but `selftest` and `testing`; `attnbench.run` starts it as `python -m attnbench.worker`.
+For others: nothing imports it but `selftest` and `testing`; `attnbench.run` starts `keeper` as a program.
 """

@@ -5,7 +5,6 @@ What goes through the pipes: `attnbench.messages`.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
@@ -46,12 +45,8 @@ if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
 
 
-PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies, however it dies
-
-
 def main() -> None:
     """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; a KeyboardInterrupt here is a backend's
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     jobs_fd, events_fd, device, *specs = sys.argv[1:]

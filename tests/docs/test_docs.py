@@ -26,7 +26,7 @@ from attnbench.backends import builtin
 from attnbench.case import DEFAULTS, FIELDS, REQUIRED, RESERVED, SCALINGS, Case
 from attnbench.claims.page import MARK
 from attnbench.cli import main
-from attnbench.cli.group import INTERRUPTED, USAGE_ERROR
+from attnbench.cli.group import FAULT, INCOMPLETE, INTERRUPTED, USAGE_ERROR
 from attnbench.compare.gate import GRAVITY
 from attnbench.records.measurement import Block, Conditions, Measurement, PrepTiming
 from attnbench.records.metrics import METRICS
@@ -536,7 +536,7 @@ def test_every_verb_and_option_is_documented():
 
 def test_every_exit_status_is_documented():
     shown = {int(row[0].strip("*")) for row in COMMANDS.rows("Exit statuses")}
-    assert shown == {*STATUS_MEANS, *GRAVITY, USAGE_ERROR, INTERRUPTED}
+    assert shown == {*STATUS_MEANS, *GRAVITY, USAGE_ERROR, INTERRUPTED, FAULT, INCOMPLETE}
 
 
 def test_every_metric_is_documented():

@@ -169,22 +169,24 @@ def lines(path):
 
 @pytest.fixture(scope="module")
 def killed(module_command):
-    """A run whose parent was killed with SIGKILL after two records: (out, its lines then, the worker's pid)."""
+    """A run whose parent was killed with SIGKILL after two records: (out, its lines then, all its processes)."""
     suite = module_command.suite(SLOW_CASES, name="slow", rest="backends: [naive]\n")
     out = module_command.folder / "killed"
     process = module_command.start("run", suite, *SLOW, "--out", out)
     try:
         wait_until(lambda: len(lines(out / "records.jsonl")) >= 3)
-        (worker,) = children(process.pid)
+        (keeper,) = children(process.pid)
+        (worker,) = children(keeper)
+        (telemetry,) = children(worker)
     finally:
         process.kill()
         process.communicate()
-    return out, lines(out / "records.jsonl"), worker
+    return out, lines(out / "records.jsonl"), (keeper, worker, telemetry)
 
 
 def test_no_orphan_stays_behind_a_killed_parent(killed):
-    out, taken, worker = killed
-    wait_until(lambda: not is_alive(worker), timeout_s=10)
+    out, taken, helpers = killed
+    wait_until(lambda: not any(map(is_alive, helpers)), timeout_s=10)
     assert 3 <= len(taken) < 12 and len(read(out).records) == len(taken)
 
 
@@ -220,11 +222,12 @@ def interrupted(module_command):
     out = module_command.folder / "interrupted"
     process = module_command.start("run", suite, *SLOW, "--out", out)
     wait_until(lambda: len(lines(out / "records.jsonl")) >= 2)
-    (worker,) = children(process.pid)
+    (keeper,) = children(process.pid)
+    (worker,) = children(keeper)
     (telemetry,) = children(worker)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)
-    return out, process.returncode, printed, (worker, telemetry)
+    return out, process.returncode, printed, (keeper, worker, telemetry)
 
 
 def test_an_interruption_keeps_the_records_and_ends_the_worker(interrupted):
