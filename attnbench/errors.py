@@ -6,7 +6,12 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message names the thing, the value and the way out, in one line."""
+    """Something that the user can mend: the message names the thing, the value and the way out, in one line.
+
+    status: how the command line ends with it; 2, a mistake in the command or the suite, where a class says no other.
+    """
+
+    status = 2
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

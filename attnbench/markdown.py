@@ -9,15 +9,25 @@ from urllib.parse import quote
 
 from tabulate import tabulate
 
+from attnbench.printable import printable
 from attnbench.units import count
 
-__all__ = ["anonymous", "bullets", "code", "count", "details", "fence", "image", "listing", "plain", "table"]
+__all__ = ["anonymous", "bullets", "code", "count", "details", "fence", "image", "label", "listing", "plain",
+           "table"]  # fmt: skip
 
 # An absolute path says nothing about the measurement and much about somebody's machine: only its last part is kept.
 _PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
 _NUMBER = re.compile(r"\d[\d.,]*|\binf\b")
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+# What GitHub and CommonMark read as markup wherever it stands, and what only at the beginning of a block (CommonMark
+# 0.31, sections 4 and 5; GitHub also reads $...$ as a formula, and links www., https:// and @names).
+_INLINE = re.compile(r"[\\`*_\[\]]|~~|(?<=:)//|(?<=www)\.|[$@](?=\S)")
+_BLOCK = re.compile(r"^(?:(?:#{1,6}|[-+]|\d{1,9}[.)])(?=\s|$)|[|]|[=-]+$)")
+# A name that a code span holds as it is. Others are escaped in <code>, which every reader of markdown takes.
+_CODE = re.compile(r"[^`<>&\n]+")
+_NAME = re.compile(r"(?!.*(?:\]\(|\b_|_\b|www\.))[A-Za-z][\w.=,+()/ \[\]-]*")
+# The same for what stands in for a picture, where brackets may come in pairs.
+_ALT = re.compile(r"(?:[^`<>&\n$*\\\[\]]|\[[^`<>&\n$*\\\[\]]*\](?!\())*")
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -35,12 +45,12 @@ def filled_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: in
 
 
 def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+    return " ".join(str(text).split()).replace("|", "\\|")  # also inside code, where only a table needs it
 
 
 def details(title: str, body: str) -> str:
-    """A part that stays folded until the reader opens it."""
-    return f"<details>\n<summary>{title}</summary>\n\n{body}\n\n</details>"
+    """A part that stays folded until the reader opens it. The title is text, not markup."""
+    return f"<details>\n<summary>{_html(title)}</summary>\n\n{body}\n\n</details>"
 
 
 def fence(text: str, language: str = "") -> str:
@@ -51,11 +61,18 @@ def fence(text: str, language: str = "") -> str:
 
 def image(about: str, path: Path) -> str:
     """A picture in a folder beside the page; a link ends at the first blank or bracket unless they are escaped."""
-    return f"![{about}]({quote(path.parent.name)}/{quote(path.name)})"
+    shown = about if _ALT.fullmatch(about) else plain(about)
+    return f"![{shown}]({quote(path.parent.name)}/{quote(path.name)})"
+
+
+def label(text: str) -> str:
+    """A name in running text: as it is where nothing in it could be read as markup."""
+    return text if _NAME.fullmatch(text) else plain(text)
 
 
 def code(text: str) -> str:
-    return f"`{text}`"
+    """A name as code, whatever it holds: `hopper[ws]`."""
+    return f"`{text}`" if _CODE.fullmatch(text) and text == text.strip() else f"<code>{plain(text)}</code>"
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -71,7 +88,7 @@ def listing(words: Sequence[str]) -> str:
 
 def anonymous(text: str) -> str:
     """Text of a record without terminal colours, folders and addresses, so that equal failures read equal."""
-    return _ADDRESS.sub("0x…", _PATH.sub(r"\1", _CONTROL.sub("", text)))
+    return _ADDRESS.sub("0x…", _PATH.sub(r"\1", printable(text)))
 
 
 def numberless(text: str) -> str:
@@ -80,6 +97,18 @@ def numberless(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of a record inside a sentence or a cell: what markdown or HTML would read as markup is escaped."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", escaped)
+    """Text of a run inside a sentence, a cell or a heading, or as one: what would be read as markup is escaped."""
+    return _BLOCK.sub(_entities, _INLINE.sub(_escaped, _html(" ".join(text.split()))))
+
+
+def _html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """With a backslash where that is enough; a link begins in spite of one, and a formula."""
+    return f"\\{match[0]}" if match[0] in "\\`*_[]" else _entities(match)
+
+
+def _entities(match: re.Match[str]) -> str:
+    return "".join(f"&#{ord(letter)};" if not letter.isdigit() else letter for letter in match[0])

@@ -22,6 +22,8 @@ from typing import Any
 from attnbench.backend import Backend, Base, Call, ContractError, Inputs, Outputs, completed
 from attnbench.case import Case
 from attnbench.errors import UserError
+from attnbench.printable import one_line, printable
+from attnbench.redaction import redacted
 
 ENTRY_POINTS = "attnbench.backends"
 # What tracebacks call the frames of Python's own import system.
@@ -70,12 +72,13 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def plain_spec(spec: str) -> str:
-    """A spec with its file named from here, or by its bare name where it lies elsewhere: no path of this machine."""
+    """A spec with its file named from here, or by its bare name where it lies elsewhere: no path of this machine, and
+    no secret."""
     place, function = split_spec(spec)
     path = Path(place)
     if path.is_absolute():
         path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)
-    return f"{path}:{function}" if function else str(path)
+    return redacted(printable(f"{path}:{function}" if function else str(path)))
 
 
 def announced_names(specs: Sequence[str]) -> list[str]:
@@ -198,6 +201,8 @@ def _module_backends(module: Any, spec: str) -> Sequence[Base]:
             raise PluginError(f'plugin "{spec}": {name} in BACKENDS is a class; put {name}() there')
         if isinstance(backend, Backend) and not (isinstance(backend.name, str) and backend.name):
             raise PluginError(f'plugin "{spec}": {type(backend).__name__}.name must be text, not {backend.name!r}')
+        if isinstance(backend, Backend) and one_line(backend.name) != backend.name:
+            raise PluginError(f'plugin "{spec}": {type(backend).__name__}.name holds no letter, {backend.name!r}')
         lacking = isinstance(backend, Base) and type(backend).prepare is Base.prepare
         if lacking or not isinstance(backend, Backend):
             members = ("name", "deterministic", "version", "unavailable", "unsupported", "prepare")

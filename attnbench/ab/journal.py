@@ -13,19 +13,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from attnbench.ab.measure import ARMS, Measured
+from attnbench.ab.measure import ARMS, HEAD, NULL, Measured
 from attnbench.compare.comparable import differences_of_environments
-from attnbench.records.measurement import RecordError
 from attnbench.records.record import Record
 from attnbench.records.store import (
     StoreError,
+    Unreadable,
     Writer,
     append_line,
     complete_length,
+    environment_text,
     lock_folder,
+    open_own,
     refuse_occupied,
     write_file,
 )
+from attnbench.records.stored_facts import environment_facts, json_object
+from attnbench.records.stored_record import stored_record
 from attnbench.run.runner import RESULTS
 
 JOURNAL = "processes.jsonl"
@@ -39,7 +43,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(folder)
             self._path = folder / JOURNAL
-            self._file: IO[bytes] = self._path.open("a+b", buffering=0)
+            self._file: IO[bytes] = open_own(self._path, "a+b")
             self._file.truncate(complete_length(self._file))
         except OSError as error:
             raise StoreError(f"cannot write {folder / JOURNAL}: {error.strerror}") from None
@@ -47,15 +51,17 @@ class Journal:
     def pairs(self) -> Iterator[tuple[str, Record, Record]]:
         """(what base was measured against, base's record, the other's), as they were measured.
 
-        Raises StoreError for a line that is none.
+        Raises Unreadable for a line that is none.
         """
         for number, line in enumerate(self._path.read_bytes().splitlines(), start=1):
             try:
-                row = json.loads(line)
-                yield row["against"], *(Record.from_json(json.dumps(row[side])) for side in ("base", "other"))
-            except (ValueError, KeyError, TypeError, RecordError) as error:
+                row = json_object(line, {"against": str, "base": dict, "other": dict})
+                if row["against"] not in (HEAD, NULL):
+                    raise ValueError(f'against: should be "{HEAD}" or "{NULL}"')
+                yield row["against"], *(stored_record(json.dumps(row[side])) for side in ("base", "other"))
+            except ValueError as error:  # RecordError is one
                 way_out = "it cannot be continued, choose another --out"
-                raise StoreError(f"{self._path}:{number}: {error}; {way_out}") from None
+                raise Unreadable(f"{self._path}:{number}: {error}; {way_out}") from None
 
     def append(self, against: str, base: Record, other: Record) -> None:
         line = f'{{"against":"{against}","base":{base.to_json()},"other":{other.to_json()}}}'
@@ -106,26 +112,34 @@ def write_runs(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str, m
 
 def begin(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str) -> None:
     """Writes down what is compared, before anything is measured. Raises StoreError where it cannot be written."""
-    text = json.dumps({"suite": suite_text, **dict(zip(ARMS, facts))}, indent=2, sort_keys=True) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_file(out / COMPARISON, text)
+        write_file(out / COMPARISON, environment_text({"suite": suite_text, **dict(zip(ARMS, facts))}))
     except OSError as error:
         raise StoreError(f"cannot write {out / COMPARISON}: {error.strerror}") from None
 
 
 def begun(out: Path) -> dict[str, Any]:
-    """What `begin` wrote. Raises StoreError where there is no A/B to go on with."""
+    """What `begin` wrote. Raises StoreError where no A/B was begun there, Unreadable where it does not say of what."""
     try:
-        found = json.loads((out / COMPARISON).read_text())
-        if isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in ARMS):
-            return found
-        message = f"{COMPARISON} does not say what was compared; use another --out"
+        text = (out / COMPARISON).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        message = f"no `attnbench ab` was begun there (it has no {COMPARISON}); use --out {out}"
-    except (OSError, ValueError) as error:
-        message = f"cannot read {COMPARISON} ({error}); use another --out"
-    raise StoreError(f"--resume {out}: {message}")
+        raise StoreError(
+            f"--resume {out}: no `attnbench ab` was begun there (it has no {COMPARISON}); use --out {out}"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"--resume {out}: cannot read {COMPARISON} ({error.strerror}); use another --out") from None
+    try:
+        found = json_object(text, {"suite": str, **dict.fromkeys(ARMS, dict)})
+        for name in ARMS:
+            found[name], problems = environment_facts(json.dumps(found[name], indent=2).encode())
+            if problems:
+                raise ValueError(f"{name}: {problems[0].partition(': ')[2].removesuffix(', left out')}")
+        return found
+    except ValueError as error:
+        raise Unreadable(
+            f"--resume {out}: {COMPARISON} does not say what was compared ({error}); use another --out"
+        ) from None
 
 
 def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> list[dict[str, Any]]:
@@ -142,7 +156,7 @@ def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> li
                 raise StoreError(f"--resume {out}: {differs}; use another --out")
         for differs in differences_of_environments(was, now):
             raise StoreError(f"--resume {out}: the machine is not as it was; {differs}; use another --out")
-        merged.append({**was, "resumed": [*was.get("resumed", []), now]})
+        merged.append({**was, "resumed": [*(was.get("resumed") or ()), now]})
     if before.get("suite") != suite_text:
         raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")
     return merged

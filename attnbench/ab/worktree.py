@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.errors import UserError
+from attnbench.printable import printable
+from attnbench.redaction import redacted, redacted_command
 
 # Lines of what a failed build printed that are shown.
 TAIL_LINES = 12
@@ -121,8 +123,9 @@ def build(command: str, revision: Revision, folder: Path, environment: dict[str,
         process.wait()
         raise
     if process.returncode:
-        tail = "\n".join(printed.strip().splitlines()[-TAIL_LINES:])
-        raise BuildFailed(f"--build failed in {revision} with status {process.returncode}: {command}\n{tail}".rstrip())
+        tail = redacted(printable("\n".join(printed.strip().splitlines()[-TAIL_LINES:])))
+        what = f"--build failed in {revision} with status {process.returncode}: {redacted_command(command)}"
+        raise BuildFailed(f"{what}\n{tail}".rstrip())
 
 
 def _git(folder: Path, *arguments: str) -> str:

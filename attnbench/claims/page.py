@@ -11,9 +11,9 @@ from attnbench.claims.measures import ACROSS_RUNS, Cells, Evidence, find
 from attnbench.errors import UserError
 from attnbench.markdown import code, table
 from attnbench.records import store
+from attnbench.records.output import write_output
 from attnbench.records.result import Result, latest, results
 from attnbench.records.store import Run
-from attnbench.suite.source import parse_source
 from attnbench.suite.suite import matcher, parse_only
 
 # The first line of what is written here; a file without it is somebody else's.
@@ -44,14 +44,12 @@ def claims_page(runs: Iterable[str | Path] | None = None) -> str:
 
 
 def write_claims(runs: Iterable[str | Path] | None, output: Path, overwrite: bool) -> None:
-    """The page into a file. Raises ClaimsError where another file is in its place, unless it may be overwritten."""
+    """The page into a file. Raises StoreError where another file is in its place, unless it may be overwritten, and
+    ClaimsError where it cannot be written."""
     text = claims_page(runs)
     try:
-        if output.exists() and not overwrite and output.read_text("utf-8").partition("\n")[0] != MARK:
-            raise ClaimsError(f"{output} was not written by attnbench claims; choose another -o, or use --overwrite")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        store.write_file(output, text)
-    except (OSError, UnicodeDecodeError) as error:
+        write_output(output, text, overwrite, "-o", MARK)
+    except OSError as error:
         raise ClaimsError(f"cannot write {output}: {error}") from None
 
 
@@ -91,7 +89,7 @@ def _found(claim: Claim, runs: Sequence[Run]) -> Evidence | None:
     """By the latest run that says anything; where that may be, by all of them together."""
     if claim.measure is None or claim.suite is None:
         return None
-    of_suite = [cells for run in runs if _suite_name(run) == claim.suite and (cells := _cells(claim, run))]
+    of_suite = [cells for run in runs if run.suite_name == claim.suite and (cells := _cells(claim, run))]
     for cells in reversed(of_suite):
         found = find(cells, claim.measure)
         if found is not None:
@@ -108,11 +106,3 @@ def _cells(claim: Claim, run: Run) -> Cells:
         if not isinstance(result.case, LaterCase) and keep(result.case):
             taken[result.case, result.backend] = result
     return taken
-
-
-def _suite_name(run: Run) -> str:
-    try:
-        value = parse_source(run.suite_text, store.SUITE).value
-    except UserError:
-        return ""
-    return str(value.get("name", "")) if isinstance(value, dict) else ""

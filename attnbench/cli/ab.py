@@ -36,7 +36,9 @@ from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.messages import Ready
 from attnbench.plugins import plain_spec
+from attnbench.printable import log_text
 from attnbench.records.record import Record
+from attnbench.redaction import redacted_command
 from attnbench.run.process import RunError
 from attnbench.run.runner import choose_device, unknown_backend
 from attnbench.suite.load import load_suite, with_overrides
@@ -63,13 +65,14 @@ class AbRequest:
     resume: bool
     strict: bool
     junit: Path | None
+    overwrite: bool
     github: bool
 
 
 def ab_command(
     suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
     build: str | None, processes: int, margin: Margin, device: str, out: Path | None, resume: Path | None,
-    timeout: float | None, strict: bool, junit: Path | None, github: bool,
+    timeout: float | None, strict: bool, junit: Path | None, overwrite: bool, github: bool,
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:
@@ -79,10 +82,10 @@ def ab_command(
     )
     out = choose_folder(loaded.name, out, resume)
     if junit is not None:
-        make_room(junit)
+        make_room(junit, overwrite)
     request = AbRequest(
         loaded, base, head, backends, plugins, build, processes, margin, choose_device(device),
-        out, resume is not None, strict, junit, github,
+        out, resume is not None, strict, junit, overwrite, github,
     )  # fmt: skip
     repository = Repository(Path.cwd())
     revisions = [repository.revision("base", base), repository.revision("head", head)]
@@ -92,9 +95,10 @@ def ab_command(
         with terminated_like_interrupted():
             return _compared(request, repository, revisions)
     except BuildFailed as error:
-        click.echo(f"attnbench: {error}", err=True)
+        click.echo(log_text(f"attnbench: {error}"), err=True)
         gate_result = GateResult(INCOMPLETE, reasons={str(error): INCOMPLETE})
-        return write_outputs("ab", Comparison.of_nothing(base, head, margin), gate_result, junit, github)
+        nothing = Comparison.of_nothing(base, head, margin)
+        return write_outputs("ab", nothing, gate_result, junit, overwrite, github)
     except KeyboardInterrupt:
         so_far = f"the records so far: {out}; the same command with --resume {out} goes on"
         kept = so_far if out.exists() else "nothing was measured yet"
@@ -111,7 +115,7 @@ def _compared(request: AbRequest, repository: Repository, revisions: Sequence[Re
         base, head, again = sides
         if request.build:
             for side in (base, head):
-                click.echo(f"building {side.revision}: {request.build}")
+                click.echo(f"building {side.revision}: {redacted_command(request.build)}")
                 build(request.build, side.revision, side.folder, side.environment())
         ready = start(base, head)
         tasks = _tasks(request, base, head, ready)
@@ -196,7 +200,7 @@ def _facts(request: AbRequest, revisions: Sequence[Revision], ready: Sequence[Re
                 "ref": revision.ref,
                 "commit": revision.commit,
                 "tree": revision.tree,
-                "build": request.build,
+                "build": None if request.build is None else redacted_command(request.build),
             },
         }
         for revision, event in zip(revisions, ready)
@@ -246,4 +250,4 @@ def _ruled(request: AbRequest, comparison: Comparison) -> int:
     gate_result = judge_gate(comparison, request.strict)
     print_comparison(comparison)
     more = [f"records: {request.out / 'base'} and {request.out / 'head'}"]
-    return write_outputs("ab", comparison, gate_result, request.junit, request.github, more)
+    return write_outputs("ab", comparison, gate_result, request.junit, request.overwrite, request.github, more)

@@ -16,6 +16,7 @@ from attnbench.compare.gate import INCOMPLETE, PASSED, GateResult, incompletenes
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, WRONG
 from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
 from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER, Margin
+from attnbench.printable import log_text, printable
 from attnbench.records.store import StoreError
 
 if TYPE_CHECKING:
@@ -23,18 +24,20 @@ if TYPE_CHECKING:
 
 
 def gate_command(
-    base: Path, new: Path, margin: Margin, junit: Path | None, github: bool, strict: bool, force: bool, every: bool
-) -> int:
+    base: Path, new: Path, margin: Margin, junit: Path | None, overwrite: bool, github: bool, strict: bool, force: bool,
+    every: bool,
+) -> int:  # fmt: skip
     """The exit status. Raises StoreError for a mistake."""
     try:
         sides = read_sides(base, new)
     except NoBaseline as error:
         gate_result = _without_baseline(error)
-        return write_outputs("gate", Comparison.of_nothing(str(base), str(new), margin), gate_result, junit, github)
+        nothing = Comparison.of_nothing(str(base), str(new), margin)
+        return write_outputs("gate", nothing, gate_result, junit, overwrite, github)
     comparison = compare(*sides, margin, force)
     gate_result = judge_gate(comparison, strict)
     print_comparison(comparison, every)
-    return write_outputs("gate", comparison, gate_result, junit, github)
+    return write_outputs("gate", comparison, gate_result, junit, overwrite, github)
 
 
 def compare_command(base: Path, new: Path, margin: Margin, force: bool, every: bool) -> int:
@@ -53,50 +56,60 @@ def _without_baseline(error: NoBaseline) -> GateResult:
 
 
 def write_outputs(
-    verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool,
+    verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, overwrite: bool, github: bool,
     more: Sequence[str] = (),
 ) -> int:  # fmt: skip
-    """What a CI system reads, where it is asked for, and `end`. Returns the exit status: a file that cannot be written
-    makes a usage error of a gate that would pass, and never hides what one found.
+    """What a CI system reads, where it is asked for, and `end`, whose exit status it returns.
 
     What is printed comes first, so that no file can prevent it.
     """
     if github:
-        from attnbench.compare.ci_output import workflow_commands
+        from attnbench.compare.ci_output import annotation_lines
 
-        for line in workflow_commands(verb, comparison, gate_result):
+        for line in annotation_lines(verb, comparison, gate_result):
             click.echo(line)
-    unwritten = list(_write_files(verb, comparison, gate_result, junit, github))
-    for line in unwritten:
-        click.echo(f"attnbench: {line}", err=True)
-    status = end(gate_result, more)
-    return USAGE_ERROR if unwritten and status == PASSED else status
+    unwritten = list(_write_files(verb, comparison, gate_result, junit, overwrite, github))
+    return end(gate_result, more, unwritten)
 
 
 def _write_files(
-    verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, github: bool
+    verb: str, comparison: Comparison, gate_result: GateResult, junit: Path | None, overwrite: bool, github: bool
 ) -> Iterator[str]:
-    """Writes each file that is asked for; what could not be written, in words."""
-    from attnbench.compare.ci_output import append_step_summary, write_junit
+    """Writes each file that is asked for; what could not be written, in words: the verdict stands all the same."""
+    from attnbench.compare.ci_output import append_summary, write_junit
 
-    if junit is not None:
-        try:
-            write_junit(junit, verb, comparison, gate_result)
-        except StoreError as error:
-            yield str(error)
     if github:
         try:
-            append_step_summary(verb, comparison, gate_result)
+            for line in append_summary(verb, comparison, gate_result):
+                click.echo(line)
+        except StoreError as error:
+            yield str(error)
+    if junit is not None:
+        try:
+            write_junit(junit, verb, comparison, gate_result, overwrite)
         except StoreError as error:
             yield str(error)
 
 
-def end(gate_result: GateResult, more: Sequence[str] = ()) -> int:
-    """Prints the reasons, further lines and the exit status, which it returns."""
+def end(gate_result: GateResult, more: Sequence[str] = (), written: Sequence[str] = ()) -> int:
+    """Prints the reasons, further lines and the exit status, which it returns.
+
+    written: what could not be written; a mistake in the command, with status 2, where nothing else was found.
+    """
     for line in (*gate_result.reasons, *more):
-        click.echo(line)
-    click.echo(f"exit status {gate_result.status}: {gate_result.words}")
+        echo(line)
+    for line in written:
+        click.echo(f"attnbench: {printable(line)}", err=True)
+    if written and gate_result.status == PASSED:
+        echo(f"exit status {USAGE_ERROR}: {gate_result.words}, and not everything could be written")
+        return USAGE_ERROR
+    echo(f"exit status {gate_result.status}: {gate_result.words}")
     return gate_result.status
+
+
+def echo(text: str) -> None:
+    """Prints what may hold names of a run: no line of it is a command to a CI system."""
+    click.echo(log_text(text))
 
 
 # A comparison on the terminal, or as plain text where the output is none.
@@ -112,16 +125,17 @@ def print_comparison(comparison: Comparison, every: bool = False) -> None:
     from rich.console import Console
 
     for line in headlines(comparison):
-        click.echo(line)
+        echo(line)
     shown = rows(comparison, every)
     if shown.rows:
-        Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(_table(shown.rows))
+        console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+        with console.capture() as table:  # wrapped first: any part of a cell may come to a line's start
+            console.print(_table(shown.rows))
+        click.echo(log_text(table.get()), nl=False)
     if shown.hidden:
-        click.echo(f"{shown.hidden:,} more cases; --all shows them")
-    for reason in shown.reasons:
-        click.echo(reason)
-    for line in (*extras(comparison, every), *notes(comparison)):
-        click.echo(line)
+        echo(f"{shown.hidden:,} more cases; --all shows them")
+    for line in (*shown.reasons, *extras(comparison, every), *notes(comparison)):
+        echo(line)
 
 
 def _table(shown: Sequence[Row]) -> Table:

@@ -17,6 +17,7 @@ import click
 from attnbench import __version__
 from attnbench.cli.streams import outlived
 from attnbench.errors import UserError
+from attnbench.printable import printable
 
 USAGE_ERROR = 2
 INCOMPLETE = 3
@@ -28,9 +29,11 @@ NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class Mistake(click.ClickException):
-    """A mistake of the user's: one line, exit status 2."""
+    """A mistake of the user's, or a file that cannot be read: one line, and the exit status that goes with it."""
 
-    exit_code = USAGE_ERROR
+    def __init__(self, error: UserError) -> None:
+        super().__init__(printable(str(error)))
+        self.exit_code = error.status  # type: ignore[misc]  # click reads it from the instance
 
 
 class Commands(click.Group):
@@ -104,7 +107,7 @@ def reporting_mistakes(function: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
     except UserError as error:
-        raise Mistake(str(error)) from None
+        raise Mistake(error) from None
 
 
 @contextmanager

@@ -131,6 +131,7 @@ MARGIN = click.option(
     help="How large a difference must be to matter.",
 )  # fmt: skip
 FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a FILE that this verb did not write, too.")
 JUNIT = click.option("--junit", type=PATH, metavar="FILE", help="Write the result as JUnit XML too.")
 GITHUB = click.option("--github", is_flag=True, help="Print annotations for GitHub Actions, write the step's summary.")
 STRICT = click.option("--strict", is_flag=True, help="Exit status 4 where a case is inconclusive.")

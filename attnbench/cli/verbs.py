@@ -20,6 +20,7 @@ from attnbench.cli.options import (
     JUNIT,
     MARGIN,
     ONLY,
+    OVERWRITE,
     PATH,
     PLUGINS,
     STRICT,
@@ -101,14 +102,16 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     "-o", "--output", type=PATH, default=Path("report.md"), show_default=True,
     help="The markdown file; plots go beside it.",
 )  # fmt: skip
-def report(runs: tuple[Path, ...], output: Path) -> None:
+@OVERWRITE
+def report(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     """Write a markdown report with plots from one or more run directories.
 
-    A pure function of the run directories: the same records give the same bytes.
+    A pure function of the run directories: the same records give the same bytes. Exit status 3 where something in them
+    is unreadable; the rest is reported.
     """
-    from attnbench.report.page import write_report
+    from attnbench.cli.report import report_command
 
-    click.echo(f"report: {reporting_mistakes(write_report, list(runs), output)}")
+    sys.exit(reporting_mistakes(report_command, runs, output, overwrite))
 
 
 @main.command(
@@ -117,7 +120,7 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
 )
 @click.argument("runs", nargs=-1, metavar="[RUN]...", type=PATH, shell_complete=run_directories)
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write it here; printed without.")
-@click.option("--overwrite", is_flag=True, help="Replace a FILE that this verb did not write, too.")
+@OVERWRITE
 def claims(runs: tuple[Path, ...], output: Path | None, overwrite: bool) -> None:
     """Print the ledger of published claims as markdown: what each says, what tests it here, what run directories say.
 
@@ -164,6 +167,7 @@ def compare(base: Path, new: Path, **options: Any) -> None:
 @click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
 @MARGIN
 @JUNIT
+@OVERWRITE
 @GITHUB
 @STRICT
 @FORCE
@@ -207,6 +211,7 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 @click.option("--resume", type=PATH, metavar="DIR", help="Go on with the comparison that was begun there.")
 @TIMEOUT
 @JUNIT
+@OVERWRITE
 @GITHUB
 @STRICT
 def ab(suite: str, **options: Any) -> None:
@@ -250,9 +255,9 @@ def list_command(what: str, plugins: tuple[str, ...]) -> None:
 @click.argument("backend")
 def repro(run_directory: Path, case_key: str, backend: str) -> None:
     """Print a standalone Python script that reproduces one record."""
-    from attnbench.repro.script import repro_script
+    from attnbench.cli.report import repro_command
 
-    click.echo(reporting_mistakes(repro_script, run_directory, case_key, backend))
+    sys.exit(reporting_mistakes(repro_command, run_directory, case_key, backend))
 
 
 @main.command(

@@ -8,17 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-import click
-
 from attnbench.compare.comparison import Cell, Comparison
 from attnbench.compare.gate import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, GateResult
 from attnbench.compare.text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
 from attnbench.compare.verdict import INCONCLUSIVE, NEW, SLOWER, signed
 from attnbench.markdown import anonymous, bullets, plain, table
-from attnbench.records.store import StoreError, write_file
+from attnbench.printable import log_text, printable
+from attnbench.records.output import mark, refuse_output, write_output
+from attnbench.records.store import StoreError
 
-# What XML 1.0 cannot hold (its section 2.2), and terminal colours, which nobody can read there.
-_UNWRITABLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 cannot hold (its section 2.2) of what is printable.
+_UNWRITABLE = re.compile(r"[\ufffe\uffff]")
+MARK = mark("gate")
+OPTION = "--junit"
 # The test cases of the comparison as a whole: name and type.
 _WHOLE = {
     REGRESSED: ("the geometric mean over the suite", SLOWER),
@@ -28,24 +30,26 @@ _WHOLE = {
 _TAGS = {REGRESSED: "failure", INCOMPLETE: "error", UNDECIDED: "failure"}
 
 
-def make_room(path: Path) -> None:
+def make_room(path: Path, overwrite: bool = False) -> None:
     """Makes the folder of a JUnit file, so that a measurement does not end in a file that cannot be written.
 
     Raises StoreError where it cannot be.
     """
+    refuse_output(path, overwrite, OPTION, MARK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        why = "it is a folder" if path.is_dir() else "no permission"
-        raise StoreError(f"cannot write the JUnit file {path}: {why}")
+    if not os.access(path.parent, os.W_OK):
+        raise StoreError(f"cannot write the JUnit file {path}: no permission")
 
 
-def write_junit(path: Path, verb: str, comparison: Comparison, gate_result: GateResult) -> None:
+def write_junit(
+    path: Path, verb: str, comparison: Comparison, gate_result: GateResult, overwrite: bool = False
+) -> None:
     """One test suite a backend, one test case a case; what made the whole of `verb` fail are test cases of their own.
 
-    Raises StoreError where the file cannot be written.
+    Raises StoreError where the file cannot be written, or is there and is none of ours.
     """
     root = ElementTree.Element("testsuites", name=f"attnbench {verb}")
     backends: dict[str, list[tuple[Cell, int]]] = {}
@@ -66,9 +70,9 @@ def write_junit(path: Path, verb: str, comparison: Comparison, gate_result: Gate
         _count(suite)
     _count(root)
     ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
+        write_output(path, f"<?xml version='1.0' encoding='utf-8'?>\n{MARK}\n{text}\n", overwrite, OPTION, MARK)
     except OSError as error:
         raise _unwritable(path, error) from None
 
@@ -126,7 +130,7 @@ def _count(element: ElementTree.Element) -> None:
 
 
 def _text(text: str) -> str:
-    return _UNWRITABLE.sub("", text)
+    return _UNWRITABLE.sub("", printable(text))
 
 
 # What `gate` or `ab` found, for GitHub Actions: annotations by workflow commands on stdout, the step's summary page.
@@ -138,23 +142,23 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 SHOWN = 10
 
 
-def append_step_summary(verb: str, comparison: Comparison, gate_result: GateResult) -> None:
-    """Appends to the file that GITHUB_STEP_SUMMARY names; where it is not set, says so.
+def append_summary(verb: str, comparison: Comparison, gate_result: GateResult) -> list[str]:
+    """Appends to the file that GITHUB_STEP_SUMMARY names; what to print where it is not set.
 
     Raises StoreError where that file cannot be written.
     """
     target = os.environ.get(SUMMARY)
     if not target:
-        click.echo(f"{SUMMARY} is not set, so no step summary was written")
-        return
+        return [f"{SUMMARY} is not set, so no step summary was written"]
     try:
-        with Path(target).open("a") as file:
+        with Path(target).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(step_summary(verb, comparison, gate_result))
     except OSError as error:
         raise StoreError(f"cannot write the step summary {target} ({SUMMARY}): {error.strerror}") from None
+    return []
 
 
-def workflow_commands(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
+def annotation_lines(verb: str, comparison: Comparison, gate_result: GateResult) -> Iterator[str]:
     """`::error title=...::...`, the gravest first; what GitHub would drop is counted in one of its own."""
     cells = sorted(zip(gate_result.by_cell, comparison.cells, strict=True), key=lambda item: item[0] != REGRESSED)
     failing = [(status, cell) for status, cell in cells if status != PASSED]
@@ -200,7 +204,9 @@ def _command(level: str, title: str, text: str) -> str:
 
 
 def _escaped(text: str, property: bool = False) -> str:
-    """As the runner unescapes: %, line breaks; in a property also colons and commas."""
+    """As the runner unescapes: %, line breaks; in a property also colons and commas. `##[` anywhere is its older form
+    of a command."""
+    text = log_text(printable(text))
     pairs = [("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), *([(":", "%3A"), (",", "%2C")] if property else [])]
     for letter, code in pairs:
         text = text.replace(letter, code)

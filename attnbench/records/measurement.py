@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Annotated, Any, overload
+
+from annotated_types import Ge, Le
+
+from attnbench.printable import one_line
 
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
@@ -19,8 +22,31 @@ ALLOCATOR, PROCESS = "allocator", "process"
 TWO_SPEEDS = "two_speeds"
 
 
+# What a stored number may be: beyond it are no facts, and numbers that spoil what is computed from them. A call takes
+# longer than a picosecond and less than thirty years.
+LARGEST_COUNT = 2**53
+SHORTEST_S, LONGEST_S = 1e-12, 1e9
+Count = Annotated[int, Ge(0), Le(LARGEST_COUNT)]
+Seconds = Annotated[float, Ge(0), Le(LONGEST_S)]
+Moment = Annotated[float, Ge(-1e12), Le(1e12)]
+Reading = Annotated[float, Ge(-1e15), Le(1e15)]
+
+
 class RecordError(ValueError):
     """A record that would state something untrue, or a stored line that is no record."""
+
+
+def made_printable(thing: Any, *names: str, by: Callable[[str], str] = one_line) -> None:
+    """Makes the texts of these fields of a frozen object printable: a text, a tuple of them, the keys of a mapping."""
+    for name in names:
+        value = getattr(thing, name)
+        if isinstance(value, str):
+            shown: Any = by(value)
+        elif isinstance(value, Mapping):
+            shown = {by(key): item for key, item in value.items()}
+        else:
+            shown = tuple(by(text) for text in value)
+        object.__setattr__(thing, name, shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +59,25 @@ class Conditions:
     the host of a virtual machine took. problems: queries that failed meanwhile, in words.
     """
 
-    telemetry_samples: int = 0
-    sm_clock_mhz: float | None = None
-    sm_clock_spread: float | None = None
-    memory_clock_mhz: float | None = None
-    power_w: float | None = None
-    power_limit_w: float | None = None
-    energy_j: float | None = None
-    energy_span_s: float | None = None
-    temperature_c: float | None = None
-    memory_temperature_c: float | None = None
+    telemetry_samples: Count = 0
+    sm_clock_mhz: Reading | None = None
+    sm_clock_spread: Reading | None = None
+    memory_clock_mhz: Reading | None = None
+    power_w: Reading | None = None
+    power_limit_w: Reading | None = None
+    energy_j: Reading | None = None
+    energy_span_s: Reading | None = None
+    temperature_c: Reading | None = None
+    memory_temperature_c: Reading | None = None
     reasons: tuple[str, ...] = ()
-    cpu_clock_mhz: float | None = None
-    load: float | None = None
-    stolen: float | None = None
+    cpu_clock_mhz: Reading | None = None
+    load: Reading | None = None
+    stolen: Reading | None = None
     problems: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not "".join((*self.reasons, *self.problems)).isprintable():
+            made_printable(self, "reasons", "problems")
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Conditions:
@@ -64,20 +94,22 @@ class Block:
     """
 
     samples_s: tuple[float, ...]
-    sample_count: int
-    process: int = 0
-    round: int = 0
+    sample_count: Count
+    process: Count = 0
+    round: Count = 0
     arm: str = ""
-    start_s: float = 0.0  # seconds since the epoch at the block's first sample
-    duration_s: float = 0.0
+    start_s: Moment = 0.0  # seconds since the epoch at the block's first sample
+    duration_s: Moment = 0.0
     conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
+        if not self.arm.isprintable():
+            made_printable(self, "arm")
         if not self.duration_s >= 0:
             raise RecordError(f"a block that lasted {self.duration_s:g} s; a clock went backwards")
         if not self.samples_s:
             raise RecordError("a block without samples; missing is never zero")
-        if not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+        if not (min(self.samples_s) >= SHORTEST_S and sum(self.samples_s) <= LONGEST_S):
             raise RecordError("a block holds a sample that is not a positive, finite number of seconds")
         if len(self.samples_s) > min(self.sample_count, KEPT_SAMPLES):
             kept, taken = len(self.samples_s), self.sample_count
@@ -94,11 +126,13 @@ class PrepTiming:
 
     about: str
     samples_s: tuple[float, ...]
-    calls_per_sample: int
+    calls_per_sample: Count
     cache: str
 
     def __post_init__(self) -> None:
-        if not self.samples_s or not (min(self.samples_s) > 0 and math.isfinite(sum(self.samples_s))):
+        if not (self.about + self.cache).isprintable():
+            made_printable(self, "about", "cache")
+        if not self.samples_s or not (min(self.samples_s) >= SHORTEST_S and sum(self.samples_s) <= LONGEST_S):
             raise RecordError("a timed preparation needs samples, positive and finite; missing is never zero")
         if self.calls_per_sample < 1:
             raise RecordError("a timed preparation of no calls")
@@ -126,23 +160,26 @@ class Measurement:
     timer: str
     regime: str
     cache: str
-    calls_per_sample: int
+    calls_per_sample: Count
     converged: bool
     unmet: tuple[str, ...] = ()
     outliers: tuple[tuple[int, int], ...] = ()
-    input_sets: int = 1
-    warmup_s: float = 0.0
-    prep_s: float = 0.0
-    compile_s: float = 0.0
-    peak_bytes: int | None = None
+    input_sets: Count = 1
+    warmup_s: Seconds = 0.0
+    prep_s: Seconds = 0.0
+    compile_s: Seconds = 0.0
+    peak_bytes: Count | None = None
     peak_by: str = ALLOCATOR
-    discarded: Mapping[str, int] = field(default_factory=dict)
+    discarded: Mapping[str, Count] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     together: tuple[str, ...] = ()
     order_seed: int | None = None
     prep_call: PrepTiming | None = None
 
     def __post_init__(self) -> None:
+        texts = (self.timer, self.regime, self.cache, self.peak_by, *self.unmet, *self.flags, *self.together)
+        if not "".join((*texts, *self.discarded)).isprintable():
+            made_printable(self, "timer", "regime", "cache", "peak_by", "unmet", "flags", "together", "discarded")
         if not self.blocks:
             raise RecordError("a measurement without samples; missing is never zero")
         if self.converged == bool(self.unmet):

@@ -10,16 +10,16 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from attnbench.case import FIELDS, Case, LaterCase
-from attnbench.records.measurement import Block, Conditions, Measurement, PrepTiming, RecordError, known_facts
+from attnbench.case import Case
+from attnbench.printable import printable
+from attnbench.records.json_values import checked
+from attnbench.records.measurement import Block, Measurement, RecordError, known_facts, made_printable
+from attnbench.redaction import redacted
 
 SCHEMA = 1
-# The records of a case stand near each other in a run; so many cases are built and checked once.
-CASES_KEPT = 4096
 STATUSES = ("ok", "incorrect", "unsupported", "error")
 # What stands in a reason between the rules that failed and what most likely made them fail.
 LIKELY_CAUSE = "; likely cause: "
@@ -45,6 +45,10 @@ V_DESCALE_ZERO = "outputs that are not 0 with v_descale 0"
 EMULATED = "emulated"
 
 
+class OtherSchema(RecordError):
+    """A line of a schema that this version does not read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One rule and how it went. `value` and `limit` are in the rule's own unit (relative errors have none)."""
@@ -56,6 +60,8 @@ class Check:
     where: str = ""
 
     def __post_init__(self) -> None:
+        if not (self.rule + self.where).isprintable():
+            made_printable(self, "rule", "where")
         if self.passed != (self.value <= self.limit):  # NaN passes nothing
             verdict = "passed" if self.passed else "failed"
             raise RecordError(f"{self.rule} {verdict} with {self.value:g} against a limit of {self.limit:g}")
@@ -84,6 +90,8 @@ class Accuracy:
     error_map: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not "".join((self.coverage, self.recheck, *self.error_map, *self.values)).isprintable():
+            made_printable(self, "coverage", "recheck", "error_map", "values")
         if not self.checks:
             raise RecordError("an accuracy without a single check says nothing")
 
@@ -113,6 +121,14 @@ class Record:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        if not (self.backend + self.backend_version).isprintable():
+            made_printable(self, "backend", "backend_version")
+        if self.reason or self.warnings:
+            made_printable(self, "reason", "warnings", by=_told)
+        if self.kernel is not None:
+            object.__setattr__(self, "kernel", _facts(self.kernel))
+        if not self.backend:
+            raise RecordError("a record without a backend's name")
         if self.status not in STATUSES:
             raise RecordError(f"unknown status {self.status!r}; one of {', '.join(STATUSES)}")
         if (self.status == "error") != (self.kind is not None):
@@ -153,119 +169,17 @@ class Record:
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
         return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
 
-    @classmethod
-    def from_json(cls, line: str | bytes, unknown: set[str] | None = None) -> Record:
-        """The record of one stored line. Raises RecordError when the line is no record of this schema.
 
-        unknown: gets the names of keys that a later version wrote and this one leaves out (`measurement.phases`).
-        """
-        row = _parsed(line)
-        if not isinstance(row, dict) or row.get("schema") != SCHEMA:
-            found = row.get("schema") if isinstance(row, dict) else type(row).__name__
-            raise RecordError(f"schema {found!r}; this version reads schema {SCHEMA}")
-        try:
-            return cls._from_row(row, set() if unknown is None else unknown)
-        except RecordError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a line may hold instead
-            raise RecordError(f"not a record: {error!r}") from None
-
-    @classmethod
-    def _from_row(cls, row: dict[str, Any], unknown: set[str]) -> Record:
-        row = _known(row, _RECORD_KEYS, "", unknown)
-        accuracy, measurement = row.pop("accuracy"), row.pop("measurement")
-        return cls(
-            case=_stored_case(row.pop("case"), row.pop("case_key"), unknown),
-            accuracy=None if accuracy is None else _accuracy(accuracy, unknown),
-            measurement=None if measurement is None else _measurement(measurement, unknown),
-            warnings=tuple(row.pop("warnings", ())),
-            **row,
-        )
+def _told(text: str) -> str:
+    """What an exception or a backend said, of any number of lines: it may quote anything that a user has."""
+    return redacted(printable(text))
 
 
-def _known(row: dict[str, Any], keys: frozenset[str], place: str, unknown: set[str]) -> dict[str, Any]:
-    """The row without keys that only a later version knows, whose names join `unknown`."""
-    if row.keys() <= keys:
-        return row
-    unknown.update(f"{place}{name}" for name in row.keys() - keys)
-    return {name: value for name, value in row.items() if name in keys}
-
-
-def _keys(kind: type) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))
-
-
-_RECORD_KEYS = _keys(Record) | {"case_key"}
-_CASE_KEYS, _ACCURACY_KEYS, _CHECK_KEYS = frozenset(FIELDS), _keys(Accuracy), _keys(Check)
-_MEASUREMENT_KEYS, _BLOCK_KEYS = _keys(Measurement), _keys(Block)
-_CONDITIONS_KEYS, _PREP_KEYS = _keys(Conditions), _keys(PrepTiming)
-
-
-def _parsed(line: str | bytes) -> Any:
-    """What the JSON of a line holds. Raises RecordError where it is none."""
-    from pydantic_core import from_json
-
+def _facts(kernel: Mapping[str, Any]) -> Any:
     try:
-        return from_json(line, cache_strings="keys")  # takes a third of the time that `json` takes over samples
-    except ValueError:
-        pass
-    try:
-        # `json` has the last word: it also takes text that ended inside a pair of surrogates, as tails of output may.
-        return json.loads(line.decode() if isinstance(line, bytes) else line)
+        return checked(dict(kernel), "kernel")
     except ValueError as error:
-        raise RecordError(f"not JSON: {error}") from None
-
-
-# NOTE: typed, or a stored 1.0 or true would pass for the 1 that another line has.
-@lru_cache(CASES_KEPT, typed=True)
-def _case(**fields: Any) -> tuple[Case, str]:
-    """The case of these fields, and its key."""
-    case = Case.make(**fields)
-    return case, case.key
-
-
-def _stored_case(row: dict[str, Any], key: str, unknown: set[str]) -> Case:
-    """The case of a stored row. Raises RecordError where the key is not its own."""
-    case, case_key = _case(**_known(row, _CASE_KEYS, "case.", unknown))
-    if key == case_key:
-        return case
-    if len(row) > len(_CASE_KEYS & row.keys()) and key.startswith(f"{case_key}-"):
-        return LaterCase(**case.to_dict(), further=key.removeprefix(case_key))
-    raise RecordError(f'case_key "{key}" is not the key of its case, {case_key}')
-
-
-def _accuracy(row: dict[str, Any], unknown: set[str]) -> Accuracy:
-    row = _known(row, _ACCURACY_KEYS, "accuracy.", unknown)
-    stored = (_known(check, _CHECK_KEYS, "accuracy.checks.", unknown) for check in row["checks"])
-    checks = tuple(
-        Check(**{**check, "value": _number(check["value"]), "limit": _number(check["limit"])}) for check in stored
-    )
-    values = {name: _number(value) for name, value in row["values"].items()}
-    error_map = tuple(row.get("error_map", ()))  # absent from records of before it was drawn
-    return Accuracy(row["coverage"], row["rows"], checks, values, row["recheck"], error_map)
-
-
-def _measurement(row: dict[str, Any], unknown: set[str]) -> Measurement:
-    row = _known(row, _MEASUREMENT_KEYS, "measurement.", unknown)
-    blocks = tuple(_block(block, unknown) for block in row["blocks"])
-    outliers = tuple(tuple(pair) for pair in row["outliers"])
-    texts = {name: tuple(row.get(name, ())) for name in ("unmet", "flags", "together")}
-    prep_call = row.get("prep_call")  # absent from records of before it was timed
-    if prep_call is not None:
-        prep_call = _known(prep_call, _PREP_KEYS, "measurement.prep_call.", unknown)
-        prep_call = PrepTiming(**{**prep_call, "samples_s": tuple(prep_call["samples_s"])})
-    return Measurement(**{**row, "blocks": blocks, "outliers": outliers, "prep_call": prep_call, **texts})
-
-
-def _block(row: dict[str, Any], unknown: set[str]) -> Block:
-    row = _known(row, _BLOCK_KEYS, "measurement.blocks.", unknown)
-    conditions = row.get("conditions")
-    if conditions is not None:
-        conditions = Conditions.of(_known(conditions, _CONDITIONS_KEYS, "measurement.blocks.conditions.", unknown))
-    return Block(**{**row, "samples_s": tuple(row["samples_s"]), "conditions": conditions})
-
-
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+        raise RecordError(str(error)) from None
 
 
 def _finite(value: Any) -> Any:
@@ -277,10 +191,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def _number(value: float | str) -> float:
-    return _NON_FINITE[value] if isinstance(value, str) else value
 
 
 # One record from the records of several fresh processes.

@@ -8,18 +8,22 @@ taken. One writer at a time holds a lock on the directory; the lock ends with th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import json
 import os
-from collections.abc import Iterable, Iterator
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from attnbench.errors import UserError
+from attnbench.printable import one_line, printable
 from attnbench.records.measurement import RecordError
-from attnbench.records.record import Record
+from attnbench.records.record import OtherSchema, Record
+from attnbench.redaction import redacted_facts
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "environment.json"
@@ -32,12 +36,19 @@ class StoreError(UserError):
     """A run directory that cannot be used as asked; the message names it and the way out."""
 
 
+class Unreadable(StoreError):
+    """A run directory whose contents cannot be read, which is no mistake of the command's: exit status 3."""
+
+    status = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run directory as read. problems: lines that are no records, named by number; the rest is used.
+    """A run directory as read. problems: what its files should not hold, named by line; the rest is used.
 
     unknown: keys of records that a later version wrote and this one leaves out, sorted.
     sentinels: rows as `sentinel` reads them, in the order of writing; () in runs of before there were any.
+    suite_name: what the stored suite calls itself; None where it does not say.
     """
 
     path: Path
@@ -48,6 +59,7 @@ class Run:
     problems: tuple[str, ...] = ()
     sentinels: tuple[dict[str, Any], ...] = ()
     unknown: tuple[str, ...] = ()
+    suite_name: str | None = None
 
     @property
     def later(self) -> str:
@@ -63,28 +75,26 @@ def is_run(path: Path) -> bool:
 
 
 def read(path: str | Path) -> Run:
-    """The run at `path`. Raises StoreError where there is no run, or one of another schema."""
+    """The run at `path`. Raises StoreError where there is no run, Unreadable where it is one of another schema."""
     path = Path(path)
     _require_run(path)
     try:
         records, problems, unknown = _read_records(path / RECORDS)
-        environment = _read_environment(path / ENVIRONMENT)
-        sentinels, unread = _read_sentinels(path / SENTINELS)
-        suite_text = (path / SUITE).read_text("utf-8") if (path / SUITE).is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
+        environment, unread = _read_environment(path / ENVIRONMENT)
+        sentinels, lines = _read_sentinels(path / SENTINELS)
+        suite_text, suite_name, wrong = _read_suite(path / SUITE)
+    except OSError as error:
         raise StoreError(f"cannot read the run directory {path}: {error}") from None
-    if problems and not records and all("schema" in problem for problem in problems):
-        raise StoreError(f"{path}: {problems[0]}; read it with the version of attnbench that wrote it")
-    problems += unread
     return Run(
         path=path,
-        name=path.resolve().name,
+        name=one_line(path.resolve().name),
         environment=environment,
         suite_text=suite_text,
         records=tuple(records),
-        problems=tuple(problems),
+        problems=(*problems, *unread, *lines, *wrong),
         sentinels=tuple(sentinels),
         unknown=tuple(sorted(unknown)),
+        suite_name=suite_name,
     )
 
 
@@ -97,34 +107,65 @@ def _require_run(path: Path) -> None:
 
 def _read_records(path: Path) -> tuple[list[Record], list[str], set[str]]:
     """The records, the lines that are none, and the names of keys that were left out."""
+    from attnbench.records.stored_record import stored_record  # pydantic, which is slow to import
+
     records: list[Record] = []
     problems: list[str] = []
     unknown: set[str] = set()
+    others = 0
     with path.open("rb") as lines, without_collection():
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 problems.append(f"{path.name}:{number}: {CUT_SHORT}")
                 continue
             try:
-                records.append(Record.from_json(line, unknown))
+                records.append(stored_record(line, unknown))
             except RecordError as error:
                 problems.append(f"{path.name}:{number}: {error}")
+                others += isinstance(error, OtherSchema)
+    if problems and others == len(problems) and not records:
+        raise Unreadable(f"{path.parent}: {problems[0]}; read it with the version of attnbench that wrote it")
     return records, problems, unknown
 
 
+def _read_environment(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The facts, and what is wrong with the file: a wrong fact is left out."""
+    if not path.is_file():
+        return {}, []
+    from attnbench.records.stored_facts import environment_facts
+
+    facts, problems = environment_facts(path.read_bytes())
+    return facts, [f"{path.name}:{problem}" for problem in problems]
+
+
 def _read_sentinels(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows, and the lines that are none."""
+    if not path.is_file():
+        return [], []
+    from attnbench.records.stored_facts import sentinel_row
+
     rows, problems = [], []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            problems.append(f"{path.name}:{number}: not JSON, left out: {error}")
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            problems.append(f"{path.name}:{number}: not a JSON object, left out")
+            rows.append(sentinel_row(line))
+        except RecordError as error:
+            problems.append(f"{path.name}:{number}: {error}, left out")
     return rows, problems
+
+
+def _read_suite(path: Path) -> tuple[str, str | None, list[str]]:
+    """The stored suite's text, the name that it says, and what is wrong with it: then its text is left out."""
+    if not path.is_file():
+        return "", None, []
+    from attnbench.records.stored_suite import SuiteTextError, suite_name
+
+    try:
+        text = path.read_bytes().decode()
+        return printable(text), suite_name(text), []
+    except UnicodeDecodeError as error:
+        return "", None, [f"{path.name}:1: not UTF-8 (byte {error.start}), left out"]
+    except SuiteTextError as error:
+        return "", None, [f"{path.name}:{error}, left out"]
 
 
 @contextlib.contextmanager
@@ -137,19 +178,6 @@ def without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _read_environment(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    way_out = "remove it to read the records without their environment"
-    try:
-        environment = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({error}); {way_out}") from None
-    if not isinstance(environment, dict):
-        raise StoreError(f"{path}: not a JSON object but {type(environment).__name__}; {way_out}")
-    return environment
 
 
 class Writer:
@@ -180,7 +208,7 @@ class Writer:
             lock = lock_folder(path)
             refuse_occupied(path)  # again, now that nobody else can write
             write_file(path / SUITE, suite_text)
-            write_file(path / ENVIRONMENT, json.dumps(environment, indent=2, sort_keys=True) + "\n")
+            write_file(path / ENVIRONMENT, environment_text(environment))
             records = (path / RECORDS).open("ab", buffering=0)
             with contextlib.suppress(OSError):  # not every file system can
                 os.fsync(lock)  # the folder itself: its new names are lost with the power otherwise
@@ -196,23 +224,21 @@ class Writer:
     def resume(cls, path: Path, environment: dict[str, Any]) -> Writer:
         """The run at `path`, to be continued; a last line cut short is dropped. Keeps earlier environments.
 
-        Raises StoreError when another process writes into it, or when its lines cannot all be read.
+        Raises StoreError when another process writes into it or a file of it is a link, Unreadable when not all of it
+        can be read.
         """
         _require_run(path)
         lock = lock_folder(path)
         try:
             run = read(path)  # with the lock, so that nobody else can append
-            of_records = [problem for problem in run.problems if problem.startswith(RECORDS)]
-            unreadable = [problem for problem in of_records if not problem.endswith(CUT_SHORT)]
-            if unreadable:
-                raise StoreError(f"{path}: {unreadable[0]}; a run with unreadable records cannot be continued")
-            merged = {**run.environment, "resumed": [*run.environment.get("resumed", []), environment]}
-            records = (path / RECORDS).open("r+b", buffering=0)
+            refuse_unreadable(run)
+            merged = {**run.environment, "resumed": [*(run.environment.get("resumed") or ()), environment]}
+            records = open_own(path / RECORDS, "r+b")
             records.truncate(complete_length(records))
             if (path / SENTINELS).is_file():
-                with (path / SENTINELS).open("r+b", buffering=0) as sentinels:
+                with open_own(path / SENTINELS, "r+b") as sentinels:
                     sentinels.truncate(complete_length(sentinels))
-            write_file(path / ENVIRONMENT, json.dumps(merged, indent=2, sort_keys=True) + "\n")
+            write_file(path / ENVIRONMENT, environment_text(merged))
         except (OSError, StoreError) as error:
             os.close(lock)
             if isinstance(error, StoreError):
@@ -227,8 +253,8 @@ class Writer:
     def append_sentinel(self, row: dict[str, Any]) -> None:
         """As `append`, to the sentinels."""
         try:
-            with (self.path / SENTINELS).open("ab", buffering=0) as sentinels:
-                self._append(sentinels, json.dumps(row, separators=(",", ":")), "a sentinel")
+            with open_own(self.path / SENTINELS, "ab") as sentinels:
+                self._append(sentinels, json.dumps(redacted_facts(row), separators=(",", ":")), "a sentinel")
         except OSError as error:
             raise StoreError(f"{self.path}: cannot write a sentinel ({error.strerror})") from None
         self.sentinels.append(row)
@@ -250,6 +276,35 @@ class Writer:
         os.close(self._lock)
 
 
+def refuse_unreadable(run: Run) -> None:
+    """Raises Unreadable for a run that cannot be continued, since what it holds is not all known."""
+    ours = (f"{name}:" for name in (RECORDS, ENVIRONMENT, SUITE))
+    unreadable = [problem for name in ours for problem in run.problems if problem.startswith(name)]
+    unreadable = [problem for problem in unreadable if not problem.endswith(CUT_SHORT)]
+    if unreadable:
+        what = "records" if unreadable[0].startswith(RECORDS) else "parts"
+        raise Unreadable(f"{run.path}: {unreadable[0]}; a run with unreadable {what} cannot be continued")
+
+
+def environment_text(facts: Mapping[str, Any]) -> str:
+    """What is stored as environment.json: without secrets, such as passwords in addresses."""
+    return json.dumps(redacted_facts(facts), indent=2, sort_keys=True) + "\n"
+
+
+def open_own(path: Path, mode: str) -> IO[bytes]:
+    """A file of a run directory, to be written into; unbuffered. Raises StoreError where a link stands for it."""
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(path, mode, buffering=0, opener=without_links)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreError(f"{path} is a link, which nothing is written through; put the file in its place") from None
+
+
 def append_line(file: IO[bytes], text: str) -> None:
     """Appends a line to an unbuffered file and fsyncs. Raises OSError; what was appended before stays whole."""
     line = text.encode() + b"\n"
@@ -266,15 +321,16 @@ def append_line(file: IO[bytes], text: str) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: a temporary beside it, fsynced, then renamed."""
-    temporary = path.with_name(f".{path.name}.part")
+    """Writes a whole file or nothing: a temporary beside it, fsynced, then renamed. Follows no link: one in the file's
+    place is replaced, and none can be planted under the temporary's name, which nobody knows beforehand."""
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 

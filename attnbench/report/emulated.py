@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.case import Case, compulsory_bytes, standard_bytes, visible_scores
-from attnbench.markdown import code, table
+from attnbench.markdown import code, plain, table
 from attnbench.records.record import EMULATED
 from attnbench.records.result import Result
 from attnbench.report.data import ReportData, family_title
@@ -108,7 +108,7 @@ def _loads(records: list[Emulated]) -> list[str]:
     if not found:
         return []
     rows = [
-        [code(name), loads["compiler"], *(f"{loads[pipe]:,.0f}" for pipe in PIPES), loads["limit"]]
+        [code(name), plain(loads["compiler"]), *(f"{loads[pipe]:,.0f}" for pipe in PIPES), plain(loads["limit"])]
         for name, loads in sorted(found.items())
     ]
     headers = ["kernel", "compiler", *PIPES.values(), "limited by"]

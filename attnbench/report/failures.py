@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 from attnbench.case import Case, LaterCase
-from attnbench.markdown import anonymous, bullets, code, details, fence, numberless, plain, table
+from attnbench.markdown import anonymous, bullets, code, details, fence, label, numberless, plain, table
 from attnbench.records.environment import gpu_of
 from attnbench.records.result import Result
 from attnbench.records.sentinels import why_suspect
@@ -59,7 +60,7 @@ def _unsupported(entries: list[Entry]) -> list[str]:
         [code(series), plain(_short(reason)), _inline(members), f"{len(members):,}"]
         for (series, reason), members in groups
     ]
-    long = [(f"{series}: {plain(_short(reason))}", members) for (series, reason), members in groups
+    long = [(f"{label(series)}: {plain(_short(reason))}", members) for (series, reason), members in groups
             if len(members) > INLINE_KEYS]  # fmt: skip
     body = "\n\n".join(f"{title}\n\n{_keys(members)}" for title, members in long)
     parts = [f"### Unsupported ({len(entries):,})", table(["backend", "reason", "cases", "count"], rows, left=3)]
@@ -179,8 +180,8 @@ MAX_ROWS = 1000
 
 
 def incorrect_sections(entries: Sequence[Entry]) -> list[str]:
-    case, series, result = min(entries, key=lambda entry: size(entry[0]))
-    example = f"attnbench repro results/{result.run} {case.key} {series.split(' (')[0]}"
+    case, _, result = min(entries, key=lambda entry: size(entry[0]))
+    example = shlex.join(["attnbench", "repro", f"results/{result.run}", case.key, result.backend])
     return [
         f"### Incorrect ({len(entries):,})",
         "A case that fails a check is not timed. A standalone script that shows the smallest again:",

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnbench import units
-from attnbench.markdown import anonymous, bullets, code, details, fence, listing, plain, table
+from attnbench.markdown import anonymous, bullets, code, details, fence, label, listing, plain, table
 from attnbench.records import store
 from attnbench.records.environment import gpu_of, section
 from attnbench.records.measurement import Measurement
+from attnbench.records.output import empty_plots, mark, refuse_output, write_output
 from attnbench.records.stats import CONFIDENCE, OUTLIER_Z
 from attnbench.report import plots
 from attnbench.report.causes import FAILED
@@ -29,27 +28,36 @@ from attnbench.report.summary import summary_section
 from attnbench.report.telemetry import telemetry_section
 from attnbench.units import count
 
+# The first line of what is written here; a file without it is somebody else's.
+MARK = mark("report")
+OPTION = "-o"
 
-def write_report(runs: Iterable[str | Path], output: str | Path) -> Path:
+
+def write_report(runs: Iterable[str | Path], output: str | Path, overwrite: bool = False) -> Path:
     """Writes the report of one or more run directories to `output`, its plots into `<stem>_plots/` beside it.
 
     Several runs that measured different things on one machine read as one; otherwise each keeps its own columns, under
     a letter. Plots of an earlier report of that name are replaced. Returns `output`. Raises StoreError for what is no
-    run directory, and for an output that cannot be written.
+    run directory, for an output that cannot be written, and for one that is there and is no report, unless `overwrite`.
     """
     output = Path(output)
     with store.without_collection():
-        try:
-            _write(gather([store.read(run) for run in runs]), output, output.with_name(f"{output.stem}_plots"))
-        except OSError as error:
-            raise store.StoreError(f"cannot write the report {output}: {error.strerror}") from None
+        write_report_of([store.read(run) for run in runs], output, overwrite)
     return output
 
 
-def _write(data: ReportData, output: Path, folder: Path) -> None:
+def write_report_of(runs: Sequence[store.Run], output: Path, overwrite: bool = False) -> None:
+    """The same for runs that were read."""
+    refuse_output(output, overwrite, OPTION, MARK)
+    try:
+        _write(gather(runs), output, output.with_name(f"{output.stem}_plots"), overwrite)
+    except OSError as error:
+        raise store.StoreError(f"cannot write the report {output}: {error.strerror}") from None
+
+
+def _write(data: ReportData, output: Path, folder: Path, overwrite: bool) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.svg"):
-        old.unlink()
+    empty_plots(folder, overwrite, OPTION)
     rates = plots.rate_plots(data, folder)
     failed = any(result.record.status in FAILED for result in data.cells.values())
     incomplete = incomplete_section(data)
@@ -57,6 +65,7 @@ def _write(data: ReportData, output: Path, folder: Path) -> None:
     errors = plots.error_plots(data, folder)
     first = rates or errors
     sections = [
+        MARK,
         title(data),
         *summary_section(data, first[:1]),
         *(incomplete if failed else ()),
@@ -72,7 +81,7 @@ def _write(data: ReportData, output: Path, folder: Path) -> None:
         *conventions_section(data),
         *reproduce_section(data),
     ]
-    store.write_file(output, "\n\n".join(sections) + "\n")
+    write_output(output, "\n\n".join(sections) + "\n", overwrite, OPTION, MARK)
 
 
 # What surrounds the numbers: the machine, the conventions that they follow, and how to make them again.
@@ -94,17 +103,19 @@ EXPECTED = ("CPU", "memory", "GPU", "torch", "attnbench revision")
 def environment_section(data: ReportData) -> list[str]:
     """One column a run; a fact that no run recorded has no row, except for those that every run should have."""
     columns = [dict(_facts(entry)) for entry in data.runs]
-    names = dict.fromkeys(
-        name for column in columns for name, value in column.items() if name in EXPECTED or value != NOT_RECORDED
+    facts = dict.fromkeys(
+        fact for column in columns for fact, value in column.items() if fact in EXPECTED or value != NOT_RECORDED
     )
     headers = [
         "",
-        *(f"{entry.letter}: {entry.run.name}" if len(data.runs) > 1 else entry.run.name for entry in data.runs),
+        *(label(f"{entry.letter}: {entry.run.name}" if len(data.runs) > 1 else entry.run.name) for entry in data.runs),
     ]
     rows = [["records", *(f"{len(entry.run.records):,}" for entry in data.runs)]]
-    rows += [[name, *(plain(anonymous(column.get(name, NOT_RECORDED))) for column in columns)] for name in names]
+    rows += [[label(fact), *(plain(anonymous(column.get(fact, NOT_RECORDED))) for column in columns)] for fact in facts]
     versions = {(series, result.record.backend_version) for (_, series), result in data.cells.items()}
-    rows_by_backend = [[code(name), plain(anonymous(version)) or NOT_RECORDED] for name, version in sorted(versions)]
+    rows_by_backend = [
+        [code(series), plain(anonymous(version)) or NOT_RECORDED] for series, version in sorted(versions)
+    ]
     return [
         "## Machine",
         table(headers, rows, left=len(headers)),
@@ -133,13 +144,13 @@ def _facts(entry: LabelledRun) -> Iterator[tuple[str, str]]:
     yield "operating system", _text(section(environment, "os").get("distribution"))
     yield "Python", _text(section(environment, "python").get("version"))
     yield "torch", _text(section(worker, "torch").get("version") or versions.get("torch"))
-    for name in sorted(set(versions) - {"torch"}):
-        yield name, _text(versions[name])
+    for library in sorted(set(versions) - {"torch"}):
+        yield library, _text(versions[library])
     yield "nvcc", _text(environment.get("nvcc"))
-    for name, sha in sorted(section(environment, "kernels").items()):
-        yield f"kernels/{name}", f"sha256 {sha}"
+    for kernel, sha in sorted(section(environment, "kernels").items()):
+        yield f"kernels/{kernel}", f"sha256 {sha}"
     yield "attnbench revision", _text(own.get("revision")) + (" with local changes" if own.get("dirty") else "")
-    yield "resumed", _text(len(environment.get("resumed", [])) or None, lambda times: count(times, "time"))
+    yield "resumed", _text(len(environment.get("resumed") or ()) or None, lambda times: count(times, "time"))
 
 
 def _gpu_facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -228,8 +239,8 @@ def _timing(measurement: Measurement) -> str:
 
 def reproduce_section(data: ReportData) -> list[str]:
     """The commands, with run directories under `results/` as `run` makes them, and each resolved suite, folded."""
-    commands = [f"{_run_command(entry)}    # suite {_suite_name(entry.run.suite_text)}" for entry in data.runs]
-    commands.append(f"attnbench report {' '.join(f'results/{entry.run.name}' for entry in data.runs)}")
+    commands = [f"{_run_command(entry)}    # suite {_suite_name(entry)}" for entry in data.runs]
+    commands.append(shlex.join(["attnbench", "report", *(f"results/{entry.run.name}" for entry in data.runs)]))
     text = "Each run directory holds the suite as it ran:"
     parts = ["## How to reproduce", f"{text}\n\n{fence(chr(10).join(commands), 'sh')}"]
     for entry in data.runs:
@@ -242,20 +253,16 @@ def reproduce_section(data: ReportData) -> list[str]:
 def _run_command(entry: LabelledRun) -> str:
     """With the plugins that the run was given; of their paths only the last part, as everywhere in a report."""
     plugins = entry.run.environment.get("plugins") or ()
-    asked = [f"--plugin {shlex.quote(anonymous(str(spec)))}" for spec in plugins]
-    return " ".join(["attnbench run", f"results/{entry.run.name}/suite.yaml", *asked])
+    asked = [word for spec in plugins for word in ("--plugin", anonymous(spec))]
+    return shlex.join(["attnbench", "run", f"results/{entry.run.name}/suite.yaml", *asked])
 
 
-def _suite_name(suite_text: str) -> str:
-    try:
-        suite = yaml.safe_load(suite_text)
-    except yaml.YAMLError:
-        return NOT_RECORDED
-    return str(suite.get("name", NOT_RECORDED)) if isinstance(suite, dict) else NOT_RECORDED
+def _suite_name(entry: LabelledRun) -> str:
+    return entry.run.suite_name or NOT_RECORDED
 
 
 def title(data: ReportData) -> str:
-    names = list(dict.fromkeys(_suite_name(entry.run.suite_text) for entry in data.runs))
+    names = list(dict.fromkeys(_suite_name(entry) for entry in data.runs))
     machines = list(dict.fromkeys(entry.machine.name for entry in data.runs))
-    named = [name if name != NOT_RECORDED else data.runs[0].run.name for name in names]
-    return f"# attnbench: {listing(named)} on {listing([plain(anonymous(name)) for name in machines])}"
+    named = [label(suite if suite != NOT_RECORDED else data.runs[0].run.name) for suite in names]
+    return f"# attnbench: {listing(named)} on {listing([plain(anonymous(machine)) for machine in machines])}"

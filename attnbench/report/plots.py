@@ -115,6 +115,7 @@ def _styled() -> Iterator[None]:
         matplotlib.rcParams.update(matplotlib.rcParamsDefault)
         matplotlib.rcParams.update({
             "svg.hashsalt": "attnbench", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9,
+            "text.parse_math": False,  # a backend may be called $\\fast$
             "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": QUIET, "xtick.color": INK, "ytick.color": INK,
         })  # fmt: skip
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from attnbench.case import Case
+from attnbench.case import Case, LaterCase
 from attnbench.correctness.probes import FRESH_SET
 from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
@@ -28,7 +29,7 @@ from attnbench.records.record import (
     V_DESCALE_ZERO,
     Record,
 )
-from attnbench.records.store import StoreError, read
+from attnbench.records.store import Run, StoreError, read
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import is_file
 from attnbench.repro import judge
@@ -50,7 +51,12 @@ OWN = ("Inputs", "Outputs", "Changed", "Quantized", "replace")
 
 def repro_script(run_directory: Path, case_key: str, backend: str) -> str:
     """The script's text. Raises StoreError when the run has no such record, or one of a case that was not taken."""
-    run = read(run_directory)
+    return script_of(read(run_directory), case_key, backend)
+
+
+def script_of(run: Run, case_key: str, backend: str) -> str:
+    """The same for a run that was read."""
+    run_directory = run.path
     record = next((r for r in run.records if r.case_key == case_key and r.backend == backend), None)
     if record is None:
         keys = {r.case_key for r in run.records}
@@ -59,10 +65,15 @@ def repro_script(run_directory: Path, case_key: str, backend: str) -> str:
             raise StoreError(f'{run_directory}: no case "{case_key}"{suggest(case_key, named)}')
         names = [r.backend for r in run.records if r.case_key == case_key]
         raise StoreError(f'{run_directory}: no record of backend "{backend}" for that case{suggest(backend, names)}')
+    if isinstance(record.case, LaterCase):
+        raise StoreError(f"{run_directory}: {case_key} has fields that are unknown here; {run.later}")
+    if not is_file(record.case.inputs) and record.case.inputs not in DISTRIBUTIONS:
+        known = suggest(record.case.inputs, DISTRIBUTIONS)
+        raise StoreError(f'{run_directory}: {case_key} has inputs "{record.case.inputs}", which nobody can draw{known}')
     if record.status == "unsupported":
         raise StoreError(f"{run_directory}: {backend} did not take that case, so that nothing ran: {record.reason}")
-    device = run.environment.get("device", "cpu")
-    return _script(record, device, tuple(run.environment.get("plugins", ())))
+    device = run.environment.get("device") or "cpu"
+    return _script(record, device, tuple(run.environment.get("plugins") or ()))
 
 
 @dataclass(frozen=True)
@@ -92,15 +103,15 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
     problem = _failed_problem(record)
     case = problem.case
     spec = next((spec for spec in plugins if spec.endswith(f".py:{record.backend}")), None)
-    status = record.status + (f": {record.reason}" if record.reason else "")
     head = text.HEAD.substitute(
-        key=record.case_key,
-        backend=record.backend,
-        status=status.replace('"""', "'''").replace("\\", "\\\\"),
+        key=literal(record.case_key),
+        backend=literal(record.backend),
+        status=literal(record.status if record.kind is None else f"{record.status}: {record.kind}"),
+        reason=_lines(record.reason),
         needs="" if spec else ", and attnbench",
-        case=case.to_dict(),
-        device=device,
-        limits=problem.limits,
+        case=literal(case.to_dict()),
+        device=literal(device),
+        limits=literal({rule: limit for rule, limit in problem.limits.items() if not math.isnan(limit)}),
     )
     if is_file(case.inputs):
         draw = text.LOAD
@@ -109,10 +120,10 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
         draw = text.DRAW.substitute(distribution=_source(apply), apply=apply.__name__)
     if spec:
         file, _, function = spec.rpartition(":")
-        kernel = text.FUNCTION.substitute(file=file, function=function)
+        kernel = text.FUNCTION.substitute(file=literal(file), function=literal(function))
     else:
         kernel = text.BUILTIN.substitute(
-            backend=record.backend, plugins=list(plugins), emulation=_emulation(record.kernel or {})
+            backend=literal(record.backend), plugins=literal(list(plugins)), emulation=_emulation(record.kernel or {})
         )
     return (head + draw + kernel + _call(problem, standalone=bool(spec)) + _judging()).rstrip()
 
@@ -123,7 +134,39 @@ def _emulation(kernel: Mapping[str, Any]) -> str:
         return ""
     facts = kernel[EMULATED]
     names = [f"random:{facts['seed']}" if name == "random" else name for name in facts["delivery"].split(",")]
-    return f".under(Emulation(delivery={names!r}, checks={facts['checks']!r}))"
+    return f".under(Emulation(delivery={literal(names)}, checks={literal(facts['checks'])}))"
+
+
+def literal(value: Any) -> str:
+    """Python text that is nothing but this value: what a run directory holds gets into a script in no other way.
+
+    Texts are ASCII: what only looks like another letter is written as its number. Raises ValueError where the literal
+    would not be the value.
+    """
+    text = ascii(value) if isinstance(value, str) else _written(value)
+    if ast.literal_eval(text) != value:
+        raise ValueError(f"{text} is not what it is to stand for")
+    return text
+
+
+def _written(value: Any) -> str:
+    """`repr`, with the number that Python reads as infinite for one that is, which has no literal of its own."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_written(name)}: {_written(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        items = ", ".join(map(_written, value))
+        return f"[{items}]" if isinstance(value, list) else f"({items}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"
+    return ascii(value)
+
+
+def _lines(text: str) -> str:
+    """A text of several lines as literals that follow each other, a line each."""
+    lines = text.splitlines(keepends=True)
+    if len(lines) < 2:
+        return literal(text)
+    return "(\n" + "\n".join(f"        {literal(line)}" for line in lines) + "\n    )"
 
 
 def _call(problem: _Problem, standalone: bool) -> str:
@@ -142,7 +185,7 @@ def _answered(problem: _Problem, standalone: bool) -> str:
     if problem.probe not in RELATIONS:
         return text.PLAIN + _again(problem)
     if not standalone:
-        return text.RELATION_BUILTIN.substitute(probe=problem.probe)
+        return text.RELATION_BUILTIN.substitute(probe=literal(problem.probe))
     relation = RELATIONS[problem.probe]
     return text.RELATION_FUNCTION.substitute(relation=relation.__name__, source=_source(relation))
 
@@ -153,7 +196,7 @@ def _again(problem: _Problem) -> str:
     if rule is None:
         return ""
     how, call, times = AGAIN[rule]
-    return text.AGAIN.substitute(how=how, call=call, times=times, rule=rule)
+    return text.AGAIN.substitute(how=how, call=call, times=times, rule=literal(rule))
 
 
 def _judging() -> str:

@@ -1,13 +1,12 @@
-"""The parts of a repro script: each is Python text with `$names` that `repro` fills in."""
+"""The parts of a repro script: Python text with `$names` that `repro` fills in; what a run holds comes as literals."""
 
 from __future__ import annotations
 
 from string import Template
 
 HEAD = Template('''\
-"""Reproduces one attnbench record: $key on $backend.
+"""Reproduces one attnbench record, the one that RECORD names.
 
-Recorded: $status
 Run it where torch is installed$needs. Exits 1 when an error is over the limit recorded with it.
 """
 from __future__ import annotations
@@ -19,9 +18,15 @@ from types import SimpleNamespace
 
 import torch
 
+RECORD = {
+    "case_key": $key,
+    "backend": $backend,
+    "status": $status,
+    "reason": $reason,
+}
 case = SimpleNamespace(**$case)
 case.scale = case.head_dim**-0.5 if case.softmax_scale is None else case.softmax_scale
-DEVICE = "$device"
+DEVICE = $device
 LIMITS = $limits
 DTYPE = {"fp16": torch.float16}.get(case.dtype, torch.bfloat16)
 ''')
@@ -72,7 +77,7 @@ FUNCTION = Template('''
 
 import importlib.util
 
-PLUGIN = sys.argv[1] if len(sys.argv) > 1 else "$file"  # or name the file on the command line
+PLUGIN = sys.argv[1] if len(sys.argv) > 1 else $file  # or name the file on the command line
 spec = importlib.util.spec_from_file_location("plugin", PLUGIN)
 plugin = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plugin)
@@ -80,7 +85,7 @@ spec.loader.exec_module(plugin)
 
 def answer(case, q, k, v):
     """(out, lse or None)"""
-    result = plugin.$function(q, k, v, causal=case.causal, softmax_scale=case.scale)
+    result = getattr(plugin, $function)(q, k, v, causal=case.causal, softmax_scale=case.scale)
     return result if isinstance(result, (tuple, list)) else (result, None)
 ''')
 
@@ -95,7 +100,7 @@ from attnbench.plugins import load
 from attnbench.reference.quantize import dequantize, quantize
 from attnbench.settings import Emulation
 
-backend = (builtin() | load($plugins))["$backend"]$emulation
+backend = (builtin() | load($plugins))[$backend]$emulation
 
 
 def made(case, q, k, v):
@@ -177,7 +182,7 @@ RELATION_BUILTIN = Template("""
 
 from attnbench.correctness.relations import RELATIONS
 
-changed = RELATIONS["$probe"](*made(case, q, k, v))
+changed = RELATIONS[$probe](*made(case, q, k, v))
 answered = changed.undo(backend.prepare(changed.case, changed.inputs)())
 out, lse = answered.out, answered.lse
 """)
@@ -230,7 +235,7 @@ def in_used_memory(got):
     got.append(answer(case, q, k, v))
 
 
-differing = {"$rule": again()}
+differing = {$rule: again()}
 ''')
 
 JUDGE = Template("""

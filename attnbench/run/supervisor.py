@@ -210,8 +210,10 @@ class Listener:
 
     def _checked(self, line: str) -> Record:
         """The record, where it is one of this job's. Raises WorkerDied for anything else."""
+        from attnbench.records.stored_record import stored_record  # pydantic, which is slow to import
+
         try:
-            record = Record.from_json(line)
+            record = stored_record(line)
         except RecordError as error:
             raise WorkerDied(f"it reported a record that is none: {error}") from None
         if record.case != self.job.case or record.backend not in self.left:

@@ -11,6 +11,7 @@ from attnbench.backends import builtin
 from attnbench.case import Case, forward_flops
 from attnbench.hopper.emulation import MUTATIONS, EmulationConfig, Emulator, emulated_kernel
 from attnbench.records.record import Record
+from attnbench.records.stored_record import stored_record
 from attnbench.reference.inputs import make_inputs
 from attnbench.run.runner import Outcome
 from attnbench.settings import Checks, Emulation, Timing
@@ -42,7 +43,7 @@ def test_it_is_judged_and_never_timed(name, case):
     assert {"build", "check"} <= set(phases.spent_s) and "time" not in phases.spent_s
     emulated = record.kernel["emulated"]
     assert emulated["delivery"] == "random" and emulated["checks"] == "full" and emulated["seed"] > 0
-    assert Record.from_json(record.to_json()) == record
+    assert stored_record(record.to_json()) == record
 
 
 def test_every_probe_is_posed_to_the_8_bit_kernels_too():

@@ -175,7 +175,7 @@ def test_sentinels_lie_beside_the_records_and_survive_a_resume(tmp_path):
         file.write('{"role": "cut sh')
     run = read(tmp_path / "run")
     assert run.sentinels == (row(role="start"),)
-    assert len(run.problems) == 1 and run.problems[0].startswith("sentinels.jsonl:2: not JSON, left out")
+    assert len(run.problems) == 1 and run.problems[0].startswith("sentinels.jsonl:2: not JSON: ")
     writer = Writer.resume(tmp_path / "run", {})
     assert writer.sentinels == [row(role="start")]
     writer.append_sentinel(row(role="end"))
@@ -190,7 +190,7 @@ def test_a_line_that_is_no_sentinel_is_named_and_left_out(tmp_path):
     (path / SENTINELS).write_text(json.dumps(row()) + "\n[1, 2]\n\n")
     run = read(path)
     assert run.sentinels == (row(),)
-    assert [problem.partition(",")[0] for problem in run.problems] == [
+    assert [problem.partition(" but")[0].partition(": E")[0] for problem in run.problems] == [
         "sentinels.jsonl:2: not a JSON object",
         "sentinels.jsonl:3: not JSON",
     ]

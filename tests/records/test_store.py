@@ -14,7 +14,7 @@ import pytest
 from fakes.report_runs import failed, ok, unsupported
 
 import attnbench
-from attnbench.records.store import ENVIRONMENT, RECORDS, SUITE, StoreError, Writer, read, write_file
+from attnbench.records.store import ENVIRONMENT, RECORDS, SUITE, StoreError, Unreadable, Writer, read, write_file
 from attnbench.report.page import write_report
 
 FIRST, SECOND, THIRD = ok("naive", 1e-3), unsupported("flex", "needs CUDA"), failed("triton", "crash", "signal 11")
@@ -124,8 +124,14 @@ def test_what_is_no_run_says_so(run_directory, prepare, message):
 @pytest.mark.parametrize("text", ["{", "[1]", "\udcff"])
 def test_a_damaged_environment_is_named(written, text):
     (written / ENVIRONMENT).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(StoreError, match=f"{ENVIRONMENT}|cannot read the run directory"):
-        read(written)
+    run = read(written)
+    assert run.records == (FIRST, SECOND) and run.environment == {}
+    (problem,) = run.problems
+    assert problem.startswith(f"{ENVIRONMENT}:1: not ") and problem.endswith(", left out")
+    before = (written / ENVIRONMENT).read_bytes()
+    with pytest.raises(Unreadable, match=f"{ENVIRONMENT}:1: .*a run with unreadable parts cannot be continued"):
+        Writer.resume(written, {})
+    assert (written / ENVIRONMENT).read_bytes() == before
 
 
 def test_a_directory_that_holds_anything_is_refused(run_directory):
@@ -195,10 +201,10 @@ def test_the_lock_ends_with_a_killed_process(run_directory):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from attnbench.records.record import Record
+        from attnbench.records.stored_record import stored_record
         from attnbench.records.store import Writer
         writer = Writer.create(Path(sys.argv[1]), {}, "")
-        writer.append(Record.from_json(sys.argv[2]))
+        writer.append(stored_record(sys.argv[2]))
         os.kill(os.getpid(), signal.SIGKILL)
     """
     killed = in_another_process(code, run_directory, FIRST.to_json())
@@ -257,10 +263,10 @@ def test_a_write_that_the_system_cuts_short_is_taken_back(run_directory):
     code = """
         import resource, sys
         from pathlib import Path
-        from attnbench.records.record import Record
+        from attnbench.records.stored_record import stored_record
         from attnbench.records.store import StoreError, Writer
         writer = Writer.create(Path(sys.argv[1]), {}, "")
-        record = Record.from_json(sys.argv[2])
+        record = stored_record(sys.argv[2])
         size = len(record.to_json()) + 1
         resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size + size // 2, resource.RLIM_INFINITY))
         try:

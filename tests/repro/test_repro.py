@@ -1,7 +1,9 @@
 """`attnbench repro`: the script draws the same numbers, runs the same kernel, comes to the same verdict."""
 
+import ast
 import dataclasses
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -14,12 +16,13 @@ from paths import ROOT
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.plugins import load
-from attnbench.records.record import LSE_ERROR, MAX_ERROR, RELATIVE_RMSE, RMS_RATIO, WORST_ROW
-from attnbench.records.store import StoreError
+from attnbench.printable import one_line
+from attnbench.records.record import LSE_ERROR, MAX_ERROR, RELATIVE_RMSE, RMS_RATIO, WORST_ROW, Record
+from attnbench.records.store import StoreError, read
 from attnbench.reference.distributions import DISTRIBUTIONS
 from attnbench.reference.inputs import make_inputs
 from attnbench.repro import judge as repro_judge
-from attnbench.repro.script import repro_script
+from attnbench.repro.script import literal, repro_script
 from attnbench.settings import Checks, Timing
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
@@ -141,6 +144,100 @@ def test_whatever_a_reason_holds_the_script_compiles(tmp_path, reason):
     assert "LIMITS = {}" in text
 
 
+class _Blank(ast.NodeTransformer):
+    """Every literal becomes None, so that what is left of a script is what it does."""
+
+    def visit_Constant(self, node):
+        return ast.Constant(None)
+
+    def visit_List(self, node):
+        return ast.Constant(None) if all(isinstance(item, ast.Constant) for item in node.elts) else node
+
+
+def skeleton(text):
+    return ast.dump(_Blank().visit(ast.parse(text)))
+
+
+HOSTILE = [
+    '"; print("PWNED"); x="',
+    "'; print('PWNED')",
+    '"""',
+    "\\",
+    "\n",
+    "\x00",
+    "\ud800",
+    "{x} $y ${z}",
+    "\u2028",
+    "é",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_text_of_a_run_gets_into_a_script_as_data_only(tmp_path, hostile):
+    """Name, reason, version, plugins and device: the script does the same whatever they hold."""
+    quiet, _ = written_script(tmp_path / "quiet", "naive", "it broke", ["mine.py"], {})
+    loud, record = written_script(
+        tmp_path / "loud", f"naive{hostile}", f"it broke {hostile}", [f"mine{hostile}.py"], {"device": f"cpu{hostile}"}
+    )
+    assert skeleton(loud) == skeleton(quiet)
+    assert repr(record.backend)[1:-1] in loud or ascii(record.backend) in loud  # it is there, as a literal
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_plugin_s_file_and_function_are_data_too(tmp_path, hostile):
+    quiet, _ = written_script(tmp_path / "quiet", "mine", "it broke", ["file.py:mine"], {})
+    name = f"mine{hostile}"
+    loud, _ = written_script(tmp_path / "loud", name, "it broke", [f"file{hostile}.py:{one_line(name)}"], {})
+    assert skeleton(loud) == skeleton(quiet)
+
+
+def written_script(path, backend, reason, plugins, environment):
+    """The script of a record as another program may have written it, which holds whatever that program liked."""
+    record = Record(CASE, "naive", "1", "error", kind="crash", reason="it broke")
+    run = write_run(path, [record], {"plugins": plugins, **environment})
+    row = json.loads((run / "records.jsonl").read_text()) | {"backend": backend, "reason": reason}
+    (run / "records.jsonl").write_text(json.dumps(row) + "\n")
+    (taken,) = read(run).records
+    return repro_script(run, taken.case_key, taken.backend), taken
+
+
+def test_a_literal_is_what_it_stands_for():
+    for value in [
+        "a",
+        "'",
+        '"',
+        "\\",
+        "\x00",
+        "\ud800",
+        1.5,
+        float("inf"),
+        -float("inf"),
+        {"a": [1, None, True, (2,)]},
+    ]:
+        assert ast.literal_eval(literal(value)) == value
+    with pytest.raises(ValueError, match="malformed|is not what"):
+        literal(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": "unheard_of"}, 'inputs "unheard_of", which nobody can draw'),
+        ({"window_left": 3}, "has fields that are unknown here"),
+    ],
+)
+def test_what_cannot_be_drawn_here_is_said(tmp_path, change, message):
+    run = write_run(tmp_path / "run", [Record(CASE, "naive", "1", "error", kind="crash", reason="it broke")], {})
+    row = json.loads((run / "records.jsonl").read_text())
+    row["case"] |= change
+    row["case_key"] = (
+        row["case_key"].replace("normal", "unheard_of") if "inputs" in change else row["case_key"] + "-window_left=3"
+    )
+    (run / "records.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(StoreError, match=message):
+        repro_script(run, row["case_key"], "naive")
+
+
 def test_a_plugin_function_needs_torch_and_its_own_file_only(tmp_path):
     text, record = script(tmp_path, "right", plugins=[f"{FUNCTIONS}:right"])
     (tmp_path / "repro.py").write_text(text)
@@ -148,7 +245,7 @@ def test_a_plugin_function_needs_torch_and_its_own_file_only(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "import attnbench" not in text and "from attnbench" not in text
-    assert text.startswith(f'"""Reproduces one attnbench record: {record.case_key} on right.')
+    assert f'"case_key": {record.case_key!r},\n    "backend": {"right"!r},' in text
 
 
 def test_the_scripts_judge_spells_the_rules_as_records_do():
