@@ -25,8 +25,9 @@ from fakes.simulated_noise import Noise, side, turns  # noqa: E402
 
 from attnbench.compare.comparison import compare  # noqa: E402
 from attnbench.compare.gate import REGRESSED, judge_gate  # noqa: E402
+from attnbench.compare.margin import Margin  # noqa: E402
 from attnbench.compare.pairs import pair_of_turns  # noqa: E402
-from attnbench.compare.verdict import SLOWER, Margin, Pair, confirm, decide, to_confirm  # noqa: E402
+from attnbench.compare.verdict import SLOWER, Pair, confirm, decide, to_confirm  # noqa: E402
 
 CASES, SUITES, MARGIN = 40, 500, Margin(0.01)
 MOST_FALSE, LEAST_FOUND = 0.01, 0.95

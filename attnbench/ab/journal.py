@@ -83,7 +83,8 @@ class Journal:
 # What is compared with what: the suite, and the environment of either side.
 COMPARISON = "comparison.json"
 # Facts of the environment by which pairs of another moment are of the same comparison, and what to call them.
-_SAME = {"revision": "revision", "device": "device", "plugins": "--plugin", "processes": "--processes"}
+_SAME = {"revision": "revision", "device": "device", "plugins": "--plugin"}
+PROCESSES = "processes"
 
 
 def choose_folder(suite: str, out: Path | None, resume: Path | None) -> Path:
@@ -143,9 +144,10 @@ def begun(out: Path) -> dict[str, Any]:
 
 
 def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> list[dict[str, Any]]:
-    """The facts of an A/B that goes on: those of its beginning, and today's beside them.
+    """The facts of an A/B that goes on: those of its beginning, and today's beside them; of processes, today's.
 
-    Raises StoreError where something differs that makes it another comparison.
+    Raises StoreError where something differs that makes it another comparison. More processes than before only add to
+    it; fewer would leave out what was measured.
     """
     before, merged = begun(out), []
     for name, now in zip(ARMS, facts):
@@ -156,7 +158,11 @@ def continued(out: Path, facts: Sequence[dict[str, Any]], suite_text: str) -> li
                 raise StoreError(f"--resume {out}: {differs}; use another --out")
         for differs in differences_of_environments(was, now):
             raise StoreError(f"--resume {out}: the machine is not as it was; {differs}; use another --out")
-        merged.append({**was, "resumed": [*(was.get("resumed") or ()), now]})
+        begun_with, asked = was.get(PROCESSES), now.get(PROCESSES)
+        if isinstance(begun_with, int) and isinstance(asked, int) and asked < begun_with:
+            fewer = f"{name} was begun with --processes {begun_with}; {asked} are fewer, and only more may be asked for"
+            raise StoreError(f"--resume {out}: {fewer}")
+        merged.append({**was, PROCESSES: asked, "resumed": [*(was.get("resumed") or ()), now]})
     if before.get("suite") != suite_text:
         raise StoreError(f"--resume {out}: it was begun with other cases or backends; use another --out")
     return merged

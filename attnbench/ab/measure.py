@@ -10,18 +10,20 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from attnbench.ab.revision import ArmLost, RemoteArm, RevisionWorker
 from attnbench.ab.worktree import Revision
 from attnbench.compare.baseline import read_sides
-from attnbench.compare.comparison import Comparison, compare
+from attnbench.compare.comparison import Cell, Comparison, compare
 from attnbench.compare.differences import NotEnough, noise_floor, process_differences
-from attnbench.compare.pairs import pair_of_turns, suite_of_turns
-from attnbench.compare.verdict import SLOWER, Margin, confirm
+from attnbench.compare.margin import Margin
+from attnbench.compare.pairs import pair_of_turns, suite_of_turns, typical_s
+from attnbench.compare.verdict import SLOWER, Verdict, confirm
 from attnbench.messages import Ready
+from attnbench.records.measurement import Measurement
 from attnbench.records.record import Record, merge_processes
 from attnbench.suite.suite import Job
 from attnbench.timing.rounds import take_turns
@@ -105,14 +107,16 @@ def _null_differences(sides: Sides) -> list[float]:
 class PairedRun:
     """Measures tasks on two sides. Records land in `measured` as they come.
 
-    again: base once more, for the A/A null. tell: a line a pair, for whoever watches; watch: (backend, phase).
+    again: base once more, for the A/A null. tell: of each pair, for whoever watches, and tell_null, of base against
+    itself; watch: (backend, phase).
     """
 
     base: RevisionWorker
     head: RevisionWorker
     again: RevisionWorker
     seed: int
-    tell: Callable[[int, Task, Record, Record], None]
+    tell: Callable[[int, Task, Record, Record], None] = lambda process, task, base, head: None
+    tell_null: Callable[[], None] = lambda: None
     watch: Callable[[str, str], None] = lambda backend, phase: None
     measured: Measured = field(default_factory=Measured)
 
@@ -126,6 +130,14 @@ class PairedRun:
             for side in (self.base, self.head, self.again):
                 side.stop()
         return self.measured
+
+    def left(self, tasks: Sequence[Task], processes: int, nulls: Sequence[Task] = ()) -> int:
+        """How many pairs are still to be measured, if nothing fails."""
+        sides = ((HEAD, tasks), (NULL, nulls))
+        return sum(
+            self.measured.lacks(against, task, process)
+            for against, those in sides for task in those for process in range(processes)
+        )  # fmt: skip
 
     def _process(self, process: int, tasks: Sequence[Task], nulls: Sequence[Task]) -> None:
         left = [task for task in tasks if self.measured.lacks(HEAD, task, process)]
@@ -141,6 +153,7 @@ class PairedRun:
             start(self.again)
         for task in left:
             self.measured.add(NULL, *self._pair(task, (self.base, self.again), process))
+            self.tell_null()
 
     def _pair(self, task: Task, sides: Sequence[RevisionWorker], process: int) -> tuple[Record, Record]:
         """The records of both sides: with their times where both are right, else without."""
@@ -219,11 +232,19 @@ def confirmed(comparison: Comparison, second: Measured) -> Comparison:
     both = {key: (one, other) for key, one in base.items() if one and (other := head.get(key))}
     first = {(cell.case_key, cell.backend): cell.verdict for cell in comparison.cells if cell.verdict}
     verdicts = confirm(first, {key: pair_of_turns(*pair) for key, pair in both.items()}, comparison.margin)
-    cells = tuple(
-        replace(cell, verdict=verdicts.get((cell.case_key, cell.backend), cell.verdict)) for cell in comparison.cells
-    )
+    cells = tuple(_again(cell, verdicts, both) for cell in comparison.cells)
     suite = comparison.suite
     if suite is not None and suite.kind == SLOWER:
         again = {"": suite_of_turns(list(both.values()))} if both else {}
         suite = confirm({"": suite}, again, comparison.margin)[""]
     return replace(comparison, cells=cells, suite=suite)
+
+
+def _again(cell: Cell, verdicts: Mapping[Key, Verdict], both: Mapping[Key, tuple[Measurement, Measurement]]) -> Cell:
+    """The cell with its verdict, and the times that the verdict is about."""
+    key = cell.case_key, cell.backend
+    made = replace(cell, verdict=verdicts.get(key, cell.verdict))
+    if key not in both:
+        return made
+    base, other = both[key]
+    return replace(made, base_s=typical_s((base,)), new_s=typical_s((other,)))

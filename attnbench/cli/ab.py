@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,18 +25,19 @@ from attnbench.ab.measure import (
 )
 from attnbench.ab.revision import RevisionWorker
 from attnbench.ab.worktree import BuildFailed, Repository, Revision, build, worktrees
+from attnbench.cli.ab_progress import PairsShown
 from attnbench.cli.compare import print_comparison, write_outputs
 from attnbench.cli.group import INTERRUPTED, terminated_like_interrupted
 from attnbench.compare.ci_output import make_room
 from attnbench.compare.comparison import Comparison
 from attnbench.compare.gate import INCOMPLETE, GateResult, judge_gate
-from attnbench.compare.verdict import FEWEST_PROCESSES, Margin, signed
+from attnbench.compare.margin import Margin
+from attnbench.compare.verdict import FEWEST_PROCESSES
 from attnbench.hopper.build import build_facts
 from attnbench.machine import facts as environment
 from attnbench.messages import Ready
 from attnbench.plugins import plain_spec
 from attnbench.printable import log_text
-from attnbench.records.record import Record
 from attnbench.redaction import redacted_command
 from attnbench.run.process import RunError
 from attnbench.run.runner import choose_device, unknown_backend
@@ -126,13 +126,13 @@ def _compared(request: AbRequest, repository: Repository, revisions: Sequence[Re
             facts = continued(request.out, facts, _suite_text(request, tasks))
         begin(request.out, facts, _suite_text(request, tasks))
         seed = zlib.crc32(" ".join((request.suite.name, *(revision.commit for revision in revisions))).encode())
-        paired_run = PairedRun(base, head, again, seed, _tell(request.processes))
+        paired_run = PairedRun(base, head, again, seed)
         first = _measured(request, request.out, paired_run, facts, tasks, True)
         comparison = comparison_of(request.out, revisions, replace(request.margin, noise_floor=first.floor()))
         slower = tasks_to_confirm(comparison, tasks)
         if slower:
             click.echo(f"slower: {len(slower)} to be measured again in fresh processes before that counts")
-            further = PairedRun(base, head, again, seed + 1, _tell(request.processes))
+            further = PairedRun(base, head, again, seed + 1)
             second = _measured(request, request.out / "confirm", further, facts, slower, False)
             comparison = confirmed(comparison, second)
     return _ruled(request, comparison)
@@ -219,31 +219,18 @@ def _measured(
     text = _suite_text(request, tasks)
     with closing(Journal(out)) as journal:
         paired_run.measured = Measured.of(journal.pairs(), journal.append)
+        nulls = null_tasks(tasks) if null else []
+        shown = PairsShown(paired_run.left(tasks, request.processes, nulls), request.processes)
+        paired_run.tell, paired_run.tell_null, paired_run.watch = shown.compared, shown.measured, shown.phase
         try:
-            return paired_run.run(tasks, request.processes, null_tasks(tasks) if null else ())
+            return paired_run.run(tasks, request.processes, nulls)
         finally:
+            shown.end()
             write_runs(out, facts, text, paired_run.measured)
 
 
 def _suite_text(request: AbRequest, tasks: Sequence[Task]) -> str:
     return replace(request.suite, backends=tuple(dict.fromkeys(task.backend for task in tasks))).to_yaml()
-
-
-def _tell(processes: int) -> Any:
-    def tell(process: int, task: Task, base: Record, head: Record) -> None:
-        click.echo(f"[{process + 1}/{processes}] {task.job.case.key}  {task.backend}  {_outcome(base, head)}")
-
-    return tell
-
-
-def _outcome(base: Record, head: Record) -> str:
-    from attnbench.cli.terminal import outcome_text
-    from attnbench.compare.differences import process_differences
-
-    if base.measurement and head.measurement:
-        (difference,) = process_differences(base.measurement.blocks, head.measurement.blocks).values()
-        return f"base {outcome_text(base)}, head {outcome_text(head)}, in turns {signed(math.expm1(difference))}"
-    return f"base {outcome_text(base)}; head {outcome_text(head)}"
 
 
 def _ruled(request: AbRequest, comparison: Comparison) -> int:

@@ -13,9 +13,10 @@ from attnbench.cli.group import USAGE_ERROR
 from attnbench.compare.baseline import NoBaseline, read_sides
 from attnbench.compare.comparison import Comparison, compare
 from attnbench.compare.gate import INCOMPLETE, PASSED, GateResult, incompleteness, judge_gate
+from attnbench.compare.margin import Margin
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, WRONG
 from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
-from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER, Margin
+from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 from attnbench.printable import log_text, printable
 from attnbench.records.store import StoreError
 

@@ -92,7 +92,7 @@ class Percentage(click.ParamType):  # type: ignore[type-arg]  # as above
     name = "percentage"
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        from attnbench.compare.verdict import Margin
+        from attnbench.compare.margin import Margin
 
         if isinstance(value, Margin):
             return value

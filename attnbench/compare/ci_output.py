@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 from attnbench.compare.comparison import Cell, Comparison
 from attnbench.compare.gate import INCOMPLETE, PASSED, REGRESSED, UNDECIDED, GateResult
+from attnbench.compare.margin import signed
 from attnbench.compare.text import HEADERS, besides, counts, extras, headlines, kind, notes, rows, why
-from attnbench.compare.verdict import INCONCLUSIVE, NEW, SLOWER, signed
+from attnbench.compare.verdict import INCONCLUSIVE, NEW, SLOWER
 from attnbench.markdown import anonymous, bullets, plain, table
 from attnbench.printable import log_text, printable
 from attnbench.records.output import mark, refuse_output, write_output

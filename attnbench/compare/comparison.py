@@ -22,11 +22,12 @@ from attnbench.compare.comparable import (
 )
 from attnbench.compare.differences import FEWEST_RUNS, PROCESS, RUN
 from attnbench.compare.judged import judged_by_less
+from attnbench.compare.margin import Margin
 from attnbench.compare.pairing import Machine, Paired, cpus_of, pair_up, turns_of
 from attnbench.compare.pairs import ByRun, CaseRecords, Name, gather, suite_of_runs, suite_of_turns, typical_s
 from attnbench.compare.plausible import drift_of
 from attnbench.compare.regressions import WRONG, Change, changes
-from attnbench.compare.verdict import INCONCLUSIVE, NOT_COMPARABLE, Margin, Pair, Verdict, decide, decide_one
+from attnbench.compare.verdict import INCONCLUSIVE, NOT_COMPARABLE, Pair, Verdict, decide, decide_one
 from attnbench.records.store import Run, StoreError
 from attnbench.units import count
 

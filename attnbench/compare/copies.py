@@ -17,7 +17,7 @@ def taken(run: Run) -> Taken:
     machine = run.environment.get("machine")
     return frozenset(
         hash((machine if isinstance(machine, str) else None, record.case_key, record.backend, measurement.samples_s,
-              tuple(block.start_s for block in measurement.blocks)))
+              tuple((block.start_s, block.arm) for block in measurement.blocks)))
         for record in run.records if (measurement := record.measurement) is not None
     )  # fmt: skip
 

@@ -97,6 +97,19 @@ class Difference:
     def high(self) -> float:
         return self.mean + self.reach + self.up
 
+    def beyond(self, tail: float, power: float) -> float:
+        """How far (log) beyond a margin a true difference must be for `p_above` to be below `tail` with this power.
+
+        NOTE: the quantiles are added, the noncentral t's is a little smaller.
+        """
+        if self.shift is None:
+            return self.down + self._quantiles(1 - tail, power)
+        own = tail * (TAIL - SHIFT_TAIL) / TAIL
+        return self.down + self.shift.bound(SHIFT_TAIL) + self.shift.bound(1 - power) + self._quantiles(1 - own, power)
+
+    def _quantiles(self, *quantiles: float) -> float:
+        return sum(_student(self.freedom, quantile) for quantile in quantiles) * self.standard_error
+
     def p_above(self, margin: float) -> float:
         """The p-value of "no more than margin" (log), to be held against TAIL.
 

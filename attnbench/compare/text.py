@@ -6,14 +6,16 @@ The terminal, the step summary of a CI job and JUnit files all say the same with
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnbench.compare.comparison import Cell, Comparison
 from attnbench.compare.differences import PROCESS
+from attnbench.compare.margin import percent, signed
 from attnbench.compare.regressions import BROKEN, ERROR, FAILS_AS_BEFORE, KERNEL, MEMORY, WRONG
-from attnbench.compare.verdict import FASTER, INCONCLUSIVE, KINDS, SAME, SLOWER, Verdict, percent, signed
+from attnbench.compare.verdict import FASTER, INCONCLUSIVE, KINDS, LIKELY, SAME, SLOWER, Verdict, called_slower_from
 from attnbench.units import count, show_time
 
 HEADERS = ("case", "backend", "base", "new", "difference", "90 % interval", "verdict", "why")
@@ -24,6 +26,8 @@ SHARED = 4
 # What became of a case before any time, the worst first.
 _WITHOUT_TIME = (WRONG, BROKEN, FAILS_AS_BEFORE)
 GROWN = (ERROR, MEMORY, KERNEL)
+# Differences are shown to a hundredth of a percent.
+SHOWN_AS_ZERO = 5e-5
 CHECKED, SKIPPED = "checked only", "not run on either side"
 
 
@@ -75,6 +79,25 @@ def headlines(comparison: Comparison) -> Iterator[str]:
     yield f"geometric mean: {_suite(comparison.suite)}{without}"
     yield f"margin: {comparison.margin}"
     yield f"replicated: {_replication(comparison)}"
+    found = smallest_slowdown(comparison)
+    if found:
+        yield f"smallest slowdown: {found}"
+
+
+def smallest_slowdown(comparison: Comparison) -> str:
+    """What this comparison would have found, were it there; "" where no difference was judged."""
+    verdicts = [cell.verdict for cell in comparison.cells if cell.verdict and cell.verdict.time]
+    if not verdicts:
+        return ""
+    noise = comparison.margin.noise
+    shown = [max(verdict.resolution or 0.0, noise) for verdict in verdicts]
+    called = called_slower_from([verdict.time for verdict in verdicts if verdict.time], comparison.margin)
+    typical, worst = percent(statistics.median(shown)), percent(max(shown))
+    rest = "" if typical == worst else f" on half of the cases, {worst} on every one"
+    return (
+        f"{typical} would have shown{rest}; called slower from {percent(statistics.median(called))} on "
+        f"({percent(LIKELY)} of the times)"
+    )
 
 
 def _suite(suite: Verdict | None) -> str:
@@ -145,7 +168,24 @@ def why(cell: Cell) -> str:
     """The reason of the verdict, or what is wrong; "" where the interval says it all."""
     if kind(cell) in _WITHOUT_TIME:
         return next(change.text for change in cell.changes if change.kind == kind(cell))
-    return "" if cell.verdict is None or cell.verdict.kind == SAME else cell.verdict.reason
+    reason = "" if cell.verdict is None or cell.verdict.kind == SAME else cell.verdict.reason
+    return "; ".join(filter(None, (reason, _explained(cell))))
+
+
+def _explained(cell: Cell) -> str:
+    """Why the times of both sides lie one way and their difference the other; "" where they do not."""
+    difference = None if cell.verdict is None else cell.verdict.difference
+    if difference is None or cell.base_s is None or cell.new_s is None:
+        return ""
+    return medians_apart(cell.base_s, cell.new_s, difference)
+
+
+def medians_apart(base_s: float, new_s: float, difference: float) -> str:
+    """What a reader needs who sees both sides' times beside a paired difference of the other sign; "" else."""
+    alone = new_s / base_s - 1
+    if alone * difference >= 0 or min(abs(alone), abs(difference)) < SHOWN_AS_ZERO:
+        return ""
+    return f"round by round; the times alone, of other moments each, say {signed(alone)}"
 
 
 def besides(cell: Cell) -> list[str]:

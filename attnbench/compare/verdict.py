@@ -8,11 +8,12 @@ Same: the 90 % interval lies inside the margin (two one-sided tests: D. Schuirma
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from attnbench.compare.differences import RUN, TAIL, Difference
+from attnbench.compare.margin import FLOORS, Margin, percent, signed
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -20,46 +21,17 @@ SLOWER, FASTER, SAME, INCONCLUSIVE = "slower", "faster", "same", "inconclusive"
 NOT_COMPARABLE, MISSING, NEW = "not comparable", "missing", "new"
 KINDS = (SLOWER, MISSING, NOT_COMPARABLE, INCONCLUSIVE, FASTER, SAME, NEW)  # what a reader wants to see first
 UNDECIDED = (NOT_COMPARABLE, MISSING, NEW, INCONCLUSIVE)
+# Why a case is inconclusive where base against itself differs by too much.
+NOISE_FLOOR = "noise floor"
 
-DEFAULT_MARGIN = 0.01
 # Fresh processes that a verdict takes where both sides take turns; gates take five.
 FEWEST_PROCESSES = 3
-# The margin is at least so many times what the baseline differs from itself.
-FLOORS = 2.0
 # SM clocks of the two sides further apart than this: the chip ran in two states, and times alone decide nothing.
 CLOCKS_APART = 0.015
-# From here on a percentage is harder to read than a factor.
-TENFOLD = 10.0
+# How often a slowdown is to be found of which it is said that it would have been.
+LIKELY = 0.8
 # What a difference is due to, as far as clocks tell.
 CODE, CLOCK_OR_POWER = "code", "clock or power"
-
-
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """How large a difference must be to matter: a fraction of the base time. noise_floor: of an A/A null, or None."""
-
-    asked: float = DEFAULT_MARGIN
-    noise_floor: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.asked < 1:
-            raise ValueError(f"a margin is between 0 and 100 %, not {self.asked:.4g}")
-
-    @property
-    def value(self) -> float:
-        """The fraction that applies: what was asked, or FLOORS times the noise floor where that is more."""
-        return max(self.asked, FLOORS * (self.noise_floor or 0.0))
-
-    @property
-    def log(self) -> float:
-        return math.log1p(self.value)
-
-    def __str__(self) -> str:
-        if self.noise_floor is None:
-            return f"{percent(self.value)} as asked"
-        if self.value > self.asked:
-            return f"{percent(self.value)}: {FLOORS:g} times the A/A noise floor of {percent(self.noise_floor)}"
-        return f"{percent(self.value)} as asked; A/A noise floor {percent(self.noise_floor)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +85,11 @@ class Verdict:
         return None if self.time is None else math.expm1(self.time.mean)
 
     @property
+    def resolution(self) -> float | None:
+        """The smallest slowdown that would have shown, by itself: one whose interval would not have reached 0."""
+        return None if self.time is None else math.expm1(self.time.reach + self.time.down)
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """90 %: its two ends are the one-sided 95 % bounds."""
         return None if self.time is None else (math.expm1(self.time.low), math.expm1(self.time.high))
@@ -127,6 +104,11 @@ def decide(pairs: Mapping[Key, Pair], margin: Margin) -> dict[Key, Verdict]:
         key: _refused(pair, margin) if pair.time is None else _verdict(pair, pair.time, margin, above[key], below[key])
         for key, pair in pairs.items()
     }
+
+
+def called_slower_from(times: Sequence[Difference], margin: Margin) -> list[float]:
+    """Of each case, judged together with the others: what is called slower in LIKELY of such comparisons."""
+    return [math.expm1(margin.log + time.beyond(TAIL / len(times), LIKELY)) for time in times]
 
 
 def decide_one(pair: Pair, margin: Margin) -> Verdict:
@@ -158,16 +140,6 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return adjusted
 
 
-def percent(fraction: float) -> str:
-    """`1 %`, `0.35 %`: a size without a sign."""
-    return f"{100 * fraction:.2f}".rstrip("0").rstrip(".") + " %"
-
-
-def signed(fraction: float) -> str:
-    """`+3.10 %`: a difference; from ten times the base time on, `12.5x` it."""
-    return f"{100 * fraction:+.2f} %" if fraction < TENFOLD - 1 else f"{1 + fraction:.3g}x"
-
-
 def _refused(pair: Pair, margin: Margin) -> Verdict:
     if pair.refused == INCONCLUSIVE and pair.excess:
         return Verdict(SLOWER, f"{_by_far(pair.excess)}; {pair.reason}", margin.value)
@@ -192,19 +164,23 @@ def _by_far(excess: float) -> str:
 
 
 def _by_time(time: Difference, margin: Margin, above: float, below: float) -> tuple[str, str]:
-    limit = percent(margin.value)
+    limit = percent(max(margin.value, margin.noise))
     if above <= TAIL:
         return SLOWER, f"at least {signed(math.expm1(time.low))}, margin {limit}"
     if below <= TAIL:
         return FASTER, f"at most {signed(math.expm1(time.high))}, margin {limit}"
-    if -margin.log < time.low and time.high < margin.log:
-        return SAME, f"within {limit}"
+    if margin.too_noisy:
+        return INCONCLUSIVE, f"{NOISE_FLOOR}: {FLOORS:g} times it is {limit}, and {percent(margin.asked)} was asked"
+    if -margin.asked_log < time.low and time.high < margin.asked_log:
+        if margin.noise < margin.asked:
+            return SAME, f"within {percent(margin.asked)}"
+        return INCONCLUSIVE, f"{NOISE_FLOOR}: {limit} would have shown, and {percent(margin.asked)} was asked"
     if time.low > margin.log or time.high < -margin.log:
         strictly = (
             "all cases judged" if time.shift is None else "all cases judged and 99 % certainty for a shift of the run"
         )
         return INCONCLUSIVE, f"beyond {limit} by itself, not with {strictly} (adjusted p {min(above, below):.2g})"
-    return INCONCLUSIVE, f"its interval reaches over the margin of {limit}"
+    return INCONCLUSIVE, f"its interval reaches over the margin of {percent(margin.asked)}"
 
 
 def _by_clocks(verdict: Verdict, pair: Pair, unit: str, margin: Margin) -> Verdict:
@@ -235,7 +211,7 @@ def _holds_in_cycles(kind: str, cycles: Difference, margin: Margin) -> bool:
         return cycles.low > margin.log
     if kind == FASTER:
         return cycles.high < -margin.log
-    return -margin.log < cycles.low and cycles.high < margin.log
+    return -margin.asked_log < cycles.low and cycles.high < margin.asked_log
 
 
 def _in_cycles(cycles: Difference) -> str:

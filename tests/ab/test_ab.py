@@ -10,13 +10,16 @@ from xml.etree import ElementTree
 
 import pytest
 from fakes.processes import children, is_alive
+from fakes.report_runs import ok
 from test_worktree import git
 
 from attnbench.ab import revision as revision_module
 from attnbench.ab.journal import COMPARISON, JOURNAL
 from attnbench.ab.measure import NULL_CASES, Task, null_tasks
 from attnbench.cli import ab
-from attnbench.compare.verdict import Margin
+from attnbench.cli.ab_progress import pair_outcome
+from attnbench.compare.margin import Margin
+from attnbench.compare.text import medians_apart
 from attnbench.errors import UserError
 from attnbench.messages import (
     BackendHeld,
@@ -349,7 +352,7 @@ def test_what_would_be_another_comparison_is_not_resumed(compared, tmp_path, mon
     assert compared(processes=3) == 0
     for options, message in (
         ({"processes": 3, "head": "one"}, r"head was begun with revision two \(\w{10}\), not one \(\w{10}\); use"),
-        ({"processes": 4}, "base was begun with --processes 3, not 4"),
+        ({"processes": 2}, "base was begun with --processes 3; 2 are fewer, and only more may be asked for"),
         ({"processes": 3, "only": ("seqlen=16",)}, "it was begun with other cases or backends"),
         ({"processes": 3, "out": tmp_path / "else"}, "continues in that directory; leave out --out"),
     ):
@@ -516,3 +519,44 @@ def test_ctrl_c_leaves_no_worktree_and_no_worker_and_keeps_the_records(command, 
     assert process.returncode == 130 and "interrupted; the records so far: " in printed and "Traceback" not in errors
     assert not any(map(is_alive, workers)) and len(git(top, "worktree", "list").splitlines()) == 1
     assert [record.status for record in read(top / "out" / "head").records] == ["ok"]
+
+
+def test_a_comparison_that_goes_on_may_take_more_processes(compared, tmp_path):
+    out = tmp_path / "out"
+    assert compared(processes=3) == 0
+    assert compared(processes=5, out=None, resume=out) == 0
+    assert {process for _, process, _, _ in compared.log} == {3, 4}, "only what is new is measured"
+    blocks = records(out, "base")[16, "mine"].measurement.blocks
+    assert {block.process for block in blocks} == set(range(5))
+    assert read(out / "base").environment["processes"] == 5
+    with pytest.raises(UserError, match="begun with --processes 5; 4 are fewer"):
+        compared(processes=4, out=None, resume=out)
+
+
+def test_what_is_left_is_told_and_so_is_what_would_have_been_found(compared):
+    assert compared(processes=3) == 0
+    lines = [line for line in compared.printed.splitlines() if line.startswith("[")]
+    assert len(lines) == 6 and all(line.endswith(" left]") for line in lines)
+    said = r"smallest slowdown: 0\.\d+ % would have shown.*; called slower from \d\.\d+ % on \(80 % of the times\)"
+    assert re.search(said, compared.printed), compared.printed
+
+
+def test_a_bar_on_a_terminal(compared, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert compared(processes=3) == 0
+    assert "12/12" in compared.printed, "pairs of both cases in three processes, and of base against itself"
+
+
+def test_medians_that_lie_the_other_way_are_explained():
+    """Head is faster round by round; one moment in which it alone was disturbed moves its median, and no round's."""
+
+    def side(which, levels):
+        blocks = [Block((level,) * 10, 10, 0, place, which) for place, level in enumerate(levels)]
+        return ok("mine", 1.0, timing={"blocks": tuple(blocks), "timer": "cpu"})
+
+    base = side("base", (1e-3, 1e-3, 2e-3, 2e-3, 1e-3))
+    head = side("head", (0.99e-3, 0.99e-3, 1.98e-3, 1.98e-3, 1.98e-3 / 2 + 1.2e-3))
+    line = pair_outcome(base, head)
+    assert line.endswith("in turns -1.00 % (round by round; the times alone, of other moments each, say +98.00 %)")
+    assert "alone" not in pair_outcome(base, side("head", (1.1e-3, 1.1e-3, 2.2e-3, 2.2e-3, 1.1e-3)))
+    assert medians_apart(1.0, 1.00002, -0.00002) == "", "both are shown as 0.00 %"

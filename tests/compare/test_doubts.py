@@ -15,7 +15,8 @@ from attnbench.compare.comparison import compare
 from attnbench.compare.differences import Levels, against_runs, suite_against_runs
 from attnbench.compare.doubts import disturbance, own_errors, speeds
 from attnbench.compare.gate import judge_gate
-from attnbench.compare.verdict import FASTER, INCONCLUSIVE, SAME, SLOWER, Margin
+from attnbench.compare.margin import Margin
+from attnbench.compare.verdict import FASTER, INCONCLUSIVE, SAME, SLOWER
 from attnbench.records.measurement import Block, Conditions, Measurement
 
 CPU = {**LAPTOP, "device": "cpu", "machine": "fedcba9876543210"}

@@ -15,7 +15,8 @@ from attnbench.compare.differences import (
     moderated,
     suite_against_runs,
 )
-from attnbench.compare.verdict import SLOWER, Margin, Pair, decide
+from attnbench.compare.margin import Margin
+from attnbench.compare.verdict import SLOWER, Pair, decide
 
 
 def test_one_case_is_the_textbooks_two_sample_t():

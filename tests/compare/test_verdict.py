@@ -18,6 +18,7 @@ from attnbench.compare.differences import (
     process_differences,
     suite_mean,
 )
+from attnbench.compare.margin import Margin, percent, signed
 from attnbench.compare.verdict import (
     CLOCK_OR_POWER,
     CODE,
@@ -26,15 +27,13 @@ from attnbench.compare.verdict import (
     MISSING,
     SAME,
     SLOWER,
-    Margin,
     Pair,
     Verdict,
+    called_slower_from,
     confirm,
     decide,
     decide_one,
     holm,
-    percent,
-    signed,
     to_confirm,
 )
 from attnbench.records.measurement import Block
@@ -152,12 +151,48 @@ def test_holm_over_all_cases_that_are_judged_together():
 
 
 def test_the_noise_floor_widens_the_margin():
-    assert Margin(0.01, 0.003).value == 0.01 and Margin(0.01, 0.02).value == 0.04
-    assert decide_one(Pair(made(0.03)), Margin(0.01, 0.02)).kind == SAME
-    assert "2 times the A/A noise floor of 2 %" in str(Margin(0.01, 0.02))
+    assert Margin(0.01, 0.003).value == 0.01 and Margin(0.01, 0.0075).value == 0.015
+    assert str(Margin(0.01, 0.0075)) == "1.5 %: 2 times the A/A noise floor 0.75 %, where 1 % was asked"
+    assert decide_one(Pair(made(0.016)), Margin(0.01)).kind == SLOWER
+    assert decide_one(Pair(made(0.016)), Margin(0.01, 0.0075)).kind == INCONCLUSIVE
+    assert decide_one(Pair(made(0.02)), Margin(0.01, 0.0075)).kind == SLOWER
     assert noise_floor([[0.003, 0.005], [-0.003, -0.003]]) == pytest.approx(math.sqrt((0.004**2 + 0.003**2) / 2))
     with pytest.raises(NotEnough, match="against itself"):
         noise_floor([])
+
+
+def test_the_margin_is_never_more_than_twice_what_was_asked():
+    """Within the noise neither "the same" nor "slower" answers what was asked; by more than the noise, they do."""
+    noisy = Margin(0.01, 0.18)
+    assert noisy.value == 0.02 and str(noisy) == "2 %, the widest where 1 % is asked; A/A noise floor 18 %"
+    for mean in (0.0, 0.1, -0.1, 0.3):
+        verdict = decide_one(Pair(made(mean)), noisy)
+        assert verdict.kind == INCONCLUSIVE
+        assert verdict.reason == "noise floor: 2 times it is 36 %, and 1 % was asked"
+    assert decide_one(Pair(made(0.4)), noisy).kind == SLOWER and decide_one(Pair(made(-0.4)), noisy).kind == FASTER
+
+
+def test_the_same_takes_that_what_was_asked_about_would_have_shown():
+    assert decide_one(Pair(made(0.0)), Margin(0.01, 0.0049)).kind == SAME
+    verdict = decide_one(Pair(made(0.0)), Margin(0.01, 0.0051))
+    assert verdict.kind == INCONCLUSIVE
+    assert verdict.reason == "noise floor: 1.02 % would have shown, and 1 % was asked"
+    for spread in numpy.geomspace(1e-4, 0.1, 60):
+        verdict = decide_one(Pair(made(0.0, spread)), ONE)
+        assert (verdict.kind == SAME) == (verdict.resolution < ONE.asked)
+
+
+@pytest.mark.parametrize(("spread", "count", "cases"), [(0.003, 5, 1), (0.01, 5, 40), (0.003, 12, 7)])
+def test_what_is_said_to_be_called_slower_is(spread, count, cases):
+    """Four times of five, by simulation of the case beside others that are equal."""
+    dice, trials = numpy.random.default_rng(5), 400
+    (effect, *_) = called_slower_from([made(0.0, spread, count)] * cases, ONE)
+    others = {index: Pair(made(0.0, spread, count)) for index in range(cases - 1)}
+    found = 0
+    for _ in range(trials):
+        drawn = across_processes(dice.normal(math.log1p(effect), spread, count), 3)
+        found += decide({**others, "x": Pair(drawn)}, ONE)["x"].kind == SLOWER
+    assert 0.72 <= found / trials <= 0.93
 
 
 @pytest.mark.parametrize("asked", [0, -0.01, 1, math.nan])
