@@ -7,6 +7,7 @@ no dataclasses, which take four times as long to define: every start of a worker
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -15,6 +16,10 @@ from attnbench.case import Case
 
 if TYPE_CHECKING:
     from attnbench.settings import Checks, Emulation, Timing
+
+
+# At this signal a worker writes its stacks into a file that its parent reads; no kernel that hangs can prevent it.
+STACKS_SIGNAL = signal.SIGUSR1
 
 
 class MessageError(ValueError):
@@ -110,6 +115,12 @@ class RecordMade(NamedTuple):
     line: str
 
 
+class CheckPassed(NamedTuple):
+    """A backend was right and is to be timed; `line` is its record so far, should timing cost the worker's life."""
+
+    line: str
+
+
 class BackendHeld(NamedTuple):
     """After HoldBackend. call_s: None where it failed; strays: modules that were imported from the checkout."""
 
@@ -140,7 +151,18 @@ class Poisoned(NamedTuple):
     reason: str
 
 
-Event = Ready | Refused | PhaseBegun | RecordMade | BackendHeld | BlockTaken | SentinelTaken | JobDone | Poisoned
+Event = (
+    Ready
+    | Refused
+    | PhaseBegun
+    | RecordMade
+    | CheckPassed
+    | BackendHeld
+    | BlockTaken
+    | SentinelTaken
+    | JobDone
+    | Poisoned
+)
 
 
 _JOBS = {kind.__name__: kind for kind in get_args(Job)}

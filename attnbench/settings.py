@@ -37,7 +37,10 @@ class Timing(StrictModel):
     min_time_s: Seconds = Field(default=0.5, description="seconds inside the operation to measure at least")
     max_time_s: Seconds = Field(default=15.0, description="seconds after which measuring stops, converged or not")
     timeout_s: Seconds = Field(
-        default=120.0, description="seconds after which a record counts as hung; its worker is ended"
+        default=120.0, description="seconds after which a call that does not return counts as hung; its worker is ended"
+    )
+    compile_timeout_s: Seconds = Field(
+        default=600.0, description="seconds that compiling may take, where a call compiles before it runs"
     )
     warmup_s: float = Field(
         default=0.25,

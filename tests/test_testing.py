@@ -63,6 +63,17 @@ def test_a_function_that_raises_fails_with_its_own_words():
         attnbench.check(picky, only=SMALL)
 
 
+def test_a_kernel_that_keeps_its_answers_by_shape_is_wrong():
+    kept = {}
+
+    def by_shape(q, k, v, *, causal, softmax_scale):
+        key = (q.shape, k.shape, q.dtype, causal, softmax_scale)
+        return kept.setdefault(key, right(q, k, v, causal=causal, softmax_scale=softmax_scale))
+
+    with pytest.raises(AssertionError, match="(?s)22 of 22 cases .* it gave the answer of earlier inputs again"):
+        attnbench.check(by_shape, only=SMALL)
+
+
 def test_a_kernel_that_takes_nothing_is_not_right():
     with pytest.raises(AssertionError, match="right: suite edges checked nothing, .* descales"):
         attnbench.check(right, only={"dtype": "e4m3", "group": "p_scale"})

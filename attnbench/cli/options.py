@@ -124,7 +124,7 @@ DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
 )
 TIMEOUT = click.option(
-    "--timeout", type=Duration(), metavar="SECONDS", help="End a record that takes longer (default 120)."
+    "--timeout", type=Duration(), metavar="SECONDS", help="End a call that does not return within it (default 120)."
 )
 MARGIN = click.option(
     "--margin", type=Percentage(), default="1%", show_default=True, metavar="PERCENT",

@@ -57,6 +57,7 @@ def run_command(
     print_suite: bool,
     budget: float | None,
     timeout: float | None,
+    show_output: bool,
     processes: int | None,
     emulated: bool,
     emulation: tuple[str, ...] | None,
@@ -98,7 +99,16 @@ def run_command(
     if doubt:
         click.echo(doubt)
     requests = [
-        Request(suite, kind, place, make_progress(), plugins, add_plugins=bool(joining), resume=run is not None)
+        Request(
+            suite,
+            kind,
+            place,
+            make_progress(),
+            plugins,
+            add_plugins=bool(joining),
+            resume=run is not None,
+            show_output=show_output,
+        )
         for suite, place in zip(loaded, places)
     ]
     return _run_all(requests, budget)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.cli.run_table import show_times
 from attnbench.cli.time_left import TimeLeft, Todo
+from attnbench.printable import printable
 from attnbench.records.record import Record
 from attnbench.report.causes import in_short
 
@@ -49,6 +50,10 @@ class PlainProgress:
         left = f"  [{show_left(left_s)} left]" if left_s is not None and self._done < self._total else ""
         place = f"[{self._done:{len(str(self._total))}}/{self._total}]"
         print(f"{place} {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}", flush=True)
+
+    def output(self, backend: str, text: str) -> None:
+        for line in printable(text).splitlines():
+            print(f"{backend or 'worker'} | {line}", flush=True)
 
     def end(self) -> None:
         pass
@@ -91,6 +96,13 @@ class BarProgress:
             self._bar.console.print(
                 f"{record.case_key}  {record.backend}  {outcome_text(record)}", markup=False, highlight=False
             )
+
+    def output(self, backend: str, text: str) -> None:
+        if not hasattr(self, "_bar"):  # a worker that starts prints before there is anything to count
+            PlainProgress().output(backend, text)
+            return
+        for line in printable(text).splitlines():
+            self._bar.console.print(f"{backend or 'worker'} | {line}", markup=False, highlight=False)
 
     def end(self) -> None:
         if hasattr(self, "_bar"):

@@ -64,6 +64,7 @@ def main() -> None:
 @click.option("--print-suite", is_flag=True, help="Print the suite as YAML, with what the options change, and stop.")
 @click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
 @TIMEOUT
+@click.option("--show-output", is_flag=True, help="Print what kernels print, while they do.")
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
 @click.option("--emulated", is_flag=True, help="Our kernels of the suite in the CPU emulation, smallest cases first.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,21 @@ def _difference(case: Case, inputs: Inputs, outputs: Outputs, again: Outputs) ->
     return first_difference(outputs, again)
 
 
-def repeat_check(case: Case, backend: Base, inputs: Inputs, outputs: Outputs, repeats: int) -> Check:
-    """`repeats` further calls of one `prepare` against the first outputs."""
+def repeat_check(
+    case: Case,
+    backend: Base,
+    inputs: Inputs,
+    outputs: Outputs,
+    repeats: int,
+    alive: Callable[[], None] = lambda: None,
+) -> Check:
+    """`repeats` further calls of one `prepare` against the first outputs. alive: called ahead of each."""
+    alive()
     call = backend.prepare(case, inputs)
-    differences = [_difference(case, inputs, outputs, call()) for _ in range(repeats)]
+    differences = []
+    for _ in range(repeats):
+        alive()
+        differences.append(_difference(case, inputs, outputs, call()))
     return _counted(REPEATS_DIFFER, differences)
 
 

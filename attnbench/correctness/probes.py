@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Their numbers leave fp16: heads of a millionth are below it, v of 448 times a weight is not.
 NOT_IN_FP16 = ("fp8_descales",)
+FRESH_INPUTS = "fresh_inputs"
 FRESH_SET = 2  # an input set that neither the check nor the recheck after timing uses
 
 
@@ -199,7 +200,7 @@ PROBES: Mapping[str, Probe] = {
               _same_bits(stream_check)),
         Probe("used_memory", "the same bits in memory that others left full of NaN", _anywhere,
               _same_bits(pressure_check)),
-        Probe("fresh_inputs", "other numbers than before: an answer kept from an earlier call is wrong", _anywhere,
+        Probe(FRESH_INPUTS, "other numbers than before: an answer kept from an earlier call is wrong", _anywhere,
               _fresh),
     )
 }  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.errors import UserError
-from attnbench.messages import Event, Job, MessageError, Ready, Refused, event_of, to_line
+from attnbench.messages import STACKS_SIGNAL, Event, Job, MessageError, Ready, Refused, event_of, to_line
 from attnbench.paths import PACKAGE, import_folder
 
 # Importing torch and opening a CUDA device, on a cold disk.
@@ -29,6 +29,8 @@ KILL_TIMEOUT_S = 60.0
 TAIL_BYTES = 4000
 # The program that becomes a worker and its keeper.
 KEEPER = str(PACKAGE / "worker" / "keeper.py")
+# A stack is written at once, from a signal handler; a process that waits inside a driver writes none.
+STACK_TIMEOUT_S, STACK_POLL_S = 2.0, 0.05
 READ_BYTES = 1 << 16
 
 
@@ -71,15 +73,25 @@ class WorkerProcess:
         jobs_read, jobs_write = _pipe()
         events_read, events_write = _pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is `kill` that closes it
+        self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # likewise
+        self._shown = 0  # bytes of the output that `new_output` has given
         self._folder = str(place.folder if place else Path.cwd())
         self._oom_kills = _oom_kills()
+        given = (jobs_read, events_write, self._stacks.fileno())
         self._process = subprocess.Popen(
             # NOTE: -P, or whatever lies in the worker's folder would take the place of any module, of this package too.
-            [sys.executable, "-P", KEEPER, str(jobs_read), str(events_write), device, *plugins],
+            [
+                sys.executable,
+                "-P",
+                KEEPER,
+                *map(str, (jobs_read, events_write, self._stacks.fileno())),
+                device,
+                *plugins,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            pass_fds=(jobs_read, events_write),
+            pass_fds=given,
             cwd=place.folder if place else None,
             env=_environment(place),
             start_new_session=True,  # Ctrl-C is the parent's to handle
@@ -130,6 +142,29 @@ class WorkerProcess:
         except MessageError:
             raise WorkerDied(f"it wrote into the event pipe: {line[:100]!r}", output=self._tail()) from None
 
+    def stacks(self) -> str:
+        """What each of its threads is doing, as `run.stacks` reads it; "" where it does not say."""
+        stacks = self._stacks.fileno()  # NOTE: sought by nobody, since the worker shares its place in the file
+        before = size = os.fstat(stacks).st_size
+        if not before:
+            return ""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(os.pread(stacks, before, 0).partition(b"\n")[0]), STACKS_SIGNAL)
+        deadline = time.monotonic() + STACK_TIMEOUT_S
+        while time.monotonic() < deadline:
+            time.sleep(STACK_POLL_S)
+            last, size = size, os.fstat(stacks).st_size
+            if last == size > before:
+                break
+        return os.pread(stacks, size - before, before).decode(errors="replace")
+
+    def new_output(self) -> str:
+        """What it has printed since this was asked the last time."""
+        size = os.fstat(self._output.fileno()).st_size
+        text = os.pread(self._output.fileno(), size - self._shown, self._shown)
+        self._shown = size
+        return text.decode(errors="replace")
+
     def kill(self) -> None:
         """Ends the worker and everything it started, whatever state it is in. Raises WorkerStuck where it cannot."""
         # The worker's keeper, which ends all the rest first (attnbench/worker/keeper.py); it goes on if it was stopped.
@@ -146,6 +181,7 @@ class WorkerProcess:
         for descriptor in self._watched:
             os.close(descriptor)
         self._output.close()
+        self._stacks.close()
 
     def _jobs_close(self) -> None:
         with contextlib.suppress(BrokenPipeError):

@@ -45,6 +45,8 @@ class Progress(Protocol):
 
     def record(self, record: Record) -> None: ...
 
+    def output(self, backend: str, text: str) -> None: ...
+
     def end(self) -> None: ...
 
 
@@ -57,6 +59,8 @@ class Silent:
 
     def record(self, record: Record) -> None: ...
 
+    def output(self, backend: str, text: str) -> None: ...
+
     def end(self) -> None: ...
 
 
@@ -65,7 +69,8 @@ class Request:
     """One suite, to be run on a device ("cpu", "cuda", "cuda:1").
 
     out: the run directory, new, or with `resume` the one to continue. add_plugins: plugins join the suite's own list
-    (not where a run is continued: its stored list is complete). budget_s: begin no case after so long.
+    (not where a run is continued: its stored list is complete). budget_s: begin no case after so long. show_output:
+    tell `progress` what kernels print.
     """
 
     suite: Suite
@@ -76,6 +81,7 @@ class Request:
     add_plugins: bool = True
     resume: bool = False
     budget_s: float | None = None
+    show_output: bool = False
 
 
 @dataclass
@@ -117,7 +123,7 @@ def run_suite(request: Request) -> Outcome:
     jobs = request.suite.jobs()
     if not request.resume:
         store.refuse_occupied(request.out)  # before seconds go into a worker
-    supervisor = Supervisor(request.device, request.plugins)
+    supervisor = Supervisor(request.device, request.plugins, request.progress.output if request.show_output else None)
     outcome = Outcome(request.out)
     try:
         ready = supervisor.start()

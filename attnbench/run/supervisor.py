@@ -10,6 +10,7 @@ from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.messages import (
+    CheckPassed,
     Event,
     JobDone,
     PhaseBegun,
@@ -23,6 +24,7 @@ from attnbench.messages import (
 from attnbench.records.measurement import RecordError
 from attnbench.records.record import Record
 from attnbench.run.process import RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.run.stacks import is_compiling, places
 from attnbench.suite.suite import Job
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
@@ -33,6 +35,8 @@ SENTINEL_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
 # What the wall time of a job is told as that a worker did not live to the end of: it took its phases' times with it.
 LOST = "crashes and time-outs"
+
+Output = Callable[[str, str], None]  # of a backend, what it printed
 
 
 def end_worker(worker: WorkerProcess | None) -> None:
@@ -47,8 +51,9 @@ def end_worker(worker: WorkerProcess | None) -> None:
 class Supervisor:
     """At most one worker at a time, started when needed and replaced when it is lost."""
 
-    def __init__(self, device: str, plugins: Sequence[str]):
-        self._device, self._plugins = device, plugins
+    def __init__(self, device: str, plugins: Sequence[str], output: Output | None = None):
+        """output: told what a worker prints, and by which backend ("": while it starts)."""
+        self._device, self._plugins, self._output = device, plugins, output
         self._worker: WorkerProcess | None = None
         self._used = False
 
@@ -57,7 +62,10 @@ class Supervisor:
         self.stop()
         self._worker, self._used = WorkerProcess(self._device, self._plugins), False
         try:
-            return self._worker.start()
+            ready = self._worker.start()
+            if self._output is not None:
+                self._output("", self._worker.new_output())
+            return ready
         except WorkerRefused as error:
             self.stop()
             raise RunError(str(error)) from None
@@ -122,12 +130,14 @@ class Supervisor:
             worker = self._running()
             alone = next((name for name in left if name in suspects), None)
             keep_noted = _noted(keep, (note, suspects[alone] if alone else ""))
-            listener = Listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
+            asked_of = left if alone is None else [alone]
+            listener = Listener(job, asked_of, keep_noted, watch, spent_s, output=self._output)
             self._used, asked = True, time.monotonic()
             worker.submit(listener.run_case(process, bits))
             try:
                 listener.listen(worker)
             except (WorkerDied, WorkerSilent) as error:
+                listener.show_output(worker)
                 spent_s[LOST] += time.monotonic() - asked  # type: ignore[assignment]  # a Counter adds floats too
                 if isinstance(error, WorkerSilent):
                     listener.fail("timeout", listener.overdue())
@@ -154,7 +164,8 @@ def _noted(keep: Callable[[Record], None], notes: Sequence[str]) -> Callable[[Re
 class Listener:
     """Follows one submitted job event by event. `left` loses each backend as its record arrives.
 
-    Each backend has the time-out for its own phases, however they alternate with those of others.
+    A worker says a word ahead of every call, so that silence is a call that does not return: for so long as the
+    time-out of its phase is, or of compilation where that is what it does.
     """
 
     job: Job
@@ -165,7 +176,9 @@ class Listener:
     phase: str = "start"
     backend: str = ""
     together: bool = False
-    allowed_s: dict[str, float] = field(default_factory=dict)
+    passed: dict[str, Record] = field(default_factory=dict)
+    stacks: str = ""  # what the worker was doing when it was silent for too long
+    output: Output | None = None  # see Supervisor
     answer: Event | None = None  # the last event that is about neither phases nor records
 
     def __post_init__(self) -> None:
@@ -182,16 +195,15 @@ class Listener:
     def listen(self, worker: WorkerProcess) -> None:
         """Until the job is done. Raises WorkerDied, or WorkerSilent when the time-out of the phase has passed."""
         while True:
-            asked = time.monotonic()
-            in_harness, backend = self.phase in HARNESS_PHASES, self.backend
-            allowed_s = self.allowed_s.setdefault(backend, self.job.timing.timeout_s)
-            event = worker.next_event(HARNESS_TIMEOUT_S if in_harness else max(0.0, allowed_s))
-            if not in_harness:
-                self.allowed_s[backend] -= time.monotonic() - asked
+            event = self._next_event(worker)
+            self.show_output(worker)
             if isinstance(event, PhaseBegun):
                 self._enter(event.backend, event.phase)
+            elif isinstance(event, CheckPassed):
+                record = self._of_this_job(event.line)
+                self.passed[record.backend] = record
             elif isinstance(event, RecordMade):
-                self._keep(self._checked(event.line))
+                self._keep(self._of_this_job(event.line))
             elif isinstance(event, Poisoned):
                 raise WorkerDied(f"it left a broken CUDA context: {event.reason}")
             elif isinstance(event, JobDone):
@@ -200,15 +212,34 @@ class Listener:
             else:
                 self.answer = event
 
+    def _next_event(self, worker: WorkerProcess) -> Event:
+        """Raises as `listen` does. A compiler that is at work is waited for, a call after it as long as any other."""
+        timing, spent_s, compiled = self.job.timing, 0.0, False
+        limit_s = HARNESS_TIMEOUT_S if self.phase in HARNESS_PHASES else timing.timeout_s
+        while True:
+            wait_s = min(limit_s, timing.compile_timeout_s - spent_s) if compiled else limit_s
+            try:
+                return worker.next_event(wait_s)
+            except WorkerSilent:
+                spent_s += wait_s
+                self.stacks = worker.stacks()
+                was_compiling, compiled = compiled, is_compiling(self.stacks)
+                out_of_time = spent_s >= timing.compile_timeout_s if compiled else not was_compiling
+                if out_of_time or self.phase in HARNESS_PHASES:
+                    raise
+
+    def show_output(self, worker: WorkerProcess) -> None:
+        """Hands on what the backend at work has printed so far, to whoever wants it."""
+        if self.output is not None:
+            self.output(self.backend, worker.new_output())
+
     def _enter(self, backend: str, phase: str) -> None:
         if backend != self.backend and phase == "time":
             self.together = True
-        if phase == "start":
-            self.allowed_s[backend] = self.job.timing.timeout_s
         self.backend, self.phase = backend, phase
         self.watch(backend, phase)
 
-    def _checked(self, line: str) -> Record:
+    def _of_this_job(self, line: str) -> Record:
         """The record, where it is one of this job's. Raises WorkerDied for anything else."""
         from attnbench.records.stored_record import stored_record  # pydantic, which is slow to import
 
@@ -223,7 +254,6 @@ class Listener:
     def _keep(self, record: Record) -> None:
         self.left.remove(record.backend)
         self.phase = BETWEEN
-        self.allowed_s[self.backend] = self.job.timing.timeout_s
         self.keep(record)
 
     def fail(self, kind: str, reason: str) -> None:
@@ -231,10 +261,22 @@ class Listener:
         if self.phase == BETWEEN or self.backend not in self.left:
             return
         self.left.remove(self.backend)
-        version = builtin()[self.backend].version() if self.backend in builtin() else ""
         where = f"in phase {self.phase}: " if self.phase != "start" else ""
-        self.keep(Record(self.job.case, self.backend, version, "error", kind=kind, reason=where + reason))
+        self.keep(replace(self._so_far(), status="error", kind=kind, reason=where + reason))
+
+    def _so_far(self) -> Record:
+        """What is known of the backend at work: that it passed its check, or nothing."""
+        version = builtin()[self.backend].version() if self.backend in builtin() else ""
+        nothing = Record(self.job.case, self.backend, version, "error", kind="crash", reason="not finished")
+        return self.passed.get(self.backend, nothing)
 
     def overdue(self) -> str:
-        limit = HARNESS_TIMEOUT_S if self.phase in HARNESS_PHASES else self.job.timing.timeout_s
-        return f"no result within {limit:g} s; it was ended (timeout_s, --timeout)"
+        """Why a worker that was silent for too long was ended, and what it was doing."""
+        timing = self.job.timing
+        at = places(self.stacks)
+        doing = f"; it was at {at}" if at else ""
+        if is_compiling(self.stacks):
+            return f"compiling took more than {timing.compile_timeout_s:g} s; it was ended (compile_timeout_s){doing}"
+        if self.phase in HARNESS_PHASES:
+            return f"no result within {HARNESS_TIMEOUT_S:g} s; it was ended{doing}"
+        return f"a call did not return within {timing.timeout_s:g} s; it was ended (timeout_s, --timeout){doing}"

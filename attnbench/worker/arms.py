@@ -120,7 +120,15 @@ def _prepared(problem: Problem, checked: Checked, held: Sequence[Checked]) -> Pr
 def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
     problem = arm.problem
     return TimedArm(
-        str(place), arm.calls, problem.timing, arm.timer, problem.watch, problem.watch.clock, arm.flush(), process
+        str(place),
+        arm.calls,
+        problem.timing,
+        arm.timer,
+        problem.watch,
+        problem.watch.clock,
+        arm.flush(),
+        process,
+        problem.phases.alive,
     )
 
 
@@ -171,9 +179,9 @@ class HeldBackend:
     @classmethod
     def of(cls, problem: Problem, backend: Base, timed: bool, label: str, process: int) -> HeldBackend | Record:
         """The held backend, of one that passed its checks, or its record where it did not or is not to be timed."""
-        checked = check_trial(problem, backend)
-        if isinstance(checked, Record) or not timed:
-            return checked if isinstance(checked, Record) else checked.record
+        checked = check_trial(problem, backend, timed)
+        if isinstance(checked, Record):
+            return checked
 
         def hold() -> HeldBackend:
             prepared = Prepared(problem, checked, problem.reference.inputs, [backend] * PROCESSES_AT_ONCE)
@@ -186,6 +194,7 @@ class HeldBackend:
                 problem.watch.clock,
                 prepared.flush(),
                 process,
+                problem.phases.alive,
             )
             with problem.phases("time"):
                 arm.warm_up()

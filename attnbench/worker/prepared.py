@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, cast
 from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall
 from attnbench.case import Case
 from attnbench.correctness.contract import check_contract, guarded_call
+from attnbench.correctness.determinism import first_difference
 from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
-from attnbench.records.record import Accuracy, Record
+from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.stopping import IN_WORDS
@@ -24,6 +25,8 @@ from attnbench.worker.memory import Peak, cpu_peak
 
 if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
+# What most likely is wrong where other inputs get the same bits.
+KEPT_ANSWER = "it gave the answer of earlier inputs again: kept by their shape or address, not made of their numbers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +75,21 @@ class Prepared:
         if checksums(self._inputs) != problem.checksums:
             raise ContractError("it wrote its inputs: their checksum changed")
         with problem.phases("recheck"):
-            failure = self._recheck(self.timer.last())
+            failure, cause = self._recheck(self.timer.last())
         assert base.accuracy is not None, "what is timed was checked"
         if failure is not None:
             accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *failure.failures), recheck="failed")
-            reason = f"right when checked, wrong after timing: {'; '.join(str(check) for check in failure.failures)}"
+            failed = "; ".join(str(check) for check in failure.failures)
+            reason = f"right when checked, wrong after timing: {failed}" + (LIKELY_CAUSE + cause if cause else "")
             return replace(base, status="incorrect", reason=reason, accuracy=accuracy)
         accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
         doubts = tuple(words for flag, words in IN_WORDS.items() if flag in measurement.flags)
         warnings = base.warnings + rotation_warning(problem, len(self.calls)) + doubts
         return replace(base, accuracy=accuracy, measurement=measurement, warnings=warnings)
 
-    def _recheck(self, last: Outputs) -> Accuracy | None:
-        """Judges the last timed buffers and a call on fresh inputs; the failed accuracy, or None when both pass.
+    def _recheck(self, last: Outputs) -> tuple[Accuracy | None, str]:
+        """Judges the last timed buffers and a call on fresh inputs; the failed accuracy, or None when both pass, and
+        what most likely is wrong.
 
         The fresh inputs lie where the timed ones were: an answer kept by address is as stale as one kept for ever.
         """
@@ -93,15 +98,19 @@ class Prepared:
         factors = problem.checks.factors
         accuracy = judge(problem.reference, backend, last, factors)
         if not accuracy.passed:
-            return accuracy
+            return accuracy, ""
         fresh = problem.fresh
+        kept = replace(last, out=last.out.clone(), lse=None if last.lse is None else last.lse.clone())
         with in_place_of(self._inputs, fresh.inputs) as inputs:
             before = checksums(inputs)
+            problem.phases.again()
             outputs, _ = guarded_call(problem.case, backend, inputs)
             if checksums(inputs) != before:
                 raise ContractError("it wrote its inputs: their checksum changed during a call after timing")
         accuracy = judge(fresh, backend, outputs, factors)
-        return None if accuracy.passed else accuracy
+        if accuracy.passed:
+            return None, ""
+        return accuracy, "" if first_difference(kept, outputs) else KEPT_ANSWER
 
 
 def _prepare_watched(case: Case, backend: Base, inputs: Inputs) -> tuple[Call, float, Peak | None]:
@@ -144,6 +153,7 @@ def rotation(problem: Problem, backend: Base, inputs: Inputs, first: Call, held:
     calls, started = [first], time.perf_counter()
     sets = _input_sets(problem, held)
     while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
+        problem.phases.alive()
         calls.append(backend.prepare(problem.case, copy_inputs(inputs)))
     return calls
 

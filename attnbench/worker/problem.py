@@ -15,7 +15,7 @@ from attnbench.reference.inputs import checksums, input_bytes, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
-from attnbench.worker.phases import Phases
+from attnbench.worker.phases import ALIVE_EVERY_S, Phases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,7 @@ class Problem:
         self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
         self.watch = watch or Unwatched()
         self.cache_bytes, self.phases = cache_bytes, phases
+        phases.alive_every_s = min(ALIVE_EVERY_S, timing.timeout_s / 4)
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
         self._checksums: list[int] = []

@@ -10,25 +10,26 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from attnbench.backend import Base, ContractError, HazardError, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.contract import guarded_call
-from attnbench.correctness.determinism import process_check, repeat_check, repeatable
+from attnbench.correctness.determinism import first_difference, process_check, repeat_check, repeatable
 from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
-from attnbench.correctness.probes import run_probes
+from attnbench.correctness.probes import FRESH_INPUTS, kept, run_probes
 from attnbench.paths import PACKAGE
 from attnbench.records.record import EMULATED, LIKELY_CAUSE, Accuracy, Record
-from attnbench.reference.inputs import checksums, make_inputs
+from attnbench.reference.inputs import checksums, in_place_of, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
 from attnbench.timing.measure import measure
 from attnbench.timing.sampling import Unstable
-from attnbench.worker.prepared import Checked, Prepared
+from attnbench.worker.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
+from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared
 from attnbench.worker.problem import Problem
 
 T = TypeVar("T")
@@ -38,14 +39,16 @@ DURING = "while being timed: "
 
 def run_trial(problem: Problem, backend: Base, timed: bool) -> Record:
     """The record of one backend on one case. Never raises for what the backend did."""
-    checked = check_trial(problem, backend)
-    if isinstance(checked, Record):
-        return checked
-    return time_alone(problem, checked) if timed else checked.record
+    checked = check_trial(problem, backend, timed)
+    return checked if isinstance(checked, Record) else time_alone(problem, checked)
 
 
-def check_trial(problem: Problem, backend: Base) -> Checked | Record:
-    """The backend once it has passed, to be timed or not; else its record, as of one that is never timed."""
+def check_trial(problem: Problem, backend: Base, timed: bool = True) -> Checked | Record:
+    """The backend once it has passed and is to be timed; else its record, as of one that is never timed.
+
+    Fresh inputs are for the end: after timing, or here where nothing is timed.
+    """
+    last = backend.emulated or not timed
     base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
     if backend.emulated:  # of an error too: a hazard is found again only under the same delivery and seed
         base = guarded(problem, base, lambda: replace(base, kernel=_emulation(backend, problem.case)))
@@ -54,8 +57,8 @@ def check_trial(problem: Problem, backend: Base) -> Checked | Record:
         reason = _cannot(problem, backend)
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason, kernel=None)
-        checked = _checked(problem, backend, base)
-        return checked.record if backend.emulated and isinstance(checked, Checked) else checked
+        checked = _checked(problem, backend, base, last)
+        return checked.record if last and isinstance(checked, Checked) else checked
 
     return guarded(problem, base, check)
 
@@ -67,7 +70,12 @@ def time_alone(problem: Problem, checked: Checked) -> Record:
         prepared = Prepared(problem, checked, problem.reference.inputs, [checked.backend])
         with problem.phases("time"):
             measurement = measure(
-                prepared.calls, problem.timing, prepared.timer, flush=prepared.flush(), watch=problem.watch
+                prepared.calls,
+                problem.timing,
+                prepared.timer,
+                flush=prepared.flush(),
+                alive=problem.phases.alive,
+                watch=problem.watch,
             )
         return prepared.record(measurement)
 
@@ -121,7 +129,8 @@ def _kernel_facts(backend: Base, case: Case) -> Any:
         raise ContractError(f"kernel_facts() returned what JSON cannot hold: {error}") from None
 
 
-def _checked(problem: Problem, backend: Base, base: Record) -> Checked | Record:
+def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Checked | Record:
+    """last: nothing is judged after this."""
     reference = problem.reference
     problem.make_budgets(backend)
     with poisoned_memory(), problem.phases("check"):
@@ -129,7 +138,7 @@ def _checked(problem: Problem, backend: Base, base: Record) -> Checked | Record:
         if problem.inputs_written():
             raise ContractError("it wrote its inputs: their checksum changed during the call")
         base = replace(base, kernel=_kernel_facts(backend, problem.case))  # after a call: autotuning has chosen by then
-        accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors)
+        accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors, last)
 
     def judged(status: str, reason: str) -> Record:
         stamps = _accumulator_warnings(backend, accuracy)
@@ -176,14 +185,20 @@ def _version(backend: Base) -> str:
 # All checks of one result: the judge, bitwise repeats, the probes that the suite asks for; what a failure means.
 
 
-def check_outputs(problem: Problem, backend: Base, outputs: Outputs, factors: Factors) -> tuple[Accuracy, str]:
-    """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need earlier ones passed."""
+def check_outputs(
+    problem: Problem, backend: Base, outputs: Outputs, factors: Factors, last: bool
+) -> tuple[Accuracy, str]:
+    """The accuracy, and the likely cause where a check failed ("" otherwise). Later checks need earlier ones passed.
+
+    last: also on fresh inputs in the same memory, since nothing is judged after this.
+    """
     context = LiveProbeContext(problem, factors, backend)
     accuracy = context.judged(problem.reference, backend, outputs)
     if problem.checks.sources:
         accuracy = replace(accuracy, values={**accuracy.values, **problem.sources(outputs)})
     if accuracy.passed and problem.checks.repeats and repeatable(backend):
-        check = repeat_check(problem.case, backend, problem.reference.inputs, outputs, problem.checks.repeats)
+        alive = problem.phases.again
+        check = repeat_check(problem.case, backend, problem.reference.inputs, outputs, problem.checks.repeats, alive)
         accuracy = replace(accuracy, checks=(*accuracy.checks, check))
     if accuracy.passed and problem.bits and repeatable(backend):
         check = process_check(Path(problem.bits), backend, outputs)
@@ -191,10 +206,33 @@ def check_outputs(problem: Problem, backend: Base, outputs: Outputs, factors: Fa
     if accuracy.passed and problem.checks.probes:
         further = tuple(run_probes(problem.checks.probes, context, backend))
         accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
+    if accuracy.passed and last:
+        found = on_fresh_inputs(problem, context, backend)
+        checks = (*accuracy.checks, *kept(FRESH_INPUTS, found.accuracy.checks))
+        accuracy = replace(accuracy, checks=checks)
+        if not accuracy.passed and not first_difference(outputs, found.outputs):
+            return accuracy, KEPT_ANSWER
     if accuracy.passed:
         return accuracy, ""
     diagnosis = context.diagnosis()
     return replace(accuracy, error_map=diagnosis.error_map), diagnosis.cause
+
+
+@dataclass(frozen=True, slots=True)
+class Rejudged:
+    """A call on other inputs than the checked ones, and how it compares with their oracle."""
+
+    outputs: Outputs
+    accuracy: Accuracy
+
+
+def on_fresh_inputs(problem: Problem, context: LiveProbeContext, backend: Base) -> Rejudged:
+    """The fresh inputs lie where the checked ones were: an answer kept by address or by shape is as stale as one kept
+    for ever."""
+    fresh = problem.fresh
+    with in_place_of(problem.reference.inputs, fresh.inputs) as inputs:
+        outputs = context.called(problem.case, inputs, backend)
+    return Rejudged(outputs, context.judged(fresh, backend, outputs))
 
 
 # What probes work with: further problems at the shape of a trial's case, posed once and shared by its backends.
@@ -235,7 +273,9 @@ class LiveProbeContext:
 
     def called(self, case: Case, inputs: Inputs, backend: Base) -> Outputs:
         before = checksums(inputs)
+        self._problem.phases.again()
         outputs = guarded_call(case, backend, inputs)[0]
+        self._problem.phases.again()
         if checksums(inputs) != before:
             self._problem.posed.clear()
             self._problem.inputs_written()
@@ -273,13 +313,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, (ContractError, HazardError, Unstable)):
+    if isinstance(error, (ContractError, HazardError, NoTerminalError, Unstable)):
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_harness(Path(frame.filename))][
         -3:
     ]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
+    if is_debugger_quitting(error):
+        text += f": {NO_TERMINAL}"
     return f"{text} ({places})" if places else text
 
 

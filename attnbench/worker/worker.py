@@ -5,6 +5,7 @@ What goes through the pipes: `attnbench.messages`.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import signal
@@ -18,8 +19,10 @@ from attnbench.backend import Base
 from attnbench.backends import builtin
 from attnbench.machine.facts import GET_TORCH
 from attnbench.messages import (
+    STACKS_SIGNAL,
     BackendHeld,
     BlockTaken,
+    CheckPassed,
     Event,
     HoldBackend,
     Job,
@@ -37,6 +40,7 @@ from attnbench.messages import (
     to_line,
 )  # fmt: skip
 from attnbench.timing.telemetry import TelemetryProcess
+from attnbench.worker.breakpoints import breakpointhook
 from attnbench.worker.phases import Phases
 
 if TYPE_CHECKING:
@@ -46,10 +50,14 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Arguments: file descriptors of the job and event pipes, the device, then plugin specs."""
+    """Arguments: descriptors of the job and event pipes and of a file for stacks, the device, then plugin specs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; a KeyboardInterrupt here is a backend's
+    jobs_fd, events_fd, stacks_fd, device, *specs = sys.argv[1:]
+    stacks = open(int(stacks_fd), "w")  # noqa: SIM115  # for as long as the process lives
+    faulthandler.register(STACKS_SIGNAL, stacks)
+    print(os.getpid(), file=stacks, flush=True)  # to whom that signal is to be sent
+    sys.breakpointhook = breakpointhook
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
-    jobs_fd, events_fd, device, *specs = sys.argv[1:]
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs):
@@ -157,10 +165,12 @@ class Worker:
             backend = self._backends[name]
             if backend.emulated and job.emulation is not None:
                 backend = backend.under(job.emulation)
-            checked = check_trial(problem, backend)
-            if isinstance(checked, Record) or not job.time:
-                self._report(checked if isinstance(checked, Record) else checked.record)
-            elif problem.timing.interleave:
+            checked = check_trial(problem, backend, timed=job.time)
+            if isinstance(checked, Record):
+                self._report(checked)
+                continue
+            self._send(CheckPassed(checked.record.to_json()))
+            if problem.timing.interleave:
                 held.append(checked)
             else:
                 self._report(time_alone(problem, checked))

@@ -67,6 +67,9 @@ class FakeWorker:
         {HoldBackend: self.hold, TakeBlock: self.block, ReleaseBackend: self.release}[type(job)](job)
         self.events.append(JobDone())
 
+    def stacks(self):
+        return ""
+
     def next_event(self, timeout_s):
         event = self.events.pop(0)
         if isinstance(event, BaseException):

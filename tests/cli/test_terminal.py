@@ -137,3 +137,12 @@ def test_cut_ends_with_a_whole_word():
     assert first_line(" \n a\nb") == "a" and first_line("") == ""
     assert cut("one two three", 13) == "one two three" and cut("one two three", 12) == "one two …"
     assert cut("one two three", 9) == "one two …" and cut("x" * 30, 10) == "x" * 8 + " …"
+
+
+@pytest.mark.parametrize("shown", [PlainProgress(), BarProgress()])
+def test_what_a_kernel_prints_moves_no_cursor(capsys, shown):
+    shown.output("mine", "\x1b[31mred\x1b[0m\ttab\nbell\x07 and [bold]markup[/bold]\r\n\x1b[2Jlast")
+    shown.output("", "")
+    assert capsys.readouterr().out.splitlines() == [
+        "mine | red\ttab", "mine | bell\\x07 and [bold]markup[/bold]", "mine | last",
+    ]  # fmt: skip

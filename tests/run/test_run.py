@@ -38,7 +38,12 @@ EXPECTED = {
     "raises_what_a_dead_parent_would": ("error", "exception", r"^BrokenPipeError: of a pipe of my own \("),
     "exits_at_once": ("error", "crash", r"^in phase check: .*exited with status 7; its last output: about to leave$"),
     "segfaults": ("error", "crash", r"killed by SIGSEGV; its last output: Fatal Python error: Segmentation fault"),
-    "hangs": ("error", "timeout", r"^in phase check: no result within 8 s; it was ended \(timeout_s, --timeout\)$"),
+    "hangs": (
+        "error",
+        "timeout",
+        r"^in phase check: a call did not return within 8 s; it was ended \(timeout_s, --timeout\); it was at "
+        r"misbehaving.py:\d+ hangs$",
+    ),
     "is_killed_from_outside": ("error", "crash", r"killed by SIGKILL"),
     "wants_a_petabyte": ("error", "oom", r"can't allocate memory"),
     "recurses": ("error", "exception", r"^RecursionError: "),

@@ -7,7 +7,16 @@ import pytest
 from fakes.report_runs import accuracy, measurement
 
 from attnbench.case import Case
-from attnbench.messages import JobDone, PhaseBegun, Poisoned, Ready, RecordMade, SentinelTaken, TakeSentinel
+from attnbench.messages import (
+    CheckPassed,
+    JobDone,
+    PhaseBegun,
+    Poisoned,
+    Ready,
+    RecordMade,
+    SentinelTaken,
+    TakeSentinel,
+)
 from attnbench.plugins import plain_spec
 from attnbench.records.record import Check, Record, merge_processes
 from attnbench.run import runner
@@ -47,11 +56,11 @@ DONE = JobDone({"check": 1.5})
 class ScriptedWorker:
     """Plays one script a worker: events are given, exceptions raised, one after the other."""
 
-    scripts, hired, submitted, allowed_s = [], 0, [], []
+    scripts, hired, submitted, allowed_s, at = [], 0, [], [], ()
 
     def __init__(self, device, plugins):
         type(self).hired += 1
-        self.script, self.alive = iter(self.scripts[self.hired - 1]), True
+        self.script, self.alive, self.seen = iter(self.scripts[self.hired - 1]), True, iter(self.at)
 
     def start(self):
         return Ready(facts={}, backends={})
@@ -66,6 +75,10 @@ class ScriptedWorker:
             raise event
         return event
 
+    def stacks(self):
+        """One after the other, as a silent worker is asked; empty where it was told none."""
+        return next(self.seen, "")
+
     def kill(self):
         self.alive = False
 
@@ -74,8 +87,9 @@ class ScriptedWorker:
 def work(monkeypatch):
     """Runs JOB on backends a, b, c with scripted workers: (records, jobs, workers hired, time-outs, spent_s)."""
 
-    def play(*scripts, backends=("a", "b", "c")):
-        scripted = type("Scripted", (ScriptedWorker,), dict(scripts=scripts, hired=0, submitted=[], allowed_s=[]))
+    def play(*scripts, backends=("a", "b", "c"), at=()):
+        parts = dict(scripts=scripts, hired=0, submitted=[], allowed_s=[], at=at)
+        scripted = type("Scripted", (ScriptedWorker,), parts)
         monkeypatch.setattr(supervisor_module, "WorkerProcess", scripted)
         records, spent_s = [], Counter()
         Supervisor("cpu", ()).work(JOB, backends, records.append, lambda backend, phase: None, spent_s)
@@ -155,7 +169,10 @@ def test_silence_is_a_timeout(work):
     )  # fmt: skip
     assert set(spent_s) == {"check", "crashes and time-outs"}, "what a hung worker took is no overhead of the harness"
     assert outcomes(records) == [("a", "error", "timeout"), ("b", "ok", None)] and hired == 2
-    assert records[0].reason == "in phase time: no result within 50 s; it was ended (timeout_s, --timeout)"
+    assert records[0].reason == (
+        "in phase time: a call did not return within 50 s; it was ended (timeout_s, --timeout)"
+    )
+    assert records[0].accuracy is None
 
 
 def test_a_worker_that_cannot_be_ended_ends_the_run_once_its_record_is_kept(monkeypatch):
@@ -213,14 +230,74 @@ def test_one_that_hangs_in_its_turn_is_the_culprit(work):
     assert submitted == [["a", "b", "c"], ["a", "c"]]
 
 
-def test_each_backend_has_the_time_out_for_its_own_turns(work, monkeypatch):
-    clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
-    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: next(clock))
-    script = [phase("a", "start"), phase("b", "start"), phase("a", "time"), phase("b", "time"), phase("a", "time"),
-              told(timed("a", 1e-3)), told(timed("b", 1e-3)), DONE]  # fmt: skip
-    _, _, _, allowed_s, _ = work(script, backends=("a", "b"))
-    #          a:start starts b:start     a 1st  b 1st  a 2nd  a's is in
-    assert allowed_s == [50.0, 50.0, 50.0, 40.0, 40.0, 30.0, 50.0, 50.0]
+def test_every_word_of_a_worker_is_a_call_that_returned(work):
+    """However long a backend is measured: only what does not return is ended."""
+    script = [phase("a", "start"), phase("a", "check"), *[phase("a", "time")] * 100, told(timed("a", 1e-3)), DONE]
+    records, _, _, allowed_s, _ = work(script, backends=("a",))
+    assert outcomes(records) == [("a", "ok", None)]
+    assert set(allowed_s) == {50.0} and len(allowed_s) == len(script)
+
+
+HANGS = """Current thread 0x00007f (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 5 in wait
+  File "/home/me/own.py", line 12 in inner
+  File "/home/me/own.py", line 30 in mine
+"""
+COMPILES = """Thread 0x00007f (most recent call first):
+  File "/venv/lib/python3.11/site-packages/torch/_inductor/graph.py", line 2 in run
+  File "/venv/lib/python3.11/site-packages/torch/_dynamo/eval_frame.py", line 9 in compile_wrapper
+  File "/home/me/own.py", line 30 in mine
+"""
+RUNS_COMPILED = """Current thread 0x00007f (most recent call first):
+  File "/venv/lib/python3.11/site-packages/torch/_inductor/output_code.py", line 2 in __call__
+  File "/venv/lib/python3.11/site-packages/torch/_dynamo/eval_frame.py", line 9 in compile_wrapper
+  File "/home/me/own.py", line 30 in mine
+"""
+
+
+def test_what_hangs_says_where_and_keeps_the_check_that_it_passed(work):
+    first = [phase("a", "start"), CheckPassed(passed("a").to_json()), phase("a", "time"), WorkerSilent()]
+    records, _, _, _, _ = work(first, backends=("a",), at=(HANGS,))
+    assert outcomes(records) == [("a", "error", "timeout")]
+    assert records[0].reason.endswith("; it was at own.py:12 inner < own.py:30 mine")
+    assert records[0].accuracy == passed("a").accuracy and records[0].accuracy.passed
+
+
+def test_what_a_worker_prints_is_told_as_it_comes_and_by_whom(monkeypatch):
+    said = iter(["hello from a plugin\n", "", "a", "aa\n", "b"])
+    script = [phase("a", "start"), phase("b", "start"), told(passed("a")), WorkerDied("gone")]
+    parts = dict(scripts=[script], hired=0, submitted=[], allowed_s=[], new_output=lambda self: next(said))
+    monkeypatch.setattr(supervisor_module, "WorkerProcess", type("Scripted", (ScriptedWorker,), parts))
+    heard = []
+    supervisor = Supervisor("cpu", (), lambda backend, text: heard.append((backend, text)))
+    records = []
+    supervisor.work(JOB, ["a"], records.append, lambda backend, phase: None, Counter())
+    assert heard == [("", "hello from a plugin\n"), ("a", ""), ("a", "a"), ("b", "aa\n"), ("b", "b")]
+
+
+def test_a_death_while_timed_keeps_the_check_too(work):
+    first = [phase("a", "start"), CheckPassed(passed("a").to_json()), phase("a", "time"), WorkerDied("gone")]
+    records, *_ = work(first, backends=("a",))
+    assert outcomes(records) == [("a", "error", "crash")] and records[0].accuracy.passed
+
+
+def test_compiling_has_a_limit_of_its_own(work):
+    """Eleven more times 50 s until 600 s have passed, the last time as long as is left."""
+    silent = [WorkerSilent()] * 12
+    records, _, _, allowed_s, _ = work([phase("a", "check"), *silent], backends=("a",), at=[COMPILES] * 12)
+    assert allowed_s == [50.0] * 13
+    assert records[0].reason.startswith(
+        "in phase check: compiling took more than 600 s; it was ended (compile_timeout_s); it was at "
+    )
+
+
+def test_a_call_after_its_compilation_has_as_long_as_any_other(work):
+    script = [phase("a", "check"), WorkerSilent(), WorkerSilent(), told(passed("a")), DONE]
+    records, *_ = work(script, backends=("a",), at=[COMPILES, RUNS_COMPILED])
+    assert outcomes(records) == [("a", "ok", None)]
+    script = [phase("a", "check"), WorkerSilent(), WorkerSilent(), WorkerSilent()]
+    records, *_ = work(script, backends=("a",), at=[COMPILES, RUNS_COMPILED, RUNS_COMPILED])
+    assert records[0].reason.startswith("in phase check: a call did not return within 50 s; it was ended")
 
 
 def test_a_broken_cuda_context_is_left_behind(work):
@@ -246,24 +323,15 @@ def test_a_record_that_nobody_asked_for_is_not_kept(work, lie):
     assert outcomes(records) == [("a", "error", "crash"), ("b", "ok", None)] and hired == 2
 
 
-def test_the_harness_own_work_does_not_count_against_a_backend(work, monkeypatch):
-    clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
-    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: next(clock))
+def test_the_harness_own_work_does_not_count_against_a_backend(work):
     script = [
         phase("a", "start"), phase("a", "inputs"), phase("a", "oracle"), phase("a", "check"), phase("a", "time"),
         told(passed("a")), DONE,
     ]  # fmt: skip
     _, _, _, allowed_s, _ = work(script, backends=("a",))
-    #          start       inputs                    oracle               check           time, what is left of 50 s
-    assert allowed_s == [
-        50.0,
-        50.0,
-        supervisor_module.HARNESS_TIMEOUT_S,
-        supervisor_module.HARNESS_TIMEOUT_S,
-        40.0,
-        30.0,
-        50.0,
-    ]
+    harness_s = supervisor_module.HARNESS_TIMEOUT_S
+    #                    start  start inputs     oracle     check time  its record is in
+    assert allowed_s == [50.0, 50.0, harness_s, harness_s, 50.0, 50.0, 50.0]
 
 
 def test_the_worker_gets_the_job():

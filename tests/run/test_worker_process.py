@@ -14,6 +14,7 @@ import pytest
 import attnbench
 from attnbench.messages import PhaseBegun, Poisoned, Ready, ReleaseBackend, TakeSentinel
 from attnbench.run.process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.run.stacks import is_compiling, places
 
 READY_BY_HAND = """
 import json, os, sys
@@ -75,6 +76,51 @@ def test_a_segmentation_fault_tells_where(worker_that):
     assert death.brief.startswith("the worker process was killed by SIGSEGV: Fatal Python error: Segmentation fault <")
     assert 'File "plugin0.py", line 2' in death.brief
     assert death.brief.count("/") == 0, "no path of this machine"
+
+
+SLEEPS = """
+import time
+def mine():
+    time.sleep(60)
+mine()
+"""
+COMPILES = """
+text = "def run():\\n  import time; time.sleep(60)\\nrun()"
+exec(compile(text, "/site-packages/torch/_inductor/graph.py", "exec"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "compiling", "at"),
+    [(SLEEPS, False, r"plugin0.py:\d+ mine < plugin0.py:\d+ <module>"), (COMPILES, True, r"graph.py:2 run < graph.py")],
+)
+def test_a_silent_worker_tells_where_it_is(worker_that, does, compiling, at):
+    worker = worker_that(READY_BY_HAND + does)
+    worker.start()
+    time.sleep(0.2)
+    for _ in range(2):
+        stacks = worker.stacks()
+        assert is_compiling(stacks) is compiling
+        assert re.match(at, places(stacks)), stacks
+    with pytest.raises(WorkerSilent):
+        worker.next_event(0.1)
+
+
+def test_a_worker_that_cannot_tell_where_it_is_says_nothing(worker_that):
+    worker = worker_that(READY_BY_HAND + "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+                         + SLEEPS)  # fmt: skip
+    worker.start()
+    time.sleep(0.2)
+    assert worker.stacks() == "" and not is_compiling("") and places("") == ""
+
+
+def test_new_output_is_given_once_and_none_is_lost_to_it(worker_that):
+    worker = worker_that(READY_BY_HAND + "print('one')\nos._exit(3)")
+    worker.start()
+    with pytest.raises(WorkerDied) as caught:
+        worker.next_event(60)
+    assert str(caught.value).endswith("its last output: one")
+    assert worker.new_output() == "one\n" and worker.new_output() == ""
 
 
 def test_only_the_end_of_a_long_output_is_kept(worker_that):

@@ -1,6 +1,8 @@
 """One trial in this process: phases, memory, prepared, failures by kind, inputs that stay whole between backends."""
 
+import bdb
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from attnbench.settings import Checks, Timing
 from attnbench.worker import phases as phases_module
 from attnbench.worker import prepared
 from attnbench.worker import problem as problem_module
+from attnbench.worker.breakpoints import NO_TERMINAL, breakpointhook
 from attnbench.worker.phases import Phases
+from attnbench.worker.prepared import KEPT_ANSWER
 from attnbench.worker.problem import FRESH, Problem
 from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
 
@@ -171,6 +175,109 @@ def test_a_reason_tells_the_error_and_the_place_without_this_machines_paths():
     assert "(test_trial.py:" in reason and " fails" in reason and "/" not in reason.split("(test_trial")[1]
     long = describe(ValueError("x" * 10**5))
     assert len(long) <= REASON_CHARACTERS
+
+
+def test_a_breakpoint_says_what_to_do_instead(monkeypatch):
+    monkeypatch.setattr("sys.breakpointhook", breakpointhook)
+
+    def stops(call, inputs):
+        breakpoint()
+        return call()
+
+    record = run_trial(problem(), Backend(stops), timed=False)
+    assert (record.kind, record.reason) == ("exception", f"breakpoint(): {NO_TERMINAL}")
+    assert "attnbench repro" in NO_TERMINAL
+
+
+def test_a_debugger_without_a_terminal_says_so_too():
+    def stops(call, inputs):
+        raise bdb.BdbQuit
+
+    assert f"bdb.BdbQuit: {NO_TERMINAL} (" in run_trial(problem(), Backend(stops), timed=False).reason
+
+
+def by_shape():
+    """A kernel that keeps its answers by shape."""
+    kept = {}
+
+    def change(call, inputs):
+        outputs = kept.setdefault(inputs.q.shape, call())
+        return Outputs(outputs.out.clone(), outputs.lse.clone())
+
+    return Backend(change)
+
+
+@pytest.mark.parametrize("case", [CASE, FP8], ids=["fp16", "e4m3"])
+@pytest.mark.parametrize("timed", [False, True])
+def test_an_answer_kept_by_shape_is_wrong_whether_it_is_timed_or_not(timed, case):
+    kernel = by_shape()
+    if case.is_fp8:
+        kernel.prepare = lambda case, inputs: partial(
+            kernel.change, builtin()["fp8_emulated"].prepare(case, inputs), inputs
+        )
+        kernel.name = "fp8_emulated"
+    shared = problem(case)
+    record = run_trial(shared, kernel, timed=timed)
+    assert record.status == "incorrect" and record.likely_cause == KEPT_ANSWER
+    assert record.reason.startswith("right when checked, wrong after timing: " if timed else "fresh_inputs: max error")
+    assert not shared.inputs_written(), "its own inputs are back in their place"
+
+
+def test_what_is_not_timed_is_called_on_fresh_inputs_at_the_same_addresses():
+    seen = []
+
+    def looks(call, inputs):
+        seen.append((inputs.q.data_ptr(), checksums(inputs)[0]))
+        return call()
+
+    record = run_trial(problem(), Backend(looks), timed=False)
+    assert record.status == "ok" and record.accuracy.checks[-1].rule.startswith("fresh_inputs: ")
+    places, numbers = (set(values) for values in zip(*seen))
+    assert len(places) == 1 and len(numbers) == 2 and seen[-1][1] != seen[0][1]
+
+
+def test_a_kernel_that_writes_its_fresh_inputs_broke_the_contract():
+    count = [0]
+
+    def writes(call, inputs):
+        count[0] += 1
+        outputs = call()
+        if count[0] > 3:  # the check, and two repeats
+            inputs.v.zero_()
+        return outputs
+
+    shared = problem()
+    record = run_trial(shared, Backend(writes), timed=False)
+    assert (record.kind, record.reason) == ("contract", "it wrote its inputs: their checksum changed during the call")
+    assert run_trial(shared, Backend(), timed=True).status == "ok"
+
+
+def test_a_word_is_said_ahead_of_every_call():
+    """So that a time-out bounds one call, however many a check or a measurement makes of them."""
+    told = []
+
+    def tells(call, inputs):
+        told.append("call")
+        return call()
+
+    phases = Phases(lambda backend, phase: told.append("word"))
+    assert run_trial(problem(phases=phases), Backend(tells), timed=False).status == "ok"
+    calls = [index for index, event in enumerate(told) if event == "call"]
+    assert len(calls) == 4 and all(told[index - 1] == "word" for index in calls)
+
+
+def test_calls_by_the_thousand_say_a_word_now_and_then(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(phases_module.time, "perf_counter", lambda: clock[0])
+    told = []
+    phases = Phases(lambda backend, phase: told.append(clock[0]), alive_every_s=5.0)
+    phases.alive()
+    with phases("time"):
+        for _ in range(100):
+            clock[0] += 0.5
+            phases.alive()
+    assert told[0] == 0 and len(told) == 10 and 5 < told[1] <= 5.5
+    assert problem(timing=QUICK.model_copy(update={"timeout_s": 2.0}), phases=phases).phases.alive_every_s == 0.5
 
 
 def test_unwritten_memory_is_nan_while_checking_and_only_then():
