@@ -29,6 +29,7 @@ INDENT = "  "
 NAME: Final = "name"
 FIGURE: Final = "figure"
 TEXT: Final = "text"
+Kind = Literal["name", "figure", "text"]
 # Places of columns, in three groups.
 Places = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
@@ -74,10 +75,14 @@ def shell_command(words: Sequence[str], label: str = "", width: int | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """kind: a name (never broken, may stand on a line of its own), a figure (never broken, stands right) or text."""
+    """kind: a name (never broken, may stand on a line of its own), a figure (never broken, stands right) or text.
+
+    stays: in its rows even where it is alike in all of them, since it is what the table is for.
+    """
 
     header: str
-    kind: Literal["name", "figure", "text"] = "figure"
+    kind: Kind = "figure"
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def sheet(heads: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[
     from rich.text import Text
 
     filled = [place for place, _ in enumerate(heads) if any(row.cells[place] for row in rows)]
-    alike = _alike(rows, filled)
+    alike = _alike(heads, rows, filled)
     if alike:
         told = ", ".join(f"{' '.join(heads[place].header.split())} {rows[0].cells[place]}" for place in alike)
         for line in wrapped(f"in every row: {told}", width=width):
@@ -108,16 +113,18 @@ def sheet(heads: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[
                         for row in rows], width)  # fmt: skip
 
 
-def _alike(rows: Sequence[Row], filled: Sequence[int]) -> list[int]:
+def _alike(heads: Sequence[Column], rows: Sequence[Row], filled: Sequence[int]) -> list[int]:
     """Columns that say the same in each of at least two rows; one column is left."""
-    found = [place for place in filled if len(rows) > 1 and len({row.cells[place] for row in rows}) == 1]
+    if len(rows) < 2:
+        return []
+    found = [place for place in filled if not heads[place].stays and len({row.cells[place] for row in rows}) == 1]
     return found[1:] if len(found) == len(filled) else found
 
 
 def natural_width(heads: Sequence[Column], rows: Sequence[Row]) -> int:
     """Of the table with all of its words on one line, without the columns that `sheet` leaves out or tells above it."""
     filled = [place for place, _ in enumerate(heads) if any(row.cells[place] for row in rows)]
-    alike = _alike(rows, filled)
+    alike = _alike(heads, rows, filled)
     kept = [place for place in filled if place not in alike]
     return _total([_width([heads[place].header, *(row.cells[place] for row in rows)]) for place in kept])
 
@@ -143,6 +150,8 @@ def _continued(
     heads: Sequence[Column], rows: Sequence[Row], widths: Sequence[int], kinds: Places, width: int
 ) -> Iterator[RenderableType]:
     """Several tables with the same names, each with as many figures as fit; texts go with the last."""
+    from rich.text import Text
+
     names, figures, texts = kinds
     beside = _total([widths[place] for place in names]) + GAP
     room = width - (beside if beside <= width // 2 else len(INDENT))
@@ -152,6 +161,8 @@ def _continued(
             parts.append([])
         parts[-1].append(place)
     for number, part in enumerate(parts):
+        if number:
+            yield Text("")
         kept = [*names, *part, *(texts if number == len(parts) - 1 else ())]
         of_part = [Row(tuple(row.cells[place] for place in kept), row.style, row.ends) for row in rows]
         taken = [heads[place] for place in kept]

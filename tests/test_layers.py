@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "timing": "backend machine paths records settings units",
     "correctness": "backend case records reference settings",
     "suite": "case correctness errors paths reference settings",
-    "machine_code": "errors markdown units",
+    "machine_code": "errors markdown screen units",
     "hopper": "backend case errors machine machine_code paths reference",
     "backends": "backend case hopper machine machine_code reference settings",
     "worker": "backend backends case correctness machine messages paths plugins records reference settings timing",

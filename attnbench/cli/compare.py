@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,9 +17,8 @@ from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
 from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
 from attnbench.printable import log_text, printable
 from attnbench.records.store import StoreError
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from attnbench.screen import FIGURE, NAME, TEXT, Column, Kind, console, sheet, wrapped
+from attnbench.screen import Row as Line
 
 
 def gate_command(
@@ -109,45 +106,37 @@ def end(gate_result: GateResult, more: Sequence[str] = (), written: Sequence[str
 
 
 def echo(text: str) -> None:
-    """Prints what may hold names of a run: no line of it is a command to a CI system."""
-    click.echo(log_text(text))
+    """Prints what may hold names of a run, in lines that fit the terminal; none of them is a command to a CI system."""
+    click.echo(log_text("\n".join(wrapped(text))))
 
 
 # A comparison on the terminal, or as plain text where the output is none.
 
-# Columns where the output is no terminal: wide enough for a case key, its figures and a reason.
-LOG_WIDTH = 200
 _STYLES = {WRONG: "bold red", BROKEN: "red", FAILS_AS_BEFORE: "yellow", SLOWER: "bold red", MISSING: "red",
            NOT_COMPARABLE: "yellow", INCONCLUSIVE: "yellow", FASTER: "green"}  # fmt: skip
 
 
+# The other columns hold figures.
+_KINDS: Mapping[str, Kind] = {"case": NAME, "backend": NAME, "verdict": NAME, "why": TEXT}
+
+
 def print_comparison(comparison: Comparison, every: bool = False) -> None:
     """Verdicts counted, the table with the worst first, what grew besides times, and notes."""
-    from rich.console import Console
-
     for line in headlines(comparison):
         echo(line)
     shown = rows(comparison, every)
     if shown.rows:
-        console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
-        with console.capture() as table:  # wrapped first: any part of a cell may come to a line's start
-            console.print(_table(shown.rows))
-        click.echo(log_text(table.get()), nl=False)
+        _print_table(shown.rows)
     if shown.hidden:
         echo(f"{shown.hidden:,} more cases; --all shows them")
     for line in (*shown.reasons, *extras(comparison, every), *notes(comparison)):
         echo(line)
 
 
-def _table(shown: Sequence[Row]) -> Table:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in HEADERS:
-        numeric = header in ("base", "new", "difference", "90 % interval")
-        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
-    for row in shown:
-        table.add_row(*map(escape, row.cells), style=_STYLES.get(row.kind, ""))
-    return table
+def _print_table(shown: Sequence[Row]) -> None:
+    screen = console()
+    heads = [Column(header, _KINDS.get(header, FIGURE), stays=header == "verdict") for header in HEADERS]
+    with screen.capture() as table:  # laid out first: any part of a cell may come to a line's start
+        for part in sheet(heads, [Line(row.cells, _STYLES.get(row.kind, "")) for row in shown], screen.width):
+            screen.print(part)
+    click.echo(log_text(table.get()), nl=False)

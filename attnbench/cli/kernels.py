@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.text import Text
 
+from attnbench import screen
 from attnbench.errors import UserError
 from attnbench.hopper.build import Build, build_all
 from attnbench.hopper.inspect import KernelFacts, inspect_all, record_facts, violations
 from attnbench.hopper.loads import update_loads
 from attnbench.hopper.recorded import NotComparable, compare_recorded, read_recorded, update_recorded
 from attnbench.machine_code.disassembler import DISASSEMBLER_WHEELS
+from attnbench.screen import FIGURE, NAME, Column, Row, sheet
 
 # Shown where the machine code could not be read; never a number.
 UNREAD = "-"
-
-# Columns that the table needs: in a narrower terminal its lines wrap, but no figure is cut off.
-TABLE_WIDTH = 160
 
 _HEADINGS = (
     "variant", "regs", "spill\nbytes", "smem\nKiB", "C75xx", "wgmma", "arrive", "TMA\nld/st/red",
@@ -36,19 +34,17 @@ def build_line(build: Build) -> str:
     return f"{build.name}: {len(build.variants)} variants, {build.compile_s:.1f} s with {build.compiler}"
 
 
-def facts_table(library: str, facts: Sequence[KernelFacts]) -> Table:
-    """One row a variant of one library. Figures of the machine code show "-" where nothing was there to read it.
+def facts_table(library: str, facts: Sequence[KernelFacts], width: int) -> Iterator[RenderableType]:
+    """One row a variant of one library, in parts where it is wider than the terminal.
 
-    The loop columns are those of the main loop without masking, per pass; LDL/STL counts those in any main loop or
-    between wgmma.
+    Figures of the machine code show "-" where nothing was there to read it. The loop columns are those of the main loop
+    without masking, per pass; LDL/STL counts those in any main loop or between wgmma.
     """
     compiler = ", ".join(sorted({one.compiler for one in facts}))
-    table = Table(title=f"{library} ({compiler})", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
-    for one in facts:
-        table.add_row(*_cells(one))
-    return table
+    yield Text(f"{library} ({compiler})", "bold")
+    heads = [Column(heading, NAME if heading == "variant" else FIGURE) for heading in _HEADINGS]
+    yield from sheet(heads, [Row(_cells(one)) for one in facts], width)
+    yield Text("")
 
 
 def _cells(facts: KernelFacts) -> tuple[str, ...]:
@@ -79,21 +75,18 @@ def _percent(share: float | None) -> str:
     return UNREAD if share is None else f"{share:.0%}"
 
 
-def _console() -> Console:
-    return Console(width=max(Console().width, TABLE_WIDTH))
-
-
 def print_inspection(facts: Sequence[KernelFacts], console: Console | None = None) -> int:
     """Prints a table for each library and every broken limit. Returns how many limits are broken."""
-    console = console or _console()
+    console = console or screen.console()
     for library in dict.fromkeys(one.library for one in facts):
-        console.print(facts_table(library, [one for one in facts if one.library == library]))
+        for part in facts_table(library, [one for one in facts if one.library == library], console.width):
+            console.print(part)
     unread = any(one.sass is None for one in facts)
     if unread:
         console.print(f"{UNREAD}: not read, there is no disassembler: pip install {' '.join(DISASSEMBLER_WHEELS)}")
     broken = violations(facts)
     for violation in broken:
-        console.print(str(violation), style="red", highlight=False, soft_wrap=True)
+        console.print(str(violation), style="red", highlight=False)
     if not facts:
         console.print("No kernel is built: attnbench kernels build")
     elif not broken:
@@ -104,14 +97,14 @@ def print_inspection(facts: Sequence[KernelFacts], console: Console | None = Non
 
 def print_changes(facts: Sequence[KernelFacts], console: Console | None = None) -> int:
     """Prints what differs from kernels/static.json, or why that cannot be said. Returns how many figures changed."""
-    console = console or _console()
+    console = console or screen.console()
     try:
         lines = compare_recorded(facts, read_recorded())
     except NotComparable as error:
-        console.print(f"Not compared with kernels/static.json: {error}", highlight=False, soft_wrap=True)
+        console.print(f"Not compared with kernels/static.json: {error}", highlight=False)
         return 0
     for line in lines:
-        console.print(line, style="yellow", highlight=False, soft_wrap=True)
+        console.print(line, style="yellow", highlight=False)
     if lines:
         console.print("If these changes are meant: attnbench kernels inspect --update", highlight=False)
     else:

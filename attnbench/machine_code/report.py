@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.text import Text
 
+from attnbench import screen
 from attnbench.machine_code.kernel import KEYS, LoopFacts, MachineKernel
 from attnbench.machine_code.names import EXTRAS
+from attnbench.screen import FIGURE, NAME, TEXT, Column, Kind, Row, sheet
 
-# Columns that the table needs: in a narrower terminal its lines wrap, but no figure is cut off.
-TABLE_WIDTH = 200
 # Shown where a figure does not exist; never a number.
 NONE = "-"
 
@@ -24,7 +23,8 @@ _HEADINGS = (
     "kernel", "regs", "shared\nKiB", "spills\nloop/all", "loop", "keys", "products", "instr", "path", "exposed",
     "EX2 in\nflight", "chain", "tensor", "issue", "MUFU", "ALU", "FP32", "rescales", "limit",
 )  # fmt: skip
-_LEFT = ("file", "kernel", "loop", "products", "rescales", "limit")
+# The other columns hold figures.
+_KINDS: Mapping[str, Kind] = {"file": NAME, "kernel": NAME, "products": TEXT, "rescales": TEXT, "limit": TEXT}
 # Arguments that a table names where they are set, besides dtype, head_dim and tile.
 _FLAGS = ("causal", *EXTRAS)
 
@@ -47,8 +47,9 @@ def described(kernel: MachineKernel) -> str:
     return " ".join([*words, *(flag for flag in _FLAGS if arguments.get(flag) is True)])
 
 
-def kernels_table(kernels: Sequence[MachineKernel]) -> Table:
-    """One row a main loop; clocks of pipes are of all warpgroups, the rest of one.
+def kernels_table(kernels: Sequence[MachineKernel], width: int) -> Iterator[RenderableType]:
+    """One row a main loop; clocks of pipes are of all warpgroups, the rest of one. Figures that do not fit the terminal
+    are continued in a further table.
 
     Kernels of one file stand in their order. Those of several are held against each other: by dtype, head_dim and
     causal, with their files.
@@ -56,20 +57,17 @@ def kernels_table(kernels: Sequence[MachineKernel]) -> Table:
     files = list(dict.fromkeys(kernel.file for kernel in kernels))
     compilers = ", ".join(sorted({kernel.compiler for kernel in kernels} - {""})) or "compiler not noted"
     arches = ", ".join(sorted({kernel.arch for kernel in kernels}))
-    title = f"{files[0] if len(files) == 1 else f'{len(files)} files'} ({arches}; {compilers})"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in _HEADINGS if len(files) == 1 else ("file", *_HEADINGS):
-        table.add_column(heading, justify="left" if heading in _LEFT else "right", overflow="fold")
-    if len(files) == 1:
-        for kernel in kernels:
-            _add_rows(table, kernel, ())
-        return table
+    yield Text(f"{files[0] if len(files) == 1 else f'{len(files)} files'} ({arches}; {compilers})", "bold")
+    headings = _HEADINGS if len(files) == 1 else ("file", *_HEADINGS)
+    heads = [Column(heading, _KINDS.get(heading, FIGURE)) for heading in headings]
+    rows: list[Row] = []
     ordered = sorted(kernels, key=lambda kernel: (_problem(kernel), files.index(kernel.file)))
-    for kernel, following in zip_longest(ordered, ordered[1:]):
-        _add_rows(table, kernel, (_file_in_short(kernel.file),))
-        if following is not None and _problem(following) != _problem(kernel):
-            table.add_section()
-    return table
+    for kernel, following in zip_longest(kernels if len(files) == 1 else ordered, ordered[1:]):
+        file = () if len(files) == 1 else (_file_in_short(kernel.file),)
+        ends = len(files) > 1 and following is not None and _problem(following) != _problem(kernel)
+        rows += _rows(kernel, file, ends)
+    yield from sheet(heads, rows, width)
+    yield Text("")
 
 
 def _problem(kernel: MachineKernel) -> tuple[str, int, bool]:
@@ -83,18 +81,16 @@ def _file_in_short(file: str) -> str:
     return "-".join(wheel.split("-")[:2]) if wheel.endswith(".whl") else file
 
 
-def _add_rows(table: Table, kernel: MachineKernel, file: tuple[str, ...]) -> None:
+def _rows(kernel: MachineKernel, file: tuple[str, ...], ends: bool) -> Iterator[Row]:
     for number, loop in enumerate(kernel.loops):
-        first = (
-            *file,
-            described(kernel),
-            str(kernel.registers),
-            f"{kernel.shared_bytes / 1024:.1f}",
-        )
-        table.add_row(
-            *(first if number == 0 else ("",) * len(first)),
-            f"{loop.spills}/{kernel.spills}",
-            *_loop_cells(loop, kernel.warpgroups),
+        first = (*file, described(kernel), str(kernel.registers), f"{kernel.shared_bytes / 1024:.1f}")
+        yield Row(
+            (
+                *(first if number == 0 else ("",) * len(first)),
+                f"{loop.spills}/{kernel.spills}",
+                *_loop_cells(loop, kernel.warpgroups),
+            ),
+            ends=ends and number == len(kernel.loops) - 1,
         )
 
 
@@ -117,10 +113,11 @@ def _loop_cells(loop: LoopFacts, warpgroups: int) -> tuple[str, ...]:
 
 def print_kernels(kernels: Sequence[MachineKernel], console: Console | None = None) -> None:
     """The table, how many kernels have no row in it, and what its figures are of."""
-    console = console or Console(width=max(Console().width, TABLE_WIDTH))
+    console = console or screen.console()
     shown = [kernel for kernel in kernels if kernel.loops]
     if shown:
-        console.print(kernels_table(shown))
+        for part in kernels_table(shown, console.width):
+            console.print(part)
     for file in dict.fromkeys(kernel.file for kernel in kernels):
         if hidden := sum(kernel.file == file and not kernel.loops for kernel in kernels):
             kernels_of = "kernel" if hidden == 1 else "kernels"
@@ -128,7 +125,7 @@ def print_kernels(kernels: Sequence[MachineKernel], console: Console | None = No
     console.print(
         f"instr, path, exposed, chain: one warpgroup's, for {KEYS} keys and 64 rows; pipes: clocks of all warpgroups "
         f"of a CTA for the same. Where keys is {NONE}: of one pass. docs/reference/machine-code.md",
-        highlight=False, soft_wrap=True,
+        highlight=False,
     )  # fmt: skip
 
 

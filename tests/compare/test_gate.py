@@ -384,7 +384,7 @@ def test_what_always_failed_is_told_apart_and_how_to_leave_it_out(tmp_path):
     new, junit = new_run(tmp_path / "new", records=too_large), tmp_path / "gate.xml"
     done = call("gate", tmp_path / "base", new, "--junit", junit)
     assert done.returncode == 3 and "1 fails as before, 9 same, of 10 cases" in done.stdout
-    assert "fails as before   oom in every run of the baseline and now: CUDA out of memory" in done.stdout
+    assert "fails as before  oom in every run of the baseline and now: CUDA out of memory" in done.stdout
     assert "`exclude` in the suite leaves such a case out" in " ".join(done.stdout.split())
     assert ElementTree.parse(junit).getroot().get("errors") == "1"
     crashed = changed(r3=failed("naive", "crash", "killed by SIGSEGV", seqlen=4096))
