@@ -60,12 +60,15 @@ def wrapped(text: str, indent: str = INDENT, width: int | None = None) -> list[s
     )  # fmt: skip
 
 
-def shell_command(words: Sequence[str], label: str = "", width: int | None = None) -> list[str]:
-    """A command to copy behind a label, in lines that fit: those that go on end with a backslash."""
+def shell_command(words: Sequence[str], label: str = "", width: int | None = None, quoted: bool = False) -> list[str]:
+    """A command to copy behind a label, in lines that fit: those that go on end with a backslash.
+
+    quoted: the words are as a shell takes them.
+    """
     width = columns() if width is None else width
-    quoted = [word if word in (">", "|") else shlex.quote(word) for word in words]
-    lines = [label + quoted[0]]
-    for word in quoted[1:]:
+    first, *further = words if quoted else [word if word in (">", "|") else shlex.quote(word) for word in words]
+    lines = [label + first]
+    for word in further:
         if width is not None and len(lines[-1]) + len(word) + len("  \\") > width:
             lines.append(f"{INDENT * 2}{word}")
         else:

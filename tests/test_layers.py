@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "run": "backends case errors hopper machine messages paths plugins records suite",
     "compare": "case markdown printable records units",
     "report": "case markdown records units",
-    "claims": "case errors markdown records suite units",
+    "claims": "case errors markdown records screen suite units",
     "ab": "compare errors messages plugins printable records redaction run suite timing",
     "selftest": "backend case correctness records reference settings worker",
     "repro": "case correctness errors records reference",

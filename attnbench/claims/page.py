@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from attnbench.case import Case, LaterCase
@@ -14,6 +14,7 @@ from attnbench.records import store
 from attnbench.records.output import write_output
 from attnbench.records.result import Result, latest, results
 from attnbench.records.store import Run
+from attnbench.screen import INDENT, wrapped
 from attnbench.suite.suite import matcher, parse_only
 
 # The first line of what is written here; a file without it is somebody else's.
@@ -35,12 +36,26 @@ class ClaimsError(UserError):
 
 def claims_page(runs: Iterable[str | Path] | None = None) -> str:
     """The page for these run directories; None: all under `results/`. Raises StoreError for what is no run."""
-    read = sorted(map(store.read, _under(RESULTS) if runs is None else runs), key=_age)
+    read = _read(runs)
     parts = [MARK, "# Published claims", ABOUT]
     for paper in papers():
         rows = [_row(claim, read) for claim in paper.claims]
         parts += [f"## {paper.name}", f"{paper.cite}.", table(HEADERS, rows, left=len(HEADERS))]
     return "\n\n".join(parts) + "\n"
+
+
+def claims_lines(width: int, runs: Iterable[str | Path] | None = None) -> Iterator[str]:
+    """The same for a terminal: a claim in lines that fit, since a table of six texts does not."""
+    read = _read(runs)
+    yield from wrapped(ABOUT, "", width)
+    for paper in papers():
+        yield from ("", paper.name, *wrapped(f"{paper.cite}.", "", width))
+        for claim in paper.claims:
+            said, *rest = (cell.replace("`", "") for cell in _row(claim, read))
+            yield from ("", *wrapped(said, INDENT, width))
+            for header, cell in zip(HEADERS[1:], rest):
+                if cell:
+                    yield from wrapped(f"{INDENT}{header}: {cell}", 2 * INDENT, width)
 
 
 def write_claims(runs: Iterable[str | Path] | None, output: Path, overwrite: bool) -> None:
@@ -51,6 +66,10 @@ def write_claims(runs: Iterable[str | Path] | None, output: Path, overwrite: boo
         write_output(output, text, overwrite, "-o", MARK)
     except OSError as error:
         raise ClaimsError(f"cannot write {output}: {error}") from None
+
+
+def _read(runs: Iterable[str | Path] | None) -> list[Run]:
+    return sorted(map(store.read, _under(RESULTS) if runs is None else runs), key=_age)
 
 
 def _under(folder: Path) -> list[Path]:

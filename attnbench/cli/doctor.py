@@ -6,8 +6,7 @@ Imports no torch and makes no CUDA context: it also serves where torch is broken
 
 from __future__ import annotations
 
-import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import click
@@ -27,9 +26,12 @@ from attnbench.machine.findings import (
     torch_findings,
 )
 from attnbench.machine.nvml import gpus
+from attnbench.screen import columns, shell_command, wrapped
 
 _COLORS = {OK: "green", ADVICE: "yellow", PROBLEM: "red", NOT_APPLICABLE: "bright_black"}
-_WIDTH = 110
+_MARGIN = " " * 15
+# Where the output is no terminal.
+_LOG_COLUMNS = 110
 # So many fit into one line with what to do.
 _DOUBTS_SHOWN = 3
 
@@ -43,21 +45,24 @@ def run_doctor() -> int:
     """Prints the findings; the exit status is 3 where there is a problem, else 0."""
     findings = all_findings()
     for finding in findings:
-        click.secho(f"{finding.severity:<15}", fg=_COLORS[finding.severity], nl=False)
-        click.echo(finding.what)
-        for line in details(finding):
+        severity = f"{finding.severity:<{len(_MARGIN)}}"
+        first, *further = wrapped(severity + finding.what, _MARGIN)
+        click.secho(severity, fg=_COLORS[finding.severity], nl=False)
+        click.echo(first.removeprefix(severity))
+        for line in (*further, *details(finding)):
             click.echo(line)
     click.echo(verdict(findings))
     return 3 if any(finding.severity == PROBLEM for finding in findings) else 0
 
 
 def details(finding: Finding) -> Iterator[str]:
-    """The lines below a finding: why it matters, and the way out, which is not wrapped so that it can be copied."""
-    margin = " " * 15
+    """The lines below a finding: why it matters, and the way out, of which a command can be copied."""
     if finding.why:
-        yield from textwrap.wrap(finding.why, _WIDTH, initial_indent=margin, subsequent_indent=margin)
-    if finding.mend:
-        yield f"{margin}-> {finding.mend}"
+        yield from wrapped(_MARGIN + finding.why, _MARGIN, columns() or _LOG_COLUMNS)
+    if finding.mend and ", " in finding.mend:  # words
+        yield from wrapped(f"{_MARGIN}-> {finding.mend}", f"{_MARGIN}   ")
+    elif finding.mend:
+        yield from shell_command(finding.mend.split(), f"{_MARGIN}-> ", quoted=True)
 
 
 def verdict(findings: Sequence[Finding]) -> str:
@@ -95,7 +100,7 @@ def backend_findings() -> Iterator[Finding]:
         needs_gpu = "cpu" not in backend.devices and not gpus()
         groups["" if needs_gpu else backend.unavailable()].append(name)
     for reason, names in groups.items():
-        listed = ", ".join(names)
+        listed = ", ".join(without_schedules(names))
         if reason is None:
             yield Finding(OK, f"backends that can run: {listed}")
         elif reason == "":
@@ -114,6 +119,14 @@ def backend_findings() -> Iterator[Finding]:
             "cudnn then has no e4m3, and no causal mask where seqlen_q != seqlen_k.",
             "pip install --no-deps nvidia-cudnn-frontend",
         )
+
+
+def without_schedules(names: Sequence[str]) -> list[str]:
+    """`hopper (and 9 schedules)` for a kernel and its schedules in brackets, which are `hopper` to who looks at a
+    machine."""
+    schedules = Counter(name.partition("[")[0] for name in names if "[" in name)
+    named = dict.fromkeys(name.partition("[")[0] for name in names)
+    return [f"{name} (and {_count(schedules[name], 'schedule')})" if schedules[name] else name for name in named]
 
 
 def kernel_findings() -> Iterator[Finding]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from attnbench.screen import columns, wrapped
+
+# What a state begins with: `available`, `not here`.
+_STATE = re.compile(r"[:;]| \(")
+# Wrapped lines of a last column begin no further right, or they would be single words.
+MOST_MARGIN = 40
 
 
 def list_backends(plugins: Sequence[str]) -> Iterator[str]:
@@ -27,7 +36,7 @@ def list_backends(plugins: Sequence[str]) -> Iterator[str]:
             state += f"; on {' and '.join(named)} only where it is named"
         rows.append((name, ", ".join(backend.devices), state))
     rows += [(name, "", "plugin, not imported") for name in (*announced_names(plugins), *installed_names())]
-    return _columns(rows)
+    return _columns(rows, noted=True)
 
 
 def list_suites(plugins: Sequence[str]) -> Iterator[str]:
@@ -55,13 +64,28 @@ def list_metrics(plugins: Sequence[str]) -> Iterator[str]:
     return _columns([(metric.name, metric.unit, metric.about) for metric in METRICS])
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Left-aligned columns, the last one as long as it is."""
+def _columns(rows: Sequence[Sequence[str]], noted: bool = False) -> Iterator[str]:
+    """Left-aligned columns, the last one as long as it is, or wrapped within itself where a terminal is narrower.
+
+    noted: there, a text of the last column that several rows share stands once below them, under a number.
+    """
     if not rows:
         return
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    margin, width = sum(widths) + 2 * len(widths), columns()
+    shared = _shared([row[-1] for row in rows], (width or 0) - margin) if noted and width else {}
     for row in rows:
-        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip()
+        last = row[-1] if row[-1] not in shared else f"{_STATE.split(row[-1])[0]} ({shared[row[-1]]})"
+        line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), last]).rstrip()
+        yield from wrapped(line, " " * min(margin, MOST_MARGIN), width)
+    for text, number in shared.items():
+        yield from wrapped(f"({number}) {text}", " " * 4, width)
+
+
+def _shared(texts: Sequence[str], room: int) -> dict[str, int]:
+    """Numbers of the texts that are too long for their column and not alone."""
+    often = [text for text, times in Counter(texts).items() if times > 1 and len(text) > room]
+    return {text: number for number, text in enumerate(often, start=1)}
 
 
 LISTINGS: Mapping[str, Callable[[Sequence[str]], Iterator[str]]] = {

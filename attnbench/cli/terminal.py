@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from attnbench.cli.run_table import show_times
 from attnbench.cli.time_left import TimeLeft, Todo
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from attnbench.suite.suite import Job
+
+
+Step = TypeVar("Step")
 
 
 def outcome_text(record: Record) -> str:
@@ -120,6 +123,19 @@ def bar_with_line(*columns: object) -> Progress:
             yield from (Text(task.description, no_wrap=True, overflow="ellipsis") for task in self.tasks)
 
     return BarWithLine(*columns)  # type: ignore[arg-type]  # rich's columns
+
+
+def watched(steps: Iterable[Step], total: int) -> Iterator[Step]:
+    """The same steps; on a terminal with a bar of how many are done and how long the rest takes."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    if not sys.stdout.isatty():
+        yield from steps
+        return
+    with Progress(
+        BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), transient=True
+    ) as bar:
+        yield from bar.track(steps, total=total)
 
 
 def make_progress() -> PlainProgress | BarProgress:

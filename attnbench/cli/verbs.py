@@ -123,13 +123,18 @@ def report(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write it here; printed without.")
 @OVERWRITE
 def claims(runs: tuple[Path, ...], output: Path | None, overwrite: bool) -> None:
-    """Print the ledger of published claims as markdown: what each says, what tests it here, what run directories say.
+    """Print the ledger of published claims: what each says, what tests it here, what run directories say of it.
 
+    Markdown, but on a terminal lines that fit it.
     RUN: run directories; without any, all under results/.
     """
-    from attnbench.claims.page import claims_page, write_claims
+    from attnbench.claims.page import claims_lines, claims_page, write_claims
+    from attnbench.screen import columns
 
-    if output is None:
+    width = columns() if sys.stdout.isatty() else None  # a pipe gets the markdown
+    if output is None and width is not None:
+        click.echo("\n".join(reporting_mistakes(lambda: list(claims_lines(width, runs or None)))))
+    elif output is None:
         click.echo(reporting_mistakes(claims_page, runs or None), nl=False)
     else:
         reporting_mistakes(write_claims, runs or None, output, overwrite)
@@ -296,9 +301,14 @@ def selftest(short: bool) -> None:
     Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. Two to four minutes on two
     cores.
     """
+    from attnbench.cli.terminal import watched
+    from attnbench.screen import columns, wrapped
     from attnbench.selftest.runner import run_selftest
 
-    sys.exit(run_selftest(short, click.echo))
+    def say(line: str) -> None:
+        click.echo("\n".join(wrapped(line)))
+
+    sys.exit(run_selftest(short, say, watched, columns()))
 
 
 @main.group(short_help="Compile our Hopper kernels, and inspect them.", epilog="Example: attnbench kernels build")

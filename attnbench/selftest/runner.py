@@ -95,14 +95,24 @@ class Findings:
         return 1 if self.escaped or self.accused or not self.judged else 0
 
 
-def run_selftest(short: bool, say: Callable[[str], None] = print) -> int:
+# Hands on results one by one, and may show how many of so many are there.
+Watch = Callable[[Iterator[Any], int], Iterator[Any]]
+
+
+def unwatched(steps: Iterator[Any], total: int) -> Iterator[Any]:
+    return steps
+
+
+def run_selftest(
+    short: bool, say: Callable[[str], None] = print, watch: Watch = unwatched, width: int | None = None
+) -> int:
     """Runs it and prints what came out; `short`: bf16 and e4m3, the short problem, a tenth of the right kernels.
 
-    Exit status 1 where a bug escapes or a right kernel is accused.
+    width: of the terminal, where there is one. Exit status 1 where a bug escapes or a right kernel is accused.
     """
     started = time.monotonic()
-    findings = _collect(list(units(short)))
-    for line in matrix(findings):
+    findings = _collect(list(units(short)), watch)
+    for line in matrix(findings, width):
         say(line)
     for line in findings.longest:
         say(line)
@@ -151,13 +161,13 @@ def right_cases() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _collect(work: list[BugUnit | RightUnit]) -> Findings:
+def _collect(work: list[BugUnit | RightUnit], watch: Watch) -> Findings:
     """Units in as many processes as there are cores, each with one thread: the problems are small."""
     findings = Findings()
     processes = min(len(os.sched_getaffinity(0)), len(work))
     os.environ["PYTHONSAFEPATH"] = "1"  # no process of these imports from the current folder
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for unit, result in zip(work, pool.imap(_run, work)):
+        for unit, result in zip(work, watch(pool.imap(_run, work), len(work))):
             if isinstance(unit, RightUnit):
                 judged, accused = result
                 findings.judged += judged
@@ -187,15 +197,24 @@ def _take(findings: Findings, unit: BugUnit, result: Mapping[str, Mapping[str, s
                 row[column] = row.get(column) or rule
 
 
-def matrix(findings: Findings) -> list[str]:
-    """Bug x probe of the short problem, causal and full together; column numbers are named below. Empty if not run."""
+def matrix(findings: Findings, width: int | None = None) -> list[str]:
+    """Bug x probe of the short problem, causal and full together; column numbers are named below. Empty if not run.
+
+    width: lines are no longer; columns that do not fit follow below.
+    """
     if not findings.caught:
         return []
     columns = [OWN, *PROBES]
-    lines = [f"{'':28}" + "".join(f"{number:3}" for number in range(1, len(columns) + 1))]
-    for (dtype, bug), row in findings.caught.items():
-        cells = ("" if column not in row else _letter(row[column]) for column in columns)
-        lines.append(f"{bug:22} {dtype:5}" + "".join(f"{cell:>3}" for cell in cells))
+    numbered = list(enumerate(columns, start=1))
+    longest = max(len(bug) for _, bug in findings.caught) + 1
+    together = len(columns) if width is None else max(1, (width - longest - len("bf16 ")) // 3)
+    lines = []
+    for start in range(0, len(columns), together):
+        part = numbered[start : start + together]
+        lines.append(f"{'':{longest + 5}}" + "".join(f"{number:3}" for number, _ in part))
+        for (dtype, bug), row in findings.caught.items():
+            cells = ("" if column not in row else _letter(row[column]) for _, column in part)
+            lines.append(f"{bug:{longest}}{dtype:5}" + "".join(f"{cell:>3}" for cell in cells))
     named = [f"{number} {column}" for number, column in enumerate(columns, start=1)]
     return [*lines, "columns: " + ", ".join(named), f"cells: {LEGEND}"]
 

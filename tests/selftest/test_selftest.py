@@ -146,7 +146,7 @@ def test_a_right_kernel_among_the_bugs_escapes(monkeypatch):
     ids=["a bug escapes", "a right kernel is accused"],
 )  # fmt: skip
 def test_the_command_says_so_and_exits_with_1(monkeypatch, findings, said):
-    monkeypatch.setattr(runner, "_collect", lambda work: findings)
+    monkeypatch.setattr(runner, "_collect", lambda work, watch: findings)
     done = CliRunner().invoke(main, ["selftest", "--short"])
     assert done.exit_code == 1
     assert said in done.output and "exit status 1" in done.output
