@@ -1,16 +1,22 @@
 """What comes with the code is found in a checkout and in an installation, and the packaging names all of it."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 from paths import ROOT
 
 from attnbench import paths
 from attnbench.hopper import toolchain
 
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
+# Looked for, and gone without where they are missing.
+OPTIONAL = {"cudnn", "fa3_fwd_interface", "flash_attn_interface", "flashinfer", "triton"}
 
 
 def test_a_checkout_uses_its_own_folders():
@@ -44,3 +50,20 @@ print(KERNELS, BUILD, len(shipped_suites()), load_suite("quick").name)"""
     expected = [site / "attnbench" / "kernels", tmp_path / "cache" / "attnbench" / "kernels",
                 len(list((ROOT / "suites").glob("*.yaml"))), "quick"]  # fmt: skip
     assert done.stdout.split() == [str(word) for word in expected], done.stderr
+
+
+def test_what_is_imported_is_a_dependency():
+    """An environment with more in it, such as the one of tests, would not show what a wheel fails to name."""
+    imported = set()
+    for path in (ROOT / "attnbench").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"attnbench"}
+    named = {re.split(r"[^\w-]", text)[0].lower() for text in PYPROJECT["project"]["dependencies"]}
+    brought = dict(packages_distributions())
+    brought["pydantic_core"] = ["pydantic"]  # which pins it to the patch version
+    missing = {name for name in others - OPTIONAL if not {one.lower() for one in brought.get(name, ())} & named}
+    assert missing == set() and {"torch", "yaml", "pynvml"} <= others
