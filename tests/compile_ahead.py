@@ -24,8 +24,9 @@ def compile_one(make_recipe, source):
 
 def main():
     sources = sorted(kernel_sources(), key=lambda source: source.stem not in FIRST)
-    hazards, golden = ROOT / "tests" / "emulation" / "hazards.cu", ROOT / "tests" / "golden" / "probes.cu"
-    jobs = [(emulated_recipe, source) for source in (*sources, hazards, golden)]
+    hazards = [ROOT / "tests" / "emulation" / f"{name}.cu" for name in ("hazards", "cluster_hazards")]
+    golden = ROOT / "tests" / "golden" / "probes.cu"
+    jobs = [(emulated_recipe, source) for source in (*sources, *hazards, golden)]
     jobs += [(hopper_recipe, source) for source in sources]
     # As many compilers again as there are tests running would only make both slower.
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 2)) as pool:

@@ -63,16 +63,10 @@ enum class Fault {
   accumulator_after_fence,
 };
 
-constexpr int TILE_ROWS = 64;
-constexpr uint32_t TILE_SIZE = TILE_ROWS * 128;  // 64 rows of 64 fp16
+#include "hazard_cases.h"
+
 constexpr uint32_t TILE_A = 0, TILE_B = TILE_SIZE, BARRIERS = 2 * TILE_SIZE;
 constexpr int SHARED_SIZE = 2 * TILE_SIZE + 256;
-
-struct Arguments {
-  ptx::TensorMap source, target;
-  float* out;
-  Fault fault;
-};
 
 // ---- loads and mbarriers ----
 
@@ -291,14 +285,6 @@ void reallocate(Arguments a) {
 
 // ---- the table ----
 
-struct Case {
-  const char* name;
-  void (*kernel)(Arguments);
-  int threads;
-  Fault fault;
-  const char* expected;  // kinds of hazard, any of which must come first; "" for a sound kernel
-};
-
 static const Case CASES[] = {
     {"load_and_read", load_and_read, 64, Fault::none, ""},
     {"load_and_read without a wait", load_and_read, 64, Fault::no_wait, "race"},
@@ -365,22 +351,4 @@ static const Case CASES[] = {
     {"reallocate to fewer by inc", reallocate, 384, Fault::inc_below, "registers"},
 };
 
-ATTNBENCH_EXPORT const char* hazard_name(int32_t index) {
-  return index < int32_t(sizeof CASES / sizeof CASES[0]) ? CASES[index].name : nullptr;
-}
-
-ATTNBENCH_EXPORT const char* hazard_expected(int32_t index) { return CASES[index].expected; }
-
-ATTNBENCH_EXPORT int32_t hazard_run(int32_t index) {
-  static uint16_t source[128 * 64], target[96 * 64];
-  static float out[128 * 32];
-  for (int i = 0; i < 128 * 64; ++i) source[i] = uint16_t(0x3000 + i % 512);
-  Arguments a;
-  const int64_t sizes[4] = {64, 128, 1, 1}, target_sizes[4] = {64, 96, 1, 1}, strides[3] = {64, 64, 64};
-  const int box[4] = {64, TILE_ROWS, 1, 1};
-  if (int32_t status = encode_tensor_map(&a.source, Dtype::fp16, source, sizes, strides, box)) return status;
-  if (int32_t status = encode_tensor_map(&a.target, Dtype::fp16, target, target_sizes, strides, box)) return status;
-  a.out = out;
-  a.fault = CASES[index].fault;
-  return launch(CASES[index].kernel, 1, CASES[index].threads, SHARED_SIZE, nullptr, a);
-}
+HAZARD_EXPORTS

@@ -12,6 +12,7 @@ from emulator import DELIVERIES, EAGER, LAZY, Emulator, Schedule
 from attnbench.hopper.build import build_emulated
 
 SOURCE = Path(__file__).with_name("hazards.cu")
+CLUSTER_SOURCE = Path(__file__).with_name("cluster_hazards.cu")
 SEEDS = range(6)
 # Shown by the values alone in a delivery that executes work at once, or delays it: the deliveries that must report.
 ONLY = {
@@ -20,11 +21,20 @@ ONLY = {
 }
 
 
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build_emulated(SOURCE)))
+def loaded(source: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build_emulated(source)))
     library.hazard_name.restype = library.hazard_expected.restype = ctypes.c_char_p
     return library
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    return loaded(SOURCE)
+
+
+@pytest.fixture(scope="module")
+def clusters() -> ctypes.CDLL:
+    return loaded(CLUSTER_SOURCE)
 
 
 def table(library: ctypes.CDLL) -> list[tuple[str, list[str]]]:
@@ -45,8 +55,8 @@ def outcomes(library: ctypes.CDLL, index: int, delivery: str, stop_at_first: boo
     return reports
 
 
-@pytest.mark.parametrize("delivery", DELIVERIES)
-def test_every_planted_fault_is_reported(library: ctypes.CDLL, delivery: str) -> None:
+def missed(library: ctypes.CDLL, delivery: str) -> list[str]:
+    """What is not reported although it is planted, or reported although nothing is."""
     failures = []
     for index, (name, expected) in enumerate(table(library)):
         reports = outcomes(library, index, delivery)
@@ -58,14 +68,27 @@ def test_every_planted_fault_is_reported(library: ctypes.CDLL, delivery: str) ->
                 for seed, report in zip(SEEDS, reports)
                 if not report or report[0].kind not in expected
             ]
+    return failures
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_every_planted_fault_is_reported(library: ctypes.CDLL, delivery: str) -> None:
+    failures = missed(library, delivery)
     assert not failures, "\n".join(failures)
 
 
-def test_the_table_covers_every_kind_of_hazard(library: ctypes.CDLL) -> None:
-    kinds = {kind for _, expected in table(library) for kind in expected}
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_every_fault_between_two_ctas_is_reported(clusters: ctypes.CDLL, delivery: str) -> None:
+    failures = missed(clusters, delivery)
+    assert not failures, "\n".join(failures)
+
+
+def test_the_tables_cover_every_kind_of_hazard(library: ctypes.CDLL, clusters: ctypes.CDLL) -> None:
+    kinds = {kind for one in (library, clusters) for _, expected in table(one) for kind in expected}
     assert kinds == {
         "race", "proxy_fence", "deadlock", "runaway", "mbarrier", "named_barrier", "accumulator", "operand",
         "wgmma_fence", "descriptor", "bulk_group", "in_flight_at_exit", "registers", "divergence", "out_of_bounds",
+        "cluster",
     }  # fmt: skip
 
 

@@ -28,10 +28,10 @@ def compiled(compiler: str, source: Path, folder: Path, *flags: str) -> Path:
 
 
 def run(compiler: str, folder: Path, kernels: list[str], under: list[str]) -> str:
-    """Output of the driver over hazards.cu and the named kernels; fails where its exit status is not 0."""
+    """Output of the driver over the planted faults and the named kernels; fails where its exit status is not 0."""
     library = ("-shared", "-fPIC", "-fvisibility=hidden")
     driver = compiled(compiler, DRIVER, folder, "-Wall", "-Wextra", "-Werror")
-    sources = [HERE / "hazards.cu", SCALAR, *(KERNELS / f"{name}.cu" for name in kernels)]
+    sources = [HERE / "hazards.cu", HERE / "cluster_hazards.cu", SCALAR, *(KERNELS / f"{name}.cu" for name in kernels)]
     libraries = [compiled(compiler, source, folder, *library) for source in sources]
     done = subprocess.run([*under, str(driver), *map(str, libraries)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -38,8 +38,9 @@ def asm_lines(text: str) -> list[int]:
     return [n for n, line in enumerate(code(text).splitlines(), 1) if re.search(r"\b(__)?asm(__)?\b", line)]
 
 
-# Around an instruction: names for predicates and halves of a register, and moving them to where C++ can see them.
-GLUE = re.compile(r"\.reg|mov|setp|selp")
+# Around an instruction: names for predicates and halves of a register, and moving them to where C++ can see them. Of a
+# special register (%%) that is the instruction.
+GLUE = re.compile(r"\.reg|mov(?!.*%%)|setp|selp")
 _ASM_TEXT = re.compile(r"\basm\s*(?:volatile)?\s*\(((?:\s*\"(?:[^\"\\]|\\.)*\")+)")
 
 
@@ -48,8 +49,8 @@ def instructions(text: str) -> set[str]:
     found = set()
     for literals in _ASM_TEXT.findall(code(text)):
         ptx = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literals)).replace("\\n", " ")
-        found |= {line.strip(" {}").split()[0] for line in ptx.split(";") if line.strip(" {}")}
-    return {opcode for opcode in found if not GLUE.match(opcode)}
+        found |= {line.strip(" {}") for line in ptx.split(";") if line.strip(" {}")}
+    return {line.split()[0] for line in found if not GLUE.match(line)}
 
 
 def functions(text: str) -> list[tuple[str, str, int]]:
@@ -165,3 +166,4 @@ def test_the_checks_see_what_they_look_for() -> None:
     pair = 'asm("{\\n.reg .pred p;\\ncvt.rn %0, %1;\\n" "cvt.rn %2, %3;\\nselp.u32 %0, 1, 0, p;\\n}" : "=r"(x));'
     assert instructions(pair) == {"cvt.rn"}
     assert instructions(pair + ' asm volatile("bar.sync 0;");') == {"cvt.rn", "bar.sync"}
+    assert instructions('asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(x)); asm("mov.b32 %0, %1;");') == {"mov.u32"}

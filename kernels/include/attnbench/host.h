@@ -145,6 +145,42 @@ int32_t launch(void (*kernel)(Parameters...), int grid, int threads, int shared_
                                     static_cast<cudaStream_t>(stream)));
 }
 
+// What a launch in clusters of `cluster` CTAs hands to the runtime; `attribute` must outlive it.
+inline cudaLaunchConfig_t cluster_config(int cluster, int clusters, int threads, int shared_bytes, void* stream,
+                                         cudaLaunchAttribute* attribute) {
+  attribute->id = cudaLaunchAttributeClusterDimension;
+  attribute->val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute->val.clusterDim.y = attribute->val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = attribute;
+  config.numAttrs = 1;
+  return config;
+}
+
+// Clusters of `cluster` CTAs that fit the current device at a time: fewer than multiprocessors / cluster where a GPC
+// has a number of multiprocessors that `cluster` does not divide. 0 is an error.
+template <typename... Parameters>
+int32_t active_clusters(void (*kernel)(Parameters...), int cluster, int threads, int shared_bytes, int* out) {
+  cudaLaunchAttribute attribute;
+  const cudaLaunchConfig_t config = cluster_config(cluster, 1, threads, shared_bytes, nullptr, &attribute);
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(out, reinterpret_cast<const void*>(kernel), &config);
+  return status_of(error == cudaSuccess && *out < 1 ? cudaErrorLaunchOutOfResources : error);
+}
+
+// The same as launch, for `clusters` clusters of `cluster` CTAs.
+template <typename... Parameters>
+int32_t launch_clusters(void (*kernel)(Parameters...), int cluster, int clusters, int threads, int shared_bytes,
+                        void* stream, typename AsDeclared<Parameters>::type... parameters) {
+  void* addresses[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};
+  cudaLaunchAttribute attribute;
+  const cudaLaunchConfig_t config = cluster_config(cluster, clusters, threads, shared_bytes, stream, &attribute);
+  return status_of(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), addresses));
+}
+
 // Zeroes device memory in stream order (a tile counter in the workspace, say).
 inline int32_t zero_async(void* memory, uint64_t bytes, void* stream) {
   return status_of(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)));

@@ -23,9 +23,9 @@ namespace attnbench {
 
 constexpr bool PTXAS_MERGES_E4M3 = true;
 
-ATTNBENCH_DEVICE int thread_index() { return emulation::self().index; }
-ATTNBENCH_DEVICE int block_index() { return emulation::cta().block; }
+ATTNBENCH_DEVICE int thread_index() { return emulation::self().index % emulation::cta().cta_threads; }
+ATTNBENCH_DEVICE int block_index() { return emulation::first_block() + emulation::self().rank; }
 ATTNBENCH_DEVICE int grid_size() { return emulation::launch.grid; }
-ATTNBENCH_DEVICE uint32_t shared_base() { return emulation::SHARED_BASE; }
+ATTNBENCH_DEVICE uint32_t shared_base() { return emulation::SHARED_BASE + emulation::self().window; }
 
 }  // namespace attnbench

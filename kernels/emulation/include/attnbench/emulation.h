@@ -35,9 +35,11 @@ enum {
 enum {
   ATTNBENCH_MUTATION_NONE = 0,
   ATTNBENCH_MUTATION_DROP = 1,        /* the call does nothing (a wait returns at once; expect_tx only
-                                         arrives; a shuffle gives each lane its own value) */
+                                         arrives; a shuffle gives each lane its own value, map_to_cta the
+                                         own CTA's address) */
   ATTNBENCH_MUTATION_FLIP_PARITY = 2, /* try_wait looks at the other parity */
-  ATTNBENCH_MUTATION_LESS = 3,        /* half the expect_tx bytes; one less in a count */
+  ATTNBENCH_MUTATION_LESS = 3,        /* half the expect_tx bytes; one less in a count, or in the CTAs of a
+                                         multicast */
   ATTNBENCH_MUTATION_MORE = 4,        /* twice the expect_tx bytes; one more in a count */
   ATTNBENCH_MUTATION_LAXER = 5,       /* wait_group<N> waits for N + 1 */
   ATTNBENCH_MUTATION_EARLY = 6,       /* an arrive moves before the blocking call that precedes it */

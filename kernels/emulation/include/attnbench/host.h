@@ -66,6 +66,22 @@ int32_t launch(void (*kernel)(Parameters...), int grid, int threads, int shared_
   return hazard == 0 ? ATTNBENCH_OK : ATTNBENCH_HOST_ERROR_BASE + hazard;
 }
 
+// One cluster fits at least, whatever the number of multiprocessors: the schedule of a run chooses that.
+template <typename... Parameters>
+int32_t active_clusters(void (*)(Parameters...), int cluster, int, int, int* out) {
+  *out = (emulation::launch.config.multiprocessors + cluster - 1) / cluster;
+  return ATTNBENCH_OK;
+}
+
+// The same in clusters of `cluster` CTAs.
+template <typename... Parameters>
+int32_t launch_clusters(void (*kernel)(Parameters...), int cluster, int clusters, int threads, int shared_bytes, void*,
+                        typename AsDeclared<Parameters>::type... parameters) {
+  const int hazard =
+      emulation::run([&] { kernel(parameters...); }, clusters * cluster, threads, shared_bytes, cluster);
+  return hazard == 0 ? ATTNBENCH_OK : ATTNBENCH_HOST_ERROR_BASE + hazard;
+}
+
 inline int32_t zero_async(void* memory, uint64_t bytes, void*) {
   std::memset(memory, 0, bytes);
   return ATTNBENCH_OK;

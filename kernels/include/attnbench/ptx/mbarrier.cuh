@@ -20,6 +20,14 @@ ATTNBENCH_DEVICE void mbarrier_arrive(uint32_t barrier, Where = ATTNBENCH_WHERE)
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// An arrival on a barrier of any CTA of the cluster, by its shared::cluster address (map_to_cta).
+// NOTE: without a scope, as CUTLASS has it. With .release.cluster ptxas 13.5 puts MEMBAR.ALL.GPU before it, which waits
+// for all that the thread has stored to global memory; but what is handed back was read by the async proxy, and waited
+// for.
+ATTNBENCH_DEVICE void mbarrier_arrive_cluster(uint32_t barrier, Where = ATTNBENCH_WHERE) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // One arrival that also announces `bytes` of asynchronous copies; the phase completes when all arrivals and all
 // announced bytes have come.
 ATTNBENCH_DEVICE void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes, Where = ATTNBENCH_WHERE) {

@@ -31,6 +31,18 @@ ATTNBENCH_DEVICE void tma_load_4d(uint32_t destination, const TensorMap* map, ui
       : "memory");
 }
 
+// Loads one box to the same place of every CTA of the cluster whose bit is set in cta_mask, and completes on the
+// barrier at the same place there. destination, barrier: of this CTA.
+ATTNBENCH_DEVICE void tma_load_multicast_4d(uint32_t destination, const TensorMap* map, uint32_t barrier, int c0,
+                                            int c1, int c2, int c3, uint16_t cta_mask, uint64_t cache_hint,
+                                            Where = ATTNBENCH_WHERE) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7, %8;" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "h"(cta_mask), "l"(cache_hint)
+      : "memory");
+}
+
 // Stores one box to global memory; out-of-bounds elements are not written. Part of the thread's current bulk group.
 ATTNBENCH_DEVICE void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3,
                                    Where = ATTNBENCH_WHERE) {

@@ -17,7 +17,11 @@ constexpr uint16_t ALL_BYTES = 0xffff;
 constexpr uint32_t SHARED_BASE = 1024;
 constexpr uint32_t SHARED_LIMIT_BYTES = 232448;
 constexpr uint32_t BLOCKS = (SHARED_BASE + SHARED_LIMIT_BYTES) / BLOCK_BYTES;
-constexpr uint32_t GRANULES = BLOCKS * BLOCK_GRANULES;
+
+// Each CTA of a cluster has shared memory at addresses of its own: those of rank r start at r windows.
+constexpr int CLUSTER_CTAS = 2;  // at most
+constexpr uint32_t WINDOW_BYTES = 1u << 18;
+constexpr uint32_t CLUSTER_BLOCKS = (CLUSTER_CTAS - 1) * (WINDOW_BYTES / BLOCK_BYTES) + BLOCKS;
 
 // One access to (part of) 16 bytes of shared memory.
 struct Access {
@@ -153,8 +157,8 @@ class GranuleSet {
   }
 
  private:
-  uint64_t granules_[BLOCKS] = {};
-  uint32_t blocks_[BLOCKS];
+  uint64_t granules_[CLUSTER_BLOCKS] = {};
+  uint32_t blocks_[CLUSTER_BLOCKS];
   int count_ = 0;
 };
 

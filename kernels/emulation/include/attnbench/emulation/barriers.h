@@ -11,7 +11,8 @@ inline void check_whole_warps(NamedBarrier& barrier, int id, SiteId site) {
   for (int warp = 0; warp < cta().warps; ++warp) {
     if (barrier.arrivals_of_warp[warp] % 32 != 0) {
       hazard(Hazard::named_barrier, site,
-             format("barrier %d completes with %d lanes of warp %d", id, barrier.arrivals_of_warp[warp], warp));
+             format("barrier %d completes with %d lanes of warp %d", id, barrier.arrivals_of_warp[warp],
+                    warp % (cta().cta_threads / 32)));
     }
     barrier.arrivals_of_warp[warp] = 0;
   }
@@ -19,7 +20,7 @@ inline void check_whole_warps(NamedBarrier& barrier, int id, SiteId site) {
 
 // Counts one thread in. Returns the generation it belongs to.
 inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
-  NamedBarrier& barrier = cta().named[id];
+  NamedBarrier& barrier = own_member().named[id];
   if (barrier.arrived == 0) {
     barrier.expected = threads;
     barrier.first_site = site;
@@ -42,9 +43,9 @@ inline uint32_t enter_named_barrier(int id, int threads, SiteId site) {
 }
 
 inline bool valid_named_barrier(int id, int threads, SiteId site) {
-  if (id >= 0 && id < NAMED_BARRIERS && threads > 0 && threads % 32 == 0 && threads <= cta().threads) return true;
+  if (id >= 0 && id < NAMED_BARRIERS && threads > 0 && threads % 32 == 0 && threads <= cta().cta_threads) return true;
   fatal(Hazard::named_barrier, site,
-        format("barrier %d (0 to 15) for %d threads (a multiple of 32, at most %d)", id, threads, cta().threads));
+        format("barrier %d (0 to 15) for %d threads (a multiple of 32, at most %d)", id, threads, cta().cta_threads));
   return false;
 }
 
@@ -55,8 +56,10 @@ inline void sync_on(int id, int threads, SiteId site) {
   if (mutated(site, ATTNBENCH_MUTATION_MORE)) threads += 32;
   if (!valid_named_barrier(id, threads, site)) return;
   const uint32_t generation = enter_named_barrier(id, threads, site);
-  NamedBarrier& barrier = cta().named[id];
-  while (barrier.generation == generation) park(barrier.waiters, {Waiting::named_barrier, site, id, threads});
+  NamedBarrier& barrier = own_member().named[id];
+  while (barrier.generation == generation) {
+    park(barrier.waiters, {Waiting::named_barrier, site, self().rank * NAMED_BARRIERS + id, threads});
+  }
   acquire(barrier.left);
   count_wait(WaitKey{-1 - id, barrier.generation});
   after_blocking();
@@ -67,7 +70,7 @@ ATTNBENCH_OUT_OF_LINE void barrier_sync(int id, int threads, Where where) {
 }
 
 ATTNBENCH_OUT_OF_LINE void cta_sync(Where where) {
-  sync_on(0, cta().threads, visit(Primitive::cta_sync, where));
+  sync_on(0, cta().cta_threads, visit(Primitive::cta_sync, where));
 }
 
 ATTNBENCH_OUT_OF_LINE void barrier_arrive(int id, int threads, Where where) {
@@ -78,15 +81,6 @@ ATTNBENCH_OUT_OF_LINE void barrier_arrive(int id, int threads, Where where) {
   if (!valid_named_barrier(id, threads, site)) return;
   enter_named_barrier(id, threads, site);
   if (mutated(site, ATTNBENCH_MUTATION_TWICE)) enter_named_barrier(id, threads, site);
-}
-
-inline void early_arrive(const ArriveRecord& record) {
-  ++engine().statistics.mutated;
-  if (launch.sites[record.site].primitive == Primitive::barrier_arrive) {
-    enter_named_barrier(record.target, record.threads, record.site);
-  } else if (MBarrier* barrier = find_barrier(static_cast<uint32_t>(record.target), record.site)) {
-    arrive_on(*barrier, record.site);
-  }
 }
 
 // ---- warp collectives ----
@@ -172,9 +166,9 @@ ATTNBENCH_OUT_OF_LINE void setmaxnreg_dec(int registers, Where where) {
   if (registers > warp.registers) {
     hazard(Hazard::registers, site, format("lowers %d registers to %d", warp.registers, registers));
   }
-  cta().register_pool += (warp.registers - registers) * 32;
+  own_member().register_pool += (warp.registers - registers) * 32;
   warp.registers = registers;
-  wake(cta().register_waiters);
+  wake(own_member().register_waiters);
 }
 
 ATTNBENCH_OUT_OF_LINE void setmaxnreg_inc(int registers, Where where) {
@@ -185,8 +179,11 @@ ATTNBENCH_OUT_OF_LINE void setmaxnreg_inc(int registers, Where where) {
     hazard(Hazard::registers, site, format("raises %d registers to %d", warp.registers, registers));
   }
   const int needed = (registers - warp.registers) * 32;
-  while (cta().register_pool < needed) park(cta().register_waiters, {Waiting::registers, site, needed, 0});
-  cta().register_pool -= needed;
+  Member& member = own_member();
+  while (member.register_pool < needed) {
+    park(member.register_waiters, {Waiting::registers, site, needed, member.register_pool});
+  }
+  member.register_pool -= needed;
   warp.registers = registers;
 }
 

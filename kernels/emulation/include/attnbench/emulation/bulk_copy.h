@@ -73,6 +73,32 @@ inline bool valid_copy(const TensorMap& map, uint32_t shared_address, SiteId sit
   return in_bounds(site, shared_address, box_bytes(map));
 }
 
+// Starts a copy to the shared memory at `destination`, to complete on `barrier`; both may be another CTA's. Returns its
+// number among the loads of the barrier.
+inline uint32_t start_load(const TensorMap& map, uint32_t destination, MBarrier& barrier, const int (&at)[4],
+                           SiteId site, bool counted) {
+  Cta& c = cta();
+  if (launch.checked() && self().knowledge.fenced(barrier.initializer) < barrier.init_time) {
+    hazard(
+        Hazard::proxy_fence, site,
+        "completes on " + barrier_text(barrier) + ", whose initialization no fence_mbarrier_init made visible to TMA",
+        barrier.init_site);
+  }
+  const int index = c.barrier_at[barrier.address / 8];
+  const uint32_t number = ++barrier.loads;
+  const Agent agent = static_cast<Agent>(LOAD_AGENT + index);
+  const uint32_t bytes = box_bytes(map);
+  for_each_block(destination, bytes, [&](uint32_t block, uint64_t granules) {
+    write_block(block, granules, {number, agent, site, ALL_BYTES, false});
+  });
+  ++self().time();
+  if (launch.checked()) std::memset(c.shared + destination, POISON_BYTE, bytes);
+  barrier.undelivered.push_back(number);
+  c.loads.push_back({map, destination, index, number, {at[0], at[1], at[2], at[3]}, site, counted});
+  post(Event::load, static_cast<int>(c.loads.size()) - 1);
+  return number;
+}
+
 ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* map, uint32_t barrier_address, int c0,
                                        int c1, int c2, int c3, Where where) {
   const SiteId site = visit(Primitive::tma_load_4d, where);
@@ -80,33 +106,15 @@ ATTNBENCH_OUT_OF_LINE void tma_load_4d(uint32_t destination, const TensorMap* ma
   if (mutated(site, ATTNBENCH_MUTATION_COORDINATE)) ++c1;
   MBarrier* barrier = find_barrier(barrier_address, site);
   if (!barrier || !valid_copy(*map, destination, site)) return;
-  Cta& c = cta();
-  if (launch.checked() && self().knowledge.fenced(barrier->initializer) < barrier->init_time) {
-    hazard(
-        Hazard::proxy_fence, site,
-        "completes on " + barrier_text(*barrier) + ", whose initialization no fence_mbarrier_init made visible to TMA",
-        barrier->init_site);
-  }
-  const int index = c.barrier_at[barrier_address / 8];
-  const uint32_t number = ++barrier->loads;
-  const Agent agent = static_cast<Agent>(LOAD_AGENT + index);
-  const uint32_t bytes = box_bytes(*map);
-  for_each_block(destination, bytes, [&](uint32_t block, uint64_t granules) {
-    write_block(block, granules, {number, agent, site, ALL_BYTES, false});
-  });
-  ++self().time();
-  if (launch.checked()) std::memset(c.shared + destination, POISON_BYTE, bytes);
-  barrier->undelivered.push_back(number);
-  c.loads.push_back({*map, destination, index, number, {c0, c1, c2, c3}, site});
   ++engine().statistics.tma_loads;
-  post(Event::load, static_cast<int>(c.loads.size()) - 1);
+  start_load(*map, destination, *barrier, {c0, c1, c2, c3}, site, true);
 }
 
 inline void deliver_load(Load& load) {
   uint64_t bytes = 0;
   for_each_box_row(load.map, load.coordinates, [&](const unsigned char* row, uint32_t offset, int64_t first) {
     copy_row_in(load.map, row, first, load.destination + offset);
-    if (row) bytes += inside_bytes(load.map, first);
+    if (row && load.counted) bytes += inside_bytes(load.map, first);
   });
   engine().counted.counts.global_read_bytes += bytes;
   engine().counted.tensor(load.map.base).read_bytes += bytes;

@@ -1,4 +1,5 @@
-// The state of one emulated CTA: shared memory with its access history, threads, barriers, and work in flight.
+// The state of one emulated CTA: shared memory with its access history, threads, barriers, and work in flight. The CTAs
+// of a cluster are one state: they run together, and what one knows of the other's memory goes by the same clocks.
 #pragma once
 
 #include <attnbench/emulation/access.h>
@@ -32,9 +33,9 @@ using WaitList = std::vector<Thread*>;
 
 // What a blocked thread waits for; read by the deadlock report.
 struct Waiting {
-  enum What : uint8_t { nothing, mbarrier, named_barrier, wgmma, bulk_group, warp, registers } what = nothing;
+  enum What : uint8_t { nothing, mbarrier, named_barrier, wgmma, bulk_group, warp, registers, cluster } what = nothing;
   SiteId site = 0;
-  int object = 0;  // mbarrier index, named barrier number, groups
+  int object = 0;  // mbarrier index, named barrier (of all CTAs of a cluster), groups
   int detail = 0;  // parity, thread count
 };
 
@@ -72,6 +73,7 @@ struct Load {
   uint32_t number;  // among the loads of its barrier
   int coordinates[4];
   SiteId site;
+  bool counted;  // as traffic: of a multicast, one copy is
 };
 
 struct Store {
@@ -211,9 +213,38 @@ struct InFlight {
   uint32_t last_operation;
 };
 
+// The last access of one agent of another CTA to a CTA's shared memory.
+struct RemoteAccess {
+  Agent agent;
+  uint32_t time;
+  SiteId site;
+};
+
+// What each CTA of a cluster has to itself.
+struct Member {
+  int alive = 0;  // threads
+  int register_pool = 0;
+  WaitList register_waiters;
+  NamedBarrier named[NAMED_BARRIERS];
+  std::vector<RemoteAccess> accesses;
+};
+
+// The barrier of all threads of a cluster.
+struct ClusterBarrier {
+  int arrived = 0;  // threads that have not left
+  uint32_t generation = 0;
+  Gathering entered;
+  SnapshotRef left;
+  WaitList waiters;
+};
+
 struct Thread {
   Fiber fiber;
-  int index = 0;
+  int index = 0;        // among those of the cluster
+  int rank = 0;         // of its CTA
+  uint32_t window = 0;  // where the addresses of its CTA's shared memory start
+  bool in_cluster_barrier = false;  // has arrived and not yet waited, at generation
+  uint32_t cluster_generation = 0;
   bool finished = false;
   Waiting waiting;
   Knowledge knowledge;
@@ -270,19 +301,20 @@ struct Event {
 struct Cta {
   SnapshotPool snapshots;
   Accumulators accumulators;
-  int block = 0, threads = 0, warps = 0, agents = 0;
-  uint32_t shared_end = 0;  // first address past the launch's shared memory
+  int block = 0, threads = 0, warps = 0, agents = 0;  // block: number of the cluster
+  int ctas = 1, cta_threads = 0;                      // CTAs of the cluster, threads of each
+  uint32_t shared_end = 0;  // first address past the launch's shared memory, within a window
   int alive = 0;
   bool dead = false;  // stopped by a hazard that leaves nothing to continue with
-  int register_pool = 0;
   int elected_lane = 0;
 
+  Member member[CLUSTER_CTAS];
+  ClusterBarrier cluster_barrier;
   std::vector<Thread> thread;
   std::vector<Warp> warp;
   std::vector<Warpgroup> warpgroup;
   std::vector<MBarrier> barrier;
   std::vector<int16_t> barrier_at;  // by address / 8; -1: none
-  NamedBarrier named[NAMED_BARRIERS];
   std::deque<Load> loads;
   std::vector<Event> events;
   std::vector<Block> blocks;
@@ -290,7 +322,6 @@ struct Cta {
   uint64_t writes = 1;  // to shared memory so far
   unsigned char* shared = nullptr;  // indexed by shared address
   std::vector<int> store_slots;     // threads that issue bulk stores
-  WaitList register_waiters;
   std::unique_ptr<FiberStacks> stacks;
   std::vector<unsigned char> arena;
 };

@@ -51,7 +51,8 @@ struct Engine {
 struct Launch {
   AttnbenchEmulationConfig config = {sizeof(AttnbenchEmulationConfig), ATTNBENCH_DELIVERY_LAZY, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0};
   Sites sites;
-  int grid = 0;
+  int grid = 0;     // CTAs
+  int cluster = 1;  // CTAs of a cluster
   std::function<void()> kernel;  // called once by each thread
   std::unordered_map<uint64_t, std::vector<ArriveRecord>> early;
   std::vector<std::unique_ptr<Engine>> engines;
@@ -92,14 +93,22 @@ inline bool mutated(SiteId site, int kind) {
 
 inline Cta& cta() { return engine().cta; }
 inline Thread& self() { return *engine().thread; }
+inline Member& own_member() { return cta().member[self().rank]; }
 inline Warpgroup& own_warpgroup() { return cta().warpgroup[static_cast<size_t>(self().warpgroup())]; }
 
+inline int first_block() { return cta().block * cta().ctas; }
+
+// Warps are numbered over the cluster; told by their CTA's own numbers.
 inline std::string warp_text(int warp) {
-  return "CTA " + std::to_string(cta().block) + " warp " + std::to_string(warp);
+  const int warps = cta().cta_threads / 32;
+  return "CTA " + std::to_string(first_block() + warp / warps) + " warp " + std::to_string(warp % warps);
 }
 
 inline std::string barrier_text(const MBarrier& barrier) {
-  return barrier.name ? format("%s[%d]", barrier.name, barrier.stage) : format("mbarrier 0x%x", barrier.address);
+  const std::string text =
+      barrier.name ? format("%s[%d]", barrier.name, barrier.stage) : format("mbarrier 0x%x", barrier.address);
+  if (cta().ctas == 1) return text;
+  return text + " of CTA " + std::to_string(first_block() + static_cast<int>(barrier.address / WINDOW_BYTES));
 }
 
 // ---- leaving and resuming threads ----
@@ -150,7 +159,7 @@ inline void wake(WaitList& list) {
 
 // Records a hazard. With stop_at_first the launch ends here: a thread that reports does not return.
 ATTNBENCH_OUT_OF_LINE void hazard(Hazard kind, SiteId site, const std::string& text, int other_site = -1) {
-  const std::string who = engine().thread ? warp_text(engine().thread->warp()) : "CTA " + std::to_string(cta().block);
+  const std::string who = engine().thread ? warp_text(engine().thread->warp()) : "CTA " + std::to_string(first_block());
   engine().report.add(engine().step, kind, site, other_site, launch.sites.place(site),
                     std::string(name_of(launch.sites[site].primitive)) + " by " + who + ": " + text);
   if (!launch.config.stop_at_first) return;

@@ -1,6 +1,7 @@
 // Beginning and end of threads and CTAs: fresh state, and what must not be left behind.
 #pragma once
 
+#include <attnbench/emulation/cluster.h>
 #include <attnbench/emulation/delivery.h>
 
 namespace attnbench::emulation {
@@ -26,6 +27,7 @@ inline void finish_thread() {
   }
   thread.finished = true;
   --cta().alive;
+  leave_cluster();
 }
 
 inline void thread_main() {
@@ -37,35 +39,35 @@ inline void thread_main() {
 
 // ---- one CTA's life ----
 
+// block: number of the cluster; threads, shared_bytes: of each of its CTAs.
 inline void reset_cta(Cta& c, int block, int threads, uint32_t shared_bytes) {
   c.block = block;
-  c.threads = threads;
-  c.warps = threads / 32;
-  c.agents = c.snapshots.used = THREAD_AGENT + threads;
+  c.ctas = launch.cluster;
+  c.cta_threads = threads;
+  c.threads = c.ctas * threads;
+  c.warps = c.threads / 32;
+  c.agents = c.snapshots.used = THREAD_AGENT + c.threads;
   c.shared_end = SHARED_BASE + shared_bytes;
-  c.alive = threads;
+  c.alive = c.threads;
   c.dead = false;
-  c.register_pool = 0;
   c.elected_lane = launch.config.delivery == ATTNBENCH_DELIVERY_RANDOM ? static_cast<int>(engine().random.below(32)) : 0;
   c.barrier.clear();
   c.barrier.reserve(MAX_BARRIERS);
-  c.barrier_at.assign((SHARED_BASE + SHARED_LIMIT_BYTES) / 8 + 2, -1);
-  for (NamedBarrier& barrier : c.named) {
-    barrier.expected = barrier.arrived = 0;
-    barrier.generation = 0;
-    barrier.entered.clear(c.agents);
-    barrier.left = {};
-    barrier.waiters.clear();
-    std::memset(barrier.arrivals_of_warp, 0, sizeof barrier.arrivals_of_warp);
-  }
+  const uint32_t windows = static_cast<uint32_t>(c.ctas - 1) * WINDOW_BYTES;
+  c.barrier_at.assign((windows + SHARED_BASE + SHARED_LIMIT_BYTES) / 8 + 2, -1);
+  for (int rank = 0; rank < c.ctas; ++rank) reset_member(c, c.member[rank]);
+  reset_cluster_barrier(c);
   c.loads.clear();
   c.events.clear();
   c.store_slots.clear();
-  c.register_waiters.clear();
   forget_accesses(c);
-  if (c.arena.empty()) c.arena.resize(SHARED_BASE + SHARED_LIMIT_BYTES + 1024);
+  if (c.arena.size() < windows + SHARED_BASE + SHARED_LIMIT_BYTES + 1024) {
+    c.arena.resize(windows + SHARED_BASE + SHARED_LIMIT_BYTES + 1024);
+  }
   c.shared = c.arena.data();
-  std::memset(c.shared, POISON_BYTE, c.shared_end);
+  for (uint32_t window = 0; window <= windows; window += WINDOW_BYTES) {
+    std::memset(c.shared + window, POISON_BYTE, c.shared_end);
+  }
 }
 
 inline void reset_threads(Cta& c) {
@@ -80,6 +82,9 @@ inline void reset_threads(Cta& c) {
   for (int i = 0; i < c.threads; ++i) {
     Thread& thread = c.thread[static_cast<size_t>(i)];
     thread.index = i;
+    thread.rank = i / c.cta_threads;
+    thread.window = static_cast<uint32_t>(thread.rank) * WINDOW_BYTES;
+    thread.in_cluster_barrier = false;
     thread.finished = false;
     thread.waiting = {};
     thread.knowledge.begin(nothing, static_cast<Agent>(THREAD_AGENT + i), static_cast<Agent>(WGMMA_AGENT + i / 128));
@@ -93,7 +98,7 @@ inline void reset_threads(Cta& c) {
   }
   for (Warp& warp : c.warp) {
     warp.ready = 0xffffffffu;
-    warp.registers = registers_at_entry(c.threads);
+    warp.registers = registers_at_entry(c.cta_threads);
   }
 }
 
@@ -101,16 +106,15 @@ inline void check_cta_end() {
   Cta& c = cta();
   const SiteId site = visit(Primitive::thread_exit, Where{"exit", -1});
   for (const MBarrier& barrier : c.barrier) {
-    if (!barrier.undelivered.empty()) {
-      hazard(Hazard::in_flight_at_exit, site, "TMA loads for " + barrier_text(barrier) + " are still in flight");
-    } else if (barrier.transaction_bytes != 0) {
+    if (barrier.undelivered.empty() && barrier.transaction_bytes != 0) {
       hazard(Hazard::mbarrier, site,
              barrier_text(barrier) +
                  format(" is left with %lld transaction bytes", static_cast<long long>(barrier.transaction_bytes)));
     }
   }
-  for (int id = 0; id < NAMED_BARRIERS; ++id) {
-    const NamedBarrier& barrier = c.named[id];
+  for (int at = 0; at < c.ctas * NAMED_BARRIERS; ++at) {
+    const int id = at % NAMED_BARRIERS;
+    const NamedBarrier& barrier = c.member[at / NAMED_BARRIERS].named[id];
     if (barrier.arrived != 0) {
       hazard(Hazard::named_barrier, barrier.first_site,
              format("barrier %d is left with %d of %d threads", id, barrier.arrived, barrier.expected));

@@ -5,14 +5,14 @@
 
 namespace attnbench::emulation {
 
-// The barrier at `address`, or null after a report.
-inline MBarrier* find_barrier(uint32_t address, SiteId site) {
+// The barrier at `address`, or null after a report. remote: an address that is known to lie in a CTA of the cluster.
+inline MBarrier* find_barrier(uint32_t address, SiteId site, bool remote = false) {
   Cta& c = cta();
   if (address % 8 != 0) {
     fatal(Hazard::mbarrier, site, format("address 0x%x is not 8-byte aligned", address));
     return nullptr;
   }
-  if (!in_bounds(site, address, 8)) return nullptr;
+  if (!remote && !in_bounds(site, address, 8)) return nullptr;
   const int index = c.barrier_at[address / 8];
   if (index < 0) {
     fatal(Hazard::mbarrier, site, format("no mbarrier was initialized at 0x%x", address));
@@ -136,7 +136,7 @@ ATTNBENCH_OUT_OF_LINE bool mbarrier_try_wait_parity(uint32_t address, uint32_t p
 }
 
 ATTNBENCH_OUT_OF_LINE void name_barrier(uint32_t address, const char* name, int stage) {
-  const int index = address % 8 == 0 && address < cta().shared_end ? cta().barrier_at[address / 8] : -1;
+  const int index = address % 8 == 0 && address / 8 < cta().barrier_at.size() ? cta().barrier_at[address / 8] : -1;
   if (index < 0) return;
   cta().barrier[static_cast<size_t>(index)].name = name;
   cta().barrier[static_cast<size_t>(index)].stage = stage;

@@ -36,9 +36,11 @@ enum class Primitive : uint8_t {
   mbarrier_init,
   fence_mbarrier_init,
   mbarrier_arrive,
+  mbarrier_arrive_cluster,
   mbarrier_arrive_expect_tx,
   mbarrier_try_wait_parity,
   tma_load_4d,
+  tma_load_multicast_4d,
   tma_store_4d,
   bulk_commit_group,
   bulk_wait_group_read,
@@ -51,6 +53,9 @@ enum class Primitive : uint8_t {
   barrier_sync,
   barrier_arrive,
   cta_sync,
+  cluster_arrive,
+  cluster_wait,
+  map_to_cta,
   warp_sync,
   shuffle,
   any_sync,
@@ -72,9 +77,11 @@ inline const char* name_of(Primitive primitive) {
   static const char* const names[] = {"mbarrier_init",
                                       "fence_mbarrier_init",
                                       "mbarrier_arrive",
+                                      "mbarrier_arrive_cluster",
                                       "mbarrier_arrive_expect_tx",
                                       "mbarrier_try_wait_parity",
                                       "tma_load_4d",
+                                      "tma_load_multicast_4d",
                                       "tma_store_4d",
                                       "bulk_commit_group",
                                       "bulk_wait_group_read",
@@ -87,6 +94,9 @@ inline const char* name_of(Primitive primitive) {
                                       "barrier_sync",
                                       "barrier_arrive",
                                       "cta_sync",
+                                      "cluster_arrive",
+                                      "cluster_wait",
+                                      "map_to_cta",
                                       "warp_sync",
                                       "shuffle",
                                       "any_sync",
@@ -188,13 +198,14 @@ enum class Hazard : uint8_t {
   divergence,
   out_of_bounds,
   launch,
+  cluster,
 };
 
 inline const char* name_of(Hazard hazard) {
   static const char* const names[] = {"none",       "race",          "proxy_fence", "deadlock",          "runaway",
                                       "mbarrier",   "named_barrier", "accumulator", "operand",           "wgmma_fence",
                                       "commit",     "descriptor",    "bulk_group",  "in_flight_at_exit", "registers",
-                                      "divergence", "out_of_bounds", "launch"};
+                                      "divergence", "out_of_bounds", "launch",      "cluster"};
   const int index = static_cast<int>(hazard);
   return index < static_cast<int>(sizeof names / sizeof names[0]) ? names[index] : "unknown hazard";
 }

@@ -48,9 +48,9 @@ inline bool step_cta(Preference preference) {
 // A run of this many steps has lost its way: some hundred times what the largest test case takes.
 constexpr uint64_t DEFAULT_STEP_LIMIT = 200u * 1000 * 1000;
 
-// Starts the engine's next CTA, if there is one: with n engines every n-th is its own.
+// Starts the engine's next CTA or cluster, if there is one: with n engines every n-th is its own.
 inline bool start_cta(int block, int threads, uint32_t shared_bytes) {
-  if (block >= launch.grid) return false;
+  if (block >= launch.grid / launch.cluster) return false;
   reset_cta(cta(), block, threads, shared_bytes);
   reset_threads(cta());
   return true;
@@ -129,13 +129,15 @@ inline void collect() {
   }
 }
 
-// Runs `kernel` in every thread of the grid. Returns the first hazard's kind, 0 where there is none.
-inline int run(std::function<void()> kernel, int grid, int threads, int shared_bytes) {
+// Runs `kernel` in every thread of the grid, whose CTAs form clusters of `cluster`. Returns the first hazard's kind, 0
+// where there is none.
+inline int run(std::function<void()> kernel, int grid, int threads, int shared_bytes, int cluster = 1) {
   launch.grid = grid;
+  launch.cluster = cluster;
   launch.kernel = std::move(kernel);
   const bool valid = grid > 0 && threads > 0 && threads <= MAX_THREADS && threads % 32 == 0 && shared_bytes >= 0 &&
-                     static_cast<uint32_t>(shared_bytes) <= SHARED_LIMIT_BYTES;
-  launch.running = valid ? std::min(grid, std::max(launch.config.resident_ctas, 1)) : 0;
+                     static_cast<uint32_t>(shared_bytes) <= SHARED_LIMIT_BYTES && valid_cluster(grid, threads, cluster);
+  launch.running = valid ? std::min(grid / cluster, std::max(launch.config.resident_ctas, 1)) : 0;
   prepare_mutation();
   while (static_cast<int>(launch.engines.size()) < launch.running) launch.engines.push_back(std::make_unique<Engine>());
   for (int slot = 0; slot < launch.running; ++slot) prepare_engine(*launch.engines[static_cast<size_t>(slot)], slot);

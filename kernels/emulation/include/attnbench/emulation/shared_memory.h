@@ -6,24 +6,34 @@
 
 namespace attnbench::emulation {
 
+// Of which CTA a thread is, where there are several.
+inline std::string member_text(int thread) {
+  return cta().ctas == 1 ? "" : " of CTA " + std::to_string(first_block() + thread / cta().cta_threads);
+}
+
+inline std::string thread_text(const char* verb, int thread) {
+  return verb + std::to_string(thread % cta().cta_threads / 32) + member_text(thread);
+}
+
 // " for full_k[1]", " by warp 4", " of warpgroup 1": whose access it is.
 inline std::string agent_text(Agent agent) {
-  if (agent >= THREAD_AGENT) return " by warp " + std::to_string((agent - THREAD_AGENT) / 32);
+  if (agent >= THREAD_AGENT) return thread_text(" by warp ", agent - THREAD_AGENT);
   if (agent >= STORE_AGENT) {
-    const int thread = cta().store_slots[static_cast<size_t>(agent - STORE_AGENT)];
-    return " issued by warp " + std::to_string(thread / 32);
+    return thread_text(" issued by warp ", cta().store_slots[static_cast<size_t>(agent - STORE_AGENT)]);
   }
   if (agent >= LOAD_AGENT) return " for " + barrier_text(cta().barrier[static_cast<size_t>(agent - LOAD_AGENT)]);
-  return " of warpgroup " + std::to_string(agent - WGMMA_AGENT);
+  const int warpgroup = agent - WGMMA_AGENT, warpgroups = std::max(cta().cta_threads / 128, 1);
+  return " of warpgroup " + std::to_string(warpgroup % warpgroups) + member_text(warpgroup * 128);
 }
 
 inline std::string access_text(const Access& access) {
   return launch.sites.text(access.site) + agent_text(access.agent);
 }
 
-// False, after a report, where [address, address + bytes) is not all inside the launch's shared memory.
+// False, after a report, where [address, address + bytes) is not all inside the shared memory of the thread's CTA.
 inline bool in_bounds(SiteId site, uint32_t address, uint32_t bytes) {
-  if (address >= SHARED_BASE && static_cast<uint64_t>(address) + bytes <= cta().shared_end) return true;
+  const uint32_t own = address - self().window;  // wraps where it lies below
+  if (own >= SHARED_BASE && static_cast<uint64_t>(own) + bytes <= cta().shared_end) return true;
   fatal(Hazard::out_of_bounds, site,
         format("shared memory 0x%x..0x%x, the launch has 0x%x..0x%x", address, address + bytes, SHARED_BASE,
                cta().shared_end));
@@ -218,8 +228,11 @@ inline void write_granule(uint32_t address, const Access& access) {
 
 // Forgets everything, for the next CTA.
 inline void forget_accesses(Cta& c) {
-  c.blocks.resize(BLOCKS);
-  c.granule.resize(GRANULES);
+  const size_t blocks = static_cast<size_t>(c.ctas - 1) * (WINDOW_BYTES / BLOCK_BYTES) + BLOCKS;
+  if (c.blocks.size() < blocks) {
+    c.blocks.resize(blocks);
+    c.granule.resize(blocks * BLOCK_GRANULES);
+  }
   for (size_t number = 0; number < c.blocks.size(); ++number) {
     Block& block = c.blocks[number];
     block.writers.clear();

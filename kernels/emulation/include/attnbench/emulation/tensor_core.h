@@ -13,11 +13,12 @@ constexpr int MAX_COLUMNS = 256;
 constexpr int MAX_CHUNKS = MAX_COLUMNS * CHUNKS_PER_ROW;
 
 // PTX ISA, "Matrix descriptor format": all addresses in units of 16 bytes.
+// NOTE: of the start address two bits more than hardware has, in which the window of a cluster's CTA stands here.
 struct Descriptor {
   uint32_t start, leading, stride, base_offset, swizzle;  // bytes; swizzle 0 none, 1: 128, 2: 64, 3: 32 bytes
 
   explicit Descriptor(uint64_t bits)
-      : start(static_cast<uint32_t>(bits & 0x3fff) << 4),
+      : start(static_cast<uint32_t>(bits & 0xffff) << 4),
         leading(static_cast<uint32_t>(bits >> 16 & 0x3fff) << 4),
         stride(static_cast<uint32_t>(bits >> 32 & 0x3fff) << 4),
         base_offset(static_cast<uint32_t>(bits >> 49 & 7)),

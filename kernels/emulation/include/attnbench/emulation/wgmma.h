@@ -39,7 +39,7 @@ inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained
 inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, int extent, const char* name,
                            SiteId site) {
   const Descriptor descriptor(bits);
-  constexpr uint64_t RESERVED = uint64_t{3} << 14 | uint64_t{3} << 30 | uint64_t{7} << 46 | uint64_t{0x3ff} << 52;
+  constexpr uint64_t RESERVED = uint64_t{3} << 30 | uint64_t{7} << 46 | uint64_t{0x3ff} << 52;
   if ((bits & RESERVED) != 0 || descriptor.base_offset != 0) {
     hazard(Hazard::descriptor, site,
            format("descriptor of %s 0x%016llx: reserved bits or a base offset are set", name,

@@ -15,6 +15,10 @@ ATTNBENCH_DEVICE void mbarrier_arrive(uint32_t barrier, Where where = ATTNBENCH_
   emulation::mbarrier_arrive(barrier, where);
 }
 
+ATTNBENCH_DEVICE void mbarrier_arrive_cluster(uint32_t barrier, Where where = ATTNBENCH_WHERE) {
+  emulation::mbarrier_arrive_cluster(barrier, where);
+}
+
 ATTNBENCH_DEVICE void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes, Where where = ATTNBENCH_WHERE) {
   emulation::mbarrier_arrive_expect_tx(barrier, bytes, where);
 }

@@ -18,6 +18,12 @@ ATTNBENCH_DEVICE void tma_load_4d(uint32_t destination, const TensorMap* map, ui
   emulation::tma_load_4d(destination, map, barrier, c0, c1, c2, c3, where);
 }
 
+ATTNBENCH_DEVICE void tma_load_multicast_4d(uint32_t destination, const TensorMap* map, uint32_t barrier, int c0,
+                                            int c1, int c2, int c3, uint16_t cta_mask, uint64_t,
+                                            Where where = ATTNBENCH_WHERE) {
+  emulation::tma_load_multicast_4d(destination, map, barrier, c0, c1, c2, c3, cta_mask, where);
+}
+
 ATTNBENCH_DEVICE void tma_store_4d(const TensorMap* map, uint32_t source, int c0, int c1, int c2, int c3,
                                    Where where = ATTNBENCH_WHERE) {
   emulation::tma_store_4d(map, source, c0, c1, c2, c3, where);
