@@ -34,7 +34,7 @@ SWEEP := --backend hopper --backend "hopper[n128]" --backend "hopper[m128]" \
          --backend "hopper[no_turns]" --backend "hopper[no_polynomial]" --backend "hopper[no_overlap]" --backend "hopper[pingpong]"
 FP8_ERROR := --only dtype=e4m3 --backend hopper_fp8 --backend "hopper_fp8[two_level]"
 PAPER := suites/h100.yaml --only group=bf16_d64,bf16_d128,bf16_d256,e4m3_d128 --only seqlen_q=1024,4096,16384 \
-         --backend hopper --backend "hopper[no_polynomial]" --backend hopper_fp8 --backend "hopper_fp8[no_polynomial]" \
+         --backend hopper --backend "hopper[no_polynomial]" --backend "hopper[multicast]" --backend hopper_fp8 --backend "hopper_fp8[no_polynomial]" \
          --backend "hopper_fp8[m192]" --backend "hopper_fp8[two_level]" --backend fa3 --backend cudnn
 LONG := suites/h100.yaml --only group=bf16_d64,bf16_d128 --only seqlen_q=16384
 # $(1): step, $(2): one suite and options, $(3): exit statuses that finish the step. An earlier run is continued. Where

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 ABI_VERSION = 2
 DTYPES = {"fp16": 0, "bf16": 1, "e4m3": 2}
-FLAGS = {"overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8, "block_descales": 16, "polynomial": 32}
+FLAGS = {
+    "overlap": 1, "pingpong": 2, "warp_specialized": 4, "persistent": 8, "block_descales": 16, "polynomial": 32,
+    "multicast": 64,
+}  # fmt: skip
 ACCUMULATORS = ("fp32", "hopper", "two_level")
 # Exported by the emulated build only; tells which device a library's pointers belong to.
 EMULATION_SYMBOL = "attnbench_emulation_configure"

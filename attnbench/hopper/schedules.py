@@ -41,7 +41,11 @@ SCHEDULES: Mapping[str, str] = {
     "m128": "fwd_overlap",
     "no_turns": "fwd_overlap",
     "no_polynomial": "fwd_overlap",
+    # Two CTAs share the keys of neighbouring query tiles: head_dim 128 and 256, not causal.
+    "multicast": "fwd_multicast",
 }
+# Schedules whose two CTAs take the same number of key tiles.
+UNMASKED_ONLY = frozenset({"multicast"})
 
 
 @dataclass(frozen=True)

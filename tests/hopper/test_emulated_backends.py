@@ -99,16 +99,17 @@ def test_other_bits_under_another_delivery_are_a_hazard(monkeypatch):
     assert record.kind == "hazard" and "lse has other bits under eager delivery than under lazy" in record.reason
 
 
-def brute_force(case: Case, tile_m: int, tile_n: int) -> dict[str, int]:
-    """What a kernel of whole tiles must read of q and of k, and multiply, tile by tile: bytes and FLOP."""
+def brute_force(case: Case, tile_m: int, tile_n: int, ctas: int = 1) -> dict[str, int]:
+    """What a kernel of whole tiles must read of q and of k, and multiply, tile by tile: bytes and FLOP. ctas: how many
+    share the keys that they read once, each with a tile of queries, be it past the last one."""
     keys = queries = products = 0
-    for first in range(0, case.seqlen_q, tile_m):
-        rows = min(tile_m, case.seqlen_q - first)
+    for first in range(0, case.seqlen_q, ctas * tile_m):
+        rows = min(ctas * tile_m, case.seqlen_q - first)
         last_key = case.seqlen_k - case.seqlen_q + first + rows if case.causal else case.seqlen_k
         tiles = -(-min(last_key, case.seqlen_k) // tile_n)
         queries += rows
         keys += min(tiles * tile_n, case.seqlen_k)
-        products += tiles
+        products += ctas * tiles
     heads, row_bytes = case.batch * case.num_heads, 2 * case.head_dim
     return {
         "q": heads * queries * row_bytes,
@@ -134,6 +135,36 @@ def test_counts_are_those_of_brute_force(schedule, causal):
     assert 0 <= counted["global_write_bytes"] - out_bytes <= 64
     scores = case.num_heads * case.seqlen_q * case.seqlen_k
     assert counted["exponentials"] >= scores * (0.5 if causal else 1) and counted["barrier_waits"] > 0
+
+
+@pytest.mark.parametrize("head_dim", [128, 256])
+def test_keys_that_two_ctas_share_are_counted_once(head_dim):
+    """Three query tiles a head, so that the second pair has one tile without queries; and a tail of keys."""
+    case = dataclasses.replace(CASE, causal=False, head_dim=head_dim, head_dim_v=head_dim, seqlen_q=300, seqlen_k=420)
+    counted = {}
+    for name, ctas in (("hopper_emulated[multicast]", 2), ("hopper_emulated", 1)):
+        record, _ = tried(case, builtin()[name], checks=Checks(repeats=0))
+        assert record.status == "ok", record.reason
+        counted[name], variant = record.kernel["counted"], builtin()[name].variant(case)
+        expected = brute_force(case, variant.tile_m, variant.tile_n, ctas)
+        assert counted[name]["tensor_flops"] == expected["flops"]
+        assert counted[name]["global_read_bytes"] == expected["q"] + 2 * expected["k"]
+    shared, alone = counted.values()
+    # Two heads on one kv head: its keys come to 3 tiles of queries each, or to 2 pairs of them.
+    assert (shared["reread"], alone["reread"]) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"causal": True}, "under a causal mask neighbouring query tiles see different numbers"),
+        ({"head_dim": 64, "head_dim_v": 64}, "no variant for bf16, head_dim 64, not causal"),
+        ({"dtype": "e4m3"}, "no variant for e4m3"),
+    ],
+)
+def test_what_two_ctas_cannot_share_is_refused(change, reason):
+    case = dataclasses.replace(CASE, **{"causal": False, "head_dim": 128, "head_dim_v": 128, **change})
+    assert reason in builtin()["hopper_emulated[multicast]"].unsupported(case)
 
 
 def test_fast_checks_give_the_same_bits():
@@ -200,7 +231,7 @@ def test_without_a_compiler_or_the_sources_it_is_unavailable(monkeypatch, tmp_pa
 
 def test_they_run_where_they_are_named_and_nowhere_else():
     emulated = [backend for name, backend in builtin().items() if "emulated" in name and name != "fp8_emulated"]
-    assert len(emulated) == 14
+    assert len(emulated) == 15
     assert all(one.devices == ("cpu",) == one.by_name_only and one.emulated for one in emulated)
 
 

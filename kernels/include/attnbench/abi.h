@@ -63,7 +63,8 @@ enum {
   ATTNBENCH_FLAG_WARP_SPECIALIZED = 1u << 2, /* a producer issues the loads; setmaxnreg moves registers */
   ATTNBENCH_FLAG_PERSISTENT = 1u << 3,       /* a CTA works on more than one output tile */
   ATTNBENCH_FLAG_BLOCK_DESCALES = 1u << 4,   /* takes descales per block of tokens too, not only per head */
-  ATTNBENCH_FLAG_POLYNOMIAL = 1u << 5        /* a share of the exponentials is computed on the FMA pipe */
+  ATTNBENCH_FLAG_POLYNOMIAL = 1u << 5,       /* a share of the exponentials is computed on the FMA pipe */
+  ATTNBENCH_FLAG_MULTICAST = 1u << 6         /* two CTAs of a cluster share keys and values, each loading half */
 };
 
 /* How products are summed, see attnbench's FP8 accuracy rule: fp32, the tensor core's own (about 14 bits for e4m3),

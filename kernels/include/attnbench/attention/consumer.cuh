@@ -168,6 +168,22 @@ ATTNBENCH_DEVICE void store_tile(Consumer<C>& c, const Tile& tile, const float (
   }
 }
 
+// Where barriers are initialized and visible: one thread of the first warpgroup runs produce(), every other warpgroup
+// consume(warpgroup).
+template <class C, class Produce, class Consume>
+ATTNBENCH_DEVICE void split_roles(const Produce& produce, const Consume& consume) {
+  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
+  // uniform registers.
+  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
+  if (warpgroup == 0) {
+    ptx::setmaxnreg_dec<C::producer_registers>();
+    if (thread_index() < WARP_THREADS && ptx::elect_one()) produce();
+  } else {
+    ptx::setmaxnreg_inc<C::consumer_registers>();
+    consume(warpgroup - 1);
+  }
+}
+
 // What the warpgroups of a CTA do: the first one's thread produces, every other one runs consume(shared, warpgroup).
 template <class C, class Consume>
 ATTNBENCH_DEVICE void run_roles(const ptx::TensorMap& q_map, const ptx::TensorMap& k_map, const ptx::TensorMap& v_map,
@@ -178,19 +194,8 @@ ATTNBENCH_DEVICE void run_roles(const ptx::TensorMap& q_map, const ptx::TensorMa
     init_all_barriers(shared);
   }
   ptx::cta_sync();
-
-  // NOTE: through a shuffle, so that ptxas knows the value to be the same in the whole warp and keeps descriptors in
-  // uniform registers.
-  const int warpgroup = ptx::shuffle_index(thread_index() / WARPGROUP_THREADS, 0);
-  if (warpgroup == 0) {
-    ptx::setmaxnreg_dec<C::producer_registers>();
-    if (thread_index() < WARP_THREADS && ptx::elect_one()) {
-      produce(Producer<C>{q_map, k_map, v_map, params, shared, {}, {}, {}});
-    }
-  } else {
-    ptx::setmaxnreg_inc<C::consumer_registers>();
-    consume(shared, warpgroup - 1);
-  }
+  split_roles<C>([&] { produce(Producer<C>{q_map, k_map, v_map, params, shared, {}, {}, {}}); },
+                 [&](int warpgroup) { consume(shared, warpgroup); });
 }
 
 }  // namespace attnbench

@@ -68,8 +68,9 @@ struct Addresses {
   ATTNBENCH_DEVICE_MEMBER uint32_t complete() const { return base + uint32_t(offsetof(Shared, complete)); }
 };
 
+// releases: arrivals that free a stage of keys or values.
 template <class C>
-ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
+ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared, uint32_t releases = C::consumer_warpgroups) {
   constexpr int warps = WARPGROUP_THREADS / WARP_THREADS;
   for (int warpgroup = 0; warpgroup < C::consumer_warpgroups; ++warpgroup) {
     init_barriers(shared.q_full(warpgroup), C::q_stages, 1, "q_full");
@@ -77,8 +78,8 @@ ATTNBENCH_DEVICE void init_all_barriers(const Addresses<C>& shared) {
   }
   init_barriers(shared.k_full(), C::stages, 1, "k_full");
   init_barriers(shared.v_full(), C::stages, 1, "v_full");
-  init_barriers(shared.k_empty(), C::stages, C::consumer_warpgroups, "k_empty");
-  init_barriers(shared.v_empty(), C::stages, C::consumer_warpgroups, "v_empty");
+  init_barriers(shared.k_empty(), C::stages, releases, "k_empty");
+  init_barriers(shared.v_empty(), C::stages, releases, "v_empty");
   init_barriers(shared.complete(), 1, 1, "complete");
   ptx::mbarrier_arrive(shared.complete());
   ptx::fence_mbarrier_init();
@@ -133,18 +134,28 @@ struct Producer {
     }
     q_at.advance();
   }
+
+  // Which tiles the CTA works on, by number.
+  ATTNBENCH_DEVICE_MEMBER int tiles() const { return tile_count<C::tile_m>(params); }
+  ATTNBENCH_DEVICE_MEMBER int first_number() const { return block_index(); }
+  ATTNBENCH_DEVICE_MEMBER int next_number(int number, Where where = ATTNBENCH_WHERE) const {
+    return next_tile_number(params, number, where);
+  }
+  ATTNBENCH_DEVICE_MEMBER Tile tile(int number) const {
+    return tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+  }
 };
 
-template <class C>
-ATTNBENCH_DEVICE void produce(Producer<C> producer) {
-  const ForwardParams& params = producer.params;
-  const int tiles = tile_count<C::tile_m>(params);
-  int number = block_index();
-  Tile tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+// P: Producer, or one with the same members.
+template <class P>
+ATTNBENCH_DEVICE void produce(P producer) {
+  const int tiles = producer.tiles();
+  int number = producer.first_number();
+  Tile tile = producer.tile(number);
   producer.announce(tile);
   producer.load_keys(tile, 0);
   while (tile.first_row != NO_TILE) {
-    number = next_tile_number(params, number);  // early: its latency passes under the loads
+    number = producer.next_number(number);  // early: its latency passes under the loads
     ATTNBENCH_NO_UNROLL
     for (int j = 1; j < tile.key_tiles; ++j) {
       producer.load_keys(tile, j);
@@ -152,7 +163,7 @@ ATTNBENCH_DEVICE void produce(Producer<C> producer) {
     }
     producer.load_values(tile, tile.key_tiles - 1);
     if (number < tiles) {
-      tile = tile_at<C::causal, C::tile_m, C::tile_n>(params, number);
+      tile = producer.tile(number);
       producer.load_keys(tile, 0);
     } else {
       tile.first_row = NO_TILE;

@@ -49,6 +49,22 @@ constexpr bool uses_tile_counter() {
   return C::causal && (C::flags & ATTNBENCH_FLAG_PERSISTENT) != 0;
 }
 
+// CTAs of a cluster.
+template <class C>
+constexpr int cluster_ctas() {
+  return C::flags & ATTNBENCH_FLAG_MULTICAST ? 2 : 1;
+}
+
+// CTAs of a persistent kernel that the device runs at a time, or clusters of them.
+template <class C>
+int32_t resident_clusters(ForwardKernel* kernel, int shared_bytes, int* out) {
+  if constexpr (cluster_ctas<C>() > 1) {
+    return active_clusters(kernel, cluster_ctas<C>(), C::threads, shared_bytes, out);
+  } else {
+    return multiprocessor_count(out);
+  }
+}
+
 // Members of Config: also q_rows, out_rows: rows of one copy of q and out.
 template <class C>
 int32_t launch_config(ForwardKernel* kernel, int shared_bytes, const AttnbenchForwardArgs& args) {
@@ -56,17 +72,22 @@ int32_t launch_config(ForwardKernel* kernel, int shared_bytes, const AttnbenchFo
   ForwardMaps maps;
   if (int32_t status = encode_forward_maps(args, C::q_rows, C::tile_n, C::out_rows, &maps)) return status;
   ForwardParams params = forward_params(args);
-  int grid = tile_count<C::tile_m>(params);
+  int grid = tile_count<cluster_ctas<C>() * C::tile_m>(params);  // clusters, or CTAs without
   if (C::flags & ATTNBENCH_FLAG_PERSISTENT) {
-    int multiprocessors = 0;
-    if (int32_t status = multiprocessor_count(&multiprocessors)) return status;
-    if (grid > multiprocessors) grid = multiprocessors;
+    int resident = 0;
+    if (int32_t status = resident_clusters<C>(kernel, shared_bytes, &resident)) return status;
+    if (grid > resident) grid = resident;
   }
   if (uses_tile_counter<C>()) {
     params.tile_counter = static_cast<int*>(args.workspace);
     if (int32_t status = zero_async(args.workspace, sizeof(int), args.stream)) return status;
   }
-  return launch(kernel, grid, C::threads, shared_bytes, args.stream, maps.q, maps.k, maps.v, maps.out, params);
+  if constexpr (cluster_ctas<C>() > 1) {
+    return launch_clusters(kernel, cluster_ctas<C>(), grid, C::threads, shared_bytes, args.stream, maps.q, maps.k,
+                           maps.v, maps.out, params);
+  } else {
+    return launch(kernel, grid, C::threads, shared_bytes, args.stream, maps.q, maps.k, maps.v, maps.out, params);
+  }
 }
 
 }  // namespace attnbench
