@@ -2,11 +2,12 @@
 // runs on a GPU, where it records what the hardware does, and in the CPU emulation, which must give the same
 // (tests/golden). Inputs are chosen on the host, so that products are exact and every element can be told apart.
 //
-// A probe is one CTA of 128 threads. Memory: tile A (64 rows) at 0, tile B (up to 256 rows) behind it.
+// A probe is one CTA of 128 threads, or a cluster of two. Memory: tile A (64 rows) at 0, tile B (up to 256 rows) next.
 #include <attnbench/host.h>
 #include <attnbench/layout.cuh>
 #include <attnbench/pipeline.cuh>
 #include <attnbench/ptx/barrier.cuh>
+#include <attnbench/ptx/cluster.cuh>
 #include <attnbench/ptx/convert.cuh>
 #include <attnbench/ptx/fence.cuh>
 #include <attnbench/ptx/math.cuh>
@@ -14,6 +15,7 @@
 #include <attnbench/ptx/mbarrier.cuh>
 #include <attnbench/ptx/memory.cuh>
 #include <attnbench/ptx/tma.cuh>
+#include <attnbench/ptx/warp.cuh>
 #include <attnbench/ptx/wgmma.cuh>
 
 namespace attnbench {
@@ -68,6 +70,31 @@ ATTNBENCH_DEVICE void tma_image(const ProbeArguments& args) {
 ATTNBENCH_DEVICE void tma_half_panel(const ProbeArguments& args) {
   load(args, int(B_OFFSET), 0, 0, 0, 0);
   write_image(args);
+}
+
+// Each of two CTAs loads one of two boxes for both, and notes the image of the two; at the end a remote arrival.
+ATTNBENCH_DEVICE void multicast_image(const ProbeArguments& args) {
+  const uint32_t base = shared_base(), loaded = base + BARRIER_OFFSET, left = loaded + MBARRIER_BYTES;
+  const int rank = ptx::cluster_rank();
+  if (thread_index() == 0) {
+    init_barriers(loaded, 1, 1, "loaded");
+    init_barriers(left, 1, 1, "left");
+    ptx::fence_mbarrier_init();
+  }
+  ptx::warp_sync();
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  if (thread_index() == 0) {
+    ptx::mbarrier_arrive_expect_tx(loaded, 2 * B_OFFSET);
+    ptx::tma_load_multicast_4d(base + uint32_t(rank) * B_OFFSET, &args.a, loaded, 0, rank * A_ROWS, 0, 0, 0b11,
+                               ptx::EVICT_NORMAL);
+  }
+  wait_barrier(loaded, 0);
+  for (uint32_t at = uint32_t(thread_index()); at < 2 * B_OFFSET / 4; at += THREADS) {
+    args.out[uint32_t(rank) * (2 * B_OFFSET / 4) + at] = ptx::load_shared_b32(base + at * 4);
+  }
+  if (thread_index() == 0) ptx::mbarrier_arrive_cluster(ptx::map_to_cta(left, 1 - rank));
+  wait_barrier(left, 0);
 }
 
 // A box stored partly out of bounds from an image written by ordinary stores.
@@ -207,12 +234,16 @@ ATTNBENCH_DEVICE void exponentials(const ProbeArguments& args) {
   P(conversions, conversions(args))                                         \
   P(exponentials, exponentials(args))
 
+// In a cluster of two CTAs.
+#define CLUSTER_PROBES(P) P(multicast_image, multicast_image(args))
+
 #define DEFINE_PROBE(name, ...)                                                                                  \
   extern "C" ATTNBENCH_KERNEL(128) golden_##name(ATTNBENCH_GRID_CONSTANT const attnbench::ProbeArguments args) { \
     using namespace attnbench;                                                                                   \
     __VA_ARGS__;                                                                                                 \
   }
 PROBES(DEFINE_PROBE)
+CLUSTER_PROBES(DEFINE_PROBE)
 
 // One tensor of a probe: `columns` x `rows` elements, contiguous, read or written in boxes of 128 bytes by box_rows.
 // data null: the probe has no such tensor.
@@ -239,7 +270,13 @@ static int32_t encode(attnbench::ptx::TensorMap* map, const GoldenTensor& tensor
     return attnbench::launch(golden_##name, 1, attnbench::THREADS, attnbench::SHARED_BYTES, stream, args);      \
   }
 
-static const char* const PROBE_NAMES[] = {PROBES(NAME_OF) nullptr};
+#define LAUNCH_CLUSTER_PROBE(name, ...)                                                                             \
+  if (probe == number++) {                                                                                          \
+    if (int32_t status = attnbench::allow_shared_memory(golden_##name, attnbench::SHARED_BYTES)) return status;     \
+    return attnbench::launch_clusters(golden_##name, 2, 1, attnbench::THREADS, attnbench::SHARED_BYTES, stream, args); \
+  }
+
+static const char* const PROBE_NAMES[] = {PROBES(NAME_OF) CLUSTER_PROBES(NAME_OF) nullptr};
 
 // Name of probe `index`, null past the end.
 ATTNBENCH_EXPORT const char* golden_name(int32_t index) {
@@ -257,5 +294,6 @@ ATTNBENCH_EXPORT int32_t golden_run(int32_t probe, const GoldenTensor* a, const 
   if (int32_t status = encode(&args.b, *b)) return status;
   int number = 0;
   PROBES(LAUNCH_PROBE)
+  CLUSTER_PROBES(LAUNCH_CLUSTER_PROBE)
   return ATTNBENCH_UNSUPPORTED_VARIANT;
 }

@@ -86,6 +86,15 @@ def tma_half_panel() -> Probe:
     return Probe("tma_half_panel", image.view(np.uint32), 2048, a=(tensor, "e4m3", 64))
 
 
+def multicast_image() -> Probe:
+    """Two boxes of 64 x 64, one below the other, in the memory of either CTA."""
+    tensor = np.arange(128 * 64, dtype=np.uint16).reshape(2, 64 * 64)
+    images = np.zeros((2, 64 * 64), np.uint16)
+    images[:, _swizzled_index().ravel()] = tensor
+    expected = np.concatenate([images, images]).view(np.uint32).ravel()
+    return Probe("multicast_image", expected, expected.size, a=(tensor.reshape(128, 64), "fp16", 64))
+
+
 def tma_stored() -> Probe:
     image = np.arange(1, 64 * 64 + 1, dtype=np.uint16)
     target = np.full((50, 40), 0xFFFF, np.uint16)
@@ -210,7 +219,7 @@ def exponentials() -> Probe:
 def make_probe(name: str) -> Probe:
     if name.startswith("stmatrix"):
         return fragment_store(name)
-    plain = {f.__name__: f for f in (tma_image, tma_half_panel, tma_stored, conversions, exponentials)}
+    plain = {f.__name__: f for f in (tma_image, tma_half_panel, multicast_image, tma_stored, conversions, exponentials)}
     return plain[name]() if name in plain else product(name)
 
 
