@@ -9,7 +9,7 @@ bottom-right aligned; a row that sees no key gets out 0 and lse -inf (hopper/sof
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Base, Call, Inputs, Outputs
@@ -24,6 +24,8 @@ FORWARD_BUILD = ("fa3_fwd_interface", ("fa3-fwd",), ("bf16", "e4m3"))
 # The other kernels in these packages (sm_80) are not FlashAttention-3.
 HOPPER = (9, 0)
 LARGEST_HEAD_DIM = 256
+# Widths that kernels are made for; a build may leave some out, and then runs the next wider one (hopper/flash_api.cpp).
+KERNEL_WIDTHS = (64, 96, 128, 192, 256)
 # hopper/softmax.h: for e4m3, exp2 is offset by 8, which multiplies P by 256 before it is rounded.
 P_SCALE = 256
 
@@ -65,7 +67,8 @@ class FlashAttention3(Base):
         _, _, dtypes = _installed_build() or FULL_BUILD
         if case.dtype not in dtypes:
             return f"the installed build takes {', '.join(dtypes)}, not {case.dtype}"
-        return _head_dim_reason(case) or (_fp8_reason(case) if case.is_fp8 else None)
+        reason = _head_dim_reason(case) or _left_out_reason(case, _build_flags())
+        return reason or (_fp8_reason(case) if case.is_fp8 else None)
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         source = inputs.quantized or inputs
@@ -125,6 +128,35 @@ def _head_dim_reason(case: Case) -> str | None:
     wide_q = 128 < case.head_dim <= 192 and 96 < case.head_dim_v <= 128
     if case.head_dim != case.head_dim_v and not wide_q and case.head_dim > 64:
         return f"it has no kernel for head_dim {case.head_dim} with head_dim_v {case.head_dim_v}"
+    return None
+
+
+def _build_flags() -> Mapping[str, bool]:
+    """What the build left out, as its own `flash_attn_config` says; nothing where it has none, as fa3-fwd."""
+    import importlib
+
+    from attnbench.machine.facts import module_installed
+
+    if _installed_build() is not FULL_BUILD or not module_installed("flash_attn_config"):
+        return {}
+    flags = getattr(importlib.import_module("flash_attn_config"), "CONFIG", {}).get("build_flags", {})
+    return dict(flags)
+
+
+def _left_out_reason(case: Case, flags: Mapping[str, bool]) -> str | None:
+    """Without a kernel of that width a wider one runs, on padding: another kernel than the one that is to be judged."""
+    width = next(width for width in KERNEL_WIDTHS if case.head_dim <= width)
+    if flags.get(f"FLASHATTENTION_DISABLE_HDIM{width}"):
+        return f"the installed build has no kernel for head_dim {case.head_dim} (FLASHATTENTION_DISABLE_HDIM{width})"
+    unequal = case.head_dim_v > 64 if width == 64 else case.head_dim_v <= 128
+    # The flag's name has been spelt in two ways.
+    names = (f"{prefix}_DISABLE_HDIMDIFF{width}" for prefix in ("FLASHATTENTION", "FLASH_ATTENTION"))
+    left_out = next((name for name in names if flags.get(name)), None)
+    if left_out and unequal:
+        return (
+            f"the installed build has no kernel for head_dim {case.head_dim} with head_dim_v {case.head_dim_v} "
+            f"({left_out})"
+        )
     return None
 
 

@@ -112,6 +112,36 @@ def test_full_build_goes_first(monkeypatch):
     assert fake.seen and not other.seen
 
 
+# What tokenspeed-fa3 3.0.0.post20260810 says of itself; its library has kernels of 64, 128, 192 and 256 columns alone.
+TOKENSPEED_FLAGS = {
+    "FLASHATTENTION_DISABLE_HDIM64": False, "FLASHATTENTION_DISABLE_HDIM96": True,
+    "FLASHATTENTION_DISABLE_HDIM128": False, "FLASHATTENTION_DISABLE_HDIM192": False,
+    "FLASHATTENTION_DISABLE_HDIM256": False, "FLASH_ATTENTION_DISABLE_HDIMDIFF64": True,
+    "FLASH_ATTENTION_DISABLE_HDIMDIFF192": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "head_dim_v", "reason"),
+    [
+        (96, 96, "no kernel for head_dim 96 (FLASHATTENTION_DISABLE_HDIM96)"),
+        (80, 80, "no kernel for head_dim 80 (FLASHATTENTION_DISABLE_HDIM96)"),
+        (192, 128, "no kernel for head_dim 192 with head_dim_v 128 (FLASH_ATTENTION_DISABLE_HDIMDIFF192)"),
+        (64, 256, "no kernel for head_dim 64 with head_dim_v 256 (FLASH_ATTENTION_DISABLE_HDIMDIFF64)"),
+        *((head_dim, head_dim, None) for head_dim in (32, 64, 128, 192, 256)),
+    ],
+)
+def test_fa3_refuses_what_its_build_left_out(head_dim, head_dim_v, reason, monkeypatch):
+    case = Case.make(batch=1, seqlen=16, num_heads=1, head_dim=head_dim, head_dim_v=head_dim_v, dtype="bf16")
+    install(monkeypatch, "flash_attn_interface", flash_attn_func=FakeFlashAttention3().newer)
+    assert builtin()["fa3"].unsupported(case) is None, "a build that says nothing of itself has all of them"
+    install(monkeypatch, "flash_attn_config", CONFIG={"build_flags": TOKENSPEED_FLAGS})
+    assert builtin()["fa3"].unsupported(case) == (reason and f"the installed build has {reason}")
+    monkeypatch.delitem(sys.modules, "flash_attn_interface")
+    install(monkeypatch, "fa3_fwd_interface", flash_attn_func=FakeFlashAttention3().newer)
+    assert builtin()["fa3"].unsupported(case) is None, "the flags are another build's"
+
+
 class FakeRaggedWrapper:
     """Flattened sequences one after another, found again through the planned starts."""
 
