@@ -1,8 +1,8 @@
 // Runs emulated libraries without Python, so that they can be tried on another processor under an emulator of that one:
-//   standalone HAZARDS SCALAR KERNEL...
-// Every planted fault of hazards.cu must be reported (and nothing else), and every variant of each kernel must agree
-// with scalar attention, under all three deliveries. Prints a line for each failure and the counts; exit status 1 where
-// anything failed.
+//   standalone HAZARDS CLUSTER_HAZARDS SCALAR KERNEL...
+// Every planted fault of hazards.cu and cluster_hazards.cu must be reported (and nothing else), and every variant of each
+// kernel must agree with scalar attention, under all three deliveries. Prints a line for each failure and the counts;
+// exit status 1 where anything failed.
 #include <attnbench/abi.h>
 #include <attnbench/emulation.h>
 #include <attnbench/emulation/numeric.h>
@@ -210,12 +210,12 @@ int check_kernel(const char* path, void* scalar) {
 
 int main(int count, char** arguments) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (count < 3) {
-    std::fprintf(stderr, "standalone HAZARDS SCALAR KERNEL...\n");
+  if (count < 4) {
+    std::fprintf(stderr, "standalone HAZARDS CLUSTER_HAZARDS SCALAR KERNEL...\n");
     return 2;
   }
-  int failures = check_hazards(load(arguments[1]));
-  void* scalar = load(arguments[2]);
-  for (int i = 3; i < count; ++i) failures += check_kernel(arguments[i], scalar);
+  int failures = check_hazards(load(arguments[1])) + check_hazards(load(arguments[2]));
+  void* scalar = load(arguments[3]);
+  for (int i = 4; i < count; ++i) failures += check_kernel(arguments[i], scalar);
   return failures == 0 ? 0 : 1;
 }

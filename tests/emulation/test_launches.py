@@ -54,6 +54,23 @@ def test_ctas_in_flight_together_are_a_function_of_the_schedule(kernel: Emulated
     assert other[0][0].equal(first[0][0]) and other[1] != first[1], "another seed: the same bits by other steps"
 
 
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_clusters_in_flight_together_are_a_function_of_the_schedule(delivery: str) -> None:
+    """Two of three clusters together, on threads of their own; the two CTAs of each on one."""
+    kernel = EmulatedKernel.build(ROOT / "kernels" / "fwd_multicast.cu")
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn((1, 260, 3, 128), generator=generator).to(torch.bfloat16) for _ in range(3))
+    variant = kernel.library.find("multicast", "bf16", 128, False)
+    assert variant is not None and "multicast" in variant.flags
+    call = BoundForward.of(kernel.library, variant, q, k, v, False, 0.1)
+    schedule = Schedule(delivery, seed=5, multiprocessors=6, resident_ctas=2)
+    first = launched(kernel, call, schedule)
+    assert not first[3]
+    assert_same(launched(kernel, call, schedule), first)
+    for other in (dataclasses.replace(schedule, seed=6), dataclasses.replace(schedule, multiprocessors=1, checks=FAST)):
+        assert launched(kernel, call, other)[0][0].equal(first[0][0])
+
+
 def test_what_is_counted_depends_on_no_schedule(kernel: EmulatedKernel) -> None:
     call = bound(kernel, causal=False)
     counted = [
