@@ -113,6 +113,7 @@ HOST_FLAGS = (
     "-O3",
     "-std=c++17",
     "-march=native",
+    "-fno-trapping-math",  # no flag of a floating-point exception is read: loops with comparisons become vectors
     "-shared",
     "-fPIC",
     "-fvisibility=hidden",

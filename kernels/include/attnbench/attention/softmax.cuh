@@ -126,19 +126,23 @@ ATTNBENCH_DEVICE float weight(float x, int place) {
 // Turns scores into weights exp2(scale_log2 * s - maximum) and adds them to the row sums.
 template <RowKeys Keys, class P = NoPolynomials, int Registers>
 ATTNBENCH_DEVICE void exponentiate(SoftmaxRows& rows, float (&s)[Registers], float scale_log2) {
+  float maximum[ROWS_PER_THREAD];
   ATTNBENCH_UNROLL
   for (int r = 0; r < ROWS_PER_THREAD; ++r) {
     // -inf - -inf would be NaN; with a finite number instead the weights of a row without keys are 0.
-    const float maximum = Keys == RowKeys::maybe_none ? ptx::maximum(rows.maximum[r], LOWEST_FINITE) : rows.maximum[r];
+    maximum[r] = Keys == RowKeys::maybe_none ? ptx::maximum(rows.maximum[r], LOWEST_FINITE) : rows.maximum[r];
+  }
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < Registers; i += 4) {
     ATTNBENCH_UNROLL
-    for (int i = 2 * r; i < Registers; i += 4) {
-      ATTNBENCH_UNROLL
-      for (int pair = 0; pair < 2; ++pair) {
-        s[i + pair] = weight<P>(ptx::multiply_add(s[i + pair], scale_log2, -maximum), i / 4 * 2 + pair);
-      }
-      rows.sum[r] += s[i];
-      rows.sum[r] += s[i + 1];
+    for (int j = 0; j < 4; ++j) {
+      s[i + j] = weight<P>(ptx::multiply_add(s[i + j], scale_log2, -maximum[j / 2]), i / 2 + j % 2);
     }
+  }
+  ATTNBENCH_UNROLL
+  for (int i = 0; i < Registers; i += 4) {
+    ATTNBENCH_UNROLL
+    for (int j = 0; j < 4; ++j) rows.sum[j / 2] += s[i + j];
   }
 }
 

@@ -129,6 +129,15 @@ class Accumulators {
   std::vector<Accumulator*> free_;
 };
 
+// What of a wgmma is known where it is compiled.
+// NOTE: by reference, and `a` either a descriptor or the address of a fragment, so that a call passes in registers: as
+// one structure on the stack, written word by word and copied by vectors, it cost more than what the call does.
+struct WgmmaShape {
+  Element element;
+  int columns;
+  bool transpose_a, transpose_b, from_registers, accumulate;
+};
+
 // What the first warp's reads of a wgmma operand met, so that the next warp need not go through all of it again.
 struct OperandReads {
   uint64_t descriptor = 0, writes = 0;  // writes: Cta::writes then; 0 where nothing was read yet
@@ -137,9 +146,7 @@ struct OperandReads {
 };
 
 struct WgmmaOperation {
-  Element element;
-  int columns;
-  bool transpose_a, transpose_b, from_registers, accumulate;
+  const WgmmaShape* shape;
   uint64_t descriptor_a, descriptor_b;
   SiteId site;
   Accumulator* accumulator;
@@ -155,7 +162,7 @@ class OperationQueue {
  public:
   uint32_t first() const { return first_; }
   uint32_t end() const { return end_; }
-  WgmmaOperation& operator[](uint32_t number) { return *ring_[number % ring_.size()]; }
+  WgmmaOperation& operator[](uint32_t number) { return *ring_[number & mask_]; }
 
   // The next one, with what the one in its place before had.
   WgmmaOperation& append() {
@@ -175,9 +182,10 @@ class OperationQueue {
       if (!place) place = std::make_unique<WgmmaOperation>();
     }
     ring_ = std::move(larger);
+    mask_ = static_cast<uint32_t>(ring_.size()) - 1;
   }
-  std::vector<std::unique_ptr<WgmmaOperation>> ring_ = {};
-  uint32_t first_ = 0, end_ = 0;
+  std::vector<std::unique_ptr<WgmmaOperation>> ring_ = {};  // a power of two of them
+  uint32_t mask_ = 0, first_ = 0, end_ = 0;
 };
 
 // The tensor work of one warpgroup, in program order.
@@ -240,9 +248,10 @@ struct ClusterBarrier {
 
 struct Thread {
   Fiber fiber;
-  int index = 0;        // among those of the cluster
-  int rank = 0;         // of its CTA
-  uint32_t window = 0;  // where the addresses of its CTA's shared memory start
+  int index = 0;  // among those of the cluster
+  Warpgroup* group = nullptr;
+  int rank = 0;                     // of its CTA
+  uint32_t window = 0;              // where the addresses of its CTA's shared memory start
   bool in_cluster_barrier = false;  // has arrived and not yet waited, at generation
   uint32_t cluster_generation = 0;
   bool finished = false;

@@ -35,11 +35,13 @@ struct Engine {
   bool backwards = false;    // high lanes run first
   bool stop = false;
   uint64_t step = 0;
-  struct LastSite {
+  struct KnownSite {
     Where where = {nullptr, 0};
+    Primitive primitive = Primitive::thread_exit;
     SiteId site = 0;
   };
-  LastSite last_site[PRIMITIVES];
+  static constexpr size_t KNOWN_SITES = 256;  // a power of two
+  KnownSite known_site[KNOWN_SITES];
   std::vector<uint64_t> calls = std::vector<uint64_t>(Sites::MOST);  // by call site, in this launch
   std::vector<ArriveRecord> arrives;
   std::shared_ptr<Operands> operands;  // what the tensor core has gathered
@@ -74,15 +76,20 @@ inline Launch launch;
 inline thread_local Engine* own_engine __attribute__((tls_model("initial-exec"))) = nullptr;
 inline Engine& engine() { return *own_engine; }
 
-// Most calls of a primitive come from where the one before came from: the threads of a warp, the steps of a loop.
+ATTNBENCH_OUT_OF_LINE void look_up(Engine::KnownSite& known, Primitive primitive, Where where) {
+  known = {where, primitive, launch.sites.find(primitive, where)};
+}
+
+// The calls of a kernel's loop come from a few dozen places.
 inline SiteId visit(Primitive primitive, Where where) {
   Engine& own = engine();
-  Engine::LastSite& last = own.last_site[static_cast<size_t>(primitive)];
-  if (last.where.line != where.line || last.where.file != where.file) {
-    last = {where, launch.sites.find(primitive, where)};
+  const size_t place = static_cast<size_t>(where.line) * 31 + static_cast<size_t>(primitive);
+  Engine::KnownSite& known = own.known_site[place % Engine::KNOWN_SITES];
+  if (known.where.line != where.line || known.where.file != where.file || known.primitive != primitive) {
+    look_up(known, primitive, where);
   }
-  ++own.calls[last.site];
-  return last.site;
+  ++own.calls[known.site];
+  return known.site;
 }
 
 inline bool mutated(SiteId site, int kind) {
@@ -94,7 +101,6 @@ inline bool mutated(SiteId site, int kind) {
 inline Cta& cta() { return engine().cta; }
 inline Thread& self() { return *engine().thread; }
 inline Member& own_member() { return cta().member[self().rank]; }
-inline Warpgroup& own_warpgroup() { return cta().warpgroup[static_cast<size_t>(self().warpgroup())]; }
 
 inline int first_block() { return cta().block * cta().ctas; }
 

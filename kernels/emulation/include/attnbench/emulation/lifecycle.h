@@ -82,6 +82,7 @@ inline void reset_threads(Cta& c) {
   for (int i = 0; i < c.threads; ++i) {
     Thread& thread = c.thread[static_cast<size_t>(i)];
     thread.index = i;
+    thread.group = &c.warpgroup[static_cast<size_t>(i / 128)];
     thread.rank = i / c.cta_threads;
     thread.window = static_cast<uint32_t>(thread.rank) * WINDOW_BYTES;
     thread.in_cluster_barrier = false;

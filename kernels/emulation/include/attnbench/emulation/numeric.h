@@ -58,6 +58,31 @@ inline float f16_to_float(uint16_t h) {
   return float_of(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
+// 2^x, correctly rounded but for about one argument in 30,000, which is then the neighbour: the whole part of x is an
+// exponent, and of the rest a polynomial of degree 8 (Chebyshev interpolation on [-1/2, 1/2] by relative error) is within
+// 2^-40. NOTE: without a branch or a table, so that a compiler computes several at a time.
+inline float exp2_of(float x) {
+  constexpr double WHOLE = 0x1.8p52;  // added to a number it leaves the nearest whole one in the lowest bits
+  float limited = x < -160.0f ? -160.0f : x;  // beyond: 0 and infinity as a float
+  limited = limited > 130.0f ? 130.0f : limited;
+  const double moved = static_cast<double>(limited) + WHOLE, rest = static_cast<double>(limited) - (moved - WHOLE);
+  double sum = 1.3171389774595328e-06;
+  sum = sum * rest + 1.5309698322246666e-05;
+  sum = sum * rest + 1.5403873958199626e-04;
+  sum = sum * rest + 1.3333452232423566e-03;
+  sum = sum * rest + 9.618128508480726e-03;
+  sum = sum * rest + 5.5504109391301557e-02;
+  sum = sum * rest + 2.402265069904937e-01;
+  sum = sum * rest + 6.931471805465795e-01;
+  sum = sum * rest + 0.9999999999997499;
+  uint64_t bits;
+  std::memcpy(&bits, &moved, sizeof bits);
+  bits = (bits << 52) + 0x3ff0000000000000u;  // 2^whole
+  double power;
+  std::memcpy(&power, &bits, sizeof power);
+  return static_cast<float>(sum * power);
+}
+
 inline uint16_t bf16_from_float(float x) {
   const uint32_t bits = bits_of(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
@@ -116,6 +141,59 @@ inline void widen_chunk(Element element, const unsigned char* source, float* out
   uint16_t packed[8];
   std::memcpy(packed, source, sizeof packed);
   for (int i = 0; i < 8; ++i) out[i] = element == Element::f16 ? f16_to_float(packed[i]) : bf16_to_float(packed[i]);
+#endif
+}
+
+// Widens eight chunks of a 16-bit type and transposes them: out[k * 8 + i] is element k of rows[i].
+inline void widen_transposed(Element element, const unsigned char* const (&rows)[8], float* out) {
+#if defined(ATTNBENCH_VECTOR_F16)
+  __m128i row[8], pair[8], quad[8];
+  for (int i = 0; i < 8; ++i) row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i]));
+  for (int i = 0; i < 8; i += 2) {  // pair[i]: k 0 to 3 of rows i and i + 1 side by side; pair[i + 1]: k 4 to 7
+    pair[i] = _mm_unpacklo_epi16(row[i], row[i + 1]);
+    pair[i + 1] = _mm_unpackhi_epi16(row[i], row[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {  // quad[i + j]: k 2j and 2j + 1 of rows i to i + 3
+    quad[i] = _mm_unpacklo_epi32(pair[i], pair[i + 2]);
+    quad[i + 1] = _mm_unpackhi_epi32(pair[i], pair[i + 2]);
+    quad[i + 2] = _mm_unpacklo_epi32(pair[i + 1], pair[i + 3]);
+    quad[i + 3] = _mm_unpackhi_epi32(pair[i + 1], pair[i + 3]);
+  }
+  const auto put = [&](int k, __m128i packed) {
+    const __m256 wide = element == Element::f16
+                            ? _mm256_cvtph_ps(packed)
+                            : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(packed), 16));
+    _mm256_storeu_ps(out + k * 8, wide);
+  };
+  for (int j = 0; j < 4; ++j) {
+    put(2 * j, _mm_unpacklo_epi64(quad[j], quad[4 + j]));
+    put(2 * j + 1, _mm_unpackhi_epi64(quad[j], quad[4 + j]));
+  }
+#else
+  float wide[8];
+  for (int i = 0; i < 8; ++i) {
+    widen_chunk(element, rows[i], wide);
+    for (int k = 0; k < 8; ++k) out[k * 8 + i] = wide[k];
+  }
+#endif
+}
+
+// out[k][i] = in[i][k] for 4 by 8 floats; rows of `in` lie `pitch` floats apart, those of `out` 4.
+inline void transpose_4x8(const float* in, int pitch, float (*out)[4]) {
+#if defined(ATTNBENCH_VECTOR_F16)
+  for (int half = 0; half < 8; half += 4) {
+    __m128 r0 = _mm_loadu_ps(in + half), r1 = _mm_loadu_ps(in + pitch + half);
+    __m128 r2 = _mm_loadu_ps(in + 2 * pitch + half), r3 = _mm_loadu_ps(in + 3 * pitch + half);
+    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+    _mm_storeu_ps(out[half], r0);
+    _mm_storeu_ps(out[half + 1], r1);
+    _mm_storeu_ps(out[half + 2], r2);
+    _mm_storeu_ps(out[half + 3], r3);
+  }
+#else
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 8; ++k) out[k][i] = in[i * pitch + k];
+  }
 #endif
 }
 

@@ -66,14 +66,6 @@ inline bool uses_leading(const Descriptor& d, bool mn_major, int extent) {
   return d.swizzle == 0 || (mn_major && extent * 2 > static_cast<int>(d.pitch()));
 }
 
-// Rows of A (thread's registers) that a fragment covers: row of register r, element e of lane within its warp's 16
-// rows, and the element's k. PTX ISA, "Register fragments for wgmma ... matrix A".
-inline int fragment_row(int lane, int reg) { return lane / 4 + 8 * (reg % 2); }
-inline int fragment_k(Element element, int lane, int reg, int i) {
-  const int per_register = 4 / element_bytes(element);
-  return (lane % 4) * per_register + i + (reg / 2) * 4 * per_register;
-}
-
 // Row and column of accumulator register `reg` of `thread` (0 to 127). PTX ISA, "... matrix D".
 inline int accumulator_row(int thread, int reg) { return thread / 32 * 16 + thread % 32 / 4 + 8 * (reg / 2 % 2); }
 inline int accumulator_column(int thread, int reg) { return reg / 4 * 8 + thread % 4 * 2 + reg % 2; }
@@ -92,45 +84,58 @@ struct Operands {
   alignas(64) float b[MAX_COLUMNS / BLOCK_COLUMNS][MAX_STEPS][BLOCK_COLUMNS];
 
   void put_a(int row, int step, float value) { a[row / BLOCK_ROWS][step][row % BLOCK_ROWS] = value; }
+
+  // `steps` neighbours in K of each row of a block.
+  void put_rows(int block, int step, int steps, const float (&wide)[BLOCK_ROWS][16]) {
+    for (int k = 0; k < steps; k += 8) transpose_4x8(&wide[0][k], 16, &a[block][step + k]);
+  }
 };
 
 inline int instruction_k(Element element) { return INSTRUCTION_K_BYTES / element_bytes(element); }
 
-// One instruction's A, whose first step of K is `first`.
+// One instruction's A, whose first step of K is `first`: by blocks of rows, since chunks hold neighbours in K.
 inline void gather_a(const WgmmaOperation& op, int first, Operands& out) {
   const unsigned char* shared = cta().shared;
   uint32_t chunks[MAX_CHUNKS];
-  operand_chunks(Descriptor(op.descriptor_a), op.transpose_a, WGMMA_ROWS, chunks);
-  float wide[16];
-  if (!op.transpose_a) {
-    const int per_chunk = instruction_k(op.element) / CHUNKS_PER_ROW;
-    for (int row = 0; row < WGMMA_ROWS; ++row) {
-      for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
-        widen_chunk(op.element, shared + chunks[row * CHUNKS_PER_ROW + half], wide);
-        for (int i = 0; i < per_chunk; ++i) out.put_a(row, first + half * per_chunk + i, wide[i]);
+  operand_chunks(Descriptor(op.descriptor_a), op.shape->transpose_a, WGMMA_ROWS, chunks);
+  if (op.shape->transpose_a) {
+    float wide[16];
+    for (int k = 0; k < 16; ++k) {
+      for (int chunk = 0; chunk < WGMMA_ROWS / 8; ++chunk) {
+        widen_chunk(op.shape->element, shared + chunks[k * (WGMMA_ROWS / 8) + chunk], wide);
+        for (int i = 0; i < 8; ++i) out.put_a(chunk * 8 + i, first + k, wide[i]);
       }
     }
     return;
   }
-  for (int k = 0; k < 16; ++k) {
-    for (int chunk = 0; chunk < WGMMA_ROWS / 8; ++chunk) {
-      widen_chunk(op.element, shared + chunks[k * (WGMMA_ROWS / 8) + chunk], wide);
-      for (int i = 0; i < 8; ++i) out.put_a(chunk * 8 + i, first + k, wide[i]);
+  const int per_chunk = instruction_k(op.shape->element) / CHUNKS_PER_ROW;
+  float wide[BLOCK_ROWS][16];
+  for (int block = 0; block < WGMMA_ROWS / BLOCK_ROWS; ++block) {
+    for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
+      for (int i = 0; i < BLOCK_ROWS; ++i) {
+        const int row = block * BLOCK_ROWS + i;
+        widen_chunk(op.shape->element, shared + chunks[row * CHUNKS_PER_ROW + half], wide[i]);
+      }
+      out.put_rows(block, first + half * per_chunk, per_chunk, wide);
     }
   }
 }
 
+// The same from the fragments (PTX ISA, "Register fragments for wgmma ... matrix A"): lanes 4 (row % 8) to 4 (row % 8) + 3
+// of the warp that has the row hold its chunk, a register each: 0 or 1 by row / 8, and 2 more for the second half of K.
 inline void gather_fragment_a(const WgmmaOperation& op, int first, Operands& out) {
-  const int per_register = 4 / element_bytes(op.element);
-  for (int thread = 0; thread < 128; ++thread) {
-    alignas(16) unsigned char bytes[16];
-    float wide[16] = {};
-    std::memcpy(bytes, op.fragment_a[thread], sizeof bytes);
-    widen_chunk(op.element, bytes, wide);
-    const int lane = thread % 32;
-    for (int reg = 0; reg < 4; ++reg) {
-      const int row = thread / 32 * 16 + fragment_row(lane, reg), k = fragment_k(op.element, lane, reg, 0);
-      for (int i = 0; i < per_register; ++i) out.put_a(row, first + k + i, wide[reg * per_register + i]);
+  const int per_chunk = instruction_k(op.shape->element) / CHUNKS_PER_ROW;
+  float wide[BLOCK_ROWS][16];
+  for (int block = 0; block < WGMMA_ROWS / BLOCK_ROWS; ++block) {
+    for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
+      for (int i = 0; i < BLOCK_ROWS; ++i) {
+        const int row = block * BLOCK_ROWS + i, in_warp = row % 16;
+        const uint32_t* const* quad = op.fragment_a + row / 16 * 32 + in_warp % 8 * 4;
+        const int reg = in_warp / 8 + 2 * half;
+        const uint32_t words[4] = {quad[0][reg], quad[1][reg], quad[2][reg], quad[3][reg]};
+        widen_chunk(op.shape->element, reinterpret_cast<const unsigned char*>(words), wide[i]);
+      }
+      out.put_rows(block, first + half * per_chunk, per_chunk, wide);
     }
   }
 }
@@ -138,22 +143,30 @@ inline void gather_fragment_a(const WgmmaOperation& op, int first, Operands& out
 inline void gather_b(const WgmmaOperation& op, int first, Operands& out) {
   const unsigned char* shared = cta().shared;
   uint32_t chunks[MAX_CHUNKS];
-  operand_chunks(Descriptor(op.descriptor_b), op.transpose_b, op.columns, chunks);
-  const int blocks = op.columns / BLOCK_COLUMNS;
-  if (op.transpose_b) {
+  operand_chunks(Descriptor(op.descriptor_b), op.shape->transpose_b, op.shape->columns, chunks);
+  const int blocks = op.shape->columns / BLOCK_COLUMNS;
+  if (op.shape->transpose_b) {
     for (int block = 0; block < blocks; ++block) {
       for (int k = 0; k < 16; ++k) {
-        widen_chunk(op.element, shared + chunks[k * blocks + block], out.b[block][first + k]);
+        widen_chunk(op.shape->element, shared + chunks[k * blocks + block], out.b[block][first + k]);
       }
     }
     return;
   }
   float wide[BLOCK_COLUMNS][16];
-  const int per_chunk = instruction_k(op.element) / CHUNKS_PER_ROW;
+  const int per_chunk = instruction_k(op.shape->element) / CHUNKS_PER_ROW;
   for (int block = 0; block < blocks; ++block) {
     for (int half = 0; half < CHUNKS_PER_ROW; ++half) {
+      if (op.shape->element != Element::e4m3) {
+        const unsigned char* rows[BLOCK_COLUMNS];
+        for (int i = 0; i < BLOCK_COLUMNS; ++i) {
+          rows[i] = shared + chunks[(block * BLOCK_COLUMNS + i) * CHUNKS_PER_ROW + half];
+        }
+        widen_transposed(op.shape->element, rows, out.b[block][first + half * per_chunk]);
+        continue;
+      }
       for (int i = 0; i < BLOCK_COLUMNS; ++i) {
-        widen_chunk(op.element, shared + chunks[(block * BLOCK_COLUMNS + i) * CHUNKS_PER_ROW + half], wide[i]);
+        widen_chunk(op.shape->element, shared + chunks[(block * BLOCK_COLUMNS + i) * CHUNKS_PER_ROW + half], wide[i]);
       }
       for (int k = 0; k < per_chunk; k += BLOCK_COLUMNS) {
         transpose_8x8(&wide[0][k], 16, out.b[block][first + half * per_chunk + k]);
@@ -162,61 +175,89 @@ inline void gather_b(const WgmmaOperation& op, int first, Operands& out) {
   }
 }
 
-// Eight floats at a time on any target (GCC vector extension); 4 rows by 16 columns stay in registers.
+// Eight floats at a time on any target (GCC vector extension); 4 rows by up to 24 columns stay in registers.
 typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 
 inline Vector& vector_at(float* address) { return *reinterpret_cast<Vector*>(address); }
 inline const Vector& vector_at(const float* address) { return *reinterpret_cast<const Vector*>(address); }
 
-// value (64 x columns, row by row) += A B, each element's terms in the order of K.
-// NOTE: vectors by name and through pointers: arrays of them, or memcpy, end on the stack and take several times as long.
+// Four rows of 8 columns of the sums; fresh ones start at 0.
+struct Quad {
+  Vector r0 = {}, r1 = {}, r2 = {}, r3 = {};
+
+  Quad(const float* at, int pitch, bool fresh) {
+    if (fresh) return;
+    r0 = vector_at(at);
+    r1 = vector_at(at + pitch);
+    r2 = vector_at(at + 2 * pitch);
+    r3 = vector_at(at + 3 * pitch);
+  }
+  void add(const float* a, const Vector& b) {
+    r0 += a[0] * b;
+    r1 += a[1] * b;
+    r2 += a[2] * b;
+    r3 += a[3] * b;
+  }
+  void store(float* at, int pitch) const {
+    vector_at(at) = r0;
+    vector_at(at + pitch) = r1;
+    vector_at(at + 2 * pitch) = r2;
+    vector_at(at + 3 * pitch) = r3;
+  }
+};
+
+// value (64 x columns, row by row) += A B, or = A B where `Fresh`, each element's terms in the order of K.
+// NOTE: one function for each number of blocks, its sums by name: arrays of vectors end on the stack and take several
+// times as long. Three blocks at a time load least for each multiplication.
+template <bool Fresh>
+inline void multiply_24_columns(const Operands& in, int row_block, int block, float* value) {
+  const int pitch = in.columns;
+  float* at = value + row_block * BLOCK_ROWS * pitch + block * BLOCK_COLUMNS;
+  Quad s0(at, pitch, Fresh), s1(at + 8, pitch, Fresh), s2(at + 16, pitch, Fresh);
+  const float *a = in.a[row_block][0], *b0 = in.b[block][0], *b1 = in.b[block + 1][0], *b2 = in.b[block + 2][0];
+  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, b0 += BLOCK_COLUMNS, b1 += BLOCK_COLUMNS, b2 += BLOCK_COLUMNS) {
+    s0.add(a, vector_at(b0));
+    s1.add(a, vector_at(b1));
+    s2.add(a, vector_at(b2));
+  }
+  s0.store(at, pitch), s1.store(at + 8, pitch), s2.store(at + 16, pitch);
+}
+
+template <bool Fresh>
 inline void multiply_16_columns(const Operands& in, int row_block, int block, float* value) {
-  float* c0 = value + row_block * BLOCK_ROWS * in.columns + block * BLOCK_COLUMNS;
-  float *c1 = c0 + in.columns, *c2 = c1 + in.columns, *c3 = c2 + in.columns;
-  Vector s00 = vector_at(c0), s01 = vector_at(c0 + 8), s10 = vector_at(c1), s11 = vector_at(c1 + 8);
-  Vector s20 = vector_at(c2), s21 = vector_at(c2 + 8), s30 = vector_at(c3), s31 = vector_at(c3 + 8);
-  const float *a = in.a[row_block][0], *left = in.b[block][0], *right = in.b[block + 1][0];
-  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, left += BLOCK_COLUMNS, right += BLOCK_COLUMNS) {
-    const Vector b0 = vector_at(left), b1 = vector_at(right);
-    s00 += a[0] * b0;
-    s01 += a[0] * b1;
-    s10 += a[1] * b0;
-    s11 += a[1] * b1;
-    s20 += a[2] * b0;
-    s21 += a[2] * b1;
-    s30 += a[3] * b0;
-    s31 += a[3] * b1;
+  const int pitch = in.columns;
+  float* at = value + row_block * BLOCK_ROWS * pitch + block * BLOCK_COLUMNS;
+  Quad s0(at, pitch, Fresh), s1(at + 8, pitch, Fresh);
+  const float *a = in.a[row_block][0], *b0 = in.b[block][0], *b1 = in.b[block + 1][0];
+  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, b0 += BLOCK_COLUMNS, b1 += BLOCK_COLUMNS) {
+    s0.add(a, vector_at(b0));
+    s1.add(a, vector_at(b1));
   }
-  vector_at(c0) = s00, vector_at(c0 + 8) = s01, vector_at(c1) = s10, vector_at(c1 + 8) = s11;
-  vector_at(c2) = s20, vector_at(c2 + 8) = s21, vector_at(c3) = s30, vector_at(c3 + 8) = s31;
+  s0.store(at, pitch), s1.store(at + 8, pitch);
 }
 
+template <bool Fresh>
 inline void multiply_8_columns(const Operands& in, int row_block, int block, float* value) {
-  float* c0 = value + row_block * BLOCK_ROWS * in.columns + block * BLOCK_COLUMNS;
-  float *c1 = c0 + in.columns, *c2 = c1 + in.columns, *c3 = c2 + in.columns;
-  Vector s0 = vector_at(c0), s1 = vector_at(c1), s2 = vector_at(c2), s3 = vector_at(c3);
-  const float *a = in.a[row_block][0], *left = in.b[block][0];
-  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, left += BLOCK_COLUMNS) {
-    const Vector b = vector_at(left);
-    s0 += a[0] * b;
-    s1 += a[1] * b;
-    s2 += a[2] * b;
-    s3 += a[3] * b;
-  }
-  vector_at(c0) = s0, vector_at(c1) = s1, vector_at(c2) = s2, vector_at(c3) = s3;
+  const int pitch = in.columns;
+  float* at = value + row_block * BLOCK_ROWS * pitch + block * BLOCK_COLUMNS;
+  Quad s0(at, pitch, Fresh);
+  const float *a = in.a[row_block][0], *b0 = in.b[block][0];
+  for (int k = 0; k < in.k; ++k, a += BLOCK_ROWS, b0 += BLOCK_COLUMNS) s0.add(a, vector_at(b0));
+  s0.store(at, pitch);
 }
 
+template <bool Fresh>
 inline void multiply_accumulate(const Operands& in, float* value) {
+  constexpr int ROW_BLOCKS = WGMMA_ROWS / BLOCK_ROWS;
   const int blocks = in.columns / BLOCK_COLUMNS;
-  for (int block = 0; block < blocks; block += 2) {
-    for (int row_block = 0; row_block < WGMMA_ROWS / BLOCK_ROWS; ++row_block) {
-      if (block + 1 < blocks) {
-        multiply_16_columns(in, row_block, block, value);
-      } else {
-        multiply_8_columns(in, row_block, block, value);
-      }
-    }
-  }
+  int block = 0;
+  const auto each_row = [&](auto multiply, int wide) {
+    for (int row_block = 0; row_block < ROW_BLOCKS; ++row_block) multiply(in, row_block, block, value);
+    block += wide;
+  };
+  while (blocks - block >= 5 || blocks - block == 3) each_row(multiply_24_columns<Fresh>, 3);
+  while (blocks - block >= 2) each_row(multiply_16_columns<Fresh>, 2);
+  if (block < blocks) each_row(multiply_8_columns<Fresh>, 1);
 }
 
 // Sum of the terms as Hopper's e4m3 tensor core forms it: each term is aligned to the largest and only the highest 14

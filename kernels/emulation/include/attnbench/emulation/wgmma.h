@@ -12,14 +12,6 @@ constexpr int WARPGROUP_THREADS = 128;
 
 // ---- issue ----
 
-struct WgmmaCall {
-  Element element;
-  int columns;
-  bool transpose_a, transpose_b, accumulate;
-  uint64_t descriptor_a, descriptor_b;  // descriptor_a 0 where the fragment is given
-  const uint32_t* fragment_a;           // null: A from shared memory
-};
-
 inline uint64_t mutate_descriptor(uint64_t bits, uint64_t previous, bool chained, bool mn_major, int extent,
                                   SiteId site, int first_kind) {
   const int kind = launch.config.mutation - first_kind;
@@ -70,30 +62,24 @@ inline void record_operand(OperandReads& reads, uint64_t bits, bool mn_major, in
 inline void execute_operations(Warpgroup& group, uint32_t first, uint32_t last);
 
 // The operation that the thread's next issue belongs to; made by the first of the 128 threads.
-inline WgmmaOperation& next_operation(const WgmmaCall& call, const float* registers, SiteId site) {
+inline WgmmaOperation& next_operation(const WgmmaShape& shape, uint64_t descriptor_a, uint64_t descriptor_b,
+                                      const InFlight* chain, SiteId site) {
   Thread& thread = self();
-  OperationQueue& operations = own_warpgroup().operations;
+  OperationQueue& operations = thread.group->operations;
   if (thread.operations == operations.end()) {
     WgmmaOperation& op = operations.append();
-    op.element = call.element;
-    op.columns = call.columns;
-    op.transpose_a = call.transpose_a;
-    op.transpose_b = call.transpose_b;
-    op.from_registers = call.fragment_a != nullptr;
-    op.accumulate = call.accumulate;
-    op.descriptor_a = call.descriptor_a;
-    op.descriptor_b = call.descriptor_b;
+    op.shape = &shape;
+    op.descriptor_a = descriptor_a;
+    op.descriptor_b = descriptor_b;
     op.site = site;
     op.issued = 0;
     op.executed = false;
     op.reads_a.writes = op.reads_b.writes = 0;
-    const InFlight* chain = find_in_flight(thread, registers);
-    op.accumulator = chain ? chain->accumulator : cta().accumulators.take(call.columns, WARPGROUP_THREADS);
+    op.accumulator = chain ? chain->accumulator : cta().accumulators.take(shape.columns, WARPGROUP_THREADS);
     return op;
   }
   WgmmaOperation& op = operations[thread.operations];
-  if (op.site != site || op.descriptor_b != call.descriptor_b || op.descriptor_a != call.descriptor_a ||
-      op.columns != call.columns || op.accumulate != call.accumulate) {
+  if (op.shape != &shape || op.site != site || op.descriptor_b != descriptor_b || op.descriptor_a != descriptor_a) {
     hazard(Hazard::divergence, site,
            "other threads of the warpgroup issue another wgmma at " + launch.sites.text(op.site), op.site);
   }
@@ -113,24 +99,19 @@ inline void for_each_register_pair(int thread, int columns, Visit visit) {
 
 // Takes the thread's accumulator registers into the tensor core: saves their values where they count, then poisons
 // them.
-inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32_t number) {
+ATTNBENCH_OUT_OF_LINE void enter_accumulator(const WgmmaOperation& op, float* registers, uint32_t number) {
   Thread& thread = self();
-  const int words = op.columns / 2;
-  for (InFlight& entry : thread.in_flight) {
-    if (entry.registers == registers && entry.accumulator == op.accumulator &&
-        entry.accumulator->columns == op.columns) {
-      entry.last_operation = number;
-      return;
-    }
+  const int columns = op.shape->columns, words = columns / 2;
+  for (const InFlight& entry : thread.in_flight) {
     if (registers < entry.registers + entry.accumulator->columns / 2 && entry.registers < registers + words) {
       hazard(Hazard::accumulator, op.site, "registers of another shape or thread order are in flight");
       return;
     }
   }
-  if (launch.checked()) check_accumulator_fence(thread, registers, words, op.accumulate, op.site);
-  if (op.accumulate) {
+  if (launch.checked()) check_accumulator_fence(thread, registers, words, op.shape->accumulate, op.site);
+  if (op.shape->accumulate) {
     float* value = op.accumulator->value.data();
-    for_each_register_pair(thread.index % WARPGROUP_THREADS, op.columns,
+    for_each_register_pair(thread.index % WARPGROUP_THREADS, columns,
                            [&](int r, int at) { std::memcpy(value + at, registers + r, 2 * sizeof(float)); });
   }
   if (launch.checked()) {
@@ -139,38 +120,64 @@ inline void enter_accumulator(const WgmmaOperation& op, float* registers, uint32
   thread.in_flight.push_back({registers, op.accumulator, number});
 }
 
-ATTNBENCH_OUT_OF_LINE void wgmma_issue(WgmmaCall call, float* registers, Where where) {
-  const SiteId site = visit(call.fragment_a ? Primitive::wgmma_rs : Primitive::wgmma_ss, where);
-  Thread& thread = self();
-  const bool chained = find_in_flight(thread, registers) != nullptr;
-  const uint64_t original_a = call.descriptor_a, original_b = call.descriptor_b;
-  if (!call.fragment_a) {
-    call.descriptor_a = mutate_descriptor(original_a, thread.descriptor_a, chained, call.transpose_a, WGMMA_ROWS, site,
-                                          ATTNBENCH_MUTATION_A_START);
-  }
-  call.descriptor_b = mutate_descriptor(original_b, thread.descriptor_b, chained, call.transpose_b, call.columns, site,
-                                        ATTNBENCH_MUTATION_B_START);
-  thread.descriptor_a = original_a;
-  thread.descriptor_b = original_b;
+struct MutatedDescriptors {
+  uint64_t a, b;
+};
 
-  WgmmaOperation& op = next_operation(call, registers, site);
-  enter_accumulator(op, registers, thread.operations);
-  const int t = thread.index % WARPGROUP_THREADS;
-  if (call.fragment_a) {
-    op.fragment_a[t] = call.fragment_a;
-    if (launch.checked()) {
-      check_fragment_fence(thread, call.fragment_a, site);
-      std::memcpy(op.issued_fragment_a[t], call.fragment_a, 16);
-    }
+ATTNBENCH_OUT_OF_LINE MutatedDescriptors mutate_descriptors(const WgmmaShape& shape, uint64_t a, uint64_t b,
+                                                            bool chained, SiteId site) {
+  Thread& thread = self();
+  MutatedDescriptors changed = {a, b};
+  if (!shape.from_registers) {
+    changed.a = mutate_descriptor(a, thread.descriptor_a, chained, shape.transpose_a, WGMMA_ROWS, site,
+                                  ATTNBENCH_MUTATION_A_START);
+    thread.descriptor_a = a;
+  }
+  changed.b = mutate_descriptor(b, thread.descriptor_b, chained, shape.transpose_b, shape.columns, site,
+                                ATTNBENCH_MUTATION_B_START);
+  thread.descriptor_b = b;
+  return changed;
+}
+
+// What full checks look at when a thread issues.
+ATTNBENCH_OUT_OF_LINE void check_issue(WgmmaOperation& op, const uint32_t* fragment, SiteId site) {
+  Thread& thread = self();
+  const WgmmaShape& shape = *op.shape;
+  if (shape.from_registers) {
+    check_fragment_fence(thread, fragment, site);
+    std::memcpy(op.issued_fragment_a[thread.index % WARPGROUP_THREADS], fragment, 16);
   }
   // Once per warp: the warp's lanes are converged here (.aligned), and each lane's knowledge alone must do.
-  if (thread.lane() == 0 && launch.checked()) {
-    if (!call.fragment_a) record_operand(op.reads_a, call.descriptor_a, call.transpose_a, WGMMA_ROWS, "A", site);
-    record_operand(op.reads_b, call.descriptor_b, call.transpose_b, call.columns, "B", site);
+  if (thread.lane() != 0) return;
+  if (!shape.from_registers) record_operand(op.reads_a, op.descriptor_a, shape.transpose_a, WGMMA_ROWS, "A", site);
+  record_operand(op.reads_b, op.descriptor_b, shape.transpose_b, shape.columns, "B", site);
+}
+
+// `a`: descriptor of A, or where its fragment is.
+ATTNBENCH_OUT_OF_LINE void wgmma_issue(const WgmmaShape& shape, uint64_t a, uint64_t descriptor_b, float* registers,
+                                       Where where) {
+  const SiteId site = visit(shape.from_registers ? Primitive::wgmma_rs : Primitive::wgmma_ss, where);
+  Thread& thread = self();
+  InFlight* chain = find_in_flight(thread, registers);
+  uint64_t descriptor_a = shape.from_registers ? 0 : a;
+  if (launch.config.mutation != ATTNBENCH_MUTATION_NONE) {
+    const MutatedDescriptors changed = mutate_descriptors(shape, descriptor_a, descriptor_b, chain != nullptr, site);
+    descriptor_a = changed.a;
+    descriptor_b = changed.b;
   }
+  const uint32_t number = thread.operations;
+  WgmmaOperation& op = next_operation(shape, descriptor_a, descriptor_b, chain, site);
+  if (chain && chain->accumulator == op.accumulator && chain->accumulator->columns == shape.columns) {
+    chain->last_operation = number;
+  } else {
+    enter_accumulator(op, registers, number);
+  }
+  const auto* fragment = reinterpret_cast<const uint32_t*>(a);
+  if (shape.from_registers) op.fragment_a[thread.index % WARPGROUP_THREADS] = fragment;
+  if (launch.checked()) check_issue(op, fragment, site);
   ++thread.operations;
   if (++op.issued == WARPGROUP_THREADS && launch.config.delivery == ATTNBENCH_DELIVERY_EAGER) {
-    execute_operations(own_warpgroup(), thread.operations - 1, thread.operations);
+    execute_operations(*thread.group, number, number + 1);
   }
 }
 
@@ -187,20 +194,20 @@ inline void check_fragment_untouched(const WgmmaOperation& op) {
 
 // Takes the operands of one more instruction to those gathered.
 inline void gather(const WgmmaOperation& op, Operands& operands) {
-  if (op.from_registers) {
+  if (op.shape->from_registers) {
     if (launch.checked()) check_fragment_untouched(op);
     gather_fragment_a(op, operands.k, operands);
   } else {
     gather_a(op, operands.k, operands);
   }
   gather_b(op, operands.k, operands);
-  operands.k += instruction_k(op.element);
+  operands.k += instruction_k(op.shape->element);
 }
 
 // Whether `next` adds to what `op` has summed, so that both can be multiplied at once: to the same bits.
 inline bool continues(const WgmmaOperation& op, const WgmmaOperation& next) {
-  return next.accumulate && next.accumulator == op.accumulator && next.element == op.element &&
-         next.columns == op.columns && !next.executed;
+  return next.shape->accumulate && next.accumulator == op.accumulator && next.shape->element == op.shape->element &&
+         next.shape->columns == op.shape->columns && !next.executed;
 }
 
 inline Operands& own_operands() {
@@ -211,8 +218,8 @@ inline Operands& own_operands() {
 inline void count_operation(const WgmmaOperation& op) {
   ++engine().statistics.wgmma;
   AttnbenchEmulationCounts& counts = engine().counted.counts;
-  counts.tensor_flops += uint64_t{2} * WGMMA_ROWS * static_cast<uint64_t>(op.columns * instruction_k(op.element));
-  const int rows_read = op.columns + (op.from_registers ? 0 : WGMMA_ROWS);
+  counts.tensor_flops += uint64_t{2} * WGMMA_ROWS * static_cast<uint64_t>(op.shape->columns * instruction_k(op.shape->element));
+  const int rows_read = op.shape->columns + (op.shape->from_registers ? 0 : WGMMA_ROWS);
   counts.wgmma_shared_bytes += static_cast<uint64_t>(rows_read * INSTRUCTION_K_BYTES);
 }
 
@@ -227,23 +234,25 @@ inline void execute_operations(Warpgroup& group, uint32_t first, uint32_t last) 
       continue;
     }
     const bool truncated =
-        op.element == Element::e4m3 && launch.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED;
-    const int most = truncated ? instruction_k(op.element) : MAX_STEPS;
+        op.shape->element == Element::e4m3 && launch.config.accumulator == ATTNBENCH_EMULATED_ACCUMULATOR_TRUNCATED;
+    const int most = truncated ? instruction_k(op.shape->element) : MAX_STEPS;
     operands.k = 0;
-    operands.columns = op.columns;
+    operands.columns = op.shape->columns;
     uint32_t next = first;
     do {
       gather(operations[next], operands);
       operations[next].executed = true;
       count_operation(operations[next]);
       ++next;
-    } while (next < last && operands.k + instruction_k(op.element) <= most && continues(op, operations[next]));
+    } while (next < last && operands.k + instruction_k(op.shape->element) <= most && continues(op, operations[next]));
     float* value = op.accumulator->value.data();
-    if (!op.accumulate) std::fill(value, value + WGMMA_ROWS * op.columns, 0.0f);
     if (truncated) {
+      if (!op.shape->accumulate) std::fill(value, value + WGMMA_ROWS * op.shape->columns, 0.0f);
       multiply_accumulate_truncated(operands, value);
+    } else if (op.shape->accumulate) {
+      multiply_accumulate<false>(operands, value);
     } else {
-      multiply_accumulate(operands, value);
+      multiply_accumulate<true>(operands, value);
     }
     first = next;
   }
@@ -264,7 +273,7 @@ ATTNBENCH_OUT_OF_LINE void wgmma_commit_group(Where where) {
   const SiteId site = visit(Primitive::wgmma_commit_group, where);
   if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   Thread& thread = self();
-  Warpgroup& group = own_warpgroup();
+  Warpgroup& group = *thread.group;
   if (thread.groups == group.group_ends.size()) {
     group.group_ends.push_back(thread.operations);
     group.group_commits.push_back(0);
@@ -278,16 +287,21 @@ ATTNBENCH_OUT_OF_LINE void wgmma_commit_group(Where where) {
   }
 }
 
+// NOTE: first all of them together, which the compiler does by vectors.
+inline void check_still_poisoned(const InFlight& entry, SiteId site) {
+  const int words = entry.accumulator->columns / 2;
+  uint32_t changed = 0;
+  for (int r = 0; r < words; ++r) changed |= bits_of(entry.registers[r]) ^ POISON_REGISTER;
+  if (changed == 0) return;
+  int first = 0;
+  while (bits_of(entry.registers[first]) == POISON_REGISTER) ++first;
+  hazard(Hazard::accumulator, site, format("accumulator register %d was written while in flight", first));
+}
+
 // Gives the thread its part of a finished accumulator.
 inline void return_fragment(const InFlight& entry, SiteId site) {
   Thread& thread = self();
-  const int words = entry.accumulator->columns / 2;
-  for (int r = 0; launch.checked() && r < words; ++r) {
-    if (bits_of(entry.registers[r]) != POISON_REGISTER) {
-      hazard(Hazard::accumulator, site, format("accumulator register %d was written while in flight", r));
-      break;
-    }
-  }
+  if (launch.checked()) check_still_poisoned(entry, site);
   const float* value = entry.accumulator->value.data();
   for_each_register_pair(thread.index % WARPGROUP_THREADS, entry.accumulator->columns,
                          [&](int r, int at) { std::memcpy(entry.registers + r, value + at, 2 * sizeof(float)); });
@@ -301,21 +315,22 @@ ATTNBENCH_OUT_OF_LINE void wgmma_wait_group(int pending, Where where) {
   if (mutated(site, ATTNBENCH_MUTATION_DROP)) return;
   if (mutated(site, ATTNBENCH_MUTATION_LAXER)) ++pending;
   Thread& thread = self();
-  Warpgroup& group = own_warpgroup();
+  Warpgroup& group = *thread.group;
   const uint32_t count = static_cast<uint32_t>(pending);
   const uint32_t needed = thread.groups > count ? thread.groups - count : 0;
   while (group.groups_done < needed) park(group.waiters, {Waiting::wgmma, site, static_cast<int>(needed), 0});
   if (needed > 0) {
     thread.knowledge.wgmma_groups = std::max(thread.knowledge.wgmma_groups, needed);
     const uint32_t end = group.group_ends[needed - 1];
-    for (size_t i = 0; i < thread.in_flight.size();) {
-      if (thread.in_flight[i].last_operation >= end) {
-        ++i;
-        continue;
+    size_t kept = 0;
+    for (InFlight& entry : thread.in_flight) {
+      if (entry.last_operation >= end) {
+        thread.in_flight[kept++] = entry;
+      } else {
+        return_fragment(entry, site);
       }
-      return_fragment(thread.in_flight[i], site);
-      thread.in_flight.erase(thread.in_flight.begin() + static_cast<long>(i));
     }
+    thread.in_flight.resize(kept);
   }
   after_blocking();
 }

@@ -10,7 +10,7 @@ ATTNBENCH_DEVICE float flush_subnormal(float x) { return std::fabs(x) < 0x1p-126
 
 ATTNBENCH_DEVICE float ex2(float x) {
   ++emulation::engine().counted.counts.exponentials;
-  return flush_subnormal(exp2f(x));
+  return flush_subnormal(emulation::exp2_of(x));
 }
 ATTNBENCH_DEVICE float lg2(float x) { return log2f(flush_subnormal(x)); }
 ATTNBENCH_DEVICE float reciprocal(float x) { return flush_subnormal(1.0f / flush_subnormal(x)); }
