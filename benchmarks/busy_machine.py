@@ -64,9 +64,9 @@ def make_runs(folder: Path, count: int, load: int | None, seed: int) -> list[Run
     missing = [path for path in paths if not is_run(path)]
     with made_load(seed, load) if missing else contextlib.nullcontext():
         for path in missing:
-            command = [sys.executable, "-m", "attnbench", "run", suite, "--backend", "naive", "--device", "cpu"]
+            command = [sys.executable, "-m", "attnbench", "run", str(suite), "--backend", "naive", "--device", "cpu"]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            done = subprocess.run([*command, "--out", path], env=environment, text=True, capture_output=True)
+            done = subprocess.run([*command, "--out", str(path)], env=environment, text=True, capture_output=True)
             if done.returncode not in (0, 3):  # 3: a case that the load kept from being timed
                 sys.exit(f"{path}: run ended with status {done.returncode}: {done.stderr}")
     return [read(path) for path in paths]

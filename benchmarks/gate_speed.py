@@ -41,7 +41,7 @@ def main() -> int:
         stored, new = Path(folder) / "stored", Path(folder) / "new"
         stored.mkdir()
         for name in "123":
-            write_run(stored / name, asked.records, SAMPLES)
+            write_run(stored / name, asked.records, SAMPLES, seed=int(name))
         write_run(new, asked.records, SAMPLES)
         slow = False
         for what, base in (("two runs", stored / "1"), ("three stored runs and a new one", stored)):

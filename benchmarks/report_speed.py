@@ -72,9 +72,9 @@ def record(case: Case, backend: str, samples: int, dice: random.Random) -> Recor
     return Record(case, backend, "1.0", "ok", accuracy=accuracy, measurement=timing)
 
 
-def write_run(run: Path, count: int, samples: int) -> None:
-    """A run directory of `count` records with `samples` kept samples each."""
-    dice = random.Random(0)
+def write_run(run: Path, count: int, samples: int, seed: int = 0) -> None:
+    """A run directory of `count` records with `samples` kept samples each, drawn by `seed`."""
+    dice = random.Random(seed)
     run.mkdir()
     (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
     (run / "suite.yaml").write_text("name: synthetic\n")
