@@ -16,8 +16,8 @@ def taken(run: Run) -> Taken:
     """
     machine = run.environment.get("machine")
     return frozenset(
-        hash((machine if isinstance(machine, str) else None, record.case_key, record.backend, measurement.samples_s,
-              tuple((block.start_s, block.arm) for block in measurement.blocks)))
+        hash((machine if isinstance(machine, str) else None, record.case_key, record.backend,
+              tuple((block.start_s, block.arm, block.samples_s) for block in measurement.blocks)))
         for record in run.records if (measurement := record.measurement) is not None
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from attnbench.compare.verdict import FASTER, SAME, SLOWER
 from attnbench.records.measurement import Measurement
 from attnbench.records.result import HOST_TIMER, Observed
-from attnbench.records.stats import Interval, median_intervals, two_speeds
+from attnbench.records.stats import Interval, medians_and_intervals, two_speeds
 from attnbench.units import show_time
 
 # The flag of a measurement during which there was more work than CPUs, as `conditions` sets it.
@@ -43,18 +43,18 @@ def own_errors(measurements: Sequence[Measurement]) -> list[Own]:
 
     Too few samples for an interval: their 10th to 90th percentile where the measurement did not converge, else nothing.
     """
-    intervals = median_intervals(measurements)
-    return [_own(one, interval) for one, interval in zip(measurements, intervals)]
+    found = medians_and_intervals(measurements)
+    return [_own(one, median_s, interval) for one, (median_s, interval) in zip(measurements, found)]
 
 
-def _own(measurement: Measurement, interval: Interval | None) -> Own:
+def _own(measurement: Measurement, median_s: float, interval: Interval | None) -> Own:
     ends = _ends(measurement, interval)
     stolen = (Observed.of(measurement).stolen or 0.0) if measurement.timer == HOST_TIMER else 0.0
     taken = -math.log1p(-min(stolen, 0.99))
     if ends is None:
         return Own(down=taken)
     low_s, high_s, coverage = ends
-    median_s = min(max(statistics.median(measurement.samples_s), low_s), high_s)
+    median_s = min(max(median_s, low_s), high_s)
     spread = math.log(high_s / low_s) / 2 / statistics.NormalDist().inv_cdf((1 + coverage) / 2)
     return Own(math.log(median_s / low_s) + taken, math.log(high_s / median_s), spread)
 

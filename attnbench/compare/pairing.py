@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from attnbench.compare.pairs import (
     refusal,
     took_turns,
 )
-from attnbench.compare.plausible import excess
+from attnbench.compare.plausible import LEAST_EXCESS, excess
 from attnbench.compare.verdict import NOT_COMPARABLE, Pair
 from attnbench.records.environment import section
 from attnbench.records.measurement import Measurement
 from attnbench.records.store import Run
 
+# A difference (log) below which no excess can be: between the percentiles that it is of lie the levels, nearly.
+NEARLY_FAR = 0.8 * math.log1p(LEAST_EXCESS)
 DISTURBED = "disturbed by other work while it was measured"
 
 
@@ -85,8 +88,10 @@ def _heeding_records(pair: Pair, base: ByRun, new: ByRun, machine: Machine) -> P
     before, now = ([one for one in side if one is not None] for side in (base, new))
     if not before or not now:
         return pair
-    found = excess(before, now, machine.drift, known_clock_shift(base, new), machine.cpus)
     turns = pair.time is not None and pair.time.unit == PROCESS
+    found = 0.0
+    if pair.time is None or pair.time.mean > NEARLY_FAR:  # most cases end here, unsorted
+        found = excess(before, now, machine.drift, known_clock_shift(base, new), machine.cpus)
     return replace(pair, excess=found, doubted=doubted(before, now, turns))
 
 

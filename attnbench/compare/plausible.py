@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from attnbench.compare.differences import block_median_s
 from attnbench.records.measurement import Measurement
 from attnbench.records.result import HOST_TIMER, Observed
 from attnbench.records.sentinels import COPY, GEMM, figures
@@ -39,11 +38,6 @@ def excess(
     than those was there, by so much the limit grows.
     """
     limit = (1 + max(LEAST_EXCESS, DRIFTS * drift)) * max(1.0, *(_load(one) / cpus for one in new))
-    # A percentile lies between the medians of the fastest and the slowest block; most cases end here, unsorted.
-    slow = max(min(map(block_median_s, one.blocks)) for one in base)
-    fast = min(max(map(block_median_s, one.blocks)) for one in new)
-    if fast <= limit * slow:
-        return 0.0
     ratio = min(_percentile(one, 10) for one in new) / max(_percentile(one, 90) for one in base)
     ratio *= math.exp(min(0.0, clock_shift or 0.0))
     return ratio - 1 if ratio > limit else 0.0

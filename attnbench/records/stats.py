@@ -164,9 +164,12 @@ def relative_stdev(samples: Sequence[float], mean: float) -> float | None:
     return math.dist(samples, (mean,) * len(samples)) / math.sqrt(len(samples) - 1) / mean
 
 
-def median_intervals(measurements: Sequence[Measurement]) -> list[Interval | None]:
-    """`median_interval` of each, of many at once."""
-    return _intervals(measurements, [_array(one.blocks) for one in measurements])
+def medians_and_intervals(measurements: Sequence[Measurement]) -> Iterator[tuple[float, Interval | None]]:
+    """(the median in seconds, `median_interval`) of each, of many at once."""
+    for start in range(0, len(measurements), TOGETHER):
+        part = measurements[start : start + TOGETHER]
+        samples = [_array(one.blocks) for one in part]
+        yield from zip(_medians(samples), _intervals(part, samples))
 
 
 def median_interval(measurement: Measurement) -> Interval | None:
@@ -273,8 +276,9 @@ def two_speeds(samples: Sequence[float]) -> tuple[float, float] | None:
     count = len(ordered)
     least = max(CLUSTER_SAMPLES, math.ceil(CLUSTER_SHARE * count))
     below = numpy.arange(least, count - least + 1)  # how many are in the low cluster, for each split
-    if not len(below):
-        return None
+    stray = (least - 1) // 10
+    if not len(below) or ordered[count - least + stray] <= (1 + CLUSTER_STEP) * ordered[least - 1 - stray]:
+        return None  # most measurements end here: wherever they are split, the edges are near each other
     trimmed, trimmed_high = (below - 1) // 10, (count - below - 1) // 10
     low_edges = ordered[trimmed], ordered[below - 1 - trimmed]
     high_edges = ordered[below + trimmed_high], ordered[count - 1 - trimmed_high]
