@@ -157,8 +157,8 @@ def compare(base: Path, new: Path, **options: Any) -> None:
     (results/baselines), of which the one of NEW's machine is taken. Runs that were not interleaved with each other
     need three or more in BASE: how far they lie apart says what a difference means.
 
-    Exit status: 0 compared, whatever the verdicts; 2 a mistake in the command; 3 nothing was compared, or a line of a
-    run is unreadable.
+    Exit status: 0 compared, whatever the verdicts; 2 a mistake in the command; 3 nothing was compared, there are too
+    few stored runs, or a line of a run is unreadable.
     """
     from attnbench.cli.compare import compare_command
 
@@ -191,8 +191,8 @@ def gate(base: Path, new: Path, **options: Any) -> None:
 
     \b
     Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
-    failed or not comparable, nothing was compared, or a line is unreadable; 4 inconclusive, only with --strict.
-    Where several apply: 1 over 3 over 4.
+    failed, not comparable or judged by less than BASE was, BASE has too few runs, nothing was compared, or a line is
+    unreadable; 4 inconclusive, only with --strict. Where several apply: 1 over 3 over 4.
     """
     from attnbench.cli.compare import gate_command
 

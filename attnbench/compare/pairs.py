@@ -24,11 +24,23 @@ from attnbench.compare.differences import (
     suite_mean,
 )
 from attnbench.compare.doubts import Own, own_errors
-from attnbench.compare.verdict import FEWEST_PROCESSES, INCONCLUSIVE, MISSING, NEW, NOT_COMPARABLE, Pair
+from attnbench.compare.verdict import (
+    FASTER,
+    FEWEST_PROCESSES,
+    INCONCLUSIVE,
+    MISSING,
+    NEW,
+    NOT_COMPARABLE,
+    SLOWER,
+    Pair,
+)
 from attnbench.records.measurement import Block, Measurement
 from attnbench.records.record import Record
 from attnbench.records.store import Run
+from attnbench.units import show_time
 
+# One stored run in so many is too few to say what the code can take: it may have been disturbed unnoticed.
+REFUTING = 10
 Name = tuple[str, str]  # (case key, backend)
 
 
@@ -166,10 +178,11 @@ def suite_of_turns(cases: Sequence[tuple[Measurement, Measurement]]) -> Pair:
 
 def pairs_of_runs(cases: Mapping[Key, tuple[ByRun, ByRun]]) -> dict[Key, Pair]:
     """The pairs of a suite against stored runs; inconclusive where too few stored runs measured a case."""
-    times = against_runs(dict(zip(cases, _levels(list(cases.values()), block_median_s))))
+    levels = dict(zip(cases, _levels(list(cases.values()), block_median_s)))
+    times = against_runs(levels)
     clocked = {key: sides for key, sides in cases.items() if all(map(_clocks_known, sides))}
     cycles = against_runs(dict(zip(clocked, _levels(list(clocked.values()), block_cycles))))
-    return {key: _pair(times[key], cycles.get(key), cases[key]) for key in cases}
+    return {key: _pair(times[key], cycles.get(key), cases[key], levels[key]) for key in cases}
 
 
 def suite_of_runs(cases: Sequence[tuple[ByRun, ByRun]]) -> Pair:
@@ -222,11 +235,33 @@ def _suite(mean: Callable[[Weigh], Difference], cases: Sequence[tuple[ByRun, ByR
     return Pair(time, cycles, statistics.fmean(clock_shift(*sides) for sides in cases))
 
 
-def _pair(time: Difference | NotEnough, cycles: Difference | NotEnough | None, sides: tuple[ByRun, ByRun]) -> Pair:
+def _pair(
+    time: Difference | NotEnough, cycles: Difference | NotEnough | None, sides: tuple[ByRun, ByRun], levels: Levels
+) -> Pair:
     if isinstance(time, NotEnough):
         return Pair(refused=INCONCLUSIVE, reason=str(time), too_few=True)
     # NOTE: cycles are known of as many runs as times are, so that there is enough of one where there is of the other.
-    return Pair(time, cycles, clock_shift(*sides)) if isinstance(cycles, Difference) else Pair(time)
+    seen = _seen(levels)
+    if isinstance(cycles, Difference):
+        return Pair(time, cycles, clock_shift(*sides), seen=seen)
+    return Pair(time, seen=seen)
+
+
+def _seen(levels: Levels) -> dict[str, str]:
+    """Verdicts that stored runs refute: NEW is as slow, or as fast, as the same code was in one of them.
+
+    Cases lend each other strength, so that one which is wide by itself may count as narrow. Of many runs the slowest
+    and the fastest tenth refute nothing.
+    """
+    ordered = sorted(value for value in levels.base if value is not None)
+    new = statistics.fmean(value for value in levels.new if value is not None)
+    cut = len(ordered) // REFUTING
+    least, most = ordered[cut], ordered[-1 - cut]
+    return {
+        kind: f"a stored run took {show_time(math.exp(value))}, NEW {show_time(math.exp(new))}"
+        for kind, value, refuted in ((SLOWER, most, new <= most), (FASTER, least, new >= least))
+        if refuted
+    }
 
 
 def _levels(cases: Sequence[tuple[ByRun, ByRun]], weigh: Weigh) -> list[Levels]:

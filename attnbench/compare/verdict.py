@@ -42,7 +42,7 @@ class Pair:
     cycles: the same in SM cycles, where clocks were recorded. clock_shift: ln(new / base) of the median SM clocks.
     too_few: that it was refused for want of stored runs. excess: how far NEW's fast calls lie above BASE's slow ones,
     where that is far outside anything plausible (`plausible.excess`); 0.0 where it is not. doubted: verdicts that what
-    the records say of themselves forbids, with the reason.
+    the records say of themselves forbids, with the reason; seen: those that a stored run refutes.
     """
 
     time: Difference | None = None
@@ -53,6 +53,7 @@ class Pair:
     too_few: bool = False
     excess: float = 0.0
     doubted: Mapping[str, str] = field(default_factory=dict)
+    seen: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.time is None) != bool(self.refused) or (self.refused and not self.reason):
@@ -150,6 +151,8 @@ def _verdict(pair: Pair, time: Difference, margin: Margin, above: float, below: 
     kind, reason = _by_time(time, margin, above, below)
     made = Verdict(kind, reason, margin.value, time, below if kind == FASTER else above)
     made = _by_clocks(made, pair, time.unit, margin)
+    if made.kind in pair.seen:
+        made = replace(made, kind=INCONCLUSIVE, reason=f"{made.kind} by the other cases, but {pair.seen[made.kind]}")
     if made.kind in pair.doubted:
         made = replace(made, kind=INCONCLUSIVE, reason=f"{made.kind} by its median, but {pair.doubted[made.kind]}")
     elif made.kind == INCONCLUSIVE and pair.doubted:

@@ -4,8 +4,11 @@ import math
 
 import numpy
 import pytest
+from fakes.compared_runs import MACHINE, record, write_run
 from scipy import stats as scipy_stats
 
+from attnbench.compare.baseline import read_sides
+from attnbench.compare.comparison import compare
 from attnbench.compare.differences import (
     FEWEST_FOR_SHIFT,
     Levels,
@@ -16,7 +19,7 @@ from attnbench.compare.differences import (
     suite_against_runs,
 )
 from attnbench.compare.margin import Margin
-from attnbench.compare.verdict import SLOWER, Pair, decide
+from attnbench.compare.verdict import FASTER, INCONCLUSIVE, SLOWER, Pair, decide
 
 
 def test_one_case_is_the_textbooks_two_sample_t():
@@ -118,3 +121,38 @@ def test_the_mean_of_a_suite_replicates_runs():
     assert mean.mean == pytest.approx(numpy.mean([0.05 - 0.01, 0.05 - 0.05 / 3]))
     shift = scipy_stats.t(2).ppf(0.975) * numpy.std([0.5, 0.52, 0.52], ddof=1) * math.sqrt(1 + 1 / 3)
     assert mean.reach == pytest.approx(shift, rel=0.02) and mean.unit == "run"
+
+
+def at(folder, levels, start_s):
+    """A run whose cases took `levels`, by case."""
+    records = [record("mine", level, seqlen=64 * (1 + place)) for place, level in enumerate(levels)]
+    return write_run(folder, records, MACHINE, start_s=start_s)
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(1.02, SLOWER), (0.98, FASTER)])
+def test_what_a_stored_run_took_as_well_is_not_called_slower(factor, kind, tmp_path):
+    """Forty narrow cases, and one that took 2 % more in one run of three: NEW takes it again, to the sample."""
+    dice = numpy.random.default_rng(2)
+    for place in range(3):
+        levels = 1e-3 * (1 + 1e-4 * dice.normal(size=40))
+        levels[7] = 1e-3 * (factor if place == 2 else 1)
+        at(tmp_path / "base" / str(place), levels.tolist(), 1e9 + place)
+    levels = 1e-3 * (1 + 1e-4 * dice.normal(size=40))
+    for new, expected in ((factor, INCONCLUSIVE), (factor**1.5, kind)):
+        levels[7] = 1e-3 * new
+        sides = read_sides(tmp_path / "base", at(tmp_path / f"new{new}", levels.tolist(), 2e9 + new))
+        verdict = compare(*sides, Margin(0.005)).cells[7].verdict
+        assert verdict.kind == expected
+        assert ("a stored run took" in verdict.reason) == (expected == INCONCLUSIVE), verdict.reason
+
+
+def test_one_run_of_many_refutes_nothing(tmp_path):
+    dice = numpy.random.default_rng(3)
+    for place in range(10):
+        levels = 1e-3 * (1 + 1e-4 * dice.normal(size=40))
+        levels[7] = 1e-3 * (1.02 if place == 2 else 1)
+        at(tmp_path / "base" / str(place), levels.tolist(), 1e9 + place)
+    new = at(tmp_path / "new", (1e-3 * numpy.where(numpy.arange(40) == 7, 1.02, 1)).tolist(), 2e9)
+    assert (
+        "a stored run took" not in compare(*read_sides(tmp_path / "base", new), Margin(0.005)).cells[7].verdict.reason
+    )
