@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 # Their numbers leave fp16: heads of a millionth are below it, v of 448 times a weight is not.
 NOT_IN_FP16 = ("fp8_descales",)
-FRESH_INPUTS = "fresh_inputs"
-FRESH_SET = 2  # an input set that neither the check nor the recheck after timing uses
+# Ahead of the rules of a call on other numbers in the memory of the checked ones, which ends what is not timed.
+IN_PLACE = "fresh_inputs_in_place"
+RECHECK_SET = 1  # its input set, and that of the recheck after timing
+FRESH_SET = 2  # an input set that none of these uses
 
 
 class ProbeContext(Protocol):
@@ -200,7 +202,7 @@ PROBES: Mapping[str, Probe] = {
               _same_bits(stream_check)),
         Probe("used_memory", "the same bits in memory that others left full of NaN", _anywhere,
               _same_bits(pressure_check)),
-        Probe(FRESH_INPUTS, "other numbers than before: an answer kept from an earlier call is wrong", _anywhere,
+        Probe("fresh_inputs", "other numbers than before: an answer kept from an earlier call is wrong", _anywhere,
               _fresh),
     )
 }  # fmt: skip

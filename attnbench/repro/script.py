@@ -17,7 +17,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from attnbench.case import Case, LaterCase
-from attnbench.correctness.probes import FRESH_SET
+from attnbench.correctness.probes import FRESH_SET, IN_PLACE, RECHECK_SET
 from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
 from attnbench.records.record import (
@@ -93,6 +93,8 @@ def _failed_problem(record: Record) -> _Problem:
     probe = failed.partition(": ")[0] if ": " in failed else raised[1] if raised else ""
     if not probe:
         return _Problem(record.case, "", {check.rule: check.limit for check in checks if ": " not in check.rule})
+    if probe == IN_PLACE:  # only a few of its rows were judged, by limits of their own: those of the first inputs do
+        return _Problem(record.case, probe, {check.rule: check.limit for check in checks if ": " not in check.rule})
     limits = {c.rule.removeprefix(f"{probe}: "): c.limit for c in checks if c.rule.startswith(f"{probe}: ")}
     if probe in DISTRIBUTIONS:
         return _Problem(replace(record.case, inputs=probe), "", limits)
@@ -182,6 +184,8 @@ def _call(problem: _Problem, standalone: bool) -> str:
 def _answered(problem: _Problem, standalone: bool) -> str:
     if problem.probe == "fresh_inputs":
         return text.FRESH.substitute(input_set=FRESH_SET)
+    if problem.probe == IN_PLACE:
+        return text.IN_PLACE.substitute(input_set=RECHECK_SET)
     if problem.probe not in RELATIONS:
         return text.PLAIN + _again(problem)
     if not standalone:

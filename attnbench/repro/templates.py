@@ -142,6 +142,15 @@ q, k, v = drawn($input_set)
 out, lse = answer(case, q, k, v)
 """)
 
+# The same where the earlier numbers were, as a rotation of buffers in use does it.
+IN_PLACE = Template("""
+
+answer(case, q, k, v)
+for tensor, numbers in zip((q, k, v), drawn($input_set)):
+    tensor.copy_(numbers)
+out, lse = answer(case, q, k, v)
+""")
+
 # The same problem put differently, its answer put back: `$relation` as the probe does it.
 RELATION_FUNCTION = Template("""
 

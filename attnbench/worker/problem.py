@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Base, Outputs
 from attnbench.case import Case
 from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
+from attnbench.correctness.probes import RECHECK_SET
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import PrepTiming
 from attnbench.reference.inputs import checksums, input_bytes, make_inputs
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8
-FRESH = 1  # the input set of the recheck: other numbers than the checked ones
 
 
 class Problem:
@@ -99,7 +99,7 @@ class Problem:
         """Other inputs of the same case, with the oracle at a few rows only."""
         if self._fresh is None:
             with self.phases("inputs"):
-                inputs = make_inputs(self.case, self.device, FRESH)
+                inputs = make_inputs(self.case, self.device, RECHECK_SET)
             with self.phases("oracle"):
                 self._fresh = make_reference(self.case, inputs, "spot")
         return self._fresh

@@ -20,7 +20,7 @@ from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference, process_check, repeat_check, repeatable
 from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
-from attnbench.correctness.probes import FRESH_INPUTS, kept, run_probes
+from attnbench.correctness.probes import IN_PLACE, kept, run_probes
 from attnbench.paths import PACKAGE
 from attnbench.records.record import EMULATED, LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs
@@ -208,7 +208,7 @@ def check_outputs(
         accuracy = replace(accuracy, checks=(*accuracy.checks, *further))
     if accuracy.passed and last:
         found = on_fresh_inputs(problem, context, backend)
-        checks = (*accuracy.checks, *kept(FRESH_INPUTS, found.accuracy.checks))
+        checks = (*accuracy.checks, *kept(IN_PLACE, found.accuracy.checks))
         accuracy = replace(accuracy, checks=checks)
         if not accuracy.passed and not first_difference(outputs, found.outputs):
             return accuracy, KEPT_ANSWER

@@ -142,6 +142,16 @@ def test_whatever_a_probe_finds_the_script_shows_with_torch_alone(tmp_path, monk
     assert any(line.startswith(f"{shown}: ") and "computed" not in line for line in printed.splitlines()), printed
 
 
+def test_an_answer_kept_by_shape_is_shown_where_it_was_found(tmp_path, monkeypatch, capsys):
+    record, script = recorded(tmp_path, ONLY_THERE["fresh_inputs"], Checks())
+    assert record.accuracy.failures[0].rule.startswith("fresh_inputs_in_place: ")
+    assert "tensor.copy_(numbers)" in script and "import attnbench" not in script
+    status, printed = executed(script, monkeypatch, capsys)
+    assert status == 1 and "max error: " in printed and "WRONG" in printed
+    (tmp_path / "kernel.py").write_text(kernel("pass"))
+    assert executed(script, monkeypatch, capsys)[0] == 0
+
+
 def test_a_key_that_is_not_there_brings_the_nearest_of_all(tmp_path):
     problem = Problem(Case.make(**SHAPE), "cpu", Checks(), Timing(), 0, Phases())
     record = run_trial(problem, builtin()["naive"], False)

@@ -42,7 +42,7 @@ EXPECTED = {
         "error",
         "timeout",
         r"^in phase check: a call did not return within 8 s; it was ended \(timeout_s, --timeout\); it was at "
-        r"misbehaving.py:\d+ hangs$",
+        r"misbehaving.py:\d+ hangs < .*",
     ),
     "is_killed_from_outside": ("error", "crash", r"killed by SIGKILL"),
     "wants_a_petabyte": ("error", "oom", r"can't allocate memory"),

@@ -10,6 +10,7 @@ import torch
 from attnbench.backend import Base, ContractError, Outputs
 from attnbench.backends import builtin
 from attnbench.case import Case
+from attnbench.correctness.probes import RECHECK_SET
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
 from attnbench.worker import phases as phases_module
@@ -18,7 +19,7 @@ from attnbench.worker import problem as problem_module
 from attnbench.worker.breakpoints import NO_TERMINAL, breakpointhook
 from attnbench.worker.phases import Phases
 from attnbench.worker.prepared import KEPT_ANSWER
-from attnbench.worker.problem import FRESH, Problem
+from attnbench.worker.problem import Problem
 from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
@@ -78,7 +79,7 @@ def test_inputs_and_oracle_are_made_once_for_all_backends(monkeypatch):
     shared = problem()
     for _ in range(3):
         assert run_trial(shared, Backend(), timed=True).status == "ok"
-    assert made == [(), (FRESH,)]
+    assert made == [(), (RECHECK_SET,)]
 
 
 def test_a_backend_that_writes_its_inputs_does_not_spoil_the_next_ones():
@@ -219,7 +220,9 @@ def test_an_answer_kept_by_shape_is_wrong_whether_it_is_timed_or_not(timed, case
     shared = problem(case)
     record = run_trial(shared, kernel, timed=timed)
     assert record.status == "incorrect" and record.likely_cause == KEPT_ANSWER
-    assert record.reason.startswith("right when checked, wrong after timing: " if timed else "fresh_inputs: max error")
+    assert record.reason.startswith(
+        "right when checked, wrong after timing: " if timed else "fresh_inputs_in_place: max error"
+    )
     assert not shared.inputs_written(), "its own inputs are back in their place"
 
 
@@ -231,7 +234,7 @@ def test_what_is_not_timed_is_called_on_fresh_inputs_at_the_same_addresses():
         return call()
 
     record = run_trial(problem(), Backend(looks), timed=False)
-    assert record.status == "ok" and record.accuracy.checks[-1].rule.startswith("fresh_inputs: ")
+    assert record.status == "ok" and record.accuracy.checks[-1].rule.startswith("fresh_inputs_in_place: ")
     places, numbers = (set(values) for values in zip(*seen))
     assert len(places) == 1 and len(numbers) == 2 and seen[-1][1] != seen[0][1]
 
