@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes
+from attnbench.timing.measure import in_turn
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.stopping import IN_WORDS
 from attnbench.timing.timers import make_flush, make_timer
@@ -50,7 +50,9 @@ class Prepared:
     def __init__(self, problem: Problem, checked: Checked, inputs: Inputs, held: Sequence[Base]):
         self.problem, self.checked, self._inputs = problem, checked, inputs
         with problem.phases("prepare"):
-            first, self._prep_s, self._peak = _prepare_watched(problem.case, checked.backend, inputs)
+            first, self._prep_s, self._peak = _prepare_watched(
+                problem.case, checked.backend, inputs, problem.phases.again
+            )
             self.calls = rotation(problem, checked.backend, inputs, first, held)
         self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
 
@@ -113,17 +115,22 @@ class Prepared:
         return accuracy, "" if first_difference(kept, outputs) else KEPT_ANSWER
 
 
-def _prepare_watched(case: Case, backend: Base, inputs: Inputs) -> tuple[Call, float, Peak | None]:
+def _prepare_watched(
+    case: Case, backend: Base, inputs: Inputs, alive: Callable[[], None]
+) -> tuple[Call, float, Peak | None]:
     """The call, the seconds that preparing it took, and the peak memory of a preparation and a call, inputs included
-    (None where it could not be told)."""
+    (None where it could not be told). alive: called ahead of each call.
+    """
     import torch
 
     if not inputs.q.is_cuda:
 
         def anew() -> Outputs:  # of its own, ahead of what is timed: the meters take time
+            alive()
             return backend.prepare(case, inputs)()
 
         found = cpu_peak(anew)
+        alive()
         started = time.perf_counter()
         call = backend.prepare(case, inputs)
         return call, time.perf_counter() - started, found and replace(found, bytes=found.bytes + input_bytes(case))
@@ -218,12 +225,18 @@ def _timed(problem: Problem, prep: PrepCall) -> PrepTiming:
     # One input set, so the cache is emptied ahead of each sample; but for captured graphs, which cannot, and for the
     # CPU, where that takes a hundred times as long as what is timed.
     cold = timing.cache == "cold" and timer.name == "events"
-    return sample(prep, timer, make_flush(problem.device, problem.cache_bytes) if cold else None)
+    flush = make_flush(problem.device, problem.cache_bytes) if cold else None
+    return sample(prep, timer, flush, problem.phases.alive)
 
 
-def sample(prep: PrepCall, timer: Timer, before: Callable[[], None] | None) -> PrepTiming:
-    """Samples of a preparation: about PREP_TIME_S of them after a warm-up; `before` runs, untimed, ahead of each."""
-    calls = itertools.repeat(cast("Call", prep.call))  # only a timer's `last` asks what a call returned
+def sample(
+    prep: PrepCall, timer: Timer, before: Callable[[], None] | None, alive: Callable[[], None] = lambda: None
+) -> PrepTiming:
+    """Samples of a preparation: about PREP_TIME_S of them after a warm-up; `before` runs, untimed, ahead of each.
+
+    alive: called ahead of each call.
+    """
+    calls = in_turn([cast("Call", prep.call)], alive)  # only a timer's `last` asks what a call returned
     estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, before))
     per_sample = timer.region(estimate_s)
     count = max(LEAST_SAMPLES, min(MOST_SAMPLES, int(PREP_TIME_S / (estimate_s * per_sample))))
