@@ -21,6 +21,7 @@ from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
 from attnbench.records.environment import section
 from attnbench.records.record import Record
+from attnbench.records.stats import speeds
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run.emulated import emulated_names, emulated_twins
 from attnbench.run.process import RunError
@@ -30,6 +31,7 @@ from attnbench.suite.axes import parse_axes
 from attnbench.suite.groups import Match
 from attnbench.suite.load import axes_suite, load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
+from attnbench.units import show_time
 
 # Cases that a budget left no time for, named one a line.
 SHOWN_NOT_RUN = 10
@@ -37,6 +39,8 @@ SHOWN_NOT_RUN = 10
 SHOWN_LEFT_OUT = 5
 # Lines of a plan that are written together: a suite may have a million.
 LINES_AT_ONCE = 1000
+# Records of two speeds, named one a line.
+SHOWN_TWO_SPEEDS = 5
 # What a plugin's backend counts as where only built-in ones are known by name.
 PLAIN = Base()
 # Exit statuses, the gravest first.
@@ -97,7 +101,7 @@ def run_command(
     places = _run_directories(loaded, out) if run is None else [run.path]
     doubt = doubt_line(kind) if any(group.time for suite in loaded for group in suite.groups) else ""
     if doubt:
-        click.echo(doubt)
+        say(doubt)
     requests = [
         Request(
             suite,
@@ -264,7 +268,7 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
     if outcome.records:
         printed_table(outcome.records, outcome.path)
     say(time_split(outcome))
-    for text in (*spoilt(outcome.records), *outcome.suspicions):
+    for text in (*spoilt(outcome.records), *of_two_speeds(outcome.records), *outcome.suspicions):
         say(f"suspect: {text}")
     for text in outcome.notes:
         say(f"note: {text}")
@@ -317,6 +321,17 @@ def spoilt(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(
         f"{count} {'block was' if count == 1 else 'blocks were'} discarded: {cause}" for cause, count in causes.items()
     )
+
+
+def of_two_speeds(records: Sequence[Record]) -> tuple[str, ...]:
+    """The measurements that are none, since calls have two speeds; the first few, and how many more there are."""
+    texts = []
+    for record in records:
+        both = speeds(record.measurement) if record.measurement else ()
+        if len(both) > 1:
+            texts.append(f"{record.backend} on {record.case_key} has two speeds, {' and '.join(map(show_time, both))}")
+    more = len(texts) - SHOWN_TWO_SPEEDS
+    return (*texts[:SHOWN_TWO_SPEEDS], *([f"two speeds: {more} more, as the report tells"] if more > 0 else []))
 
 
 def time_split(outcome: Outcome) -> str:

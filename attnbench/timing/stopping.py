@@ -77,6 +77,7 @@ class Convergence:
     enough_half_width: float = ENOUGH_HALF_WIDTH
     samples_s: list[float] = field(default_factory=list)
     timed_s: float = 0.0
+    _speeds: tuple[int, tuple[float, float] | None] = (0, None)  # of so many samples
 
     def add(self, samples_s: Sequence[float], calls_per_sample: int) -> None:
         self.samples_s.extend(samples_s)
@@ -87,9 +88,8 @@ class Convergence:
 
     def unmet(self) -> tuple[str, ...]:
         missing = self._too_little()
-        speeds = two_speeds(self.samples_s)
-        if speeds is not None:
-            low, high = map(show_time, speeds)
+        if self.speeds is not None:
+            low, high = map(show_time, self.speeds)
             missing.append(f"two speeds, {low} and {high}: the median between them is neither")
         elif not missing:
             width, deviation = self.half_width(), self.deviation()
@@ -120,10 +120,18 @@ class Convergence:
             spread = statistics.stdev(medians_s) / statistics.median(medians_s)
             width = min(width, spread / math.sqrt(SHORT_PER_LONG))
         at_the_end = width * max(1.0, more) ** -power
-        return at_the_end > self.enough_half_width or two_speeds(self.samples_s) is not None
+        return at_the_end > self.enough_half_width or self.speeds is not None
 
     def flags(self) -> tuple[str, ...]:
-        return () if two_speeds(self.samples_s) is None else (TWO_SPEEDS,)
+        return () if self.speeds is None else (TWO_SPEEDS,)
+
+    @property
+    def speeds(self) -> tuple[float, float] | None:
+        """`stats.two_speeds` of the samples; looked for once for as many, since the machine idles meanwhile."""
+        count = len(self.samples_s)
+        if self._speeds[0] != count:
+            self._speeds = count, two_speeds(self.samples_s)
+        return self._speeds[1]
 
     def half_width(self) -> float:
         """Of the 95 % interval of the median over batches of consecutive samples, relative; infinite with too few."""

@@ -9,6 +9,7 @@ from fakes.report_runs import LAPTOP, accuracy, failed, incorrect, ok, unsupport
 from rich.console import Console
 
 from attnbench.cli.diagnosis import diagnosis, printed_table
+from attnbench.cli.run import of_two_speeds
 from attnbench.cli.run_table import MAX_ROWS, summary
 from attnbench.cli.terminal import outcome_text
 from attnbench.records.measurement import Block
@@ -89,6 +90,14 @@ def test_both_speeds_of_a_call_that_has_two_are_shown():
     assert outcome_text(record) == "1.000 ms or 2.000 ms"
     unflagged = ok("fa3", 1e-3, timing={**alternating(1e-3, 2e-3), "flags": ()})
     assert outcome_text(unflagged) == "1.500 ms", "a reader's own opinion of old records changes no number"
+
+
+def test_measurements_of_two_speeds_are_suspect_and_named():
+    two = [ok("fa3", 1e-3, timing=alternating(1e-3, 2e-3), seqlen=64 * index) for index in range(1, 8)]
+    lines = of_two_speeds([ok("fa2", 1e-3), unsupported("flex", "no"), *two])
+    assert lines[0] == f"fa3 on {two[0].case_key} has two speeds, 1.000 ms and 2.000 ms"
+    assert len(lines) == 6 and lines[-1] == "two speeds: 2 more, as the report tells"
+    assert of_two_speeds([ok("fa2", 1e-3), *two[:1]]) == lines[:1]
 
 
 def test_one_row_a_record_for_many_backends():
