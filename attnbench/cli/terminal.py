@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 Step = TypeVar("Step")
+# Steps may take minutes: by rich's own 30 s it would never know their pace.
+PACE_PERIOD_S = 3600.0
 
 
 def outcome_text(record: Record) -> str:
@@ -133,8 +135,9 @@ def watched(steps: Iterable[Step], total: int) -> Iterator[Step]:
         yield from steps
         return
     with Progress(
-        BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), transient=True
-    ) as bar:
+        BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), transient=True,
+        speed_estimate_period=PACE_PERIOD_S,
+    ) as bar:  # fmt: skip
         yield from bar.track(steps, total=total)
 
 

@@ -39,6 +39,8 @@ ALLOWED = {"tflops": (4, 6), "error": (3, 6)}
 LARGE = 2000
 ALLOWED_LARGE = {"tflops": (3, 4), "error": (3, 2)}
 MAX_TICKS = 8
+# The part of a panel's width that the label of a length takes, with a gap.
+LABEL_SHARE = 0.11
 # Head dimensions whose peak memory is drawn; the table holds the rest.
 MEMORY_PANELS = 4
 MIB = 2**20
@@ -195,9 +197,21 @@ def _panel(axes: Axes, panel: Panel, order: Sequence[str]) -> None:
             axes.vlines(math.log2(length), low, high, color=_style(order.index(series))["color"], linewidth=1.4)
     if panel.failed:
         axes.plot(*_places(panel.failed), **FAILED_STYLE)
-    ticks = panel.lengths[:: -(-len(panel.lengths) // MAX_TICKS)]
+    ticks = spread_ticks(panel.lengths)
     _horizontal(axes, [math.log2(tick) for tick in ticks], [lengths(tick) for tick in ticks],
                 "seqlen_k" if "seqlen_q" in panel.title else "seqlen")  # fmt: skip
+
+
+def spread_ticks(values: Sequence[int]) -> list[int]:
+    """Those of some lengths, in order, whose labels do not run into each other on a logarithmic axis; the longest, and
+    downwards each that is far enough from the one before it.
+    """
+    kept = list(values[-1:])
+    least = math.log2(values[-1] / values[0]) * LABEL_SHARE if values else 0.0
+    for value in reversed(values[:-1]):
+        if math.log2(kept[-1] / value) >= least:
+            kept.append(value)
+    return kept[::-1]
 
 
 def _places(points: Points) -> tuple[list[float], list[float]]:

@@ -174,6 +174,18 @@ def test_logarithmic_ticks_are_few_round_and_never_none(low, high):
     assert all(width > 0.06 for width in widths)  # no two labels run into each other
 
 
+@pytest.mark.parametrize("lengths, ticks", [
+    ((128, 256, 512, 1024, 2048), [128, 256, 512, 1024, 2048]),
+    ((1, 2, 3, 63, 64, 113, 127, 128, 129, 255, 1023, 1025), [1, 3, 113, 255, 1025]),
+    (tuple(2**power for power in range(17)), [2**power for power in range(0, 17, 2)]), ((512,), [512]), ((), []),
+])  # fmt: skip
+def test_labels_of_lengths_do_not_run_into_each_other(lengths, ticks):
+    found = plots.spread_ticks(lengths)
+    assert found == ticks
+    gaps = [math.log2(two / one) for one, two in itertools.pairwise(found)]
+    assert not gaps or min(gaps) >= plots.LABEL_SHARE * math.log2(lengths[-1] / lengths[0])
+
+
 def test_no_two_series_look_alike():
     styles = [plots._style(index) for index in range(60)]
     looks = {(style["color"], style["marker"], style["dashes"]) for style in styles}
