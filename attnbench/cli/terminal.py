@@ -12,6 +12,7 @@ from attnbench.cli.time_left import TimeLeft, Todo
 from attnbench.printable import printable
 from attnbench.records.record import Record
 from attnbench.report.causes import in_short
+from attnbench.screen import wrapped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,7 +37,8 @@ def outcome_text(record: Record) -> str:
 
 
 class PlainProgress:
-    """`[ 12/60] ok  bf16-... naive 1.23 ms, about 2 min left`: for logs and CI."""
+    """`[ 12/60] ok  bf16-... naive 1.23 ms, about 2 min left`: for logs and CI; a line a record unless `COLUMNS` is
+    set."""
 
     def begin(self, records: int, taken: int, todo: Todo = ()) -> None:
         self._total, self._done, self._left = records, taken, TimeLeft(todo)
@@ -54,7 +56,8 @@ class PlainProgress:
         left_s = self._left.seconds()
         left = f"  [{show_left(left_s)} left]" if left_s is not None and self._done < self._total else ""
         place = f"[{self._done:{len(str(self._total))}}/{self._total}]"
-        print(f"{place} {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}", flush=True)
+        line = f"{place} {mark:11} {record.case_key}  {record.backend}  {outcome_text(record)}{left}"
+        print("\n".join(wrapped(line, "    ")), flush=True)
 
     def output(self, backend: str, text: str) -> None:
         for line in printable(text).splitlines():

@@ -84,9 +84,8 @@ def _leader(field: Field) -> str:
     others += [f"{level:,} too close to call"] if level and won else []
     where = f"{code(leader)} in {won[leader]:,} of {count(len(found), 'case')}" if won else "too close to call"
     against = _against(field, leader)
-    gain = f"; it is {ratio_words(timed, leader, against)} as fast as {code(against)}" if against and won else ""
-    if against and not won:
-        gain = f"; {code(leader)} is {ratio_words(timed, leader, against)} as fast as {code(against)}"
+    factor = ratio_words(timed, leader, against) if against else ""
+    gain = f"; {'it' if won else code(leader)} is {factor} as fast as {code(str(against))}" if factor else ""
     return f"{where}{f' ({listing(others)})' if others else ''}{gain}."
 
 
@@ -101,11 +100,12 @@ def _against(field: Field, leader: str) -> str | None:
 
 def ratio_words(timed: TimedCells, series: str, over: str) -> str:
     """`2.46x (2.31x to 2.62x)`: the geometric mean of the speedups, and of the least and the most that the intervals of
-    both medians allow in each case."""
+    both medians allow in each case; "" where no case was timed on both.
+    """
     mine = {case: result for (case, name), result in timed.items() if name == series}
     pairs = [(result, base) for case, result in mine.items() if (base := timed.get((case, over))) is not None]
     if not pairs:
-        return "never timed on the same case"
+        return ""
     ends = [(bounds(result.statistics), bounds(base.statistics)) for result, base in pairs]
     mean = statistics.geometric_mean([base.time_s / result.time_s for result, base in pairs])
     low = statistics.geometric_mean([base[0] / own[1] for own, base in ends])
@@ -150,8 +150,8 @@ def _timed_words(of_dtypes: Mapping[str, Field], series: str, results: Sequence[
     words = f"{code(series)} right in {passed:,} of {count(len(results), 'case')}"
     for dtype, field in of_dtypes.items():
         over = field.baseline
-        if over is not None and over != series and any(name == series for _, name in field.timed):
-            words += f", {ratio_words(field.timed, series, over)} as fast as {code(over)} in {dtype}"
+        factor = ratio_words(field.timed, series, over) if over is not None and over != series else ""
+        words += f", {factor} as fast as {code(str(over))} in {dtype}" if factor else ""
     return words
 
 

@@ -56,6 +56,15 @@ def test_lines_for_a_log(capsys, clock):
     ]
 
 
+def test_lines_for_a_log_of_so_many_columns(capsys, clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = PlainProgress()
+    shown.begin(1, 0, [(job(timed=False), ["mine"])])
+    shown.record(RECORDS[1])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60 and RECORDS[1].case_key in lines[0] and lines[1].startswith("    mine")
+
+
 def test_nothing_left(capsys):
     PlainProgress().begin(4, 4)
     assert capsys.readouterr().out == "4 of 4 records were taken before; nothing is left\n"
