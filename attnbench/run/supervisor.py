@@ -236,6 +236,8 @@ class Listener:
     def _enter(self, backend: str, phase: str) -> None:
         if backend != self.backend and phase == "time":
             self.together = True
+        if phase == "start":
+            self.together = False
         self.backend, self.phase = backend, phase
         self.watch(backend, phase)
 

@@ -153,14 +153,23 @@ class Worker:
         self._phases.spent_s.clear()
 
     def _run(self, job: RunCase) -> None:
-        """All backends of one case; inputs and oracle are made once."""
+        """All backends of one case; inputs and oracle are made once.
+
+        The emulated ones come last: they take no part in the timing, and what they compile first may take minutes.
+        """
+        problem = self._problem(job, job.bits)
+        emulated = [name for name in job.backends if self._backends[name].emulated]
+        self._run_some(job, problem, [name for name in job.backends if name not in emulated])
+        self._build_ahead(emulated)
+        self._run_some(job, problem, emulated)
+
+    def _run_some(self, job: RunCase, problem: Problem, names: Sequence[str]) -> None:
         from attnbench.records.record import Record
         from attnbench.worker.arms import time_together
         from attnbench.worker.trial import check_trial, time_alone
 
-        problem, held = self._problem(job, job.bits), []
-        self._build_ahead(job.backends)
-        for name in job.backends:
+        held = []
+        for name in names:
             self._begin(name)
             backend = self._backends[name]
             if backend.emulated and job.emulation is not None:
@@ -179,7 +188,7 @@ class Worker:
 
     def _build_ahead(self, names: Sequence[str]) -> None:
         """Compiles the emulated kernels of a job side by side; what fails does so again when its turn comes."""
-        emulated = [self._backends[name] for name in names if self._backends[name].emulated]
+        emulated = [self._backends[name] for name in names]
         if len(emulated) < 2 or any(backend.unavailable() for backend in emulated):
             return
         from concurrent.futures import ThreadPoolExecutor

@@ -79,3 +79,14 @@ def test_what_a_budget_leaves_no_time_for_is_listed(command):
         "not run: bf16-d64-h1-b1-q40-k40-full-normal.0",
         "not run: bf16-d64-h1-b1-q96-k96-full-normal.0",
     ]
+
+
+def test_emulated_backends_come_after_those_that_are_timed(command):
+    """What they compile may take minutes: something is shown before that."""
+    path = command.suite(f"{SIZES}, seqlen: 40", rest="backends: ['hopper_emulated[simple]', naive, cpu_flash]\n")
+    done = command("run", path, "--device", "cpu", "--out", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = read(command.folder / "run").records
+    assert {record.backend for record in records[:2]} == {"naive", "cpu_flash"}
+    assert all(record.measurement for record in records[:2])
+    assert records[2].backend == "hopper_emulated[simple]" and records[2].measurement is None

@@ -221,6 +221,15 @@ def test_one_that_is_right_alone_was_not_the_culprit_and_says_that_it_was_timed_
     assert submitted == [["a", "b", "c"], ["c"], ["a", "b"], ["a"], ["b"]]
 
 
+def test_one_that_begins_after_the_others_were_timed_was_not_timed_with_them(work):
+    """As an emulated one does."""
+    first = [phase("a", "start"), phase("b", "start"), phase("a", "time"), phase("b", "time")]
+    first += [told(timed("a", 1e-3)), told(timed("b", 1e-3)), phase("c", "start"), WorkerDied("gone")]
+    records, submitted, _, _, _ = work(first)
+    assert outcomes(records) == [("a", "ok", None), ("b", "ok", None), ("c", "error", "crash")]
+    assert submitted == [["a", "b", "c"]] and records[2].reason == "gone"
+
+
 def test_one_that_hangs_in_its_turn_is_the_culprit(work):
     first = [*checked_and_taking_turns(*"abcb"), WorkerSilent()]
     second = [phase("a", "start"), phase("a", "time"), phase("c", "time"), told(timed("a", 1e-3)),
