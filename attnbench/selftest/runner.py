@@ -7,6 +7,7 @@ tile order, tile width, split keys, P's rounding and rescaling run on many shape
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -165,8 +166,7 @@ def _collect(work: list[BugUnit | RightUnit], watch: Watch) -> Findings:
     """Units in as many processes as there are cores, each with one thread: the problems are small."""
     findings = Findings()
     processes = min(len(os.sched_getaffinity(0)), len(work))
-    os.environ["PYTHONSAFEPATH"] = "1"  # no process of these imports from the current folder
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with _safe_path(), multiprocessing.get_context("spawn").Pool(processes) as pool:
         for unit, result in zip(work, watch(pool.imap(_run, work), len(work))):
             if isinstance(unit, RightUnit):
                 judged, accused = result
@@ -175,6 +175,19 @@ def _collect(work: list[BugUnit | RightUnit], watch: Watch) -> Findings:
             else:
                 _take(findings, unit, result)
     return findings
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes started meanwhile import nothing from the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _run(unit: BugUnit | RightUnit) -> Any:
