@@ -72,7 +72,7 @@ class AbRequest:
 def ab_command(
     suite: str, base: str, head: str, backends: tuple[str, ...], only: tuple[str, ...], plugins: tuple[str, ...],
     build: str | None, processes: int, margin: Margin, device: str, out: Path | None, resume: Path | None,
-    timeout: float | None, strict: bool, junit: Path | None, overwrite: bool, github: bool,
+    timeout: float | None, strict: bool, junit: Path | None, github: bool, overwrite: bool = False,
 ) -> int:  # fmt: skip
     """The exit status. Raises a user error for a mistake, before anything is measured."""
     if processes < LEAST_PROCESSES:

@@ -97,7 +97,7 @@ def end(gate_result: GateResult, more: Sequence[str] = (), written: Sequence[str
     for line in (*gate_result.reasons, *more):
         echo(line)
     for line in written:
-        click.echo(f"attnbench: {printable(line)}", err=True)
+        click.echo(log_text(f"attnbench: {printable(line)}"), err=True)
     if written and gate_result.status == PASSED:
         echo(f"exit status {USAGE_ERROR}: {gate_result.words}, and not everything could be written")
         return USAGE_ERROR

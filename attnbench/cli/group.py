@@ -17,7 +17,7 @@ import click
 from attnbench import __version__
 from attnbench.cli.streams import outlived
 from attnbench.errors import UserError
-from attnbench.printable import printable
+from attnbench.printable import log_text, printable
 
 USAGE_ERROR = 2
 INCOMPLETE = 3
@@ -32,7 +32,7 @@ class Mistake(click.ClickException):
     """A mistake of the user's, or a file that cannot be read: one line, and the exit status that goes with it."""
 
     def __init__(self, error: UserError) -> None:
-        super().__init__(printable(str(error)))
+        super().__init__(log_text(printable(str(error))))
         self.exit_code = error.status  # type: ignore[misc]  # click reads it from the instance
 
 

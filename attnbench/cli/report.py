@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from attnbench.printable import log_text
 from attnbench.records.store import Run, read, without_collection
 
 # The exit status where something in a run directory could not be read; what could is used all the same.
@@ -39,7 +40,7 @@ def tell_problems(runs: Iterable[Run]) -> int:
     """What could not be read of run directories, a line each on stderr; 3 where there is any, else 0."""
     problems = [f"{run.path / problem}" for run in runs for problem in run.problems]
     for problem in problems[:SHOWN]:
-        click.echo(f"attnbench: {problem}", err=True)
+        click.echo(log_text(f"attnbench: {problem}"), err=True)
     if len(problems) > SHOWN:
         click.echo(f"attnbench: {len(problems) - SHOWN:,} more problems like these", err=True)
     return UNREADABLE if problems else 0

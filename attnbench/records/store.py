@@ -91,7 +91,7 @@ def read(path: str | Path) -> Run:
         environment=environment,
         suite_text=suite_text,
         records=tuple(records),
-        problems=(*problems, *unread, *lines, *wrong),
+        problems=tuple(map(one_line, (*problems, *unread, *lines, *wrong))),
         sentinels=tuple(sentinels),
         unknown=tuple(sorted(unknown)),
         suite_name=suite_name,

@@ -138,7 +138,7 @@ def _read(text: bytes, unknown: set[str]) -> Record:
         if len(further) < len(mistakes):
             raise
         stored = _records().validate_json(text, extra="ignore")
-        unknown.update(".".join(part for part in loc if isinstance(part, str)) for loc in further)
+        unknown.update(one_line(".".join(part for part in loc if isinstance(part, str))) for loc in further)
     return stored.made(unknown)
 
 

@@ -72,9 +72,9 @@ MISTAKES = {
 IN_A_WORKER = {"a directory in a file"}
 
 
-def one_line(done):
+def one_line(done, status=2):
     """The single line on stderr of a user's mistake."""
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("attnbench: "), done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     return done.stderr
@@ -180,7 +180,8 @@ def test_a_run_of_another_schema_is_refused_by_every_reader(in_process, tmp_path
     records.write_text(records.read_text().replace('"schema":1', '"schema":99'))
     before = records.read_bytes()
     for arguments in (["report", run], ["repro", run, "key", "naive"], ["run", "--resume", run]):
-        assert "schema 99; this version reads schema 1; read it with the version" in one_line(in_process(*arguments))
+        told = one_line(in_process(*arguments), status=3)
+        assert "schema 99; this version reads schema 1; read it with the version" in told
     assert records.read_bytes() == before
 
 
