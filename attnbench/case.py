@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -33,6 +34,8 @@ SCALINGS = ("none", "tensor", "head", "token", "block")
 MAX_HEAD_DIM = 576
 # Sizes beyond this overflow the 32-bit lengths of every kernel interface in the field.
 MAX_SIZE = 2**31 - 1
+MAX_SEED = 2**63 - 1
+LARGEST = sys.float_info.max
 
 REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
 FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
@@ -206,7 +209,7 @@ def _check_sizes(values: dict[str, Any]) -> None:
         if type(value) is not int:
             raise CaseError(f"{name} must be a whole number, not {value!r}")
         if not 1 <= value <= MAX_SIZE:
-            raise CaseError(f"{name} must be between 1 and {MAX_SIZE}, not {value}")
+            raise CaseError(f"{name} must be between 1 and {MAX_SIZE}, not {_shortened(value)}")
     for name in ("head_dim", "head_dim_v"):
         if values[name] > MAX_HEAD_DIM:
             raise CaseError(f"{name} {values[name]} is above {MAX_HEAD_DIM}, the largest that any backend takes")
@@ -226,22 +229,27 @@ def _check_names(values: dict[str, Any]) -> None:
     for name in ("causal", "hadamard"):
         if type(values.get(name, False)) is not bool:
             raise CaseError(f"{name} must be true or false, not {values[name]!r}")
-    if type(seed) is not int or seed < 0:
-        raise CaseError(f"seed must be a whole number from 0, not {seed!r}")
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise CaseError(f"seed must be a whole number from 0 to {MAX_SEED}, not {_shortened(seed)}")
     # Which distributions there are is `inputs`' business; here only what would make keys ambiguous is refused.
     inputs = values.get("inputs", "normal")
     if type(inputs) is not str or not (inputs.isidentifier() or INPUT_FILE.fullmatch(inputs)):
         raise CaseError(f"inputs must be the name of a distribution or of a .safetensors file, not {inputs!r}")
     for name in ("p_scale", "softmax_scale"):
         value = values.get(name)
-        if value is not None and (type(value) not in (int, float) or not 0 < value < float("inf")):
-            raise CaseError(f"{name} must be a positive number, not {value!r}")
+        if value is not None and (type(value) not in (int, float) or not 0 < value <= LARGEST):
+            raise CaseError(f"{name} must be a positive number, not {_shortened(value)}")
     if dtype not in FP8_DTYPES:
         for name in FP8_FIELDS:
             if name in values and values[name] != DEFAULTS[name]:
                 raise CaseError(f"{name} applies to dtype {' and '.join(FP8_DTYPES)} only, not to {dtype}")
     if values.get("hadamard") and values["head_dim"] & (values["head_dim"] - 1):
         raise CaseError(f"hadamard needs a head_dim that is a power of two, not {values['head_dim']}")
+
+
+def _shortened(value: Any) -> str:
+    """A value in a message; a number of many digits as one."""
+    return "a number of many digits" if type(value) is int and value > MAX_SEED else repr(value)
 
 
 def _plain(value: Any) -> str:

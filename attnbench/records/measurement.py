@@ -173,7 +173,7 @@ class Measurement:
     discarded: Mapping[str, Count] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     together: tuple[str, ...] = ()
-    order_seed: int | None = None
+    order_seed: Count | None = None
     prep_call: PrepTiming | None = None
 
     def __post_init__(self) -> None:

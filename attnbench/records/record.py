@@ -16,7 +16,7 @@ from typing import Any
 from attnbench.case import Case
 from attnbench.printable import printable
 from attnbench.records.json_values import checked
-from attnbench.records.measurement import Block, Measurement, RecordError, known_facts, made_printable
+from attnbench.records.measurement import Block, Count, Measurement, RecordError, known_facts, made_printable
 from attnbench.redaction import redacted
 
 SCHEMA = 1
@@ -83,7 +83,7 @@ class Accuracy:
     """
 
     coverage: str
-    rows: int
+    rows: Count
     checks: tuple[Check, ...]
     values: Mapping[str, float] = field(default_factory=dict)
     recheck: str = ""
