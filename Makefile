@@ -86,9 +86,10 @@ kernels: $(VENV)/.tested ## compile kernels/ for sm_90a into build/
 	$(BIN)/attnbench kernels build
 
 # Peers whose machine code kernels/COMPARISON.md reads; what cannot be had is said there to be not run. flash-attn-4 is
-# compiled, in an environment of its own that takes torch from .venv. About 700 MB, and 10 minutes.
+# compiled, in an environment of its own that takes torch from .venv. About 1 GB, and 15 minutes.
 COMPARISON := build/comparison
-COMPARED_WHEELS := fa3-fwd==0.0.3 tokenspeed-fa3==3.0.0.post20260810 flash-attn3-jax==0.2.3 sglang-kernel==0.4.10
+COMPARED_WHEELS := fa3-fwd==0.0.3 tokenspeed-fa3==3.0.0.post20260810 flash-attn3-jax==0.2.3 sglang-kernel==0.4.10 \
+                   vllm==0.33.0
 FA4_WHEELS := flash-attn-4==4.0.0b36 nvidia-cutlass-dsl==4.8.1 nvidia-cutlass-dsl-libs-base==4.8.1 \
               nvidia-cutlass-dsl-libs-core==4.8.1 nvidia-cutlass-dsl-libs-cu12==4.8.1 einops apache-tvm-ffi \
               torch-c-dlpack-ext quack-kernels cuda-bindings cuda-pathfinder protobuf typing-extensions

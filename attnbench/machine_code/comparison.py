@@ -20,15 +20,17 @@ class PlainForward:
     """Keeps forward kernels for sm_90a of one problem each: dtype, head_dim and causal, and nothing beside.
 
     schedules: of kernels whose name tells a schedule (ours), those to keep. called: how a kernel's short name begins,
-    in files that hold more than attention.
+    in files that hold more than attention. besides: what they may do beside, where a maker has no other ones.
     """
 
     schedules: tuple[str, ...] = ()
     called: str = ""
+    besides: tuple[str, ...] = ()
 
     def may_keep(self, name: Name) -> bool:
         said = name.arguments
-        plain = not any(said.get(extra) for extra in (*EXTRAS, "cluster")) and said.get("direction") != "bwd"
+        refused = {*EXTRAS, "cluster"} - set(self.besides)
+        plain = not any(said.get(extra) for extra in refused) and said.get("direction") != "bwd"
         known = "causal" in said and said.get("head_dim", HEAD_DIMS[0]) in HEAD_DIMS
         same_width = said.get("head_dim_v", said.get("head_dim")) == said.get("head_dim")
         wanted = not self.schedules or said.get("schedule", self.schedules[0]) in self.schedules

@@ -84,6 +84,13 @@ def test_a_plain_forward_may_be_asked_for_by_name():
     assert not PlainForward(called="FlashAttn").may_keep(Name("full", "gemm", said))
 
 
+def test_what_a_maker_has_only_with_something_beside_may_be_kept():
+    said = {"causal": True, "head_dim": 64, "varlen": True, "packed_gqa": True}
+    assert PlainForward(besides=("varlen", "packed_gqa")).may_keep(Name("k", "k", said))
+    assert not PlainForward(besides=("varlen",)).may_keep(Name("k", "k", said))
+    assert not PlainForward(besides=("varlen", "packed_gqa")).may_keep(Name("k", "k", {**said, "paged": True}))
+
+
 def test_a_source_without_such_kernels_is_a_line():
     with pytest.raises(UserError, match="no plain forward kernel"):
         PlainForward().refuse_nothing([replace(KERNEL, loops=())])
