@@ -11,7 +11,6 @@ from attnbench.cli.run_table import show_times
 from attnbench.cli.time_left import TimeLeft, Todo
 from attnbench.printable import printable
 from attnbench.records.record import Record
-from attnbench.report.causes import in_short
 from attnbench.screen import wrapped
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ def outcome_text(record: Record) -> str:
         if record.measurement is None:
             return "right, not timed"
         return show_times(record.measurement)
+    from attnbench.report.causes import in_short
+
     kind = f" ({record.kind})" if record.kind else ""
     return f"{record.status}{kind}: {in_short(record.reason)}"
 
