@@ -271,20 +271,23 @@ def _levels(cases: Sequence[tuple[ByRun, ByRun]], weigh: Weigh) -> list[Levels]:
     for sides in cases:
         levels = [[None if one is None else level(_weighed(one, weigh), weigh) for one in side] for side in sides]
         own = [[next(owns) for one in side if one is not None] for side in sides]
-        found.append(Levels(tuple(levels[0]), tuple(levels[1]), *_own_parts(own[0], own[1], sides[1])))
+        found.append(Levels(tuple(levels[0]), tuple(levels[1]), *_own_parts(own[0], own[1], _less_sure(*sides))))
     return found
 
 
-def _own_parts(base: Sequence[Own], new: Sequence[Own], records: ByRun) -> tuple[float, float, float]:
+def _less_sure(base: ByRun, new: ByRun) -> bool:
+    """Whether NEW did not converge where all of the base did."""
+    return not all(one.converged for one in new if one) and all(one.converged for one in base if one)
+
+
+def _own_parts(base: Sequence[Own], new: Sequence[Own], less_sure: bool) -> tuple[float, float, float]:
     """(variance of a level of the base, what the difference may be less, what it may be more) by the records' samples.
 
-    What is usual in the base is in the spread of its runs already; of a NEW that did not converge everything counts.
+    What is usual in the base is in the spread of its runs already; all of NEW's counts where it is `less_sure`.
     """
     if not base or not new:
         return 0.0, 0.0, 0.0
-    usual = 0.0
-    if all(one.converged for one in records if one is not None):
-        usual = statistics.fmean((one.down + one.up) / 2 for one in base)
+    usual = 0.0 if less_sure else statistics.fmean((one.down + one.up) / 2 for one in base)
     down, up = (max(0.0, statistics.fmean(getattr(one, way) for one in new) - usual) for way in ("down", "up"))
     return statistics.fmean(one.standard_error**2 for one in base), down, up
 
