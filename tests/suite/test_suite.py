@@ -111,7 +111,7 @@ def test_what_a_suite_leaves_out():
     timing, checks = suite.timing.model_dump(), suite.checks.model_dump()
     assert timing == {"regime": "sustained", "cache": "cold", "timer": "auto", "processes": 1, "min_samples": 30,
                       "interleave": True, "min_time_s": 0.5, "max_time_s": 15, "timeout_s": 120, "warmup_s": 0.25,
-                      "settle_s": None}  # fmt: skip
+                      "compile_timeout_s": 600, "settle_s": None}  # fmt: skip
     assert checks == {"oracle": "auto", "repeats": 2, "processes": 1, "probes": (), "sources": False,
                       "factors": {"max_error": 2, "rmse": 1.5, "worst_row": 4, "fp8": 1.3}}  # fmt: skip
 
