@@ -42,6 +42,7 @@ from attnbench.messages import (
 from attnbench.timing.telemetry import TelemetryProcess
 from attnbench.worker.breakpoints import breakpointhook
 from attnbench.worker.phases import Phases
+from attnbench.worker.streams import Streams
 
 if TYPE_CHECKING:
     from attnbench.records.record import Record
@@ -80,6 +81,7 @@ class Worker:
         self._backends: dict[str, Base] = {}
         self._cache_bytes = 0
         self._phases = Phases(self._announce)
+        self._streams = Streams()
         self._held: HeldBackend | None = None
 
     def start(self, specs: list[str]) -> bool:
@@ -249,6 +251,7 @@ class Worker:
         self._announce(backend, "start")
 
     def _announce(self, backend: str, phase: str) -> None:
+        self._streams.restore()  # between the turns of backends that are timed together too
         self._send(PhaseBegun(backend, phase))
 
     def _report(self, record: Record) -> None:

@@ -203,6 +203,23 @@ def is_random(backend, case, inputs):
     return Outputs((out * (1 + 3e-4 * torch.rand_like(out))).to(inputs.q.dtype), lse)
 
 
+def closes_the_standard_streams(backend, case, inputs):
+    sys.stdout.close()
+    sys.stderr.close()
+    os.closerange(0, 3)
+    return answer(case, inputs)
+
+
+def closes_every_descriptor(backend, case, inputs):
+    os.closerange(0, 1024)
+    return answer(case, inputs)
+
+
+def leaves_a_session_behind(backend, case, inputs):
+    subprocess.Popen(["sleep", "54321"], start_new_session=True)
+    return answer(case, inputs)
+
+
 def prints_a_lot(backend, case, inputs):
     print("x" * 100_000)
     print("y" * 100_000, file=sys.stderr)
@@ -277,7 +294,8 @@ HABITS = (
     returns_nothing, returns_a_bare_tensor, returns_a_list_for_out, returns_the_wrong_shape, returns_the_wrong_dtype,
     returns_a_wrong_lse, returns_another_shape_the_second_time, is_on_no_device, writes_q, swaps_two_rows_of_k,
     writes_v_later, empties_q, never_writes_its_output, skips_a_row, is_wrong_from_the_second_call,
-    is_wrong_after_ten_calls, answers_from_its_first_answer, answers_by_address, is_random, prints_a_lot,
+    is_wrong_after_ten_calls, answers_from_its_first_answer, answers_by_address, is_random,
+    closes_the_standard_streams, closes_every_descriptor, leaves_a_session_behind, prints_a_lot,
     prints_what_looks_like_an_event, fails_while_timed, dies_while_timed,
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Runs end to end through a real worker: misbehaving kernels, interruption, the death of the parent, resuming."""
 
+import contextlib
 import json
 import re
 import signal
@@ -66,6 +67,9 @@ EXPECTED = {
     "answers_from_its_first_answer": ("incorrect", None, r"^right when checked, wrong after timing: "),
     "answers_by_address": ("incorrect", None, r"^right when checked, wrong after timing: "),
     "is_random": ("incorrect", None, r"^repeats that differ bitwise"),
+    "closes_the_standard_streams": ("ok", None, r"^$"),
+    "closes_every_descriptor": ("error", "crash", r"^in phase check: the worker process exited with status \d+"),
+    "leaves_a_session_behind": ("ok", None, r"^$"),
     "prints_a_lot": ("ok", None, r"^$"),
     "prints_what_looks_like_an_event": ("ok", None, r"^$"),
     "fails_while_timed": ("error", "exception", r"^while being timed: ArithmeticError: tired"),
@@ -93,6 +97,14 @@ def test_each_habit_costs_its_own_record_and_says_why(backend, misbehaved):
     assert re.search(reason, record.reason), record.reason
     assert str(ROOT) not in record.reason, "paths of this machine do not belong in records"
     assert (record.measurement is not None) == (status == "ok")
+
+
+def test_no_process_is_left_of_what_kernels_started(misbehaved):
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(command.read_bytes())
+    assert b"sleep\x0054321\x00" not in found
 
 
 def test_the_run_goes_on_past_everything_and_says_how_it_went(misbehaved):
