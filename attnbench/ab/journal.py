@@ -102,6 +102,8 @@ def choose_folder(suite: str, out: Path | None, resume: Path | None) -> Path:
 def write_runs(out: Path, facts: Sequence[Mapping[str, Any]], suite_text: str, measured: Measured) -> None:
     """`out`/base and `out`/head, ordinary run directories, in place of what is there: the journal holds everything."""
     for place, name in enumerate(ARMS):
+        if (out / name).is_symlink():
+            (out / name).unlink()  # and nothing is written where it points to
         shutil.rmtree(out / name, ignore_errors=True)
         writer = Writer.create(out / name, dict(facts[place]), suite_text)
         try:
