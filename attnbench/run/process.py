@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from attnbench.errors import UserError
 from attnbench.messages import STACKS_SIGNAL, Event, Job, MessageError, Ready, Refused, event_of, to_line
@@ -73,7 +74,7 @@ class WorkerProcess:
         jobs_read, jobs_write = _pipe()
         events_read, events_write = _pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is `kill` that closes it
-        self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # likewise
+        self._stacks = _inherited_file()
         self._shown = 0  # bytes of the output that `new_output` has given
         self._folder = str(place.folder if place else Path.cwd())
         self._oom_kills = _oom_kills()
@@ -227,10 +228,20 @@ def _gist(output: str) -> str:
 def _pipe() -> tuple[int, int]:
     """A pipe with no end at 0, 1 or 2, where a child has its standard streams, whichever of these are closed here."""
     ends = os.pipe()
-    moved = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    moved = tuple(map(_moved, ends))
     for end in ends:
         os.close(end)
     return moved[0], moved[1]
+
+
+def _inherited_file() -> IO[bytes]:
+    """A temporary file that a child has under the same number, which is therefore none of these either."""
+    with tempfile.TemporaryFile() as file:
+        return os.fdopen(_moved(file.fileno()), "w+b")
+
+
+def _moved(descriptor: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _exit_descriptors(pid: int) -> list[int]:

@@ -152,11 +152,12 @@ def test_a_worker_that_is_killed_alone_ends_its_keeper_likewise(worker_that):
 
 def test_pipes_leave_the_standard_streams_numbers_alone(tmp_path):
     """Whichever of 0, 1 and 2 the parent has closed: a worker's streams are put there."""
-    (tmp_path / "plugin.py").write_text(READY_BY_HAND + "os._exit(3)")
+    (tmp_path / "plugin.py").write_text(READY_BY_HAND + "sys.stdin.read()\ntime.sleep(3)\nos._exit(3)")
     code = (
         "import os, sys\nos.closerange(0, 3)\n"
         "from attnbench.run.process import WorkerProcess, WorkerDied\n"
         "worker = WorkerProcess('cpu', [sys.argv[1]])\nworker.start()\n"
+        "assert 'plugin.py' in worker.stacks(), 'the file of its stacks is none of the streams'\n"
         "try: worker.next_event(60)\n"
         "except WorkerDied as error: open(sys.argv[2], 'w').write(str(error))\n"
     )
