@@ -40,6 +40,12 @@ def pytest_terminal_summary(terminalreporter):
                 terminalreporter.write_line(text)
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """Lines as they are where no terminal is: who runs the tests may have one, and a process of pytest-xdist says 80."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 class CommandLine:
     """`python -m attnbench` in a process of its own, from a folder of its own."""
 

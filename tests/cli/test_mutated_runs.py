@@ -46,7 +46,21 @@ def source(tmp_path_factory):
             ]
     (run / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept.values()))
     assert len(kept) >= 8 and not read(run).problems and len(read(run).records) == len(kept)
+    for number in (1, 2, 3):
+        stored_run(run, run.parent / "base" / str(number), 1 + number / 1e4)
     return run
+
+
+def stored_run(source, run, factor):
+    """The same run measured again: every sample so many times as long. Equal ones would be copies."""
+    run.mkdir(parents=True)
+    for name in ("environment.json", "sentinels.jsonl", "suite.yaml"):
+        (run / name).write_bytes((source / name).read_bytes())
+    rows = [json.loads(line) for line in (source / "records.jsonl").read_text().splitlines()]
+    for row in rows:
+        for block in (row["measurement"] or {"blocks": ()})["blocks"]:
+            block["samples_s"] = [factor * sample for sample in block["samples_s"]]
+    (run / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def call(*arguments):
@@ -92,7 +106,8 @@ def look_at(source, folder, seed):
         assert "<script" not in FENCED.sub("", text), what
         safe_to_print(re.sub(r"^ *::", "", text, flags=re.MULTILINE).replace("##[", ""))
 
-    for arguments in (("gate", source, run, "--github"), ("compare", source, run)):
+    base = source.parent / "base"
+    for arguments in (("gate", base, run, "--github"), ("compare", base, run)):
         found, printed, told = call(*arguments)
         safe_to_print(printed, told)
         if status == 2:

@@ -36,7 +36,9 @@ def sweep(name, factor=1.0, timing=None, **fields):
 
 
 def emulated(**fields):
-    return replace(ok("hopper_emulated", None, **fields), kernel={"emulated": {"delivery": "lazy", "checks": "full"}})
+    return replace(
+        ok("hopper_emulated", None, **fields), kernel={"emulated": {"delivery": "lazy", "seed": 0, "checks": "full"}}
+    )
 
 
 def test_a_run_where_all_is_well(tmp_path):
