@@ -41,9 +41,9 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(autouse=True)
-def no_terminal(monkeypatch):
-    """Lines as they are where no terminal is: who runs the tests may have one, and a process of pytest-xdist says 80."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+def no_terminal():
+    """Lines as they are where no terminal is: who runs the tests may have one, and pytest-xdist says 80."""
+    os.environ.pop("COLUMNS", None)  # NOTE: no monkeypatch: what tests patch would outlive the fixtures that they use
 
 
 class CommandLine:

@@ -99,7 +99,7 @@ def run_command(
 
     kind = choose_device(device) if run is None else _device_of(run, device)
     places = _run_directories(loaded, out) if run is None else [run.path]
-    doubt = doubt_line(kind) if any(group.time for suite in loaded for group in suite.groups) else ""
+    doubt = doubt_line(kind) if any(_may_be_timed(suite, kind) for suite in loaded) else ""
     if doubt:
         say(doubt)
     requests = [
@@ -222,6 +222,13 @@ def _run_directories(suites: Sequence[Suite], out: Path | None) -> list[Path]:
     for place in places:
         refuse_occupied(place)
     return places
+
+
+def _may_be_timed(suite: Suite, kind: str) -> bool:
+    """Whether a group is timed and a backend that the suite names may run on such a device."""
+    known = builtin()
+    devices = [known.get(name, PLAIN).devices for name in suite.backends] if suite.backends is not None else [(kind,)]
+    return any(group.time for group in suite.groups) and any(kind.split(":")[0] in some for some in devices)
 
 
 def _print_left_out(suites: Sequence[Suite]) -> None:

@@ -64,7 +64,7 @@ def test_all_clean_and_nothing_is_repeated(tmp_path):
     assert [result.step for result in results] == WANTED and exit_status(results, WANTED) == 0
     first = tool.commands[0]
     assert first[:5] == ["/bin/compute-sanitizer", "--tool", "memcheck", "--error-exitcode", str(FINDINGS_EXIT)]
-    assert first[5:] == [sys.executable, "-m", "attnbench.cli.sanitize", "--launch", "ws", "64"]
+    assert first[5:] == [sys.executable, "-P", "-m", "attnbench.cli.sanitize", "--launch", "ws", "64"]
     again = Tool()
     assert driver.sanitize(out, WANTED, Path("/bin/compute-sanitizer"), 1e9, again) == results
     assert again.commands == []

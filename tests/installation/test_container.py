@@ -42,12 +42,16 @@ def test_it_installs_as_the_makefile_does(tmp_path):
     defaults = dict(rest.split("=", 1) for rest in only("ARG"))
     copy_into(tmp_path)
     words = [f"{name}={defaults[name].strip(chr(34))}" for name in re.findall(r"(\w+)=", step)]
-    done = subprocess.run(["make", "-n", "install", *words], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "install", *words], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "python3 -m venv .venv" and "install --quiet" in lines[1] and lines[1].endswith("-e .")
     assert "-c constraints-cpu.txt" in lines[1] and "touch .venv/.installed" in lines[2]
-    usual = subprocess.run(["make", "-n", "-B", "install", *words], cwd=ROOT, capture_output=True, text=True).stdout
+    usual = subprocess.run(
+        ["make", "--no-print-directory", "-n", "-B", "install", *words], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     assert [" ".join(line.split()) for line in usual.splitlines()] == [" ".join(line.split()) for line in lines]
 
 

@@ -205,4 +205,4 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
     status, printed = executed(script, monkeypatch, capsys)
     assert status == 0, printed
     asked = {"descale_zero": "q_descale * 0", "fresh_inputs": "drawn(2)", "used_memory": "in_used_memory(got)"}
-    assert asked.get(probe, f'RELATIONS["{probe}"]') in script or "v_descale * 0" in script
+    assert asked.get(probe, f"RELATIONS[{probe!r}]") in script or "v_descale * 0" in script

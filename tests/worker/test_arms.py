@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from test_trial import CASE, QUICK, Backend, problem
+from test_trial import CASE, QUICK, Backend, problem, steady
 
 from attnbench.compare.differences import process_differences
 from attnbench.records.record import Record
@@ -57,7 +57,7 @@ def test_two_backends_share_their_rounds_and_know_of_each_other():
     assert turns[2:6] == turns[2:6][::-1], "ABBA or BAAB"
     for record in found.values():
         assert record.accuracy.recheck == "last timed buffers; fresh inputs"
-        assert record.measurement.prep_s > 0 and record.warnings == ()
+        assert record.measurement.prep_s > 0 and steady(record) == ()
 
 
 def test_one_alone_is_timed_as_ever():
@@ -137,7 +137,7 @@ def test_what_cannot_be_held_together_is_timed_one_after_the_other_and_says_so(m
     found = records(problem(), named("one", **greedy), named("two", **greedy))
     for record in found.values():
         assert record.status == "ok" and record.measurement.together == ()
-        (warning,) = record.warnings
+        (warning,) = steady(record)
         assert warning.startswith("timed one after the other: inputs of 2 backends together need about 0.0 GiB, and ")
 
 
@@ -156,7 +156,7 @@ def test_no_memory_when_all_are_held_is_nobodys_fault():
     found = records(shared, Large(name="one"), Large(name="two"))
     assert {record.status for record in found.values()} == {"ok"}
     for record in found.values():
-        assert record.warnings == ("timed one after the other: there was no memory for all of 2 at once",)
+        assert steady(record) == ("timed one after the other: there was no memory for all of 2 at once",)
 
 
 def test_input_sets_of_all_share_the_memory_for_rotation(monkeypatch):
@@ -167,7 +167,7 @@ def test_input_sets_of_all_share_the_memory_for_rotation(monkeypatch):
     assert alone.measurement.input_sets == 12
     for record in records(problem(timing=cold, cache_bytes=10 * size), named("one"), named("two")).values():
         assert record.measurement.input_sets == 6
-        assert record.warnings[0].startswith("cache partly warm: 6 input sets in turn, 51 would hold")
+        assert steady(record)[0].startswith("cache partly warm: 6 input sets in turn, 51 would hold")
 
 
 def test_each_has_input_sets_of_its_own():

@@ -13,6 +13,7 @@ from attnbench.case import Case
 from attnbench.correctness.probes import RECHECK_SET
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
+from attnbench.timing.stopping import GAVE_UP, IN_WORDS
 from attnbench.worker import phases as phases_module
 from attnbench.worker import prepared
 from attnbench.worker import problem as problem_module
@@ -345,13 +346,18 @@ def test_phases_lie_inside_each_other_and_each_second_counts_once(monkeypatch):
     assert told == ["check", "oracle", "check", "time"]
 
 
+def steady(record):
+    """Warnings but the one that this machine was not still enough for the few samples here."""
+    return tuple(warning for warning in record.warnings if warning != IN_WORDS[GAVE_UP])
+
+
 def test_a_cold_cache_rotates_enough_input_sets():
     cold = QUICK.model_copy(update={"cache": "cold"})
     size = 2 * (24 * 2 * 16 + 2 * 24 * 16)
     record = run_trial(problem(timing=cold, cache_bytes=2 * size), Backend(), timed=True)
-    assert record.measurement.input_sets == 11 and record.warnings == ()  # five caches hold ten sets, and one more
+    assert record.measurement.input_sets == 11 and steady(record) == ()  # five caches hold ten sets, and one more
     warm = run_trial(problem(cache_bytes=2 * size), Backend(), timed=True)
-    assert warm.measurement.input_sets == 1 and warm.warnings == ()
+    assert warm.measurement.input_sets == 1 and steady(warm) == ()
 
 
 def test_a_rotation_that_would_take_too_long_says_that_the_cache_is_partly_warm(monkeypatch):
