@@ -55,9 +55,9 @@ def wrapped(text: str, indent: str = INDENT, width: int | None = None) -> list[s
     width = columns() if width is None else width
     if width is None or len(text) <= width:
         return [text]
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )  # fmt: skip
+    bound = text.replace(" %", "\u00a0%")  # a figure and its unit are one word
+    lines = textwrap.wrap(bound, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\u00a0%", " %") for line in lines]
 
 
 def shell_command(words: Sequence[str], label: str = "", width: int | None = None, quoted: bool = False) -> list[str]:

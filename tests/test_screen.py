@@ -101,3 +101,7 @@ def test_a_command_can_be_copied_from_a_narrow_terminal():
     read = shlex.split(" ".join(line.removesuffix("\\") for line in lines).removeprefix("again: "))
     assert read == words
     assert shell_command(words, "", None) == ["attnbench repro 'results/a run' " + f"{KEY} 'hopper[ws]' > repro.py"]
+
+
+def test_a_figure_is_not_parted_from_its_unit():
+    assert wrapped("intervals of 1.6 % to 44 %, half", "  ", 25) == ["intervals of 1.6 % to", "  44 %, half"]
