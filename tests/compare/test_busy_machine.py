@@ -1,12 +1,11 @@
 """benchmarks/busy_machine.py counts what it says, on made runs; the real ones take a quiet machine, and minutes."""
 
-import importlib.util
 import os
 import random
-import sys
 from dataclasses import replace
 
 import pytest
+from fakes.benchmarks import benchmark_module
 from fakes.processes import children
 from fakes.report_runs import LAPTOP, measurement, ok
 from paths import ROOT
@@ -18,13 +17,7 @@ from attnbench.records.store import Run
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("busy_machine", ROOT / "benchmarks" / "busy_machine.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["busy_machine"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return module
+    return benchmark_module("busy_machine")
 
 
 def made(name, dice, disturbed=False):

@@ -1,21 +1,12 @@
 """The rules of other tools as benchmarks/equal_code.py reads them: on what these tools print, and on plain numbers."""
 
-import importlib.util
-import sys
-
 import pytest
-from paths import ROOT
+from fakes.benchmarks import benchmark_module
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("equal_code", ROOT / "benchmarks" / "equal_code.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["equal_code"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return module
+    return benchmark_module("equal_code")
 
 
 def test_rules_that_are_read_from_what_a_tool_prints(benchmark):

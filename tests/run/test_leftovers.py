@@ -12,17 +12,11 @@ import time
 
 import pytest
 from fakes.processes import children, is_alive
+from fakes.workers import READY_BY_HAND, workers_in
 from paths import ROOT
 
-from attnbench.run.process import KEEPER, WorkerDied, WorkerProcess
+from attnbench.run.process import KEEPER, WorkerDied
 
-READY_BY_HAND = """
-import json, os, subprocess, sys, time
-events = int(sys.argv[2])
-def tell(**event):
-    os.write(events, (json.dumps(event) + "\\n").encode())
-tell(type="Ready", facts={}, backends={})
-"""
 # A child in a session of its own, and one of that child's that is an orphan already.
 ESCAPE = """
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -33,18 +27,7 @@ tell(type="SentinelTaken", figures={"pids": [child.pid, int(shell.stdout.readlin
 
 @pytest.fixture
 def worker_that(tmp_path):
-    """Starts a worker whose plugin does this at import; ends it after the test."""
-    started = []
-
-    def start(text):
-        path = tmp_path / f"plugin{len(started)}.py"
-        path.write_text(text)
-        started.append(WorkerProcess("cpu", [f"{path}:f"]))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
+    yield from workers_in(tmp_path)
 
 
 def escaped(worker):

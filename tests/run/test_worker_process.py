@@ -10,35 +10,17 @@ import subprocess
 import time
 
 import pytest
+from fakes.workers import READY_BY_HAND, workers_in
 
 import attnbench
 from attnbench.messages import PhaseBegun, Poisoned, Ready, ReleaseBackend, TakeSentinel
-from attnbench.run.process import WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
+from attnbench.run.process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
 from attnbench.run.stacks import is_compiling, places
-
-READY_BY_HAND = """
-import json, os, sys
-events = int(sys.argv[2])
-def tell(**event):
-    os.write(events, (json.dumps(event) + "\\n").encode())
-tell(type="Ready", facts={}, backends={})
-"""
 
 
 @pytest.fixture
 def worker_that(tmp_path):
-    """Starts a worker whose plugin does this at import; ends it after the test."""
-    started = []
-
-    def start(text):
-        path = tmp_path / f"plugin{len(started)}.py"
-        path.write_text(text)
-        started.append(WorkerProcess("cpu", [f"{path}:f"]))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
+    yield from workers_in(tmp_path)
 
 
 def died(worker):

@@ -2,6 +2,7 @@
 
 import re
 
+import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -46,7 +47,6 @@ def wrongly_taken(path, validator, printed):
 
 
 def complaints(seeds, folder):
-    jsonschema = pytest.importorskip("jsonschema")
     schema, texts = json_schema(), originals()
     validator = jsonschema.validators.validator_for(schema)(schema)
     path, found, taken = folder / "mutated.yaml", {}, 0

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 from paths import ROOT
@@ -338,7 +339,6 @@ def test_errors_are_value_errors():
 
 def test_the_schema_agrees_with_the_loader():
     """What ships is valid, the resolved form too; what the loader refuses by form is refused as far as a schema can."""
-    jsonschema = pytest.importorskip("jsonschema")
     schema = json_schema()
     kind = jsonschema.validators.validator_for(schema)
     kind.check_schema(schema)
