@@ -94,11 +94,12 @@ class Base:
     own_quantizer: it starts from the originals of an 8-bit case, not from the quantized tensors. partials_16bit: it
     keeps partial results in 16 bits. by_name_only: devices on which it runs only where a suite or --backend names it.
     emulated: its kernels run in an emulation of their hardware, so that it is judged like any other and never timed.
+    interpreted: they run in their language's interpreter, likewise. language: in which its kernels are written, where
+    that has an interpreter ("triton").
 
     What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
     transposes, widens, quantizes or packs), scores_16bit, scores_int8, lse_informational, batch_invariant (None: not
-    known), approximate, interpreted (its kernels run in their language's interpreter), stateful, declared,
-    exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
+    known), approximate, stateful, declared, exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
     """
 
     name: str
@@ -109,6 +110,8 @@ class Base:
     partials_16bit: bool = False
     by_name_only: tuple[str, ...] = ()
     emulated: bool = False
+    interpreted: bool = False
+    language: str | None = None
 
     copies_inputs: bool = False
     scores_16bit: bool = False
@@ -116,7 +119,6 @@ class Base:
     lse_informational: bool = False
     batch_invariant: bool | None = None
     approximate: bool = False
-    interpreted: bool = False
     stateful: bool = False
     declared: Callable[..., Any] | None = None
     exact_settings: tuple[str, ...] = ()
@@ -145,6 +147,14 @@ class Base:
         """How a case's launches are delivered and checked, for the record (`kernel.emulated`); None where nothing is
         emulated."""
         return None
+
+    def interpretation_facts(self, case: Case) -> Mapping[str, Any] | None:
+        """How a case's kernels are interpreted, for the record (`kernel.interpreted`); None where none is."""
+        return None
+
+    def warnings(self, case: Case) -> tuple[str, ...]:
+        """What a reader of the case's record must know, once it was checked."""
+        return ()
 
     def build(self) -> None:
         """Compiles what it needs, unless that is there; a phase of its own, which no time-out counts."""
@@ -185,8 +195,18 @@ def completed(backend: Backend) -> Base:
     return backend if isinstance(backend, Base) else _Completed(backend)
 
 
+def never_timed(backend: Base) -> bool:
+    """Whether what runs is no hardware's code, so that no time of it means anything."""
+    return backend.emulated or backend.interpreted
+
+
 class HazardError(Exception):
-    """A race, a deadlock or a missing fence that an emulation found: hardware may forgive it today."""
+    """A race, a deadlock or a missing fence that an emulation found, an access outside of every tensor that an
+    interpreter did: hardware may forgive it today."""
+
+
+class UnsupportedError(Exception):
+    """What shows only while a kernel runs: it needs what is not there. Its case is `unsupported`, with this reason."""
 
 
 class ContractError(Exception):

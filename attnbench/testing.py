@@ -60,13 +60,15 @@ def check(
     only: Mapping[str, Any] | None = None,
     device: str = "cpu",
     deterministic: bool = True,
+    interpret: bool | str = False,
 ) -> list[Record]:
     """Judges `kernel` on every case of a suite (a shipped name or a file), or on one case; nothing is timed.
 
     kernel: function(q, k, v, *, causal, softmax_scale) -> out or (out, lse), tensors (batch, seqlen, heads, head_dim),
     or an object with the members of `attnbench.Backend`. only: keeps the cases whose fields have these values, such as
     {"dtype": "bf16", "head_dim": [64, 128]}. device: "cpu", "cuda" or "cuda:1". deterministic: whether a function
-    repeats bit for bit.
+    repeats bit for bit. interpret: its Triton or Pallas kernels run in an interpreter on the CPU
+    (docs/how-to/triton.md); "hlo" or "tpu" names the one for Pallas.
 
     Returns the records. Raises AssertionError that says which cases failed, by which rule, where, and the likely cause;
     also when the kernel took no case at all, since nothing was checked then. Of one case that it does not take, the
@@ -75,6 +77,10 @@ def check(
     """
     __tracebackhide__ = True  # pytest then shows the caller's line
     backend = completed(kernel) if isinstance(kernel, Backend) else _function(kernel, deterministic)
+    if interpret:
+        from attnbench.interpreters.session import Session
+
+        backend = Session("auto" if interpret is True else interpret).backend(backend)
     if isinstance(suite, str):
         jobs, name = _jobs(suite, only), f"suite {suite}"
     elif only:

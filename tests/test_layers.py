@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "machine_code": "errors markdown screen units",
     "hopper": "backend case errors machine machine_code paths reference",
     "backends": "backend case hopper machine machine_code reference settings",
-    "worker": "backend backends case correctness machine messages paths plugins records reference settings timing",
+    "interpreters": "backend case errors machine",
+    "worker": "backend backends case correctness errors interpreters machine messages paths plugins records reference "
+    "settings timing",
     "run": "backends case errors hopper machine messages paths plugins records suite",
     "compare": "case markdown printable records units",
     "report": "case markdown records units",
@@ -42,7 +44,7 @@ MAY_IMPORT = {
     "ab": "compare errors messages plugins printable records redaction run suite timing",
     "selftest": "backend case correctness records reference settings worker",
     "repro": "case correctness errors records reference",
-    "testing": "backend case plugins records settings suite worker",
+    "testing": "backend case interpreters plugins records settings suite worker",
     "cli": EVERYTHING,
     "attnbench": "backend case cli records testing",
 }
@@ -69,6 +71,20 @@ ABOUT = {
     "attnbench.backends.triton.forward": {"triton"},
     "attnbench.backends.cudnn.graph": {"cudnn"},
     "attnbench.hopper.operators": {"torch"},
+    **{
+        f"attnbench.interpreters.triton.{name}": {"torch"}
+        for name in (
+            "arithmetic",
+            "launch",
+            "libdevice",
+            "machine",
+            "memory",
+            "memory_operations",
+            "numbers",
+            "operations",
+            "stand_ins",
+        )
+    },
     "attnbench.records.frame": {"pandas"},
     "attnbench.report.plots": {"matplotlib"},
     "attnbench.report.fp8": {"matplotlib"},

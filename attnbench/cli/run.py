@@ -66,6 +66,7 @@ def run_command(
     emulated: bool,
     emulation: tuple[str, ...] | None,
     emulation_checks: str | None,
+    interpret: str | None,
 ) -> int:
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
@@ -77,7 +78,7 @@ def run_command(
             suite,
             backends=backends or None,
             only=kept,
-            time=False if no_time or emulated else None,
+            time=False if no_time or emulated or interpret else None,
             timing=timing,
             emulation={name: value for name, value in launched.items() if value is not None},
         )
@@ -97,6 +98,8 @@ def run_command(
         return 0
     from attnbench.cli.terminal import make_progress
 
+    interpret = _interpreted(interpret, run)
+    device = "cpu" if interpret and device == "auto" and run is None else device
     kind = choose_device(device) if run is None else _device_of(run, device)
     places = _run_directories(loaded, out) if run is None else [run.path]
     doubt = doubt_line(kind) if any(_may_be_timed(suite, kind) for suite in loaded) else ""
@@ -112,6 +115,7 @@ def run_command(
             add_plugins=bool(joining),
             resume=run is not None,
             show_output=show_output,
+            interpret=interpret,
         )
         for suite, place in zip(loaded, places)
     ]
@@ -172,6 +176,15 @@ def _to_resume(path: Path, out: Path | None, specs: tuple[str, ...], backends: t
                 "with --backend"
             )
     return run
+
+
+def _interpreted(asked: str | None, run: Run | None) -> str:
+    """The mode of interpreters, "" for none; a run goes on as it was begun."""
+    begun = "" if run is None else str(run.environment.get("interpret", ""))
+    if run is not None and asked is not None and asked != begun:
+        how = f"with --interpret={begun}" if begun else "without --interpret"
+        raise RunError(f"--resume {run.path}: this run was begun {how}; go on with it that way")
+    return begun or asked or ""
 
 
 def _check_names(suites: Sequence[Suite], asked: tuple[str, ...], specs: tuple[str, ...]) -> None:

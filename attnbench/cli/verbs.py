@@ -76,6 +76,13 @@ def main() -> None:
 @click.option(
     "--emulation-checks", type=click.Choice(["full", "fast"]), help="fast: finds no races, in about half the time."
 )
+@click.option(
+    "--interpret",
+    is_flag=False,
+    flag_value="auto",
+    type=click.Choice(["auto", "hlo", "tpu"]),
+    help="Judge Triton and Pallas kernels in an interpreter on the CPU; hlo, tpu: which of jax's.",
+)
 def run(suites: tuple[str, ...], **options: Any) -> None:
     """Check every case of SUITE on every backend against the fp64 oracle, then time it.
 

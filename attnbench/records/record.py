@@ -43,6 +43,8 @@ V_DESCALE_ZERO = "outputs that are not 0 with v_descale 0"
 
 # In a record's `kernel`: what says that it ran in an emulation of its hardware.
 EMULATED = "emulated"
+# The same of an interpreter of its language.
+INTERPRETED = "interpreted"
 
 
 class OtherSchema(RecordError):

@@ -70,10 +70,23 @@ class _Emulated(Open):
     checks: Literal["full", "fast"]
 
 
+class _Interpreted(Open):
+    language: str
+    version: str
+    seed: Count
+    mended: bool = _ABSENT
+    poison: bool = _ABSENT
+    config: str = _ABSENT
+    stand_ins: list[str] = _ABSENT
+    defined: bool = _ABSENT
+    undefined: list[str] = _ABSENT
+    notes: list[str] = _ABSENT
+
+
 class _Counted(Open):
     global_read_bytes: Count
     global_write_bytes: Count
-    reread: Rate
+    reread: Rate | None
     tensor_flops: Count
     useful_flops: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     exponentials: Count
@@ -96,6 +109,7 @@ class _Kernel(Open):
 
     name: str | None = None
     emulated: _Emulated = _ABSENT
+    interpreted: _Interpreted = _ABSENT
     counted: _Counted | None = None
     loads: _Loads = _ABSENT
     compiler: str | None = None

@@ -70,7 +70,8 @@ class Place:
 class WorkerProcess:
     """One measuring process. What it prints goes to a file of its own, whose tail explains a crash."""
 
-    def __init__(self, device: str, plugins: Sequence[str], place: Place | None = None):
+    def __init__(self, device: str, plugins: Sequence[str], place: Place | None = None, interpret: str = ""):
+        """interpret: the mode of interpreters, "" for none."""
         jobs_read, jobs_write = _pipe()
         events_read, events_write = _pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is `kill` that closes it
@@ -87,6 +88,7 @@ class WorkerProcess:
                 KEEPER,
                 *map(str, (jobs_read, events_write, self._stacks.fileno())),
                 device,
+                interpret,
                 *plugins,
             ],
             stdin=subprocess.DEVNULL,

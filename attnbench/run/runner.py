@@ -70,7 +70,7 @@ class Request:
 
     out: the run directory, new, or with `resume` the one to continue. add_plugins: plugins join the suite's own list
     (not where a run is continued: its stored list is complete). budget_s: begin no case after so long. show_output:
-    tell `progress` what kernels print.
+    tell `progress` what kernels print. interpret: the mode of interpreters ("auto", "hlo", "tpu"), "" for none.
     """
 
     suite: Suite
@@ -82,6 +82,7 @@ class Request:
     resume: bool = False
     budget_s: float | None = None
     show_output: bool = False
+    interpret: str = ""
 
 
 @dataclass
@@ -123,7 +124,8 @@ def run_suite(request: Request) -> Outcome:
     jobs = request.suite.jobs()
     if not request.resume:
         store.refuse_occupied(request.out)  # before seconds go into a worker
-    supervisor = Supervisor(request.device, request.plugins, request.progress.output if request.show_output else None)
+    output = request.progress.output if request.show_output else None
+    supervisor = Supervisor(request.device, request.plugins, output, request.interpret)
     outcome = Outcome(request.out)
     try:
         ready = supervisor.start()
@@ -196,6 +198,7 @@ def _open_writer(request: Request, ready: Ready, backends: tuple[str, ...]) -> s
         **build_facts(),
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],
+        **({"interpret": request.interpret} if request.interpret else {}),
         "planned_records": len(request.suite.jobs()) * len(backends),
     }
     try:

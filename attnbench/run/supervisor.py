@@ -51,16 +51,17 @@ def end_worker(worker: WorkerProcess | None) -> None:
 class Supervisor:
     """At most one worker at a time, started when needed and replaced when it is lost."""
 
-    def __init__(self, device: str, plugins: Sequence[str], output: Output | None = None):
-        """output: told what a worker prints, and by which backend ("": while it starts)."""
-        self._device, self._plugins, self._output = device, plugins, output
+    def __init__(self, device: str, plugins: Sequence[str], output: Output | None = None, interpret: str = ""):
+        """output: told what a worker prints, and by which backend ("": while it starts). interpret: the mode of
+        interpreters, "" for none."""
+        self._device, self._plugins, self._output, self._interpret = device, plugins, output, interpret
         self._worker: WorkerProcess | None = None
         self._used = False
 
     def start(self) -> Ready:
         """A fresh worker's ready event. Raises RunError when none can start."""
         self.stop()
-        self._worker, self._used = WorkerProcess(self._device, self._plugins), False
+        self._worker, self._used = WorkerProcess(self._device, self._plugins, interpret=self._interpret), False
         try:
             ready = self._worker.start()
             if self._output is not None:

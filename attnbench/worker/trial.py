@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attnbench.backend import Base, ContractError, HazardError, Inputs, Outputs
+from attnbench.backend import Base, ContractError, HazardError, Inputs, Outputs, UnsupportedError, never_timed
 from attnbench.case import Case
 from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference, process_check, repeat_check, repeatable
@@ -22,7 +22,7 @@ from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import IN_PLACE, kept, run_probes
 from attnbench.paths import PACKAGE
-from attnbench.records.record import EMULATED, LIKELY_CAUSE, Accuracy, Record
+from attnbench.records.record import EMULATED, INTERPRETED, LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
@@ -48,10 +48,10 @@ def check_trial(problem: Problem, backend: Base, timed: bool = True) -> Checked 
 
     Fresh inputs are for the end: after timing, or here where nothing is timed.
     """
-    last = backend.emulated or not timed
+    last = never_timed(backend) or not timed
     base = Record(problem.case, backend.name, _version(backend), "error", kind="exception", reason="not finished")
-    if backend.emulated:  # of an error too: a hazard is found again only under the same delivery and seed
-        base = guarded(problem, base, lambda: replace(base, kernel=_emulation(backend, problem.case)))
+    if never_timed(backend):  # of an error too: a hazard is found again only under the same delivery and seed
+        base = guarded(problem, base, lambda: replace(base, kernel=_conditions(backend, problem.case)))
 
     def check() -> Checked | Record:
         reason = _cannot(problem, backend)
@@ -93,6 +93,8 @@ def guarded(problem: Problem, base: Record, step: Callable[[], T], when: str = "
             problem.inputs_written()
         except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
             problem.forget()
+        if isinstance(error, UnsupportedError):
+            return replace(base, status="unsupported", kind=None, reason=str(error), kernel=None, accuracy=None)
         return replace(base, status="error", kind=failure_kind(error), reason=when + describe(error))
 
 
@@ -116,9 +118,10 @@ def _cannot(problem: Problem, backend: Base) -> str | None:
     return reason or None
 
 
-def _emulation(backend: Base, case: Case) -> Any:
-    facts = backend.emulation_facts(case)
-    return None if facts is None else {EMULATED: dict(facts)}
+def _conditions(backend: Base, case: Case) -> Any:
+    """How an emulation or an interpreter runs the case's kernels."""
+    facts = {EMULATED: backend.emulation_facts(case), INTERPRETED: backend.interpretation_facts(case)}
+    return {name: dict(found) for name, found in facts.items() if found is not None} or None
 
 
 def _kernel_facts(backend: Base, case: Case) -> Any:
@@ -141,7 +144,7 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
         accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors, last)
 
     def judged(status: str, reason: str) -> Record:
-        stamps = _accumulator_warnings(backend, accuracy)
+        stamps = (*_accumulator_warnings(backend, accuracy), *backend.warnings(problem.case))
         return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps)
 
     if accuracy.passed:

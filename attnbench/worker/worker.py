@@ -5,6 +5,7 @@ What goes through the pipes: `attnbench.messages`.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import os
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
-from attnbench.backend import Base
+from attnbench.backend import Base, never_timed
 from attnbench.backends import builtin
+from attnbench.errors import UserError
 from attnbench.machine.facts import GET_TORCH
 from attnbench.messages import (
     STACKS_SIGNAL,
@@ -45,15 +47,17 @@ from attnbench.worker.phases import Phases
 from attnbench.worker.streams import Streams
 
 if TYPE_CHECKING:
+    from attnbench.interpreters.session import Session
     from attnbench.records.record import Record
     from attnbench.worker.arms import HeldBackend
     from attnbench.worker.problem import Problem
 
 
 def main() -> None:
-    """Arguments: descriptors of the job and event pipes and of a file for stacks, the device, then plugin specs."""
+    """Arguments: descriptors of the job and event pipes and of a file for stacks, the device, the mode of interpreters
+    ("": none), then plugin specs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; a KeyboardInterrupt here is a backend's
-    jobs_fd, events_fd, stacks_fd, device, *specs = sys.argv[1:]
+    jobs_fd, events_fd, stacks_fd, device, interpret, *specs = sys.argv[1:]
     stacks = open(int(stacks_fd), "w")  # noqa: SIM115  # for as long as the process lives
     faulthandler.register(STACKS_SIGNAL, stacks)
     print(os.getpid(), file=stacks, flush=True)  # to whom that signal is to be sent
@@ -61,7 +65,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
-        if worker.start(specs):
+        if worker.start(specs, interpret):
             import_what_measures()  # while the parent writes down what it was told
             for line in jobs:
                 worker.work(job_of(line))
@@ -84,20 +88,34 @@ class Worker:
         self._streams = Streams()
         self._held: HeldBackend | None = None
 
-    def start(self, specs: list[str]) -> bool:
+    def start(self, specs: list[str], interpret: str = "") -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
         try:
-            installed = plugins.installed()
-            loaded = plugins.load(specs, taken=builtin(), known=installed)
+            session = self._interpreters(interpret)
+            with contextlib.nullcontext() if session is None else session.importing():
+                installed = plugins.installed()
+                loaded = plugins.load(specs, taken=builtin(), known=installed)
             given = [name for name in loaded if name not in installed]
             self._backends = builtin() | loaded
+            if session is not None:
+                self._backends = session.backends(self._backends, given)
             facts = self._open_device()
-        except (plugins.PluginError, DeviceError) as error:
+        except (UserError, DeviceError) as error:
             self._send(Refused(str(error)))
             return False
         reasons = {name: self._cannot_run(backend) for name, backend in self._backends.items()}
         self._send(Ready(facts=facts, backends=reasons, unasked=self._unasked(reasons), given=tuple(given)))
         return True
+
+    def _interpreters(self, mode: str) -> Session | None:
+        """Raises a user error where there is none."""
+        if not mode:
+            return None
+        from attnbench.interpreters.session import InterpretError, Session
+
+        if self._device != "cpu":
+            raise InterpretError(f"--interpret runs kernels on the CPU, not on {self._device}; add --device cpu")
+        return Session(mode)
 
     def _cannot_run(self, backend: Base) -> str | None:
         """Why the backend can run no case on this device here; None where it can."""
@@ -157,13 +175,14 @@ class Worker:
     def _run(self, job: RunCase) -> None:
         """All backends of one case; inputs and oracle are made once.
 
-        The emulated ones come last: they take no part in the timing, and what they compile first may take minutes.
+        Those that are never timed come last: they take no part in the timing, and what they compile first may take
+        minutes.
         """
         problem = self._problem(job, job.bits)
-        emulated = [name for name in job.backends if self._backends[name].emulated]
-        self._run_some(job, problem, [name for name in job.backends if name not in emulated])
-        self._build_ahead(emulated)
-        self._run_some(job, problem, emulated)
+        untimed = [name for name in job.backends if never_timed(self._backends[name])]
+        self._run_some(job, problem, [name for name in job.backends if name not in untimed])
+        self._build_ahead([name for name in untimed if self._backends[name].emulated])
+        self._run_some(job, problem, untimed)
 
     def _run_some(self, job: RunCase, problem: Problem, names: Sequence[str]) -> None:
         from attnbench.records.record import Record

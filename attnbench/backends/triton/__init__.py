@@ -41,6 +41,7 @@ class Triton(Base):
     deterministic: bool = True
     devices: tuple[str, ...] = ("cuda",)
     accumulator: str = "two_level"
+    language: str | None = "triton"
     # Case key -> what the compiled kernel of that case's last call is; filled by the first call.
     _compiled: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 

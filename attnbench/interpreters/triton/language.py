@@ -1,0 +1,85 @@
+"""Triton's language as the interpreters' session sees it: what is installed, one call with its conditions."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+
+from attnbench.backend import Call, Outputs, UnsupportedError
+from attnbench.interpreters.backend import Conditions, Ran
+
+# Versions whose compiler's output this interpreter was held against (tests/interpreters/triton).
+TRIED = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
+# Set to anything: other versions are interpreted too.
+UNTRIED = "ATTNBENCH_UNTRIED_TRITON"
+
+
+class TritonLanguage:
+    name = "triton"
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def version(self) -> str:
+        from attnbench.machine.facts import package_version
+
+        return package_version("triton")
+
+    def unavailable(self) -> str | None:
+        if self.version() not in TRIED and UNTRIED not in os.environ:
+            return (
+                f"Triton {self.version()} was not tried with this interpreter ({', '.join(TRIED)} were); "
+                f"set {UNTRIED}=1 to judge with it all the same"
+            )
+        return None
+
+    @functools.cached_property
+    def interpreter(self):  # type: ignore[no-untyped-def]  # of a module that imports torch and triton
+        from attnbench.interpreters.triton.launch import install
+
+        return install()
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        if self.unavailable() is not None:
+            yield
+            return
+        from attnbench.interpreters.triton.stand_ins import gpu
+
+        _ = self.interpreter
+        with gpu(self.asked):
+            yield
+
+    def called(self, call: Call, conditions: Conditions) -> tuple[Outputs, Ran]:
+        from attnbench.interpreters.triton.launch import total
+        from attnbench.interpreters.triton.numbers import NotInterpreted
+
+        interpreter = self.interpreter
+        interpreter.forget()
+        interpreter.conditions = conditions
+        try:
+            with self.inside():
+                outputs = call()
+        except NotInterpreted as error:
+            raise UnsupportedError(str(error)) from None
+        summed = total(interpreter.counts)
+        configs = [interpreter.configs.get(name, ("",)) for name in interpreter.kernels]
+        chosen = max(configs, key=len, default=("",))
+        return outputs, Ran(
+            kernels=tuple(interpreter.kernels),
+            undefined=frozenset(interpreter.undefined),
+            read_bytes=summed.read_bytes,
+            written_bytes=summed.written_bytes,
+            dot_flops=summed.dot_flops,
+            exponentials=summed.exponentials,
+            reads=summed.read_of,
+            stand_ins=tuple(sorted(self.asked)),
+            config=chosen[conditions.config % len(chosen)],
+            configs=len(chosen),
+            notes=tuple(
+                f"{name}: its programs wait for each other through atomics, so no races were looked for"
+                for name in sorted(interpreter.unordered & set(interpreter.kernels))
+            ),
+        )

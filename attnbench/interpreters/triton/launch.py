@@ -1,0 +1,319 @@
+"""Launches of Triton kernels, caught where Triton would compile them for a GPU, and run by the interpreter.
+
+Triton's own code binds and specializes the arguments, and its compiler makes the intermediate representation as for a
+Hopper GPU (`ttir`, with the passes that belong to it). What is replaced: the driver (`triton.runtime.driver`), what
+compiles (`JITFunction._do_compile`), and the autotuner's choice, which needs a clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.backend import HazardError
+from attnbench.interpreters.backend import Conditions
+from attnbench.interpreters.triton import stand_ins
+from attnbench.interpreters.triton.flow import largest_tensor, orders_programs, stored_arguments
+from attnbench.interpreters.triton.ir import Function, IRError, Type
+from attnbench.interpreters.triton.machine import Machine
+from attnbench.interpreters.triton.memory import Counts, Memory
+from attnbench.interpreters.triton.memory_operations import Descriptor
+from attnbench.interpreters.triton.numbers import NotInterpreted, dtype_of
+from attnbench.interpreters.triton.operations import HANDLERS
+from attnbench.interpreters.triton.reader import functions_of
+
+# What kernels are compiled for, so that they take the paths that Hopper takes.
+CAPABILITY, WARP = 90, 32
+# Elements of a launch's largest tensor, over all programs that run together: what fits into a core's caches.
+ELEMENTS_AT_ONCE = 1 << 17
+# A launch that would take longer is not begun in earnest.
+LONGEST_LAUNCH_S = 600.0
+
+
+@dataclass
+class Interpreter:
+    """What happens in a process: the conditions of the next launches, and what the last ones did.
+
+    counts: of the launches since `forget`. undefined: source lines of loads whose masked lanes hold what nobody gave.
+    configs: of autotuned kernels, the names of their configurations. unordered: kernels whose programs wait for each
+    other through atomics, so that no races are looked for.
+    """
+
+    conditions: Conditions = field(default_factory=Conditions)
+    counts: list[Counts] = field(default_factory=list)
+    undefined: set[str] = field(default_factory=set)
+    configs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unordered: set[str] = field(default_factory=set)
+    kernels: list[str] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Before a call: what is told afterwards is of that call."""
+        self.counts.clear()
+        self.kernels.clear()
+        self.undefined.clear()
+
+
+def install() -> Interpreter:
+    """Puts the interpreter in the place of Triton's driver, compiler and autotuner, for the whole process."""
+    import triton.runtime.autotuner
+    import triton.runtime.driver
+    import triton.runtime.jit
+
+    interpreter = Interpreter()
+    triton.runtime.driver.set_active(Driver())
+
+    def compiled(self: Any, key: Any, signature: Any, device: Any, constants: Any, options: Any, attributes: Any,
+                 warmup: Any) -> Any:  # fmt: skip
+        cache = self.device_caches[device][0]
+        cache[key] = kernel = Kernel(interpreter, self, signature, constants, options, attributes)
+        return kernel
+
+    def chosen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.nargs = dict(zip(self.arg_names, args))
+        configs = self.prune_configs(kwargs) if len(self.configs) > 1 else self.configs
+        name = self.base_fn.__name__
+        interpreter.configs[name] = tuple(str(config) for config in configs)
+        self.best_config = config = configs[interpreter.conditions.config % len(configs)]
+        if config.pre_hook is not None:
+            config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
+        return self.fn.run(*args, **{**kwargs, **config.all_kwargs()})
+
+    triton.runtime.jit.JITFunction._do_compile = compiled
+    triton.runtime.autotuner.Autotuner.run = chosen
+    return interpreter
+
+
+class Driver:
+    """A driver as far as Triton asks one before a launch."""
+
+    class _Utilities:
+        def get_device_properties(self, device: int) -> dict[str, int]:
+            properties: dict[str, Any] = stand_ins.PROPERTIES
+            return {
+                "max_shared_mem": properties["shared_memory_per_block_optin"],
+                "max_num_regs": properties["regs_per_multiprocessor"],
+                "multiprocessor_count": properties["multi_processor_count"],
+                "warpSize": WARP,
+            }  # fmt: skip
+
+    def __init__(self) -> None:
+        self.utils = self._Utilities()
+
+    def is_active(self) -> bool:
+        return True
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def set_current_device(self, device: int) -> None:
+        pass
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_device_capability(self, device: int | None = None) -> tuple[int, int]:
+        return stand_ins.CAPABILITY
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", CAPABILITY, WARP)
+
+    def get_active_torch_device(self) -> torch.device:
+        return stand_ins.ASKED_DEVICE
+
+    def get_device_interface(self) -> Any:
+        return torch.cuda
+
+
+class Metadata:
+    """Facts of a compiled kernel that wrappers read: none is known here."""
+
+    shared = 0
+    num_warps = 4
+    num_stages = 1
+
+
+class Kernel:
+    """What stands for a compiled kernel; `run` takes a launch as Triton hands it over."""
+
+    function = packed_metadata = None
+    n_regs = n_spills = 0
+
+    def __init__(self, interpreter: Interpreter, source: Any, signature: Mapping[str, Any], constants: Any,
+                 options: Any, attributes: Any):  # fmt: skip
+        self.interpreter, self.signature = interpreter, signature
+        self.name = source.fn.__name__
+        self.metadata = Metadata()
+        self.asm: dict[str, str] = {}
+        text = ttir(source, signature, constants, options, attributes)
+        self.asm["ttir"] = text
+        self.functions = functions_of(text)
+        self.entry = next(iter(self.functions.values()))
+        self.largest = largest_tensor(self.functions.values())
+        self.stored = stored_arguments(self.functions, self.entry)
+        self.waits = any(orders_programs(function) for function in self.functions.values())
+
+    def launch_metadata(self, *args: Any) -> None:
+        return None
+
+    def result(self) -> Kernel:
+        return self
+
+    def __getitem__(self, grid: Sequence[int]) -> Any:
+        return lambda *args, **kwargs: self.run(*(*grid, 1, 1)[:3], 0, None, None, None, None, None, *args)
+
+    def run(self, x: int, y: int, z: int, stream: Any, function: Any, packed: Any, metadata: Any, enter: Any,
+            leave: Any, *arguments: Any) -> None:  # fmt: skip
+        with stand_ins.as_it_is():
+            self.interpret((int(x), int(y), int(z)), arguments)
+
+    def interpret(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
+        """One launch. Raises HazardError, NotInterpreted."""
+        interpreter, conditions = self.interpreter, self.interpreter.conditions
+        given = [
+            value for value, kind in zip(arguments, self.signature.values(), strict=True) for value in flat(value, kind)
+        ]
+        values, tensors = bound(self.entry, given)
+        stored = [tensor for place, tensor in enumerate(tensors) if tensor is not None and place in self.stored]
+        memory = Memory((t for t in tensors if t is not None), stored, conditions.poisoned, races=not self.waits)
+        machine = Machine(self.functions, HANDLERS, memory, grid)
+        try:
+            for programs in self.groups(math.prod(grid)):
+                machine.run_programs(self.entry, values, programs)
+        except (IRError, NotInterpreted) as error:
+            raise NotInterpreted(f"{self.name}: {error}") from None
+        except HazardError as error:
+            raise HazardError(f"{self.name}: {error}") from None
+        if self.waits:
+            interpreter.unordered.add(self.name)
+        interpreter.kernels.append(self.name)
+        interpreter.counts.append(memory.counts)
+        interpreter.undefined |= memory.undefined
+
+    def groups(self, count: int) -> Iterator[Tensor]:
+        """The programs' numbers, so many at a time, in the order of the conditions."""
+        conditions = self.interpreter.conditions
+        order = torch.arange(count)
+        if conditions.order is not None:
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(conditions.order))
+        alone = self.waits or conditions.one_by_one
+        size = 1 if alone else max(1, ELEMENTS_AT_ONCE // self.largest)
+        started = time.monotonic()
+        for number, programs in enumerate(torch.tensor_split(order, tuple(range(size, count, size)))):
+            yield programs
+            spent_s = time.monotonic() - started
+            whole_s = spent_s / (number + 1) * -(-count // size)
+            if whole_s > LONGEST_LAUNCH_S:
+                raise NotInterpreted(
+                    f"a launch of {count:,} programs would take about {whole_s / 60:.0f} minutes to interpret"
+                )
+
+
+def ttir(source: Any, signature: Any, constants: Any, options: Any, attributes: Any) -> str:
+    """The text of a kernel's intermediate representation, after the passes that compilation begins with."""
+    from triton._C.libtriton import ir
+    from triton.compiler import ASTSource
+    from triton.compiler.compiler import make_backend
+
+    target = Driver().get_current_target()
+    backend = make_backend(target)
+    made = ASTSource(source, signature, constants, attributes)
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, made.language)
+    codegen, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+    module = made.make_ir(target, options, codegen, modules, context)
+    return str(stages["ttir"](module, {}))
+
+
+# Arguments.
+
+
+def flat(value: Any, kind: Any) -> Iterator[Any]:
+    """What of an argument is handed to the kernel: not what it is compiled for; a tuple's parts one by one."""
+    if isinstance(kind, tuple):
+        for part, of in zip(value, kind):
+            yield from flat(part, of)
+    elif kind != "constexpr":
+        yield value
+
+
+def bound(entry: Function, given: Sequence[Any]) -> tuple[list[Any], list[Tensor | None]]:
+    """Values of the function's arguments, and by place the tensors that they point into.
+
+    A host's tensor descriptor stands for itself, then its sizes and strides.
+    """
+    arguments, values, tensors = list(entry.arguments), list[Any](), list[Tensor | None]()
+    for value in given:
+        kind = arguments[len(values)][1]
+        tensor = pointed(value)
+        if kind.element.startswith("tensordesc"):
+            assert tensor is not None, "a descriptor is of a tensor"
+            values.append(described(value, tensor, kind))
+            tensors.append(tensor)
+            extra = 0
+            for size in itertools.chain(value.shape, value.strides):
+                if len(values) < len(arguments) and extra < 2 * len(value.shape):
+                    values.append(scalar(size, arguments[len(values)][1]))
+                    tensors.append(None)
+                    extra += 1
+            continue
+        values.append(scalar(value if tensor is None else tensor.data_ptr(), kind))
+        tensors.append(tensor)
+    if len(values) != len(arguments):
+        raise NotInterpreted(f"{entry.name} takes {len(arguments)} values, not {len(values)}")
+    return values, tensors
+
+
+def pointed(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    inner = getattr(value, "base", None)
+    return inner if isinstance(inner, Tensor) else None
+
+
+def scalar(value: Any, kind: Type) -> Tensor:
+    if not isinstance(value, (int, float, bool)):
+        raise NotInterpreted(f"an argument of type {type(value).__name__} is not interpreted")
+    dtype = dtype_of(kind.element)
+    if not dtype.is_floating_point and dtype != torch.bool:
+        bits = 8 * dtype.itemsize
+        value = (int(value) + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
+    return torch.tensor([value], dtype=torch.float64 if dtype.is_floating_point else dtype).to(dtype)
+
+
+def described(value: Any, tensor: Tensor, kind: Type) -> Descriptor:
+    sizes, strides = (tuple(torch.tensor([int(x)]) for x in of) for of in (value.shape, value.strides))
+    element = next(name for name, dtype in _ELEMENTS.items() if dtype == tensor.dtype)
+    padding = str(getattr(value, "padding", "")) == "nan"
+    return Descriptor(torch.tensor([tensor.data_ptr()]), sizes, strides, element, padding)
+
+
+_ELEMENTS = {
+    "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "f64": torch.float64,
+    "f8E4M3FN": torch.float8_e4m3fn, "f8E5M2": torch.float8_e5m2, "i8": torch.int8, "i16": torch.int16,
+    "i32": torch.int32, "i64": torch.int64,
+}  # fmt: skip
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """Of several launches."""
+    summed = Counts()
+    for one in counts:
+        summed.read_bytes += one.read_bytes
+        summed.written_bytes += one.written_bytes
+        summed.dot_flops += one.dot_flops
+        summed.exponentials += one.exponentials
+        for start, count in one.read_of.items():
+            summed.read_of[start] = summed.read_of.get(start, 0) + count
+    return summed
