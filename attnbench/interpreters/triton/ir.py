@@ -77,6 +77,8 @@ def type_of(text: str) -> Type:
         assert found is not None
         dimensions = tuple(int(size) for size in found[1].split("x") if size)
         return Type(found[2].split(",")[0].strip(), dimensions)
+    if re.fullmatch(r"<\w+>", text):  # a pointer's, where an operation leaves its name out
+        text = f"ptr{text}"
     if text.startswith("ptr<"):
         return Type(f"ptr<{text[4:-1].split(',')[0].strip()}>")
     return Type(text)

@@ -190,7 +190,7 @@ def descriptor_load(machine: Machine, op: Operation, scope: Scope) -> None:
 
 
 def descriptor_store(machine: Machine, op: Operation, scope: Scope) -> None:
-    descriptor, value, *start = scope.of(op.operands)
+    descriptor, *start, value = scope.of(op.operands)
     shape = op.types[-1].shape
     block = box_shape(descriptor, shape)
     address, inside = descriptor.box(start, block)
