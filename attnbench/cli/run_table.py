@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from attnbench.records.measurement import Measurement
-from attnbench.records.record import EMULATED, Record
+from attnbench.records.record import EMULATED, INTERPRETED, Record
 from attnbench.records.result import Result, TimedResult, latest
 from attnbench.records.stats import speeds
 from attnbench.screen import LOG_COLUMNS, NAME, Column, Row, natural_width, sheet, wrapped
@@ -99,7 +99,7 @@ class Summary:
             if names:
                 yield from sheet(*make[layout](families, names), self._width)
             else:
-                yield Text("nothing ran")
+                yield Text(f"nothing ran on {', '.join(families)}")
         yield Text("")
 
     def _grouped(self) -> list[Group]:
@@ -229,8 +229,8 @@ class Summary:
             passed = [result.record for (_, backend), result in self._cells.items()
                       if backend == name and result.record.status == "ok"]  # fmt: skip
             if passed and self._only_passed(name):
-                emulated = any(EMULATED in (record.kernel or {}) for record in passed)
-                how = "emulated, never timed" if emulated else "not timed"
+                ways = [way for way in (EMULATED, INTERPRETED) if any(way in (r.kernel or {}) for r in passed)]
+                how = f"{ways[0]}, never timed" if ways else "not timed"
                 yield f"{name}: {count(len(passed), 'case')} passed ({how})"
 
     def unsupported(self) -> Iterator[str]:

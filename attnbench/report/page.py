@@ -22,6 +22,7 @@ from attnbench.report.emulated import emulated_section
 from attnbench.report.errors import error_sections
 from attnbench.report.failures import incomplete_section, warnings_section
 from attnbench.report.fp8 import accuracy_lab_sections
+from attnbench.report.interpreted import interpreted_section
 from attnbench.report.memory import memory_section
 from attnbench.report.speed import TIE, speed_sections
 from attnbench.report.summary import summary_section
@@ -76,6 +77,7 @@ def _write(data: ReportData, output: Path, folder: Path, overwrite: bool) -> Non
         *error_sections(data, errors if rates else errors[1:]),
         *accuracy_lab_sections(data, folder),
         *emulated_section(data),
+        *interpreted_section(data),
         *(() if failed else incomplete),
         *warnings_section(data),
         *conventions_section(data),

@@ -22,6 +22,7 @@ from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
 from attnbench.records.record import (
     EMULATED,
+    INTERPRETED,
     MEMORY_DIFFERS,
     REPEATS_DIFFER,
     STREAMS_DIFFER,
@@ -73,7 +74,8 @@ def script_of(run: Run, case_key: str, backend: str) -> str:
     if record.status == "unsupported":
         raise StoreError(f"{run_directory}: {backend} did not take that case, so that nothing ran: {record.reason}")
     device = run.environment.get("device") or "cpu"
-    return _script(record, device, tuple(run.environment.get("plugins") or ()))
+    interpret = str(run.environment.get("interpret") or "auto")
+    return _script(record, device, tuple(run.environment.get("plugins") or ()), interpret)
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,11 @@ def _failed_problem(record: Record) -> _Problem:
     return _Problem(record.case, probe, limits)
 
 
-def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
+def _script(record: Record, device: str, plugins: tuple[str, ...], interpret: str) -> str:
     problem = _failed_problem(record)
     case = problem.case
-    spec = next((spec for spec in plugins if spec.endswith(f".py:{record.backend}")), None)
+    interpreted = INTERPRETED in (record.kernel or {})
+    spec = next((spec for spec in plugins if spec.endswith(f".py:{record.backend}") and not interpreted), None)
     head = text.HEAD.substitute(
         key=literal(record.case_key),
         backend=literal(record.backend),
@@ -124,9 +127,12 @@ def _script(record: Record, device: str, plugins: tuple[str, ...]) -> str:
         file, _, function = spec.rpartition(":")
         kernel = text.FUNCTION.substitute(file=literal(file), function=literal(function))
     else:
-        kernel = text.BUILTIN.substitute(
-            backend=literal(record.backend), plugins=literal(list(plugins)), emulation=_emulation(record.kernel or {})
-        )
+        found = {"backend": literal(record.backend), "plugins": literal(list(plugins))}
+        if interpreted:
+            chosen = text.INTERPRETED.substitute(mode=literal(interpret), **found)
+        else:
+            chosen = text.CHOSEN.substitute(emulation=_emulation(record.kernel or {}), **found)
+        kernel = text.BUILTIN.substitute(chosen=chosen)
     return (head + draw + kernel + _call(problem, standalone=bool(spec)) + _judging()).rstrip()
 
 

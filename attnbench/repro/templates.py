@@ -100,8 +100,7 @@ from attnbench.plugins import load
 from attnbench.reference.quantize import dequantize, quantize
 from attnbench.settings import Emulation
 
-backend = (builtin() | load($plugins))[$backend]$emulation
-
+$chosen
 
 def made(case, q, k, v):
     """The case and its inputs as a backend takes them."""
@@ -114,6 +113,16 @@ def answer(case, q, k, v):
     outputs = backend.prepare(*made(case, q, k, v))()
     return outputs.out, outputs.lse
 ''')
+
+CHOSEN = Template("""backend = (builtin() | load($plugins))[$backend]$emulation
+""")
+
+INTERPRETED = Template("""from attnbench.interpreters.session import Session
+
+session = Session($mode)
+with session.importing():
+    backend = session.backend((builtin() | load($plugins))[$backend])
+""")
 
 # The kernel's own error is that against the oracle on what it was given.
 DEQUANTIZED = """if given.quantized is not None:

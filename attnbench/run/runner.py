@@ -24,6 +24,7 @@ from attnbench.records import store
 from attnbench.records.record import Record, merge_processes
 from attnbench.records.sentinels import END, PERIOD_S, PERIODIC, START, suspicions
 from attnbench.run.emulated import in_order, joining
+from attnbench.run.interpreted import CaseCost, smallest_first
 from attnbench.run.process import RunError
 from attnbench.run.supervisor import Supervisor
 from attnbench.suite.suite import Job, Suite
@@ -132,7 +133,7 @@ def run_suite(request: Request) -> Outcome:
         backends = choose_backends(request, ready)
         note = joining(request.suite, request.device, ready.backends)[1]
         outcome.notes = () if note is None else (note,)
-        jobs = in_order(jobs, backends)
+        jobs = smallest_first(jobs) if request.interpret else in_order(jobs, backends)
         writer = _open_writer(request, ready, backends)
         outcome.unavailable, outcome.able = none_can_run(ready, backends)
         if outcome.unavailable:
@@ -221,10 +222,11 @@ def _run_jobs(
     sentinels: Sentinels,
 ) -> None:
     todo = _todo(jobs, backends, writer.taken)
-    total = len(jobs) * len(backends)
+    total, cost = len(jobs) * len(backends), CaseCost()
     request.progress.begin(total, total - sum(len(wanted) for _, wanted in todo), todo)
     for number, (job, wanted) in enumerate(todo):
-        if request.budget_s is not None and time.monotonic() - started > request.budget_s:
+        needed_s = cost.expected_s(job.case) if request.interpret else 0.0
+        if request.budget_s is not None and time.monotonic() - started + needed_s > request.budget_s:
             outcome.not_run = tuple(left.case.key for left, _ in todo[number:])
             outcome.incomplete.append(f"the budget was used up with {len(todo) - number} of {len(jobs)} cases left")
             return
@@ -237,12 +239,14 @@ def _run_jobs(
             outcome.records.append(record)
             request.progress.record(record)
 
+        begun = time.monotonic()
         watch = partial(request.progress.phase, job)
         if _processes(job) > 1:
             for record in _replicated(supervisor, job, wanted, watch, outcome.spent_s, note):
                 keep(record)
         else:
             supervisor.work(job, wanted, keep, watch, outcome.spent_s, note=note)
+        cost.add(job.case, time.monotonic() - begun)
 
 
 def _todo(jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record]) -> list[tuple[Job, list[str]]]:

@@ -110,3 +110,9 @@ def test_the_command_line_runs_a_plugin_and_our_own_backend(tmp_path):
     assert all(record["kernel"]["interpreted"]["defined"] for record in records)
     assert all(record["measurement"] is None for record in records)
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["interpret"] == "auto"
+    # NOTE: `repro` names plugins from where the run was made.
+    again = [sys.executable, "-m", "attnbench", "repro", str(tmp_path / "run"), records[0]["case_key"], "right"]
+    script = tmp_path / "again.py"
+    script.write_text(subprocess.run(again, cwd=ROOT, text=True, capture_output=True, check=True).stdout)
+    done = subprocess.run([sys.executable, script], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0 and "WRONG" not in done.stdout, done.stdout + done.stderr
