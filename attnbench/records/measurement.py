@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, overload
 
 from annotated_types import Ge, Le
@@ -193,7 +194,7 @@ class Measurement:
     @property
     def samples_s(self) -> tuple[float, ...]:
         """All kept samples, in time order."""
-        return tuple(sample for block in self.blocks for sample in block.samples_s)
+        return tuple(chain.from_iterable(block.samples_s for block in self.blocks))
 
 
 @overload

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from attnbench.case import Case, LaterCase, forward_flops
 from attnbench.records.environment import Machine
-from attnbench.records.measurement import Block, Conditions, Measurement
+from attnbench.records.measurement import TWO_SPEEDS, Block, Conditions, Measurement
 from attnbench.records.record import Check, Record
 from attnbench.records.stats import Statistics, speeds
 from attnbench.records.store import Run
@@ -136,8 +136,8 @@ class _Measured(Result):
 
     @property
     def speeds_s(self) -> tuple[float, ...]:
-        """See `stats.speeds`."""
-        return speeds(self.measurement)
+        """See `stats.speeds`; the median is known already."""
+        return speeds(self.measurement) if TWO_SPEEDS in self.measurement.flags else (self.time_s,)
 
     @property
     def half_width(self) -> float | None:
