@@ -87,13 +87,15 @@ Job = RunCase | HoldBackend | TakeBlock | ReleaseBackend | TakeSentinel
 class Ready(NamedTuple):
     """The worker can work; the first event. backends: name to why it cannot run on this device here, or None.
 
-    unasked: those that join a run which names none; given: those of --plugin.
+    unasked: those that join a run which names none; given: those of --plugin. languages: of kernels, as far as the
+    plugins imported one that has an interpreter.
     """
 
     facts: Mapping[str, Any]
     backends: Mapping[str, str | None]
     unasked: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 class Refused(NamedTuple):

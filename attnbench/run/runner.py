@@ -132,7 +132,7 @@ def run_suite(request: Request) -> Outcome:
         ready = supervisor.start()
         backends = choose_backends(request, ready)
         note = joining(request.suite, request.device, ready.backends)[1]
-        outcome.notes = () if note is None else (note,)
+        outcome.notes = tuple(told for told in (note, interpreter_note(request, ready)) if told)
         jobs = smallest_first(jobs) if request.interpret else in_order(jobs, backends)
         writer = _open_writer(request, ready, backends)
         outcome.unavailable, outcome.able = none_can_run(ready, backends)
@@ -169,6 +169,13 @@ def none_can_run(ready: Ready, backends: Sequence[str]) -> tuple[dict[str, str],
         return {}, ()
     able = tuple(name for name, reason in ready.backends.items() if reason is None)
     return {name: str(reason) for name, reason in reasons.items()}, able
+
+
+def interpreter_note(request: Request, ready: Ready) -> str | None:
+    """For a person whose kernels fail for want of a GPU."""
+    if not ready.languages or request.interpret or request.device != "cpu":
+        return None
+    return f"plugins import {' and '.join(ready.languages)}, whose kernels need a GPU; --interpret judges them here"
 
 
 def choose_backends(request: Request, ready: Ready) -> tuple[str, ...]:

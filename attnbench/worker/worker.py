@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
 
 
+# Languages of kernels that need a GPU, or an interpreter, by the module that a plugin imports for them.
+LANGUAGES = {"Triton": "triton", "Pallas": "jax.experimental.pallas"}
+
+
 def main() -> None:
     """Arguments: descriptors of the job and event pipes and of a file for stacks, the device, the mode of interpreters
     ("": none), then plugin specs."""
@@ -104,7 +108,8 @@ class Worker:
             self._send(Refused(str(error)))
             return False
         reasons = {name: self._cannot_run(backend) for name, backend in self._backends.items()}
-        self._send(Ready(facts=facts, backends=reasons, unasked=self._unasked(reasons), given=tuple(given)))
+        languages = tuple(name for name, module in LANGUAGES.items() if given and module in sys.modules)
+        self._send(Ready(facts, reasons, self._unasked(reasons), tuple(given), languages))
         return True
 
     def _interpreters(self, mode: str) -> Session | None:

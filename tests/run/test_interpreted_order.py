@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from attnbench.case import Case
+from attnbench.messages import Ready
 from attnbench.run.interpreted import CaseCost, smallest_first
+from attnbench.run.runner import Request, Silent, interpreter_note
 from attnbench.suite.load import load_suite
 
 
@@ -28,3 +32,12 @@ def test_what_a_case_will_take_follows_from_the_last_two_sizes():
     assert cost.expected_s(case(256)) == pytest.approx(4.0) and cost.expected_s(case(64)) == 1.0
     cost.add(case(256), 2.5)  # 0.5 s whatever the size, and 0.5 s a 128 x 128
     assert cost.expected_s(case(512)) == pytest.approx(8.5)
+
+
+def test_a_kernel_without_its_gpu_is_told_of_the_interpreter():
+    def note(device="cpu", interpret="", languages=("Triton",)):
+        request = Request(load_suite("quick"), device, Path("run"), Silent(), interpret=interpret)
+        return interpreter_note(request, Ready({}, {}, languages=languages))
+
+    assert note() == "plugins import Triton, whose kernels need a GPU; --interpret judges them here"
+    assert note(device="cuda:0") is None and note(interpret="auto") is None and note(languages=()) is None
