@@ -126,6 +126,14 @@ def mixed(X, Y, Z, scale, SIZE: tl.constexpr):
 
 
 @triton.jit
+def meeting(Y, Z, SAME: tl.constexpr):
+    """All programs store at one place."""
+    value = 5 if SAME else tl.program_id(0)
+    tl.store(Y, value)
+    tl.store(Z + tl.program_id(0), value)
+
+
+@triton.jit
 def inline(X, Y, SIZE: tl.constexpr):
     at = tl.arange(0, SIZE)
     y = tl.inline_asm_elementwise("not.b32 $0, $1;", "=r,r", [tl.load(X + at)], dtype=tl.int32, is_pure=True, pack=1)

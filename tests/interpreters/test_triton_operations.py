@@ -196,6 +196,15 @@ def test_an_access_outside_is_not_made():
         launched(kernels.parting, (2,), x, torch.empty(32), 32, 16)
 
 
+@pytest.mark.parametrize("chosen", [{}, {"order": 3}, {"one_by_one": True}], ids=["together", "shuffled", "one by one"])
+def test_programs_that_store_the_same_do_not_race(chosen):
+    y, z = torch.zeros(1, dtype=torch.int32), torch.zeros(6, dtype=torch.int32)
+    launched(kernels.meeting, (6,), y, z, True, **chosen)
+    assert y.item() == 5 and z.tolist() == [5] * 6
+    with pytest.raises(HazardError, match=r"meeting: a race: program \d stores what program \d stores"):
+        launched(kernels.meeting, (6,), y, z, False, **chosen)
+
+
 def test_the_second_pass_has_nan_only_where_nobody_gave_a_value():
     x, y = torch.ones(40), torch.zeros(40)
     interpreter = launched(kernels.parting, (3,), x, y, 40, 16, poisoned=True)

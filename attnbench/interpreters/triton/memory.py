@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnbench.backend import HazardError
 from attnbench.interpreters.triton.ir import Operation
-from attnbench.interpreters.triton.numbers import NotInterpreted, common_shape, dtype_of, poison
+from attnbench.interpreters.triton.numbers import BITS, NotInterpreted, common_shape, dtype_of, poison
 
 # A reader's mark of an address that several programs loaded.
 SEVERAL = -1
@@ -136,10 +136,17 @@ class Memory:
         for lanes in self.lanes(op, address, mask, value.dtype.itemsize, programs):
             where = lanes.where if lanes.where is not None else mask
             index = lanes.index if lanes.where is not None or mask is None else lanes.index[mask]
+            index, given = index.flatten(), (value if where is None else value[where]).flatten()
             self.counts.written_bytes += index.numel() * value.dtype.itemsize
-            if lanes.storage.shared:
-                self.note_store(op, lanes.storage, index * value.dtype.itemsize, where, shape, programs)
-            _put(lanes.storage.view(value.dtype), index, value if where is None else value[where])
+            view = lanes.storage.view(value.dtype)
+            if not lanes.storage.shared:
+                _put(view, index, given)
+                continue
+            unit, who = self.touched(lanes.storage, index * value.dtype.itemsize, where, shape, programs)
+            self.note_store(op, lanes.storage, unit, who, differ(view, index, given))
+            _put(view, index, given)
+            last = lanes.storage.marks()[0][unit]
+            self.told_race(op, (last != who) & differ(view, index, given), last, who, "stores what", "stores")
 
     def lanes(
         self, op: Operation, address: Tensor, mask: Tensor | None, size: int, programs: Tensor
@@ -211,17 +218,14 @@ class Memory:
         again = readers[unit]
         readers[unit[(again != who)]] = SEVERAL
 
-    def note_store(
-        self, op: Operation, storage: Storage, offset: Tensor, where: Tensor | None, shape: torch.Size, programs: Tensor
-    ) -> None:
-        unit, who = self.touched(storage, offset, where, shape, programs)
+    def note_store(self, op: Operation, storage: Storage, unit: Tensor, who: Tensor, differs: Tensor) -> None:
+        """differs: whether a lane stores other bits than are there. NOTE: programs that all store the same (a figure
+        that each of them computed) do not race for it."""
         writers, readers = storage.marks()
         stored, loaded = writers[unit], readers[unit]
         self.told_race(op, (loaded != 0) & (loaded != who), loaded, who, "stores what", "loads")
-        self.told_race(op, (stored != 0) & (stored != who), stored, who, "stores what", "stores")
+        self.told_race(op, (stored != 0) & (stored != who) & differs, stored, who, "stores what", "stores")
         writers[unit] = who
-        again = writers[unit]
-        self.told_race(op, again != who, again, who, "stores what", "stores")
 
     def touched(
         self, storage: Storage, offset: Tensor, where: Tensor | None, shape: torch.Size, programs: Tensor
@@ -247,6 +251,14 @@ def _chosen(mask: Tensor, value: Tensor, rest: Tensor) -> Tensor:
     if value.dtype.itemsize == 1 and value.dtype.is_floating_point:
         return torch.where(mask, value.view(torch.uint8), rest.view(torch.uint8)).view(value.dtype)
     return torch.where(mask, value, rest)
+
+
+def differ(view: Tensor, index: Tensor, value: Tensor) -> Tensor:
+    """Whether what is there has other bits than the value."""
+    kind = BITS[value.dtype.itemsize]
+    if value.dtype == torch.bool:
+        return view[index] != value
+    return view.view(kind)[index] != value.contiguous().view(kind)
 
 
 def _taken(view: Tensor, index: Tensor) -> Tensor:
