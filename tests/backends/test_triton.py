@@ -1,14 +1,13 @@
-"""Our Triton kernel without a GPU: numbers in the interpreter, instructions in what it compiles to for sm_90 and sm_80.
+"""Our Triton kernel without a GPU: instructions in what it compiles to for sm_90 and sm_80.
 
-Neither shows that it runs on a GPU, nor how fast; test_on_gpu.py does the first.
+They do not show that it runs on a GPU, nor how fast; test_on_gpu.py does the first. Its numbers:
+test_triton_interpreted.py.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,28 +15,12 @@ import pytest
 from attnbench.backends.triton.ahead import compile_for
 from attnbench.backends.triton.launch import TILES, Tile, arguments, runnable_tiles
 from attnbench.case import Case
-from attnbench.machine.facts import installed_version, module_installed
+from attnbench.machine.facts import module_installed
 from attnbench.reference.inputs import make_inputs
 
 HERE = Path(__file__).parent
 SHARED_BYTES = {90: 232_448, 80: 166_912}  # CUDA programming guide, technical specifications per compute capability
 needs_triton = pytest.mark.skipif(not module_installed("triton"), reason="not run: needs Triton")
-
-
-@needs_triton
-@pytest.mark.skipif(
-    (installed_version("triton") or "").startswith("3.6."), reason="not run: Triton 3.6's interpreter needs NumPy < 2.4"
-)
-@pytest.mark.parametrize("which, at_least", [("not full", 60), pytest.param("full", 90, marks=pytest.mark.full)])
-def test_numbers_in_the_interpreter(which, at_least):
-    """In a process of its own: TRITON_INTERPRET is read when Triton is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    tests = str(HERE / "interpreted_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", which, "-p", "no:cacheprovider", tests]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=HERE.parent.parent)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed.group(1)) >= at_least and "skipped" not in done.stdout, done.stdout[-500:]
 
 
 def spilled_bytes(binary, folder):

@@ -7,6 +7,7 @@ compiles (`JITFunction._do_compile`), and the autotuner's choice, which needs a 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -43,7 +44,7 @@ class Interpreter:
 
     counts: of the launches since `forget`. undefined: source lines of loads whose masked lanes hold what nobody gave.
     configs: of autotuned kernels, the names of their configurations. unordered: kernels whose programs wait for each
-    other through atomics, so that no races are looked for.
+    other through atomics, so that no races are looked for. timed_choice: the autotuner's own, which was replaced.
     """
 
     conditions: Conditions = field(default_factory=Conditions)
@@ -52,6 +53,7 @@ class Interpreter:
     configs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unordered: set[str] = field(default_factory=set)
     kernels: list[str] = field(default_factory=list)
+    timed_choice: Any = None
 
     def forget(self) -> None:
         """Before a call: what is told afterwards is of that call."""
@@ -60,13 +62,17 @@ class Interpreter:
         self.undefined.clear()
 
 
+@functools.cache
 def install() -> Interpreter:
-    """Puts the interpreter in the place of Triton's driver, compiler and autotuner, for the whole process."""
+    """Puts the interpreter in the place of Triton's driver, compiler and autotuner, for the whole process.
+
+    NOTE: once: Triton keeps what was compiled for a kernel, and with it the interpreter that will run it.
+    """
     import triton.runtime.autotuner
     import triton.runtime.driver
     import triton.runtime.jit
 
-    interpreter = Interpreter()
+    interpreter = Interpreter(timed_choice=triton.runtime.autotuner.Autotuner.run)
     triton.runtime.driver.set_active(Driver())
 
     def compiled(self: Any, key: Any, signature: Any, device: Any, constants: Any, options: Any, attributes: Any,
