@@ -17,6 +17,7 @@ from paths import ROOT
 from attnbench import load
 
 QUICK = "results/2026-11-26-quick-cpu"
+EDGES = "results/2026-11-30-edges-triton-interpreted"
 # What counts as a measured figure: a number with a unit of time, rate, size or ratio behind it, or an error.
 UNIT = r"(?:ns|us|ms|s|min|minutes|seconds|%|x|times|TFLOPS|GFLOPS|TB/s|GB/s|MB|GB|MiB|GiB|of \d+)"
 FIGURE = re.compile(rf"(?<![\w.])(?:\d+(?:\.\d+)? ?{UNIT}(?![\w/])|\d\.\d+e-\d+|\d+ (?:records|cases)\b)")
@@ -66,6 +67,7 @@ SENTENCES = [
      "timed.", lambda: how_many(QUICK)),
     ("README.md", "`cpu_flash` is {} times as fast as `naive` there (geometric mean of {} bf16 cases, {} to {} times).",
      lambda: speedups(QUICK, "cpu_flash", "naive", "bf16")),
+    ("README.md", "is right in all of the {} cases of `edges` that it takes", lambda: how_many(EDGES)[1:2]),
     ("docs/index.md", "{} records were checked and {} of them timed, in {} s from its first sentinel to its last.",
      lambda: (*how_many(QUICK)[1:], duration_s(QUICK))),
     ("docs/index.md", "falls from {} to {} (seqlen 512", lambda: e2_of_outliers(QUICK)),
