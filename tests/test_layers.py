@@ -64,6 +64,7 @@ HEAVY = {
     "cudnn",
     "flash_attn_interface",
     "flashinfer",
+    "jax",
     "ray",
 }
 # Modules about one library, which are themselves imported in functions only, where that library is wanted.
@@ -85,6 +86,8 @@ ABOUT = {
             "stand_ins",
         )
     },
+    "attnbench.interpreters.pallas.launch": {"jax", "numpy"},
+    "attnbench.interpreters.pallas.switches": {"jax", "numpy"},
     "attnbench.records.frame": {"pandas"},
     "attnbench.report.plots": {"matplotlib"},
     "attnbench.report.fp8": {"matplotlib"},

@@ -23,7 +23,8 @@ class Ran:
 
     kernels: their names, a launch each. undefined: source lines of loads whose masked lanes hold what nobody gave
     them. reads: bytes loaded from the storage that begins at an address. stand_ins: what was asked of a GPU that is not
-    there. config: which of how many `configs` an autotuner took.
+    there. config: which of how many `configs` an autotuner took. counted: whether bytes and operations were counted.
+    settings: of the language, for the record.
     """
 
     kernels: tuple[str, ...] = ()
@@ -37,6 +38,8 @@ class Ran:
     config: str = ""
     configs: int = 1
     notes: tuple[str, ...] = ()
+    counted: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Language(Protocol):
         """Wrappers of kernels run inside of this."""
         ...
 
+    def adapted(self, backend: Base) -> Base:
+        """A backend as the language's kernels are called: itself, unless it takes other arrays than tensors."""
+        ...
+
     def called(self, call: Call, conditions: Conditions) -> tuple[Outputs, Ran]:
         """One call, and what its kernels did."""
         ...
@@ -99,6 +106,8 @@ class Interpreted(Base):
     interpreted = True
 
     def __post_init__(self) -> None:
+        for language in self.languages:
+            self.inner = language.adapted(self.inner)
         for name in ("deterministic", "accumulator", "own_quantizer", "partials_16bit"):
             setattr(self, name, getattr(self.inner, name))
 
@@ -188,10 +197,11 @@ class Interpreted(Base):
         seed = seed_of(case)
         interpreted: dict[str, Any] = {
             "language": language.name, "version": language.version(), "mended": True, "poison": True, "seed": seed,
-            "config": ran.config, "stand_ins": list(ran.stand_ins), "defined": True,
+            "config": ran.config, "stand_ins": list(ran.stand_ins), "defined": True, **ran.settings,
         }  # fmt: skip
-        counts = counted(case, inputs, ran)
-        self.facts[case.key] = {"name": ran.kernels[-1], "interpreted": interpreted, "counted": counts}
+        self.facts[case.key] = {"name": ran.kernels[-1], "interpreted": interpreted}
+        if ran.counted:
+            self.facts[case.key]["counted"] = counted(case, inputs, ran)
         notes = list(ran.notes)
         guilty, ordered = self.second_pass(inner, outputs, seed)
         if guilty:

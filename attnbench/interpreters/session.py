@@ -30,10 +30,13 @@ class Session:
             raise InterpretError(f"--interpret={mode}: give --interpret, --interpret=hlo or --interpret=tpu")
         self.languages = tuple(_languages(mode))
         if not self.languages:
-            wanted = (
-                "pip install triton, or pip install attnbench[jax]" if mode == "auto" else "pip install attnbench[jax]"
+            lacking, way = (
+                ("neither Triton nor jax is", "pip install 'attnbench[triton]' or 'attnbench[jax]'")
+                if mode == "auto"
+                else ("jax is not", "pip install 'attnbench[jax]'")
             )
-            raise InterpretError(f"--interpret: neither Triton nor jax is installed here; get one with: {wanted}")
+            given = "--interpret" if mode == "auto" else f"--interpret={mode}"
+            raise InterpretError(f"{given}: {lacking} installed here; {way}")
 
     @contextlib.contextmanager
     def importing(self) -> Iterator[None]:
@@ -60,3 +63,7 @@ def _languages(mode: str) -> Iterator[Language]:
         from attnbench.interpreters.triton.language import TritonLanguage
 
         yield TritonLanguage()
+    if importlib.util.find_spec("jax") is not None:
+        from attnbench.interpreters.pallas.language import PallasLanguage
+
+        yield PallasLanguage("hlo" if mode == "auto" else mode, asked=mode != "auto")

@@ -78,6 +78,9 @@ class _Interpreted(Open):
     poison: bool = _ABSENT
     config: str = _ABSENT
     stand_ins: list[str] = _ABSENT
+    mode: Literal["hlo", "tpu"] = _ABSENT
+    x64: bool = _ABSENT
+    matmul_precision: str = _ABSENT
     defined: bool = _ABSENT
     undefined: list[str] = _ABSENT
     notes: list[str] = _ABSENT

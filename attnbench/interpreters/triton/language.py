@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Iterator
 
-from attnbench.backend import Call, Outputs, UnsupportedError
+from attnbench.backend import Base, Call, Outputs, UnsupportedError
 from attnbench.interpreters.backend import Conditions, Ran
 
 # Versions whose compiler's output this interpreter was held against (tests/interpreters/triton).
@@ -51,6 +51,9 @@ class TritonLanguage:
         _ = self.interpreter
         with gpu(self.asked):
             yield
+
+    def adapted(self, backend: Base) -> Base:
+        return backend
 
     def called(self, call: Call, conditions: Conditions) -> tuple[Outputs, Ran]:
         from attnbench.interpreters.triton.launch import total

@@ -1,0 +1,255 @@
+"""Launches of Pallas kernels as jax's interpreters run them: counted, and mended where an interpreter stops.
+
+Everything here changes attributes of private modules of jax, which `language.TRIED` versions have.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src import source_info_util
+from jax._src.pallas import hlo_interpreter, primitives
+from jax._src.pallas.mosaic import core as mosaic_core
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call as tpu_interpreter
+from jax._src.pallas.mosaic.interpret import race_detection_state, shared_memory
+from jax._src.pallas.triton import core as triton_core
+from jax._src.state import discharge
+from jax._src.state.indexing import NDIndexer
+
+from attnbench.backend import UnsupportedError
+from attnbench.interpreters.pallas.failures import RACE
+
+Params = dict[str, Any]
+
+
+@dataclass
+class Launches:
+    """What happens in a process. Until `forget`, of one call: kernels (names, a launch each), told (what the TPU's
+    interpreter prints of races and semaphores), raised (tracebacks of its callbacks, which jax logs).
+
+    Kept: undefined, by kernel the source lines of masked loads without `other`; ordered, the kernels whose programs
+    may run in another order. Under which conditions the next kernels are traced: poisoned (masked lanes of such loads
+    hold NaN; or do so at these lines), reordered. last: the kernels of the call before, of which a second pass of the
+    same call is traced again only where something of them depends on the conditions.
+    """
+
+    kernels: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    raised: list[BaseException] = field(default_factory=list)
+    undefined: dict[str, set[str]] = field(default_factory=dict)
+    ordered: set[str] = field(default_factory=set)
+    last: tuple[str, ...] = ()
+    poisoned: frozenset[str] | bool = False
+    reordered: bool = False
+    # Of the kernel that is being traced: its name, and which dimensions of the grid may run in any order.
+    tracing: str = ""
+    parallel: tuple[bool, ...] = ()
+
+    def forget(self) -> None:
+        self.last = tuple(self.kernels) or self.last
+        self.kernels.clear()
+        self.told.clear()
+        self.raised.clear()
+
+    def launched(self, name: str) -> None:
+        self.kernels.append(name)
+
+    @contextmanager
+    def kernel(self, name: str, parallel: tuple[bool, ...]) -> Iterator[None]:
+        before = self.tracing, self.parallel
+        self.tracing, self.parallel = name, parallel
+        try:
+            yield
+        finally:
+            self.tracing, self.parallel = before
+
+
+@functools.cache
+def install() -> Launches:
+    """Once in a process, for all of it: every kernel that an interpreter runs from now on is counted."""
+    launches = Launches()
+    hlo_interpreter.pallas_call_hlo_interpret = counted(launches, hlo_interpreter.pallas_call_hlo_interpret)
+    tpu_interpreter.interpret_pallas_call = counted(launches, for_tpus(tpu_interpreter.interpret_pallas_call))
+    hlo_interpreter._get_next_indices = next_indices(launches, hlo_interpreter._get_next_indices)
+    rules = discharge._discharge_rules
+    rules[primitives.load_p] = masked_load(launches, whole_indices(rules[primitives.load_p]))
+    rules[primitives.swap_p] = stored_through(whole_indices(rules[primitives.swap_p]))
+    memory: Any = shared_memory.SharedMemory
+    memory.swap_buffer_content = masked_swap(memory.swap_buffer_content)
+    logger = logging.getLogger(jax._src.callback.__name__)
+    logger.addHandler(Raised(launches))
+    logger.propagate = False
+    for module in (race_detection_state, tpu_interpreter):
+        module.print = functools.partial(told, launches)  # stands before the builtin
+    return launches
+
+
+def counted(launches: Launches, interpret: Callable[..., Any]) -> Callable[..., Any]:
+    """The interpreter's entry, which is traced once; what it makes calls back at each launch."""
+
+    @functools.wraps(interpret)
+    def run(*arguments: Any, **params: Any) -> Any:
+        name = str(params["name"] or params["jaxpr"].debug_info.func_name)
+        jax.debug.callback(functools.partial(launches.launched, name))
+        with launches.kernel(name, parallel_dimensions(params)):
+            return interpret(*arguments, **params)
+
+    return run
+
+
+def for_tpus(interpret: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(interpret)
+    def run(*arguments: Any, **params: Any) -> Any:
+        if isinstance(params["compiler_params"], triton_core.CompilerParams):
+            raise UnsupportedError("it is a kernel for a GPU: jax's tpu interpreter runs none; --interpret=hlo does")
+        return interpret(*arguments, **params)
+
+    return run
+
+
+def parallel_dimensions(params: Params) -> tuple[bool, ...]:
+    """Which dimensions of the grid run in any order on hardware: all of a GPU's; of a TPU's those that say so."""
+    count = len(params["grid_mapping"].grid)
+    compiled = params["compiler_params"]
+    if isinstance(compiled, triton_core.CompilerParams):
+        return (True,) * count
+    semantics = getattr(compiled, "dimension_semantics", None) or ("arbitrary",) * count
+    return tuple(each in ("parallel", mosaic_core.PARALLEL) for each in semantics)
+
+
+# The interpreter of XLA operations.
+
+
+def next_indices(launches: Launches, in_order: Callable[..., Any]) -> Callable[..., Any]:
+    """Programs from the last to the first along dimensions that may run in any order; the first one stays the first,
+    as the interpreter begins with it."""
+
+    def following(grid: Sequence[Any], indices: Sequence[Any]) -> Any:
+        if not any(launches.parallel) or len(launches.parallel) != len(grid):
+            return in_order(grid, indices)
+        launches.ordered.add(launches.tracing)
+        if not launches.reordered:
+            return in_order(grid, indices)
+        nexts, carry = [], jnp.bool_(True)
+        for size, index, parallel in reversed(list(zip(grid, indices, launches.parallel))):
+            other = (
+                jnp.where(index == 0, size - 1, index - 1) if parallel else jnp.where(index == size - 1, 0, index + 1)
+            )
+            other = jnp.where(carry, other, index)
+            carry = jnp.logical_and(carry, other == 0)
+            nexts.append(other)
+        return tuple(reversed(nexts))
+
+    return following
+
+
+def masked_load(launches: Launches, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A load's masked lanes hold what nobody gave them, unless it has `other`."""
+
+    def load(*given: Any, args_tree: Any, **params: Any) -> Any:
+        changed, loaded = rule(*given, args_tree=args_tree, **params)
+        *_, mask, other = args_tree.unflatten(operands(given, args_tree)[1])
+        if mask is None or other is not None or not jnp.issubdtype(loaded.dtype, jnp.floating):
+            return changed, loaded
+        place = place_here()
+        launches.undefined.setdefault(launches.tracing, set()).add(place)
+        if launches.poisoned is True or (launches.poisoned and place in launches.poisoned):
+            loaded = jnp.where(mask, loaded, jnp.nan)
+        return changed, loaded
+
+    return load
+
+
+def operands(given: Sequence[Any], tree: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Of a rule's arguments: what comes first (types, or a context, by the version of jax), then the operands."""
+    count = len(given) - tree.num_leaves
+    return given[:count], given[count:]
+
+
+def whole_indices(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Python's integers among the indices of a ref, which the rules take to be arrays."""
+
+    def discharged(*given: Any, args_tree: Any, **params: Any) -> Any:
+        first, arguments = operands(given, args_tree)
+        arrays = [np.int32(x) if isinstance(x, int) and not isinstance(x, bool) else x for x in arguments]
+        return rule(*first, *arrays, args_tree=args_tree, **params)
+
+    return discharged
+
+
+def stored_through(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """NOTE: of a store to a part of a part of a ref (`ref.at[i].at[j]`), jax hands on the part for the whole."""
+
+    def discharged(*given: Any, args_tree: Any, **params: Any) -> Any:
+        first, arguments = operands(given, args_tree)
+        ref, transforms, value, mask = args_tree.unflatten(arguments)
+        *outer, last = transforms or (None,)
+        if last is not None and not isinstance(last, NDIndexer):
+            outer, last = [*outer, last], None
+        if not outer:
+            return rule(*given, args_tree=args_tree, **params)
+        part = discharge.transform_array(ref, outer)
+        last = NDIndexer.make_trivial_indexer(part.shape) if last is None else last
+        inner, tree = jax.tree.flatten((part, (last,), value, mask))
+        (stored, *_), before = rule(*first, *inner, args_tree=tree, **params)
+        _, whole = discharge.transform_swap_array(ref, outer, stored)
+        return (whole, *[None] * (len(arguments) - 1)), before
+
+    return discharged
+
+
+def place_here() -> str:
+    """`file.py:line` of the kernel's operation that is being traced."""
+    frame = source_info_util.user_frame(source_info_util.current().traceback)
+    return "an unknown line" if frame is None else f"{Path(frame.file_name).name}:{frame.start_line}"
+
+
+# The interpreter of a TPU's memory.
+
+
+def masked_swap(swap: Callable[..., Any]) -> Callable[..., Any]:
+    """NOTE: jax compares every dimension's bound with the first dimension of the mask, and takes a store into a part of
+    a buffer for one outside."""
+
+    @functools.wraps(swap)
+    def swapped(self: Any, key: Any, place: Any, value: Any, mask: Any, core: int, *args: Any, **kwargs: Any) -> Any:
+        if mask is not None:
+            held, *_ = self.get_buffer_content(key, place, core, increment_clock=False)
+            if held is not None and held.shape == value.shape:
+                merged = np.where(mask, value, held)
+                before, *rest = swap(self, key, place, merged, None, core, *args, **kwargs)
+                return (np.where(mask, before, value), *rest)
+        return swap(self, key, place, value, mask, core, *args, **kwargs)
+
+    return swapped
+
+
+class Raised(logging.Handler):
+    """What a callback raised: jax hands on its text without the kernel's line, and logs it with that."""
+
+    def __init__(self, launches: Launches):
+        super().__init__()
+        self.launches = launches
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.launches.raised.append(record.exc_info[1])
+
+
+def told(launches: Launches, *words: Any, **how: Any) -> None:
+    """What the TPU's interpreter prints. Races and semaphores that nobody waited for are kept."""
+    text = " ".join(str(word) for word in words)
+    if text.startswith(RACE) or "non-zero count" in text:
+        launches.told.append(text)
+    else:
+        builtins.print(*words, **how)

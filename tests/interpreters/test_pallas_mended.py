@@ -1,0 +1,127 @@
+"""Where jax's interpreters stop and need not: each mend by the smallest kernel that needs it; arrays to and fro."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+
+from attnbench.backend import Outputs, UnsupportedError
+from attnbench.interpreters.backend import Conditions
+from attnbench.interpreters.session import InterpretError, Session
+
+jax = pytest.importorskip("jax", reason="not run: jax is not installed (pip install 'attnbench[jax]')")
+
+import jax.numpy as jnp  # noqa: E402  # where there is jax
+from jax.experimental import pallas as pl  # noqa: E402
+from jax.experimental.pallas import tpu  # noqa: E402
+
+from attnbench.interpreters.pallas.arrays import on_jax_arrays, to_jax, to_torch  # noqa: E402
+from attnbench.interpreters.pallas.language import PallasLanguage  # noqa: E402
+
+SHAPE = (8, 128)
+
+
+def ran(mode, body, *inputs, second=False, **call):
+    """What a kernel of one program leaves in its output, jax's arrays in and out."""
+
+    @jax.jit
+    def function(*arrays):
+        return pl.pallas_call(body, out_shape=jax.ShapeDtypeStruct(SHAPE, jnp.float32), **call)(*arrays)
+
+    language = PallasLanguage(mode, asked=True)
+    conditions = [Conditions(), Conditions(poisoned=True, order=3)][: 1 + second]
+    return [language.called(lambda: Outputs(function(*inputs)), each)[0].out for each in conditions][-1]
+
+
+def test_a_store_to_a_row_that_is_a_python_integer():
+    def body(x_ref, out_ref):
+        out_ref[...] = x_ref[...]
+        row = out_ref.at[2]
+        tpu.store(row.at[...], x_ref[0] + 1.0)
+
+    x = jnp.arange(8 * 128, dtype=jnp.float32).reshape(SHAPE)
+    expected = torch.arange(8 * 128, dtype=torch.float32).reshape(SHAPE)
+    expected[2] = expected[0] + 1
+    assert torch.equal(ran("hlo", body, x), expected)
+
+
+@pytest.mark.parametrize("mode", ["hlo", "tpu"])
+def test_a_masked_store_into_a_part_of_a_buffer(mode):
+    def body(x_ref, out_ref):
+        out_ref[...] = x_ref[...]
+        mask = jax.lax.broadcasted_iota(jnp.int32, (4, 2), 0) > 1
+        tpu.store(out_ref.at[pl.ds(4, 4), pl.ds(0, 2)], jnp.zeros((4, 2)), mask=mask)
+
+    expected = torch.ones(SHAPE)
+    expected[6:, :2] = 0
+    assert torch.equal(ran(mode, body, jnp.ones(SHAPE)), expected)
+
+
+def test_programs_that_may_run_in_any_order_do_in_the_second_pass():
+    """Each writes its number over the whole output: the last one is another program then."""
+
+    def body(out_ref):
+        out_ref[...] = jnp.full(SHAPE, pl.program_id(0) * 10 + pl.program_id(1), jnp.float32)
+
+    def last(semantics, second):
+        how = tpu.CompilerParams(dimension_semantics=semantics)
+        whole = pl.BlockSpec(SHAPE, lambda i, j: (0, 0))
+        return int(ran("hlo", body, second=second, grid=(3, 4), out_specs=whole, compiler_params=how)[0, 0])
+
+    assert last(("parallel", "arbitrary"), second=False) == 23
+    assert last(("parallel", "arbitrary"), second=True) == 13, "rows 0, 2, 1, each from its first column"
+    assert last(("arbitrary", "arbitrary"), second=True) == 23
+
+
+def test_memory_that_nobody_wrote_is_nan():
+    def body(out_ref):
+        out_ref[0, :] = jnp.zeros(128)
+
+    for mode in ("hlo", "tpu"):
+        out = ran(mode, body)
+        assert out[0].eq(0).all() and out[1:].isnan().all()
+
+
+def test_what_an_interpreter_does_not_know_is_no_fault_of_the_kernel():
+    def body(x_ref, out_ref):
+        mask = jax.lax.broadcasted_iota(jnp.int32, SHAPE, 0) > 1
+        out_ref[...] = tpu.load(x_ref, mask=mask)
+
+    with pytest.raises(UnsupportedError, match="tpu interpreter stops at NotImplementedError: masked load_p; try"):
+        ran("tpu", body, jnp.ones(SHAPE))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.int32])
+def test_arrays_keep_their_bits(dtype):
+    tensor = (torch.arange(24).reshape(2, 3, 4) - 7).to(dtype)
+    array = to_jax(tensor.transpose(0, 2))
+    assert array.shape == (4, 3, 2) and str(array.dtype) == str(dtype).removeprefix("torch.")
+    assert torch.equal(to_torch(array), tensor.transpose(0, 2))
+    assert to_torch(array).dtype == dtype
+    out, none = on_jax_arrays(lambda x, y: (x + y, None))(tensor, tensor)
+    assert torch.equal(out, tensor + tensor) and none is None
+
+
+def test_a_mode_without_jax_is_one_line(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InterpretError, match=r"^--interpret=tpu: jax is not installed here; pip install 'attnbench\[jax\]'$"
+    ):
+        Session("tpu")
+
+
+def test_where_no_plugin_imports_jax_nobody_does():
+    source = (
+        "import sys; from attnbench.interpreters.session import Session; from attnbench.backend import Outputs\n"
+        "from attnbench.interpreters.backend import Conditions; session = Session('auto')\n"
+        "pallas = session.languages[-1]\n"
+        "with session.importing(): pass\n"
+        "assert pallas.name == 'pallas' and pallas.called(lambda: Outputs(1), Conditions())[1].kernels == ()\n"
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True)
