@@ -7,7 +7,7 @@ that problem, within a fraction of its error on the one it was given, that is mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Rows a head on which hypotheses are tried: the wrongest ones.
-ROWS_TRIED = 32
+# Rows a head on which hypotheses are tried: the wrongest ones, and some of all, which a right hypothesis explains too.
+WRONGEST_TRIED = 24
+SPREAD_TRIED = 8
 # A hypothesis is believed when it leaves no more than this part of the error, or no more than rounding explains.
 BELIEVED = 0.2
+# Hypotheses that leave the same error, but for rounding, are all named.
+SAME_LEFT = 1e-6
 # Key tile widths in use (FlashAttention-2 and -3, FlashInfer, cuDNN).
 KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
 # Of the logarithm to base 2: the factor comes out within 0.1 %.
@@ -51,17 +54,22 @@ def likely_mistake(case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: T
         return None
     noise = float((eager - exact).square().mean())
     believed = max(BELIEVED**2 * error, min(2.0 * noise, error / 4.0))
-    best, words = believed, None
+    left = []
     for guess in _all(case, inputs, tried):
-        left = float((out - oracle(guess.case, guess.inputs, guess.rows).out).square().mean())
-        if left < best:
-            best, words = left, guess.words
-    return words or _scale_that_fits(case, inputs, tried, out, believed) or _factor_that_fits(out, exact, believed)
+        left.append((float((out - oracle(guess.case, guess.inputs, guess.rows).out).square().mean()), guess.words))
+    best = min(left)[0]
+    if best < believed:
+        return ", or ".join(words for error_left, words in left if error_left <= best + SAME_LEFT * error)
+    return _scale_that_fits(case, inputs, tried, out, believed) or _factor_that_fits(out, exact, believed)
 
 
 def _wrongest(rows: Rows, out: Tensor, exact: Tensor, eager: Tensor) -> tuple[Rows, Tensor, Tensor, Tensor]:
-    count = min(ROWS_TRIED, rows.index.shape[-1])
-    chosen = (out - exact).square().sum(dim=-1).topk(count, dim=-1).indices.sort(dim=-1).values
+    import torch
+
+    count = rows.index.shape[-1]
+    rank = (out - exact).square().sum(dim=-1)
+    rank[..., torch.linspace(0, count - 1, min(SPREAD_TRIED, count)).long()] = math.inf
+    chosen = rank.topk(min(WRONGEST_TRIED + SPREAD_TRIED, count), dim=-1).indices.sort(dim=-1).values
     wide = chosen[..., None].expand(*chosen.shape, out.shape[-1])
     out, exact, eager = (tensor.gather(2, wide) for tensor in (out, exact, eager))
     return Rows(rows.index.gather(2, chosen), "sampled"), out, exact, eager
@@ -89,9 +97,11 @@ def _masks(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
     def seen(words: str, visible: Tensor) -> Hypothesis:
         return Hypothesis(f"mask: {words}", case, inputs, replace(rows, visible=visible.clamp(0, last)))
 
-    bottom_right = (index + 1 + case.seqlen_k - case.seqlen_q).clamp(0, last)
+    bottom_right = index + 1 + case.seqlen_k - case.seqlen_q
     if not case.causal:
         yield seen("it is causal, and should not be", bottom_right)
+        if case.seqlen_q != case.seqlen_k:
+            yield seen("it is causal, aligned top left, and should not be", index + 1)
         return
     yield seen("each query sees one key too many", bottom_right + 1)
     yield seen("each query sees one key too few", bottom_right - 1)
@@ -106,19 +116,55 @@ def _masks(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
 
 def _keys(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
     visible = visible_keys(case, rows.index)
+    for whole, tiles in _tiles_by(lambda tile: (case.seqlen_k - 1) // tile * tile):
+        words = f"tail: the last tile of {tiles} keys (from key {whole}) is left out"
+        yield Hypothesis(words, case, inputs, replace(rows, visible=visible.clamp(max=whole)))
+    if not case.causal:
+        for missing, tiles in _tiles_by(lambda tile: -case.seqlen_k % tile):
+            words = f"tail: the last tile of {tiles} keys is not masked, {missing} keys past the end count as zeros"
+            yield _with_keys(words, case, inputs, rows, case.seqlen_k + missing)
+    if case.seqlen_q != case.seqlen_k:
+        yield from _keys_of_queries(case, inputs, rows)
+
+
+def _tiles_by(count: Callable[[int], int]) -> Iterator[tuple[int, str]]:
+    """Every count but 0 that key tiles come to, and the widths that come to it, in words: they explain as much."""
+    widths: dict[int, list[int]] = {}
     for tile in KEY_TILES:
-        whole = (case.seqlen_k - 1) // tile * tile
-        if whole:
-            words = f"tail: the last tile of {tile} keys (from key {whole}) is left out"
-            yield Hypothesis(words, case, inputs, replace(rows, visible=visible.clamp(max=whole)))
-        missing = -case.seqlen_k % tile
-        if missing and not case.causal:
-            words = f"tail: the last tile of {tile} keys is not masked, {missing} keys past the end count as zeros"
-            longer = replace(inputs, k=_padded(inputs.k, missing), v=_padded(inputs.v, missing))
-            yield Hypothesis(words, replace(case, seqlen_k=case.seqlen_k + missing), longer, rows)
+        widths.setdefault(count(tile), []).append(tile)
+    for number, tiles in widths.items():
+        if number:
+            *others, last = map(str, tiles)
+            yield number, f"{', '.join(others)} or {last}" if others else last
+
+
+def _keys_of_queries(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
+    """seqlen_k is taken to be seqlen_q."""
+    words, count = "keys: their number is taken from q", case.seqlen_q
+    if count > case.seqlen_k:
+        past = f"{words}, {count - case.seqlen_k} keys past the end count as zeros"
+        yield _with_keys(past, case, inputs, rows, count)
+        return
+    words += f", only the first {count} are read"
+    first = visible_keys(case, rows.index).clamp(max=count)
+    yield Hypothesis(words, case, inputs, replace(rows, visible=first))
+    if case.causal:  # with the mask of so many keys, beyond which nothing counts
+        yield _with_keys(words, case, inputs, rows, count)
+        return
+    read = _with_keys(words, case, inputs, rows, count)
+    for missing, tiles in _tiles_by(lambda tile: -count % tile):
+        padded = f"{words}, in tiles of {tiles}, and {missing} past them count as zeros"
+        yield _with_keys(padded, read.case, read.inputs, rows, count + missing)
+
+
+def _with_keys(words: str, case: Case, inputs: Inputs, rows: Rows, count: int) -> Hypothesis:
+    """Another number of keys: fewer, or zeros past the end."""
+    k, v = (_padded(tensor, count - case.seqlen_k) for tensor in (inputs.k, inputs.v))
+    return Hypothesis(words, replace(case, seqlen_k=count), replace(inputs, k=k, v=v), rows)
 
 
 def _padded(tensor: Tensor, rows: int) -> Tensor:
+    """With so many rows of zeros after each sequence; fewer rows where that is negative."""
     import torch
 
     return torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, rows))

@@ -47,7 +47,8 @@ LONGEST = {
 }  # fmt: skip
 OFF_BY_ONE = ("mask sees one more", "mask sees one less")
 NEEDLES = ("needle", "needle_hidden")
-TAIL = ("tail unmasked",)
+# Bugs that show without a causal mask only; no causal problem would plant them.
+OF_FULL = ("tail unmasked", "causal always", "top left always")
 # Bugs that show on these problems only.
 OF_MORE_QUERIES = ("mask short with more queries",)
 OF_DECODING = ("keys at stride of queries", "third element reads second", "decoding group reversed")
@@ -138,9 +139,9 @@ def units(short: bool) -> Iterator[BugUnit | RightUnit]:
     for dtype in reversed(dtypes):
         if not short:
             yield BugUnit({**LONG, "dtype": dtype, "causal": True}, exhaustive=False)
-            yield BugUnit({**LONG, "dtype": dtype, "causal": False}, exhaustive=False, bugs=TAIL)
+            yield BugUnit({**LONG, "dtype": dtype, "causal": False}, exhaustive=False, bugs=OF_FULL)
         yield BugUnit({**SHORT, "dtype": dtype, "causal": True}, exhaustive=not short)
-        yield BugUnit({**SHORT, "dtype": dtype, "causal": False}, exhaustive=not short, bugs=TAIL if short else ())
+        yield BugUnit({**SHORT, "dtype": dtype, "causal": False}, exhaustive=not short, bugs=OF_FULL if short else ())
         yield BugUnit({**MORE_QUERIES, "dtype": dtype}, exhaustive=not short, bugs=OF_MORE_QUERIES)
         yield BugUnit({**DECODING, "dtype": dtype}, exhaustive=not short, bugs=OF_DECODING)
     cases = list(right_cases())[:: 10 if short else 1]

@@ -5,13 +5,16 @@ import torch
 
 from attnbench.case import Case
 from attnbench.selftest.bugs.masks import (
+    CausalAlways,
     DescalesSwapped,
+    KeysCountedAsQueries,
     LastTileDropped,
     MaskSeesOneLess,
     MaskSeesOneMore,
     MaskTopLeft,
     MaskTurnedRound,
     TailUnmasked,
+    TopLeftAlways,
     WrongGqaHead,
 )
 from attnbench.selftest.bugs.outputs import (
@@ -34,8 +37,10 @@ CAUSES = {
     MaskSeesOneLess: "mask: each query sees one key too few",
     MaskTopLeft: "mask: causal is aligned top left",
     MaskTurnedRound: "mask: it is turned round",
-    LastTileDropped: "tail: the last tile of 64 keys (from key 128) is left out",
-    TailUnmasked: "31 keys past the end count as zeros",
+    CausalAlways: "mask: it is causal, and should not be",
+    TopLeftAlways: "mask: it is causal, aligned top left, and should not be",
+    LastTileDropped: "tail: the last tile of 64 or 128 keys (from key 128) is left out",
+    TailUnmasked: "the last tile of 32, 64, 96 or 192 keys is not masked, 31 keys past the end count as zeros",
     ScaleFivePercentHigh: "the softmax scale is 1.05 times what it should be",
     ScaleMissing: "the softmax scale is missing",
     WrongGqaHead: "query heads take key/value heads in turn",
@@ -49,10 +54,15 @@ CAUSES = {
 }
 
 
-def trial(bug, dtype):
+# Bugs of the branch without a mask.
+FULL = (TailUnmasked, CausalAlways, TopLeftAlways)
+
+
+def trial(bug, dtype, **fields):
     torch.manual_seed(0)  # Nondeterministic takes its order from it
-    case = Case.make(batch=2, seqlen_q=128, seqlen_k=161, num_heads=4, num_heads_kv=2, head_dim=64, dtype=dtype,
-                     causal=bug is not TailUnmasked, inputs="nan_v" if bug is NanSwallowed else "normal")  # fmt: skip
+    shape = {"batch": 2, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 64}
+    case = Case.make(**{**shape, "dtype": dtype, "causal": bug not in FULL,
+                        "inputs": "nan_v" if bug is NanSwallowed else "normal", **fields})  # fmt: skip
     return run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), bug(), timed=False)
 
 
@@ -64,6 +74,48 @@ def test_the_cause_is_named(bug, dtype):
     record = trial(bug, dtype)
     assert record.status == "incorrect"
     assert CAUSES[bug] in record.reason
+
+
+TOP_LEFT = "mask: causal is aligned top left, not bottom right"
+COUNTED = "keys: their number is taken from q, "
+
+
+@pytest.mark.parametrize(
+    ("seqlen_q", "seqlen_k", "causal", "cause"),
+    [
+        (100, 161, False, COUNTED + "only the first 100 are read"),
+        (161, 128, False, COUNTED + "33 keys past the end count as zeros"),
+        (161, 128, True, COUNTED + "33 keys past the end count as zeros"),
+        (100, 161, True, f"{TOP_LEFT}, or {COUNTED}only the first 100 are read"),
+        (128, 161, False, "tail: the last tile of 64 or 128 keys (from key 128) is left out, "
+         f"or {COUNTED}only the first 128 are read"),
+    ],
+)  # fmt: skip
+def test_a_number_of_keys_that_is_that_of_q_is_named_beside_what_comes_to_the_same(seqlen_q, seqlen_k, causal, cause):
+    record = trial(KeysCountedAsQueries, "bf16", seqlen_q=seqlen_q, seqlen_k=seqlen_k, causal=causal)
+    assert record.reason.split("\n")[0].endswith(f"likely cause: {cause}")
+
+
+class _CountedAndUnmasked(KeysCountedAsQueries):
+    """Nor is the last tile of these keys masked."""
+
+    def scores(self, case, q, k, start, stop):
+        return torch.nn.functional.pad(super().scores(case, q, k, start, stop), (0, self.choices.tile_n - stop + start))
+
+    def add_values(self, out, p, v):
+        return super().add_values(out, p[..., : v.shape[2]], v)
+
+
+def test_two_mistakes_of_one_kernel_are_named_together():
+    record = trial(_CountedAndUnmasked, "bf16", seqlen_q=100, causal=False)
+    words = "only the first 100 are read, in tiles of 32, 64 or 128, and 28 past them count as zeros"
+    assert COUNTED + words in record.reason
+
+
+def test_more_queries_than_keys_hide_no_mask_that_is_off_by_one():
+    """The first rows see no key either way."""
+    record = trial(MaskSeesOneMore, "bf16", seqlen_q=161, seqlen_k=128)
+    assert "mask: each query sees one key too many" in record.reason
 
 
 def test_the_map_shows_the_head_and_the_tile():

@@ -22,7 +22,7 @@ from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.selftest.runner import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.
-LISTED = 50
+LISTED = 53
 
 
 def test_short_form_catches_every_bug_and_accuses_nobody():
@@ -98,10 +98,12 @@ def _case_of(bug):
         "NanSwallowed": "nan_v", "PSaturated": "steps", "SmallTilesSkipped": "sink", "ExponentClamped": "needle",
         "MaximumStartsAtZero": "equal_logits",
     }  # fmt: skip
+    full = {"causal": False}
     fields = {
-        "TailUnmasked": {"causal": False}, "MaskShortWithMoreQueries": {"seqlen_q": 170},
-        "ScaleSquaredWhereGiven": {"softmax_scale": 0.3}, "DecodingGroupReversed": {"seqlen_q": 1},
-        "KeysAtStrideOfQueries": {"batch": 2}, "ThirdElementReadsSecond": {"batch": 3},
+        "TailUnmasked": full, "CausalAlways": full, "TopLeftAlways": full,
+        "MaskShortWithMoreQueries": {"seqlen_q": 170}, "ScaleSquaredWhereGiven": {"softmax_scale": 0.3},
+        "DecodingGroupReversed": {"seqlen_q": 1}, "KeysAtStrideOfQueries": {"batch": 2},
+        "ThirdElementReadsSecond": {"batch": 3},
     }  # fmt: skip
     shape = {"batch": 1, "seqlen_q": 100, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 32}
     return Case.make(**{**shape, "dtype": dtype, "causal": True, "inputs": inputs.get(bug.__name__, "normal"),

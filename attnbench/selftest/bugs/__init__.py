@@ -7,9 +7,11 @@ says what goes wrong; `unsupported` says where the bug cannot show.
 from __future__ import annotations
 
 from attnbench.selftest.bugs.masks import (
+    CausalAlways,
     DescalesSwapped,
     KDescaleOfNextHead,
     KeysAtStrideOfQueries,
+    KeysCountedAsQueries,
     LastTileDropped,
     MaskSeesOneLess,
     MaskSeesOneMore,
@@ -21,6 +23,7 @@ from attnbench.selftest.bugs.masks import (
     TailUnmasked,
     ThirdElementReadsSecond,
     TileOfOneKeySkipped,
+    TopLeftAlways,
     VTileTransposed,
     WrongGqaHead,
 )
@@ -65,7 +68,8 @@ from attnbench.selftest.bugs.softmax import (
 from attnbench.selftest.forward import Planted
 
 BUGS: tuple[type[Planted], ...] = (
-    MaskSeesOneMore, MaskSeesOneLess, MaskTurnedRound, MaskTopLeft, MaskShortWithMoreQueries, TileOfOneKeySkipped,
+    MaskSeesOneMore, MaskSeesOneLess, MaskTurnedRound, MaskTopLeft, CausalAlways, TopLeftAlways,
+    MaskShortWithMoreQueries, TileOfOneKeySkipped, KeysCountedAsQueries,
     LastTileDropped, TailUnmasked, TailOfGroupsShifted, SmallTilesSkipped, StaleMaximum, RescaleMissing,
     RescaleSkippedWhereSmall, ColumnsNotRescaled, RowSumMissesLastTile, MaximumStartsAtZero, ExponentClamped,
     ScaleFivePercentHigh, ScaleMissing, ScaleSquaredWhereGiven, ScoresIn16Bit, SumsIn16Bit, WeightsTruncated,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs, Quantized
@@ -59,6 +60,26 @@ class MaskTopLeft(_Mask):
         return torch.arange(start, stop, device=q.device) > torch.arange(case.seqlen_q, device=q.device)[:, None]
 
 
+class CausalAlways(_Mask):
+    """The mask is applied whether or not it is asked for."""
+
+    causal_only = False
+
+    def unsupported(self, case: Case) -> str | None:
+        hides = not case.causal and case.seqlen_q > 1
+        return super().unsupported(case) or (None if hides else "the mask is right, or hides nothing")
+
+
+class TopLeftAlways(MaskTopLeft):
+    """So is one that hangs at the top left corner."""
+
+    causal_only = False
+
+    def unsupported(self, case: Case) -> str | None:
+        hides = not case.causal and case.seqlen_q != case.seqlen_k > 1
+        return super().unsupported(case) or (None if hides else "the lengths are equal, or the mask hides nothing")
+
+
 class MaskShortWithMoreQueries(_Mask):
     """Each query misses its last key, in the branch that is taken where seqlen_q > seqlen_k."""
 
@@ -102,6 +123,28 @@ class TailUnmasked(Planted):
 
     def add_values(self, out: Tensor, p: Tensor, v: Tensor) -> Tensor:
         return super().add_values(out, p[..., : v.shape[2]], v)
+
+
+class KeysCountedAsQueries(Planted):
+    """The number of keys is taken from q: some are not read, or what lies past the end, read as 0, counts."""
+
+    def unsupported(self, case: Case) -> str | None:
+        same = case.seqlen_q == case.seqlen_k
+        return super().unsupported(case) or ("both numbers are the same" if same else None)
+
+    def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        import torch
+
+        q, k, v = super().operands(case, inputs)
+        more = case.seqlen_q - case.seqlen_k
+        k, v = (torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, more)) for tensor in (k, v))
+        return q, k, v
+
+    def tiles(self, case: Case) -> list[tuple[int, int]]:
+        return super().tiles(replace(case, seqlen_k=case.seqlen_q))
+
+    def hidden(self, case: Case, start: int, stop: int, q: Tensor) -> Tensor | None:
+        return super().hidden(replace(case, seqlen_k=case.seqlen_q), start, stop, q)
 
 
 class TailOfGroupsShifted(Planted):
