@@ -7,11 +7,14 @@ numbers (`hypotheses`), or else what the places have in common.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attnbench.correctness.hypotheses import likely_mistake
+from attnbench.case import Case
+from attnbench.correctness.hypotheses import KEY_TILES, alternatives, likely_mistake
 from attnbench.reference.oracle import Rows, visible_keys
+from attnbench.reference.quantize import plain_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +47,52 @@ def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row
     error = (out - exact).square().mean(dim=-1).sqrt() / _row_rms(exact)
     error = error.nan_to_num(nan=math.inf, posinf=math.inf)
     wrong = error > row_limit
-    usable = finite and not bool(ref.inputs.v.isnan().any())
-    cause = likely_mistake(ref.case, ref.inputs, rows, out, exact, eager) if usable else None
+    nan_given = bool(ref.inputs.v.isnan().any())
+    cause = None if nan_given else _columns(ref, out, eager, error > row_limit)
+    if finite and not nan_given and cause is None:
+        cause = likely_mistake(ref.case, ref.inputs, rows, out, exact, eager)
     if not bool(wrong.any()):
         return Diagnosis(_lse_cause(lse, ref.oracle.lse) or cause or _small_everywhere(out, exact, rows, ref))
-    cause = cause or _special(ref, rows, wrong, out) or _shape(ref, rows, wrong)
+    cause = cause or _special(ref, rows, wrong, out) or _shape(ref, out, wrong, row_limit)
     return Diagnosis(cause, error_map(rows, error / row_limit))
+
+
+def _columns(ref: Reference, out: Tensor, eager: Tensor, wrong: Tensor) -> str | None:
+    """Columns of the output that are not finite, or 0, in every row, where others are neither; and what is wrong with
+    the others."""
+    exact, count = ref.oracle.out, out.shape[-1]
+    if not bool(wrong.any()):
+        return None
+    for words, blank in (
+        ("are not finite in any row: never written", ~out.isfinite()),
+        ("are 0 in every row", out == 0),
+    ):
+        empty = (blank | (ref.oracle.lse == -math.inf)[..., None]).flatten(0, -2).all(dim=0)
+        kept = (~empty).nonzero().flatten()
+        if not 0 < len(kept) < count or not bool((exact[..., empty] != 0).any()):
+            continue
+        cause = f"columns {_ranges(empty.nonzero().flatten().tolist())} of the output's {count} {words}"
+        others = out[..., kept]
+        if not bool(others.isfinite().all()):
+            return cause
+        inputs = plain_inputs(ref.case, ref.inputs)
+        case = replace(ref.case, head_dim_v=len(kept))
+        also = likely_mistake(
+            case, replace(inputs, v=inputs.v[..., kept]), ref.rows, others, exact[..., kept], eager[..., kept]
+        )
+        return f"{cause}; {also}" if also else cause
+    return None
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0 to 3, 7`, ascending."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [number]
+        else:
+            ranges.append([number])
+    return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
 
 
 def _special(ref: Reference, rows: Rows, wrong: Tensor, out: Tensor) -> str | None:
@@ -60,9 +103,42 @@ def _special(ref: Reference, rows: Rows, wrong: Tensor, out: Tensor) -> str | No
     if bool(ref.inputs.v.isnan().any()):
         return None if bool(infinite.any()) else "NaN in v is hidden: the output has none"
     if bool(infinite.any()):
-        return f"rows that are not finite: {_places(rows, infinite)}; never written, or overflow"
+        poisoned = _poisoned(ref.case, rows, infinite)
+        return poisoned or f"rows that are not finite: {_places(rows, infinite)}; never written, or overflow"
     blank = (out == 0).all(dim=-1) & wrong
     return f"rows that are 0: {_places(rows, blank)}" if torch.equal(blank, wrong) else None
+
+
+def _poisoned(case: Case, rows: Rows, infinite: Tensor) -> str | None:
+    """Rows that see nothing, at all or in the tile of keys that is visited first: their maximum is -inf, and
+    exp(-inf - -inf) is NaN, which no later tile takes away."""
+    import torch
+
+    visible = visible_keys(case, rows.index)
+    blind = visible == 0
+    if bool(blind.any()) and torch.equal(infinite, blind):
+        return f"rows that see no key are not finite ({int(blind.sum())}): -inf minus -inf, or 0 / 0"
+    if not case.causal:
+        return None
+    fitting = [
+        tile for tile in KEY_TILES if any(torch.equal(infinite, rows) for rows in _hidden_first(case, rows, tile))
+    ]
+    if not fitting:
+        return None
+    return (
+        f"rows whose first tile of keys is hidden altogether are not finite ({int(infinite.sum())}): -inf minus -inf; "
+        f"tiles of {alternatives(fitting)} keys, the last visited first"
+    )
+
+
+def _hidden_first(case: Case, rows: Rows, tile: int) -> Iterator[Tensor]:
+    """(batch, num_heads, rows) True where a row sees nothing of the last tile that its tile of queries visits, for each
+    height that such a tile may have."""
+    visible = visible_keys(case, rows.index)
+    for height in (*KEY_TILES, case.seqlen_q):
+        last = (rows.index // height + 1) * height - 1
+        reach = visible_keys(case, last.clamp(max=case.seqlen_q - 1)).clamp(min=1)
+        yield visible <= (reach - 1) // tile * tile
 
 
 def error_map(rows: Rows, ratio: Tensor) -> tuple[str, ...]:
@@ -135,13 +211,16 @@ def _growth(out: Tensor, exact: Tensor, visible: Tensor) -> float | None:
     return None if spread < 0.1 else float(((x - x.mean()) * (y - y.mean())).mean()) / spread
 
 
-def _shape(ref: Reference, rows: Rows, wrong: Tensor) -> str:
+def _shape(ref: Reference, out: Tensor, wrong: Tensor, row_limit: float) -> str:
     """What the wrong rows have in common."""
-    case = ref.case
+    case, rows, exact = ref.case, ref.rows, ref.oracle.out
     heads = wrong.any(dim=2)
     wrong_rows = wrong.any(dim=1).any(dim=0).nonzero().flatten()
     first = int(rows.index[0, 0, int(wrong_rows[0])]) if rows.coverage == "full" else int(rows.index[wrong].min())
     words = []
+    far = (out - exact)[wrong].square().mean(dim=0).sqrt() > row_limit * exact[wrong].square().mean().sqrt()
+    if 0 < int(far.sum()) <= len(far) // 2:
+        words.append(f"only columns {_ranges(far.nonzero().flatten().tolist())} are wrong")
     if int(heads.sum()) < heads.numel():
         at = ", ".join(f"({int(b)}, {int(h)})" for b, h in heads.nonzero()[:8])
         words.append(f"only some heads are wrong (batch, head): {at}; head mapping, or one head's data")

@@ -7,7 +7,7 @@ that problem, within a fraction of its error on the one it was given, that is mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +29,8 @@ BELIEVED = 0.2
 SAME_LEFT = 1e-6
 # Key tile widths in use (FlashAttention-2 and -3, FlashInfer, cuDNN).
 KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
+# Head dimensions that kernels are written for.
+HEAD_DIM_TILES = (16, 32, 64, 96, 128, 192, 256)
 # Of the logarithm to base 2: the factor comes out within 0.1 %.
 SCALE_TOLERANCE = 1e-3
 
@@ -80,6 +82,10 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
     yield from _masks(case, inputs, rows)
     yield from _keys(case, inputs, rows)
     yield from _heads(case, inputs, rows)
+    for width in (width for width in HEAD_DIM_TILES if width < case.head_dim):
+        words = f"scores: only the first {width} of {case.head_dim} dimensions of q and k count"
+        narrow = replace(case, head_dim=width, softmax_scale=case.scale)
+        yield Hypothesis(words, narrow, replace(inputs, q=inputs.q[..., :width], k=inputs.k[..., :width]), rows)
     for words, scale in (
         ("the softmax scale is missing", 1.0),
         ("the softmax scale is applied twice", case.scale**2),
@@ -134,8 +140,13 @@ def _tiles_by(count: Callable[[int], int]) -> Iterator[tuple[int, str]]:
         widths.setdefault(count(tile), []).append(tile)
     for number, tiles in widths.items():
         if number:
-            *others, last = map(str, tiles)
-            yield number, f"{', '.join(others)} or {last}" if others else last
+            yield number, alternatives(tiles)
+
+
+def alternatives(numbers: Sequence[int]) -> str:
+    """`32, 64 or 96`"""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _keys_of_queries(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:

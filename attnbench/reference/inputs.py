@@ -210,6 +210,13 @@ def checksums(inputs: Inputs) -> list[int]:
     return [_checksum(tensor) for tensor in input_tensors(inputs)]
 
 
+def written(inputs: Inputs, before: list[int]) -> str:
+    """The tensors whose checksums are no longer those of `before`, by name: `q`, `k and v`, `quantized.k`; "": none."""
+    held = [] if inputs.quantized is None else [f"quantized.{field.name}" for field in fields(inputs.quantized)]
+    names = [name for name, old, new in zip([*NAMES, *held], before, checksums(inputs), strict=True) if old != new]
+    return " and ".join(names)
+
+
 def _checksum(tensor: Tensor) -> int:
     import torch
 

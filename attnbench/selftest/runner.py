@@ -50,7 +50,7 @@ NEEDLES = ("needle", "needle_hidden")
 # Bugs that show without a causal mask only; no causal problem would plant them.
 OF_FULL = ("tail unmasked", "causal always", "top left always")
 # Bugs that show on these problems only.
-OF_MORE_QUERIES = ("mask short with more queries",)
+OF_MORE_QUERIES = ("mask short with more queries", "rows without keys")
 OF_DECODING = ("keys at stride of queries", "third element reads second", "decoding group reversed")
 # Lengths around 1, around the tile edges in use, and unequal both ways.
 SHAPES = (

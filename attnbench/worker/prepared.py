@@ -16,7 +16,7 @@ from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
-from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes
+from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes, written
 from attnbench.timing.measure import in_turn
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.stopping import IN_WORDS
@@ -74,8 +74,8 @@ class Prepared:
         measurement = replace(measurement, prep_s=self._prep_s, prep_call=prep_call, compile_s=compile_s)
         if self._peak is not None:
             measurement = replace(measurement, peak_bytes=self._peak.bytes, peak_by=self._peak.by)
-        if checksums(self._inputs) != problem.checksums:
-            raise ContractError("it wrote its inputs: their checksum changed")
+        if names := written(self._inputs, problem.checksums):
+            raise ContractError(f"it wrote its inputs: {names} changed")
         with problem.phases("recheck"):
             failure, cause = self._recheck(self.timer.last())
         assert base.accuracy is not None, "what is timed was checked"
@@ -107,8 +107,8 @@ class Prepared:
             before = checksums(inputs)
             problem.phases.again()
             outputs, _ = guarded_call(problem.case, backend, inputs)
-            if checksums(inputs) != before:
-                raise ContractError("it wrote its inputs: their checksum changed during a call after timing")
+            if names := written(inputs, before):
+                raise ContractError(f"it wrote its inputs: {names} changed during a call after timing")
         accuracy = judge(fresh, backend, outputs, factors)
         if accuracy.passed:
             return None, ""

@@ -12,7 +12,7 @@ from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_e
 from attnbench.correctness.probes import RECHECK_SET
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import PrepTiming
-from attnbench.reference.inputs import checksums, input_bytes, make_inputs
+from attnbench.reference.inputs import checksums, input_bytes, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
@@ -62,13 +62,15 @@ class Problem:
             _ = self.reference  # drawing the inputs takes their checksums
         return self._checksums
 
-    def inputs_written(self) -> bool:
-        """Whether a backend changed the checked inputs; they are then drawn again, so that the next gets them whole."""
-        if self._reference is None or checksums(self._reference.inputs) == self._checksums:
-            return False
+    def inputs_written(self) -> str:
+        """Which of the checked inputs a backend changed, by name; they are then drawn again, so that the next gets them
+        whole. "" where it changed none."""
+        names = "" if self._reference is None else written(self._reference.inputs, self._checksums)
+        if self._reference is None or not names:
+            return ""
         with self.phases("inputs"):
             self._reference = replace(self._reference, inputs=make_inputs(self.case, self.device))
-        return True
+        return names
 
     def sources(self, outputs: Outputs) -> dict[str, float]:
         """Figures of `error_sources`; what does not depend on the outputs is made once."""

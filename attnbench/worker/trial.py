@@ -23,7 +23,7 @@ from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import IN_PLACE, kept, run_probes
 from attnbench.paths import PACKAGE
 from attnbench.records.record import EMULATED, INTERPRETED, LIKELY_CAUSE, Accuracy, Record
-from attnbench.reference.inputs import checksums, in_place_of, make_inputs
+from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
 from attnbench.timing.measure import measure
@@ -138,8 +138,8 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
     problem.make_budgets(backend)
     with poisoned_memory(), problem.phases("check"):
         outputs, first_call_s = guarded_call(problem.case, backend, reference.inputs)
-        if problem.inputs_written():
-            raise ContractError("it wrote its inputs: their checksum changed during the call")
+        if names := problem.inputs_written():
+            raise ContractError(f"it wrote its inputs: {names} changed during the call")
         base = replace(base, kernel=_kernel_facts(backend, problem.case))  # after a call: autotuning has chosen by then
         accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors, last)
 
@@ -279,10 +279,10 @@ class LiveProbeContext:
         self._problem.phases.again()
         outputs = guarded_call(case, backend, inputs)[0]
         self._problem.phases.again()
-        if checksums(inputs) != before:
+        if names := written(inputs, before):
             self._problem.posed.clear()
             self._problem.inputs_written()
-            raise ContractError("it wrote its inputs: their checksum changed during the call")
+            raise ContractError(f"it wrote its inputs: {names} changed during the call")
         return outputs
 
     def judged(self, reference: Reference, backend: Base, outputs: Outputs) -> Accuracy:

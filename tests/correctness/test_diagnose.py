@@ -19,6 +19,8 @@ from attnbench.selftest.bugs.masks import (
 )
 from attnbench.selftest.bugs.outputs import (
     AllZeros,
+    ColumnsNeverStored,
+    HalfOfHeadDim,
     LseInLog2,
     LseSign,
     NanSwallowed,
@@ -26,7 +28,13 @@ from attnbench.selftest.bugs.outputs import (
     RowNeverWritten,
     RowZeroed,
 )
-from attnbench.selftest.bugs.softmax import ScaleFivePercentHigh, ScaleMissing
+from attnbench.selftest.bugs.softmax import (
+    ColumnsNotRescaled,
+    FirstTileHidden,
+    RowsWithoutKeys,
+    ScaleFivePercentHigh,
+    ScaleMissing,
+)
 from attnbench.settings import Checks, Timing
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
@@ -45,6 +53,12 @@ CAUSES = {
     ScaleMissing: "the softmax scale is missing",
     WrongGqaHead: "query heads take key/value heads in turn",
     RowZeroed: "rows that are 0: batch 1, head 3, row 85",
+    FirstTileHidden: "rows whose first tile of keys is hidden altogether are not finite (760): -inf minus -inf; tiles "
+    "of 64 or 128 keys, the last visited first",
+    ColumnsNeverStored: "columns 32 to 63 of the output's 64 are not finite in any row: never written",
+    HalfOfHeadDim: "columns 32 to 63 of the output's 64 are 0 in every row; scores: only the first 32 of 64 dimensions "
+    "of q and k count",
+    ColumnsNotRescaled: "only columns 48 to 63 are wrong",
     RowNeverWritten: "rows that are not finite: 2 rows, the first at batch 0, head 3, row 85",
     AllZeros: "the output is 0",
     NanSwallowed: "NaN in v is hidden",
@@ -116,6 +130,14 @@ def test_more_queries_than_keys_hide_no_mask_that_is_off_by_one():
     """The first rows see no key either way."""
     record = trial(MaskSeesOneMore, "bf16", seqlen_q=161, seqlen_k=128)
     assert "mask: each query sees one key too many" in record.reason
+
+
+def test_rows_that_see_no_key_and_come_out_as_nan_are_told_from_rows_whose_first_tile_is_hidden():
+    more_queries = {"seqlen_q": 161, "seqlen_k": 128}
+    words = "rows that see no key are not finite (264): -inf minus -inf, or 0 / 0"
+    assert words in trial(RowsWithoutKeys, "bf16", **more_queries).reason
+    words = "hidden altogether are not finite (776): -inf minus -inf; tiles of 64 keys, the last visited first"
+    assert words in trial(FirstTileHidden, "bf16", **more_queries).reason
 
 
 def test_the_map_shows_the_head_and_the_tile():

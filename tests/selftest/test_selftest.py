@@ -22,7 +22,7 @@ from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.selftest.runner import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.
-LISTED = 53
+LISTED = 57
 
 
 def test_short_form_catches_every_bug_and_accuses_nobody():
@@ -101,7 +101,8 @@ def _case_of(bug):
     full = {"causal": False}
     fields = {
         "TailUnmasked": full, "CausalAlways": full, "TopLeftAlways": full,
-        "MaskShortWithMoreQueries": {"seqlen_q": 170}, "ScaleSquaredWhereGiven": {"softmax_scale": 0.3},
+        "MaskShortWithMoreQueries": {"seqlen_q": 170}, "RowsWithoutKeys": {"seqlen_q": 170},
+        "ScaleSquaredWhereGiven": {"softmax_scale": 0.3},
         "DecodingGroupReversed": {"seqlen_q": 1}, "KeysAtStrideOfQueries": {"batch": 2},
         "ThirdElementReadsSecond": {"batch": 3},
     }  # fmt: skip

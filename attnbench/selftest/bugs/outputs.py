@@ -57,6 +57,29 @@ class RowNeverWritten(_Spoiled):
         return replace(outputs, out=empty)
 
 
+class ColumnsNeverStored(_Spoiled):
+    """The second half of the output's columns keeps what the memory held."""
+
+    def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
+        import torch
+
+        empty, half = torch.empty_like(outputs.out), case.head_dim_v // 2
+        empty[..., :half] = outputs.out[..., :half]
+        return replace(outputs, out=empty)
+
+
+class HalfOfHeadDim(_Spoiled):
+    """Only the first half of the head dimension is computed with: of q and k in the scores, and of v; the rest is 0."""
+
+    def product(self, a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
+        half = b.shape[-2] // 2 if into is None else b.shape[-2]
+        return super().product(a[..., :half], b[..., :half, :], into)
+
+    def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
+        outputs.out[..., case.head_dim_v // 2 :] = 0.0
+        return outputs
+
+
 class AllZeros(_Spoiled):
     def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
         return replace(outputs, out=outputs.out.zero_())

@@ -94,6 +94,36 @@ class MaximumStartsAtZero(Planted):
         return super().new_maximum(state, number, scores).clamp(min=0.0)
 
 
+class _NoMaximumYet(Planted):
+    """Before a row has seen a key its maximum is minus infinity, and so minus infinity is subtracted from itself."""
+
+    causal_only = True
+
+    def step(self, case: Case, state: Running, number: int, scores: Tensor, v: Tensor) -> None:
+        super().step(case, state, number, scores, v)
+        state.out[(state.maximum == -math.inf).squeeze(-1)] = math.nan
+
+
+class FirstTileHidden(_NoMaximumYet):
+    """Tiles of keys are visited from the last on, which the causal mask may hide altogether."""
+
+    def __init__(self, choices: Choices = Choices()):
+        super().__init__(replace(choices, backwards=True))
+
+    def unsupported(self, case: Case) -> str | None:
+        last_tile = (case.seqlen_k - 1) // self.choices.tile_n * self.choices.tile_n
+        hidden = case.causal and last_tile >= 1 + case.seqlen_k - case.seqlen_q
+        return super().unsupported(case) or (None if hidden else "every row sees a key of the last tile")
+
+
+class RowsWithoutKeys(_NoMaximumYet):
+    """Tiles are visited from the first on: NaN where a row sees no key."""
+
+    def unsupported(self, case: Case) -> str | None:
+        blind = case.seqlen_q > case.seqlen_k
+        return super().unsupported(case) or (None if blind else "every row sees the first key")
+
+
 class ExponentClamped(Planted):
     """A fast exp stops at e^-10, which no weight goes below."""
 
