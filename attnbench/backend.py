@@ -92,13 +92,14 @@ class Base:
     deterministic: bitwise repeatable, or the names of the tensors that are not ("dq"). devices: where it runs.
     accumulator: how 8-bit products are summed (`reference.fp8.ACCUMULATORS`); E1 is held against that one's emulation.
     own_quantizer: it starts from the originals of an 8-bit case, not from the quantized tensors. partials_16bit: it
-    keeps partial results in 16 bits. by_name_only: devices on which it runs only where a suite or --backend names it.
+    keeps partial results in 16 bits. scores_int8: q and k of a 16-bit case become 8-bit integers, whose error is its
+    budget (`reference.int8`). by_name_only: devices on which it runs only where a suite or --backend names it.
     emulated: its kernels run in an emulation of their hardware, so that it is judged like any other and never timed.
     interpreted: they run in their language's interpreter, likewise. language: in which its kernels are written, where
     that has an interpreter ("triton").
 
     What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
-    transposes, widens, quantizes or packs), scores_16bit, scores_int8, lse_informational, batch_invariant (None: not
+    transposes, widens, quantizes or packs), scores_16bit, lse_informational, batch_invariant (None: not
     known), approximate, stateful, declared, exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
     """
 
@@ -108,6 +109,7 @@ class Base:
     accumulator: str = "fp32"
     own_quantizer: bool = False
     partials_16bit: bool = False
+    scores_int8: bool = False
     by_name_only: tuple[str, ...] = ()
     emulated: bool = False
     interpreted: bool = False
@@ -115,7 +117,6 @@ class Base:
 
     copies_inputs: bool = False
     scores_16bit: bool = False
-    scores_int8: bool = False
     lse_informational: bool = False
     batch_invariant: bool | None = None
     approximate: bool = False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.case import Case
 from attnbench.correctness.hypotheses import KEY_TILES, alternatives, likely_mistake
+from attnbench.correctness.noise import even_noise, growing_error, row_rms, small_everywhere
 from attnbench.reference.oracle import Rows, visible_keys
 from attnbench.reference.quantize import plain_inputs
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 MAP_TILE = 64
 MAP_COLUMNS = 64
 MAP_LINES = 16
+# Wrong columns of the output err by at least this times the others.
+APART = 3.0
 LEGEND = ". worst row of the tile within its limit; 1 to 9: over it by a factor of up to 2, 4, ... 512 or more"
-# An error that grows with the number of keys as a power of at least this is an accumulator's.
-GROWTH = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row
     reference; row_limit: the limit of a row's relative RMSE."""
     exact, rows = ref.oracle.out, ref.rows
     finite = bool(out.isfinite().all())
-    error = (out - exact).square().mean(dim=-1).sqrt() / _row_rms(exact)
+    error = (out - exact).square().mean(dim=-1).sqrt() / row_rms(exact)
     error = error.nan_to_num(nan=math.inf, posinf=math.inf)
     wrong = error > row_limit
     nan_given = bool(ref.inputs.v.isnan().any())
@@ -52,8 +53,15 @@ def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row
     if finite and not nan_given and cause is None:
         cause = likely_mistake(ref.case, ref.inputs, rows, out, exact, eager)
     if not bool(wrong.any()):
-        return Diagnosis(_lse_cause(lse, ref.oracle.lse) or cause or _small_everywhere(out, exact, rows, ref))
-    cause = cause or _special(ref, rows, wrong, out) or _shape(ref, out, wrong, row_limit)
+        return Diagnosis(_lse_cause(lse, ref.oracle.lse) or cause or small_everywhere(ref, out, lse, eager))
+    largest = float(error.max()) / row_limit
+    cause = (
+        cause
+        or _special(ref, rows, wrong, out)
+        or growing_error(ref, out, largest)
+        or even_noise(ref, out, lse)
+        or _shape(ref, out, wrong, row_limit)
+    )
     return Diagnosis(cause, error_map(rows, error / row_limit))
 
 
@@ -168,11 +176,6 @@ def _mark(ratio: float) -> str:
     return str(min(9, math.ceil(math.log2(ratio)))) if math.isfinite(ratio) else "9"
 
 
-def _row_rms(exact: Tensor) -> Tensor:
-    rms = exact.square().mean(dim=-1).sqrt()
-    return rms.masked_fill(rms == 0, math.inf)
-
-
 def _lse_cause(lse: Tensor | None, exact: Tensor) -> str | None:
     """What a wrong lse beside a right output is, if it is one of the usual mistakes."""
     if lse is None:
@@ -191,26 +194,6 @@ def _lse_cause(lse: Tensor | None, exact: Tensor) -> str | None:
     return None
 
 
-def _small_everywhere(out: Tensor, exact: Tensor, rows: Rows, ref: Reference) -> str:
-    """No row is far off, all are a little: growing with the number of keys, it is how sums are accumulated."""
-    growth = _growth(out, exact, visible_keys(ref.case, rows.index))
-    if growth is not None and growth > GROWTH:
-        return f"accumulation: the error grows with the number of keys (to the power {growth:.2f})"
-    return "no row stands out: precision everywhere"
-
-
-def _growth(out: Tensor, exact: Tensor, visible: Tensor) -> float | None:
-    """Slope of log(relative row error) over log(keys seen); None where all rows see about as many."""
-    error = ((out - exact).square().mean(dim=-1).sqrt() / _row_rms(exact)).flatten()
-    keys = visible.flatten().double()
-    use = (error > 0) & (keys > 0)
-    if int(use.sum()) < 8:
-        return None
-    x, y = keys[use].log(), error[use].log()
-    spread = float(x.var())
-    return None if spread < 0.1 else float(((x - x.mean()) * (y - y.mean())).mean()) / spread
-
-
 def _shape(ref: Reference, out: Tensor, wrong: Tensor, row_limit: float) -> str:
     """What the wrong rows have in common."""
     case, rows, exact = ref.case, ref.rows, ref.oracle.out
@@ -218,8 +201,9 @@ def _shape(ref: Reference, out: Tensor, wrong: Tensor, row_limit: float) -> str:
     wrong_rows = wrong.any(dim=1).any(dim=0).nonzero().flatten()
     first = int(rows.index[0, 0, int(wrong_rows[0])]) if rows.coverage == "full" else int(rows.index[wrong].min())
     words = []
-    far = (out - exact)[wrong].square().mean(dim=0).sqrt() > row_limit * exact[wrong].square().mean().sqrt()
-    if 0 < int(far.sum()) <= len(far) // 2:
+    by_column = (out - exact)[wrong].square().mean(dim=0).sqrt()
+    far = by_column > row_limit * exact[wrong].square().mean().sqrt()
+    if 0 < int(far.sum()) <= len(far) // 2 and bool(by_column[far].min() > APART * by_column[~far].max()):
         words.append(f"only columns {_ranges(far.nonzero().flatten().tolist())} are wrong")
     if int(heads.sum()) < heads.numel():
         at = ", ".join(f"({int(b)}, {int(h)})" for b, h in heads.nonzero()[:8])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
+from attnbench.reference.int8 import int8_scores
+from attnbench.reference.narrow import narrow_sums
 from attnbench.reference.oracle import Rows, oracle, visible_keys
 from attnbench.reference.quantize import plain_inputs
 
@@ -29,6 +31,8 @@ BELIEVED = 0.2
 SAME_LEFT = 1e-6
 # Key tile widths in use (FlashAttention-2 and -3, FlashInfer, cuDNN).
 KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
+# Those after which sums may be rounded.
+SUMMED_TILES = (16, 32, 64, 128)
 # Head dimensions that kernels are written for.
 HEAD_DIM_TILES = (16, 32, 64, 96, 128, 192, 256)
 # Of the logarithm to base 2: the factor comes out within 0.1 %.
@@ -55,6 +59,7 @@ def likely_mistake(case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: T
     if not math.isfinite(error) or error == 0.0:
         return None
     noise = float((eager - exact).square().mean())
+    beyond = error > 2.0 * noise  # what any kernel rounds looks like sums of few tiles
     believed = max(BELIEVED**2 * error, min(2.0 * noise, error / 4.0))
     left = []
     for guess in _all(case, inputs, tried):
@@ -62,7 +67,26 @@ def likely_mistake(case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: T
     best = min(left)[0]
     if best < believed:
         return ", or ".join(words for error_left, words in left if error_left <= best + SAME_LEFT * error)
-    return _scale_that_fits(case, inputs, tried, out, believed) or _factor_that_fits(out, exact, believed)
+    return (
+        _sums_that_fit(case, inputs, tried, out, believed, beyond)
+        or _scale_that_fits(case, inputs, tried, out, believed)
+        or _factor_that_fits(out, exact, believed)
+    )
+
+
+def _sums_that_fit(case: Case, inputs: Inputs, rows: Rows, out: Tensor, believed: float, beyond: bool) -> str | None:
+    """Sums that are kept in the inputs' type from tile to tile."""
+    if case.is_fp8 or not beyond:
+        return None
+    best, words = believed, None
+    for normalized, kept in ((False, "the sum"), (True, "the mean of v so far")):
+        for tile in SUMMED_TILES:
+            found = narrow_sums(case, inputs, rows, tile, normalized).out
+            left = float((out - found).square().mean())
+            if left < best:
+                best = left
+                words = f"accumulation: {kept} is kept in {case.dtype} from tile to tile of {tile} keys"
+    return words
 
 
 def _wrongest(rows: Rows, out: Tensor, exact: Tensor, eager: Tensor) -> tuple[Rows, Tensor, Tensor, Tensor]:
@@ -86,6 +110,8 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         words = f"scores: only the first {width} of {case.head_dim} dimensions of q and k count"
         narrow = replace(case, head_dim=width, softmax_scale=case.scale)
         yield Hypothesis(words, narrow, replace(inputs, q=inputs.q[..., :width], k=inputs.k[..., :width]), rows)
+    if not case.is_fp8:
+        yield from _rounded(case, inputs, rows)
     for words, scale in (
         ("the softmax scale is missing", 1.0),
         ("the softmax scale is applied twice", case.scale**2),
@@ -195,6 +221,27 @@ def _heads(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
     if case.batch > 1:
         first = replace(inputs, k=inputs.k[:1].expand_as(inputs.k), v=inputs.v[:1].expand_as(inputs.v))
         yield Hypothesis("batch: every batch element takes the keys and values of element 0", case, first, rows)
+
+
+def _rounded(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
+    """q, k or v with fewer digits than they have."""
+    import torch
+
+    whole = max(case.seqlen_q, case.seqlen_k)
+    for by, q_rows, k_rows in (
+        ("in blocks of 128 and 64 rows", 128, 64), ("in blocks of 64 rows", 64, 64), ("by row", 1, 1),
+        ("by head", whole, whole),
+    ):  # fmt: skip
+        for smooth, before in ((True, ", the mean of all keys subtracted before"), (False, "")):
+            words = f"precision of the scores: q and k are rounded to 8-bit integers, scaled {by}{before}"
+            yield Hypothesis(words, case, int8_scores(inputs, q_rows, k_rows, smooth)[0], rows)
+    for factors, factor in (("the scale is", 1.0), ("the scale and log2(e) are", 1.0 / math.log(2.0))):
+        q = (inputs.q.float() * (case.scale * factor)).to(inputs.q.dtype).float()
+        words = f"precision of the scores: q is rounded again once {factors} multiplied into it"
+        yield Hypothesis(words, replace(case, softmax_scale=1.0 / factor), replace(inputs, q=q), rows)
+    narrow = Inputs(inputs.q.to(torch.float16), inputs.k.to(torch.float16), inputs.v.to(torch.float16))
+    if case.dtype == "bf16" and all(bool(x.isfinite().all()) for x in (narrow.q, narrow.k, narrow.v)):
+        yield Hypothesis("range: bf16 goes through fp16, which has no digits left below 6e-5", case, narrow, rows)
 
 
 def _descales(case: Case, inputs: Inputs, held: Quantized, rows: Rows) -> Iterator[Hypothesis]:

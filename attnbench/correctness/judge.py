@@ -26,7 +26,15 @@ from attnbench.records.record import (
     Check,
 )
 from attnbench.reference.fp8 import FORMATS
-from attnbench.reference.oracle import Reference, Rows, rounding_scatter, row_place, visible_keys
+from attnbench.reference.int8 import score_noise
+from attnbench.reference.oracle import (
+    Reference,
+    Rows,
+    rounding_scatter,
+    row_place,
+    takes_int8_scores,
+    visible_keys,
+)
 from attnbench.reference.quantize import plain_inputs
 from attnbench.settings import Factors
 
@@ -40,7 +48,7 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
     exact = ref.oracle
     if ref.originals is not None and backend.own_quantizer:
         exact = ref.originals
-    budget = ref.eager(backend.accumulator)
+    budget = ref.budget(backend)
     tainted = tainted_heads(case, ref.inputs.v)
     out = outputs.out.transpose(1, 2).gather(2, rows.index[..., None].expand_as(exact.out)).double()
     checks = [_finite_check(outputs.out, tainted)]
@@ -51,7 +59,9 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
         out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
         checks += _blind_row_checks(case, rows, out)
         errors, eager = relative_errors(out, exact_out), relative_errors(budget_out, exact_out)
-        largest, *others = error_checks(case, rows, errors, eager, factors, backend.partials_16bit)
+        largest, *others = error_checks(
+            case, rows, errors, eager, factors, backend.partials_16bit, _scores_noise(ref, backend)
+        )
 
         def bound() -> Tensor:
             explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, _unit(case, backend))
@@ -59,10 +69,11 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
 
         checks += [beyond_rounding(largest, rows, out - exact_out, exact_out, bound), *others]
         checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
-        values = _values(ref, out, exact_out, errors, eager, tainted)
+        values = _values(ref, backend, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
         lse = outputs.lse.gather(2, rows.index).double()
-        checks.append(lse_check(case, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
+        noise = 0.0 if case.is_fp8 else _scores_noise(ref, backend) or None
+        checks.append(lse_check(noise, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
@@ -71,7 +82,7 @@ def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors 
     index = ref.rows.index
     out = outputs.out.transpose(1, 2).gather(2, index[..., None].expand_as(ref.oracle.out)).double()
     lse = None if outputs.lse is None else outputs.lse.gather(2, index).double()
-    eager = ref.eager(backend.accumulator).out
+    eager = ref.budget(backend).out
     worst, floor = relative_errors(eager, ref.oracle.out).worst_row, HALF_EPSILON[ref.case.dtype]
     return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
 
@@ -79,6 +90,11 @@ def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors 
 def _plain(ref: Reference, backend: Base) -> Inputs:
     """What the kernel was given, not quantized: 8 bits dequantized, or the originals."""
     return ref.inputs if backend.own_quantizer else plain_inputs(ref.case, ref.inputs)
+
+
+def _scores_noise(ref: Reference, backend: Base) -> float:
+    """What 8-bit integer scores are off by on average; 0 where none are declared."""
+    return score_noise(ref.case, ref.inputs) if takes_int8_scores(ref.case, backend) else 0.0
 
 
 def _row_sums(ref: Reference, backend: Base) -> Tensor:
@@ -127,7 +143,7 @@ def _blind_row_checks(case: Case, rows: Rows, out: Tensor) -> list[Check]:
 
 
 def _values(
-    ref: Reference, out: Tensor, exact: Tensor, errors: Errors, eager: Errors, tainted: Tensor | None
+    ref: Reference, backend: Base, out: Tensor, exact: Tensor, errors: Errors, eager: Errors, tainted: Tensor | None
 ) -> Mapping[str, float]:
     """Figures that are reported and not judged. Relative ones are relative to RMS(ref)."""
     import torch
@@ -145,6 +161,9 @@ def _values(
         "eager_rmse": eager.rmse,
         "eager_worst_row": eager.worst_row,
     }
+    if takes_int8_scores(ref.case, backend):
+        plain = without_heads(ref.eager(backend.accumulator).out, tainted)
+        values["exact_scores_rmse"] = relative_errors(plain, exact).rmse
     if ref.originals is not None:
         values |= _fp8_values(ref, ref.originals.out, out, tainted)
     return values
@@ -167,7 +186,7 @@ def _fp8_values(ref: Reference, drawn: Tensor, out: Tensor, tainted: Tensor | No
 HALF_EPSILON = {"fp16": 2.0**-11, "bf16": 2.0**-8, "e4m3": 2.0**-8, "e5m2": 2.0**-8}
 # Each weight is rounded to the dtype's fraction bits (e4m3: by up to 2^-4 of itself), either way depending on the order
 # of tiles. Where a few keys hold all the weight, one lucky rounding of the emulation would accuse right kernels: this
-# part of a weight's rounding is left to them.
+# part of a weight's rounding is left to them, and this part of what 8-bit integers do to a score.
 LUCKY_ROUNDING = 0.25
 # The RMS of N errors of independent rows scatters by 1 / sqrt(2 N) of itself, the quotient of two such by 1 / sqrt(N).
 # E1 is held to a small factor, so that below about 100 rows three times that has to be left to chance.
@@ -218,13 +237,15 @@ def relative_errors(out: Tensor, exact: Tensor) -> Errors:
 
 
 def error_checks(
-    case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, partials_16bit: bool
+    case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, partials_16bit: bool, scores_noise: float
 ) -> list[Check]:
     """The rules for the output as a whole; the first is that of the largest error (see `beyond_rounding`)."""
-    floor = HALF_EPSILON[case.dtype]
-    max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding) if case.is_fp8 else floor
+    floor = max(HALF_EPSILON[case.dtype], LUCKY_ROUNDING * scores_noise)
+    max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding if case.is_fp8 else scores_noise)
     max_limit = (PARTIALS_16BIT if partials_16bit else factors.max_error) * max(eager.max_error, max_floor)
     rmse_factor = factors.rmse
+    if scores_noise:
+        rmse_factor = max(rmse_factor, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
     if case.is_fp8:
         rmse_factor = max(factors.fp8, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
     row_limit = factors.worst_row * max(eager.worst_row, floor)
@@ -253,17 +274,18 @@ def beyond_rounding(failed: Check, rows: Rows, error: Tensor, exact: Tensor, bou
 
 
 def lse_check(
-    case: Case, rows: Rows, lse: Tensor, exact: Tensor, budget: Tensor, row_sum_bound: Callable[[], Tensor]
+    noise: float | None, rows: Rows, lse: Tensor, exact: Tensor, budget: Tensor, row_sum_bound: Callable[[], Tensor]
 ) -> Check:
     """|lse - exact| relative to its own limit; places of -inf must agree. lse, exact, budget (batch, num_heads, rows).
 
-    8 bits: at least 4 x the emulation's error. And at least what rounding its weights does to a row's sum, since to sum
-    them as rounded, on the tensor core beside P V, is as right (SageAttention2, arXiv 2411.10958).
+    noise: None where its budget is that of 16 bits, else what 8-bit integers do to a score; then it may be off by
+    CHANCE_SIGMAS times that and 4 x the emulation's error. And at least by what rounding its weights does to a row's
+    sum, since to sum them as rounded, on the tensor core beside P V, is as right (SageAttention2, arXiv 2411.10958).
     """
     blind = exact == -math.inf
     allowed = LSE_ABSOLUTE + LSE_RELATIVE * exact.abs()
-    if case.is_fp8:
-        allowed = allowed + 4 * (budget - exact).abs().masked_fill(blind, 0.0).amax()
+    if noise is not None:
+        allowed = allowed + CHANCE_SIGMAS * noise + 4 * (budget - exact).abs().masked_fill(blind, 0.0).amax()
     check = _lse_within(rows, lse, exact, allowed)
     return check if check.passed else _lse_within(rows, lse, exact, allowed.maximum(LSE_ABSOLUTE + row_sum_bound()))
 

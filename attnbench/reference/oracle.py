@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Inputs
+from attnbench.backend import Base, Inputs
 from attnbench.case import Case
 from attnbench.reference.fp8 import matmul_into, to_fp8
+from attnbench.reference.int8 import int8_scores
 from attnbench.reference.quantize import dequantize
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ SAMPLE_RANDOM_ROWS = 64
 SPOT_ROWS = 6
 # fp64 scores held at once; three such arrays stay below 200 MiB of extra memory.
 CHUNK_BYTES = 16 * 2**20
+# The budget of a kernel whose q and k are 8-bit integers, beside those of `fp8.ACCUMULATORS`.
+INT8_SCORES = "int8_scores"
 # Key tile of the emulated 8-bit pipeline.
 FP8_TILE_N = 128
 
@@ -91,8 +94,8 @@ def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> A
     import torch
 
     q, k, v = _operands(case, inputs, originals)
-    result = _empty(case, rows, torch.float64)
-    for part in _parts(case, rows):
+    result = empty_attention(case, rows, torch.float64)
+    for part in parts(case, rows):
         scores = (part.queries(q).double() * case.scale) @ part.keys(k).double().T
         lse, total = _softmax_in_place(scores, part)
         out = (scores @ part.keys(v).double()).div_(total)
@@ -108,8 +111,8 @@ def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, abs
     """
     import torch
 
-    result = _empty(case, rows, torch.float64)
-    for part in _parts(case, rows):
+    result = empty_attention(case, rows, torch.float64)
+    for part in parts(case, rows):
         weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
         lse, total = _softmax_in_place(weights, part)
         errors = torch.minimum(weights * relative + absolute, weights)
@@ -120,26 +123,57 @@ def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, abs
     return result.out
 
 
-def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
-    """The same-precision reference on the same inputs, its output rounded to the output dtype (held in fp64)."""
+def score_scatter(case: Case, plain: Inputs, rows: Rows) -> Attention:
+    """What independent errors of standard deviation 1 in every score do to out and lse, to first order: the standard
+    deviations sqrt(sum p^2 (v - out)^2) and sqrt(sum p^2). plain: as for `rounding_scatter`."""
     import torch
 
-    result = _empty(case, rows, torch.float64)
+    result = empty_attention(case, rows, torch.float64)
+    for part in parts(case, rows):
+        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
+        _, total = _softmax_in_place(weights, part)
+        weights.div_(total)
+        v = part.keys(plain.v).double()
+        out, squares = weights @ v, weights.square()
+        each = squares.sum(dim=1, keepdim=True)
+        spread = squares @ v.square() - 2 * out * (squares @ v) + out.square() * each
+        part.store(result, spread.clamp(min=0.0).sqrt(), each.squeeze(1).sqrt())
+    return result
+
+
+def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
+    """The same-precision reference on the same inputs, its output rounded to the output dtype (held in fp64).
+
+    accumulator: one of `fp8.ACCUMULATORS`, or INT8_SCORES where a 16-bit case is answered with 8-bit integer scores.
+    """
+    import torch
+
+    if accumulator == INT8_SCORES:
+        return _eager_int8(case, inputs, rows)
+    result = empty_attention(case, rows, torch.float64)
     q, k, v = _operands(case, inputs, originals=False)
     compute = _fp8_pipeline if case.is_fp8 else _eager_16bit
-    for part in _parts(case, rows):
+    for part in parts(case, rows):
         out, lse = compute(case, part, q, k, v, accumulator)
-        part.store(result, out.to(inputs.q.dtype), lse)
+        part.store(result, out.to(inputs.v.dtype), lse)
     return result
+
+
+def _eager_int8(case: Case, inputs: Inputs, rows: Rows) -> Attention:
+    given, mean = int8_scores(inputs)
+    found = eager(case, given, rows)
+    mean = mean.repeat_interleave(case.num_heads // case.num_heads_kv, dim=2)
+    missed = (given.q * mean).sum(dim=3).transpose(1, 2) * case.scale
+    return replace(found, lse=found.lse + missed.gather(2, rows.index))
 
 
 def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: bool) -> Attention:
     """The emulated 8-bit pipeline on plain tensors, its output not rounded: what P and the accumulator do alone."""
     import torch
 
-    result = _empty(case, rows, torch.float64)
+    result = empty_attention(case, rows, torch.float64)
     q, k, v = (tensor.float() for tensor in (inputs.q, inputs.k, inputs.v))
-    for part in _parts(case, rows):
+    for part in parts(case, rows):
         part.store(result, *_fp8_pipeline(case, part, q, k, v, accumulator, round_p))
     return result
 
@@ -246,7 +280,7 @@ class Part:
         result.lse[self.batch, self.heads, self.chunk] = lse.reshape(shape).to(result.lse.dtype)
 
 
-def _parts(case: Case, rows: Rows) -> Iterator[Part]:
+def parts(case: Case, rows: Rows) -> Iterator[Part]:
     ratio = case.num_heads // case.num_heads_kv
     count = rows.index.shape[-1]
     step = max(1, CHUNK_BYTES // (8 * case.seqlen_k * ratio))
@@ -261,7 +295,7 @@ def _parts(case: Case, rows: Rows) -> Iterator[Part]:
                 yield Part(batch, kv_head, heads, chunk, index, visible.reshape(-1, 1), limit)
 
 
-def _empty(case: Case, rows: Rows, dtype: torch.dtype) -> Attention:
+def empty_attention(case: Case, rows: Rows, dtype: torch.dtype) -> Attention:
     import torch
 
     shape = rows.index.shape
@@ -288,6 +322,15 @@ class Reference:
         if accumulator not in self.budgets:
             self.budgets[accumulator] = eager(self.case, self.inputs, self.rows, accumulator)
         return self.budgets[accumulator]
+
+    def budget(self, backend: Base) -> Attention:
+        """The eager reference that a backend is held against: with what it declares of its sums and scores."""
+        return self.eager(INT8_SCORES if takes_int8_scores(self.case, backend) else backend.accumulator)
+
+
+def takes_int8_scores(case: Case, backend: Base) -> bool:
+    """Whether q and k, given in 16 bits, may be rounded to 8-bit integers; 8-bit floats have a budget of their own."""
+    return backend.scores_int8 and not case.is_fp8
 
 
 def make_reference(case: Case, inputs: Inputs, coverage: str = "auto") -> Reference:

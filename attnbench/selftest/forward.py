@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Of fp32's normal numbers.
 SMALLEST_EXPONENT = -126
+# Rows of q and of k that share a scale where they are 8-bit integers.
+BLOCK_M = 64
+BLOCK_N = 64
 # FlashAttention-4's polynomial for 2**x on [0, 1) (flash_attn/cute/utils.py), found by minimax.
 CUBIC = (1.0, 0.695146143436431884765625, 0.227564394474029541015625, 0.077119089663028717041015625)
 
@@ -44,7 +47,7 @@ class Choices:
     rounded; sum_rounded: the row sum is that of the rounded P; cubic_exp2: exp2 by a polynomial (FlashAttention-4);
     lazy_rescale: a maximum that rises by less (natural log) leaves the running one; normalize_first: P is divided by
     its row's sum before it is rounded, in two passes; top_left: the causal mask hangs at the other corner, which is the
-    same on square shapes."""
+    same on square shapes; int8_scores: q and k are 8-bit integers, k without its mean (SageAttention)."""
 
     tile_n: int = 64
     backwards: bool = False
@@ -56,6 +59,7 @@ class Choices:
     lazy_rescale: float = 0.0
     normalize_first: bool = False
     top_left: bool = False
+    int8_scores: bool = False
 
     def __str__(self) -> str:
         words = [f"tile_n {self.tile_n}", f"splits {self.splits}" if self.splits > 1 else ""]
@@ -86,6 +90,10 @@ class TiledForward(Base):
     def partials_16bit(self) -> bool:  # type: ignore[override]  # read only, as everybody uses it
         return self.choices.partials_16bit
 
+    @property
+    def scores_int8(self) -> bool:  # type: ignore[override]  # likewise
+        return self.choices.int8_scores
+
     def version(self) -> str:
         return str(self.choices)
 
@@ -111,10 +119,25 @@ class TiledForward(Base):
     def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v in fp32, in the layout of Inputs."""
         if inputs.quantized is None:
-            return inputs.q.float(), inputs.k.float(), inputs.v.float()
+            q, k, v = inputs.q.float(), inputs.k.float(), inputs.v.float()
+            return (*self.integers(q, k), v) if self.choices.int8_scores else (q, k, v)
         held = inputs.quantized
         q, k, v = self.descales(held)
         return dequantize(held.q, q, case), dequantize(held.k, k, case), dequantize(held.v, v, case)
+
+    def integers(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """As whole numbers up to 127 times a scale, in blocks of rows; the mean of all keys is back afterwards."""
+        mean = k.mean(dim=1, keepdim=True)
+        return self.in_blocks(q, BLOCK_M), self.in_blocks(k - mean, BLOCK_N) + mean
+
+    def in_blocks(self, x: Tensor, rows: int) -> Tensor:
+        import torch
+
+        blocks = []
+        for block in x.split(rows, dim=1):
+            unit = block.abs().amax(dim=(1, 3), keepdim=True).clamp(min=1e-30) / 127.0
+            blocks.append((block / unit).round() * unit)
+        return torch.cat(blocks, dim=1)
 
     def descales(self, held: Quantized) -> tuple[Tensor, Tensor, Tensor]:
         return held.q_descale, held.k_descale, held.v_descale

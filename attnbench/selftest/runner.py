@@ -320,8 +320,9 @@ RIGHT = (
     Choices(tile_n=64, normalize_first=True),
     Choices(tile_n=64, lazy_rescale=5.5),
     Choices(tile_n=96, top_left=True),
+    Choices(tile_n=64, int8_scores=True),
 )
-SIXTEEN_BIT_ONLY = ("p_fp32", "normalize_first", "lazy_rescale", "partials_16bit")
+SIXTEEN_BIT_ONLY = ("p_fp32", "normalize_first", "lazy_rescale", "partials_16bit", "int8_scores")
 
 
 def right_variants(dtype: str) -> tuple[Choices, ...]:

@@ -92,7 +92,7 @@ class Problem:
         """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
         reference = self.reference
         with self.phases("oracle"):
-            reference.eager(backend.accumulator)
+            reference.budget(backend)
             if self.case.is_fp8:
                 reference.eager("fp32")
 

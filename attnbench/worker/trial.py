@@ -22,7 +22,7 @@ from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import IN_PLACE, kept, run_probes
 from attnbench.paths import PACKAGE
-from attnbench.records.record import EMULATED, INTERPRETED, LIKELY_CAUSE, Accuracy, Record
+from attnbench.records.record import EMULATED, INTERPRETED, LIKELY_CAUSE, RELATIVE_RMSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
@@ -144,7 +144,8 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
         accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors, last)
 
     def judged(status: str, reason: str) -> Record:
-        stamps = (*_accumulator_warnings(backend, accuracy), *backend.warnings(problem.case))
+        stamps = (*_accumulator_warnings(backend, accuracy), *_scores_warnings(accuracy))
+        stamps = (*stamps, *backend.warnings(problem.case))
         return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps)
 
     if accuracy.passed:
@@ -162,6 +163,16 @@ def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:
     if values["e1"] <= limit:
         return ()
     return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
+
+
+def _scores_warnings(accuracy: Accuracy) -> tuple[str, ...]:
+    """A kernel that is held against 8-bit integer scores, as it declares, is stamped: others have a narrower limit."""
+    exact = accuracy.values.get("exact_scores_rmse")
+    found = [check for check in accuracy.checks if check.rule == RELATIVE_RMSE]
+    if exact is None or not found:
+        return ()
+    words = f"it declares scores_int8: relative RMSE {found[0].value:.3g}, and {exact:.3g} with exact scores"
+    return (f"{words}; its limits are those of 8-bit integers",)
 
 
 @contextmanager
@@ -269,7 +280,7 @@ class LiveProbeContext:
             if inputs is None:
                 problem.posed[case, input_set] = kept
         with problem.phases("oracle"):
-            kept.eager(self._backend.accumulator)
+            kept.budget(self._backend)
             if case.is_fp8:
                 kept.eager("fp32")
         return kept

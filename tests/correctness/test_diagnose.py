@@ -1,5 +1,7 @@
 """A planted bug is not only caught but named: the likely cause and the map must point at what was planted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ from attnbench.selftest.bugs.outputs import (
     ColumnsNeverStored,
     HalfOfHeadDim,
     LseInLog2,
+    LseMixesBases,
     LseSign,
     NanSwallowed,
     Nondeterministic,
@@ -34,7 +37,11 @@ from attnbench.selftest.bugs.softmax import (
     RowsWithoutKeys,
     ScaleFivePercentHigh,
     ScaleMissing,
+    ScoresIn16Bit,
+    ScoresOfIntegers,
+    SumsIn16Bit,
 )
+from attnbench.selftest.forward import Choices
 from attnbench.settings import Checks, Timing
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
@@ -60,6 +67,9 @@ CAUSES = {
     "of q and k count",
     ColumnsNotRescaled: "only columns 48 to 63 are wrong",
     RowNeverWritten: "rows that are not finite: 2 rows, the first at batch 0, head 3, row 85",
+    ScoresOfIntegers: "precision of the scores: q and k are rounded to 8-bit integers, scaled in blocks of 64 rows, "
+    "the mean of all keys subtracted before",
+    LseMixesBases: "the output is right, and only the lse is wrong",
     AllZeros: "the output is 0",
     NanSwallowed: "NaN in v is hidden",
     LseInLog2: "the lse is in log2",
@@ -138,6 +148,59 @@ def test_rows_that_see_no_key_and_come_out_as_nan_are_told_from_rows_whose_first
     assert words in trial(RowsWithoutKeys, "bf16", **more_queries).reason
     words = "hidden altogether are not finite (776): -inf minus -inf; tiles of 64 keys, the last visited first"
     assert words in trial(FirstTileHidden, "bf16", **more_queries).reason
+
+
+class _UnevenBlocks(ScoresOfIntegers):
+    """Scaled as no hypothesis says; gives_lse: as a kernel that returns it."""
+
+    gives_lse = True
+
+    def in_blocks(self, x, rows):
+        return super().in_blocks(x, 48)
+
+    def finish(self, case, inputs, out, lse):
+        outputs = super().finish(case, inputs, out, lse)
+        return outputs if self.gives_lse else replace(outputs, lse=None)
+
+
+class _UnevenBlocksAlone(_UnevenBlocks):
+    gives_lse = False
+
+
+class _WeightsIn5Bits(_UnevenBlocks):
+    def integers(self, q, k):
+        return q, k
+
+    def rounded(self, case, p):
+        mantissa, exponent = torch.frexp(p)
+        return torch.ldexp((mantissa * 32).round() / 32, exponent)
+
+
+@pytest.mark.parametrize(("bug", "cause"), [
+    (_UnevenBlocks, "precision of the scores, which the lse shows as well: even noise in all rows"),
+    (_UnevenBlocksAlone, "precision of the scores or of the weights: even noise in all rows"),
+    (_WeightsIn5Bits, "precision of the weights or of the sums, not of the scores, since the lse is right"),
+    (ScoresIn16Bit, "precision of the scores, which the lse shows as well: even noise in all rows"),
+], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
+def test_noise_that_is_as_large_in_every_row_is_a_matter_of_precision(bug, cause):
+    record = trial(bug, "bf16", seqlen_k=1024, causal=False)
+    assert record.status == "incorrect" and cause in record.reason
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_sums_in_the_inputs_type_are_an_accumulators(dtype):
+    record = trial(SumsIn16Bit, dtype, seqlen_k=1024, causal=False)
+    assert f"accumulation: the sum is kept in {dtype} from tile to tile of 64 keys" in record.reason
+
+
+def test_sums_that_grow_with_the_keys_are_an_accumulators_whatever_its_tiles():
+    record = trial(_SumsOfOddTiles, "bf16", batch=1, seqlen_q=2048, seqlen_k=2048, num_heads=1, num_heads_kv=1)
+    assert "accumulation: the error grows with the number of keys (to the power " in record.reason
+
+
+class _SumsOfOddTiles(SumsIn16Bit):
+    def __init__(self):
+        super().__init__(Choices(tile_n=24))
 
 
 def test_the_map_shows_the_head_and_the_tile():

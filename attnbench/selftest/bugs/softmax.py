@@ -148,6 +148,16 @@ class ScoresIn16Bit(Planted):
         return super().scores(case, q, k, start, stop).to(_dtype(case)).float()
 
 
+class ScoresOfIntegers(Planted):
+    """q and k are rounded to 8-bit integers, as SageAttention does, and nothing is said of it."""
+
+    dtypes = SIXTEEN_BIT
+
+    def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().operands(case, inputs)
+        return (*self.integers(q, k), v)
+
+
 class SumsIn16Bit(Planted):
     """The output is accumulated in the input dtype from tile to tile."""
 
