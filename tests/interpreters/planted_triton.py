@@ -19,6 +19,8 @@ def attention(
     batch, head = (both // heads).to(tl.int64), (both % heads).to(tl.int64)
     rows = (tile * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     columns, dims = tl.arange(0, BLOCK), tl.arange(0, DIM)
+    if FAULT == "outside_scalar":
+        scale = scale + tl.load(Lse + both * seqlen_q + 1000000)
     q_at = Q + batch * stride_qb + head * stride_qh + rows[:, None] * stride_qs + dims[None, :]
     q = tl.load(q_at, mask=rows[:, None] < seqlen_q, other=0.0)
     k_head = K + batch * stride_kb + head // group * stride_kh

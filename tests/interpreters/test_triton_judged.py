@@ -63,6 +63,7 @@ def source_line(place):
     ("fault", "words", "line"),
     [
         ("outside", "hazard; attention: a load of", "k = tl.load(k_at"),
+        ("outside_scalar", "hazard; attention: a load of 1 of 1 elements lies", "scale = scale + tl.load("),
         ("race", "hazard; attention: a race: program", "tl.store("),
     ],
 )

@@ -187,8 +187,9 @@ class Memory:
         return [lanes for lanes in found if lanes.index.numel()]
 
     def told_outside(self, op: Operation, outside: Tensor, programs: Tensor) -> str:
-        lanes = int(outside[0].numel())
-        first = int(outside.flatten(1).any(1).nonzero()[0])
+        outside = outside.reshape(outside.shape[0], -1)  # a scalar's access has no lanes of its own
+        lanes = outside.shape[1]
+        first = int(outside.any(1).nonzero()[0])
         program = int(programs[first]) if len(programs) > first else int(programs[0])
         count = int(outside[first].sum())
         return f"{_what(op)} of {count} of {lanes} elements lies outside every tensor ({op.place}, program {program})"
