@@ -62,6 +62,8 @@ def attention(
 @triton.autotune(configs=[triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32})], key=[])
 @triton.jit
 def tuned(X, Y, size, FAULT: tl.constexpr, BLOCK: tl.constexpr):
+    if FAULT == "refused":
+        tl.static_assert(BLOCK > 16)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(X + at, mask=at < size, other=0.0)
     if FAULT == "config":

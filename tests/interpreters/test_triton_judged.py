@@ -92,6 +92,11 @@ def test_every_configuration_of_an_autotuner_runs():
     assert "hazard" in told and "gives another result" in told, told
 
 
+def test_a_configuration_that_the_kernel_refuses_is_not_taken():
+    record = judged(planted.copied("refused"))
+    assert record.status == "ok" and record.kernel["interpreted"]["config"].startswith("BLOCK: 32"), record
+
+
 def test_what_launches_no_kernel_is_not_judged():
     from unittest import SkipTest
 

@@ -68,8 +68,7 @@ class TritonLanguage:
         except NotInterpreted as error:
             raise UnsupportedError(str(error)) from None
         summed = total(interpreter.counts)
-        configs = [interpreter.configs.get(name, ("",)) for name in interpreter.kernels]
-        chosen = max(configs, key=len, default=("",))
+        tuned = max(interpreter.kernels, key=lambda name: len(interpreter.configs.get(name, ("",))), default="")
         return outputs, Ran(
             kernels=tuple(interpreter.kernels),
             undefined=frozenset(interpreter.undefined),
@@ -79,8 +78,8 @@ class TritonLanguage:
             exponentials=summed.exponentials,
             reads=summed.read_of,
             stand_ins=tuple(sorted(self.asked)),
-            config=chosen[conditions.config % len(chosen)],
-            configs=len(chosen),
+            config=interpreter.taken.get(tuned, ""),
+            configs=len(interpreter.configs.get(tuned, ("",))),
             notes=tuple(
                 f"{name}: its programs wait for each other through atomics, so no races were looked for"
                 for name in sorted(interpreter.unordered & set(interpreter.kernels))

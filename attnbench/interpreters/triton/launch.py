@@ -43,14 +43,16 @@ class Interpreter:
     """What happens in a process: the conditions of the next launches, and what the last ones did.
 
     counts: of the launches since `forget`. undefined: source lines of loads whose masked lanes hold what nobody gave.
-    configs: of autotuned kernels, the names of their configurations. unordered: kernels whose programs wait for each
-    other through atomics, so that no races are looked for. timed_choice: the autotuner's own, which was replaced.
+    configs: of autotuned kernels, the names of their configurations; taken: of those, the one that ran. unordered:
+    kernels whose programs wait for each other through atomics, so that no races are looked for. timed_choice: the
+    autotuner's own, which was replaced.
     """
 
     conditions: Conditions = field(default_factory=Conditions)
     counts: list[Counts] = field(default_factory=list)
     undefined: set[str] = field(default_factory=set)
     configs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
     unordered: set[str] = field(default_factory=set)
     kernels: list[str] = field(default_factory=list)
     timed_choice: Any = None
@@ -71,6 +73,7 @@ def install() -> Interpreter:
     import triton.runtime.autotuner
     import triton.runtime.driver
     import triton.runtime.jit
+    from triton.compiler.errors import CompileTimeAssertionFailure
 
     interpreter = Interpreter(timed_choice=triton.runtime.autotuner.Autotuner.run)
     triton.runtime.driver.set_active(Driver())
@@ -86,10 +89,18 @@ def install() -> Interpreter:
         configs = self.prune_configs(kwargs) if len(self.configs) > 1 else self.configs
         name = self.base_fn.__name__
         interpreter.configs[name] = tuple(str(config) for config in configs)
-        self.best_config = config = configs[interpreter.conditions.config % len(configs)]
-        if config.pre_hook is not None:
-            config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
-        return self.fn.run(*args, **{**kwargs, **config.all_kwargs()})
+        first = interpreter.conditions.config % len(configs)
+        for config in (candidates := [*configs[first:], *configs[:first]]):
+            self.best_config = config
+            interpreter.taken[name] = str(config)
+            if config.pre_hook is not None:
+                config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
+            try:
+                return self.fn.run(*args, **{**kwargs, **config.all_kwargs()})
+            except CompileTimeAssertionFailure:  # as the autotuner does: one that the kernel refuses is not taken
+                if config is candidates[-1]:
+                    raise
+        return None
 
     triton.runtime.jit.JITFunction._do_compile = compiled
     triton.runtime.autotuner.Autotuner.run = chosen
