@@ -10,6 +10,11 @@ BLOCK = 32
 
 
 @triton.jit
+def refused(rows):
+    return tl.dot(rows, rows)
+
+
+@triton.jit
 def attention(
     Q, K, V, Out, Lse, seqlen_q, seqlen_k, heads, group, scale,
     stride_qb, stride_qs, stride_qh, stride_kb, stride_ks, stride_kh, stride_ob, stride_os, stride_oh,
@@ -19,6 +24,8 @@ def attention(
     batch, head = (both // heads).to(tl.int64), (both % heads).to(tl.int64)
     rows = (tile * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     columns, dims = tl.arange(0, BLOCK), tl.arange(0, DIM)
+    if FAULT == "does_not_compile":
+        refused(rows)
     if FAULT == "outside_scalar":
         scale = scale + tl.load(Lse + both * seqlen_q + 1000000)
     q_at = Q + batch * stride_qb + head * stride_qh + rows[:, None] * stride_qs + dims[None, :]

@@ -75,6 +75,12 @@ def test_a_hazard_has_the_line_of_the_source(fault, words, line):
     assert source_line(place).startswith(line), source_line(place)
 
 
+def test_what_the_compiler_refuses_is_told_with_its_line():
+    told = judged(planted.wrong("does_not_compile"))
+    assert "CompileError: Triton's compiler refuses the kernel: " in told, told
+    assert "(return tl.dot(rows, rows))" in told, told
+
+
 def test_a_tail_that_is_not_masked_is_named():
     told = judged(planted.wrong("tail"), Case.make(batch=1, num_heads=2, head_dim=32, seqlen_q=75, seqlen_k=75))
     assert "incorrect" in told and "past the end count as zeros" in told, told

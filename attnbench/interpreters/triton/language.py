@@ -16,6 +16,23 @@ TRIED = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 UNTRIED = "ATTNBENCH_UNTRIED_TRITON"
 
 
+class CompileError(Exception):
+    """A kernel that Triton's compiler refuses: why, and the line of its source."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> CompileError:
+        """By the innermost cause: Triton raises once more in every function that called the refused one."""
+        line, why = "", str(error)
+        cause: BaseException | None = error
+        while cause is not None:
+            source, node = getattr(cause, "src", None), getattr(cause, "node", None)
+            if source and node is not None and hasattr(node, "lineno"):
+                line = source.splitlines()[node.lineno - 1].strip()
+            why = getattr(cause, "error_message", None) or (why if hasattr(cause, "src") else str(cause))
+            cause = cause.__cause__
+        return cls(f"Triton's compiler refuses the kernel: {why}" + (f" ({line})" if line else ""))
+
+
 class TritonLanguage:
     name = "triton"
 
@@ -56,6 +73,8 @@ class TritonLanguage:
         return backend
 
     def called(self, call: Call, conditions: Conditions) -> tuple[Outputs, Ran]:
+        from triton.compiler.errors import CompilationError
+
         from attnbench.interpreters.triton.launch import total
         from attnbench.interpreters.triton.numbers import NotInterpreted
 
@@ -67,6 +86,8 @@ class TritonLanguage:
                 outputs = call()
         except NotInterpreted as error:
             raise UnsupportedError(str(error)) from None
+        except CompilationError as error:
+            raise CompileError.of(error) from None
         summed = total(interpreter.counts)
         tuned = max(interpreter.kernels, key=lambda name: len(interpreter.configs.get(name, ("",))), default="")
         return outputs, Ran(
