@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,9 +59,10 @@ class Conditions:
 
 
 class Language(Protocol):
-    """An interpreter of one language."""
+    """An interpreter of one language. module: what kernels written in it import."""
 
     name: str
+    module: str
 
     def version(self) -> str:
         """Of the language and of its interpreter, as it is installed."""
@@ -124,9 +126,12 @@ class Interpreted(Base):
         reasons = [language.unavailable() for language in self.languages]
         if reasons and all(reasons):
             return "; ".join(str(reason) for reason in reasons)
+        for language, reason in zip(self.languages, reasons):
+            if reason and language.module in sys.modules:  # what the plugin imported is what it needs
+                return reason
         if self.inner.language is not None:
-            language = next((item for item in self.languages if item.name == self.inner.language), None)
-            return f"{self.inner.language} is not interpreted here" if language is None else language.unavailable()
+            own = next((item for item in self.languages if item.name == self.inner.language), None)
+            return f"{self.inner.language} is not interpreted here" if own is None else own.unavailable()
         with self.inside():
             return self.inner.unavailable()
 

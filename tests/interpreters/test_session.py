@@ -19,7 +19,7 @@ class Plain(Base):
 
 def test_without_an_interpreter_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InterpretError, match=r"neither Triton nor jax is installed here; get one with: pip install t"):
+    with pytest.raises(InterpretError, match=r"neither Triton nor jax is installed here; pip install 'attnbench"):
         Session()
 
 
@@ -40,6 +40,7 @@ def test_another_version_is_refused_unless_asked_for(monkeypatch):
     from attnbench.interpreters.triton import language
 
     monkeypatch.setattr(language, "TRIED", ("0.1",))
+    importlib.import_module("triton")
     backend = Session("auto").backend(Plain())
     assert isinstance(backend, Interpreted)
     assert "was not tried with this interpreter (0.1 were)" in str(backend.unavailable())

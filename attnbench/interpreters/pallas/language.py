@@ -32,6 +32,7 @@ class PallasLanguage:
     semaphores simulated. asked: the mode was named, so that jax is imported even where no plugin does."""
 
     name = "pallas"
+    module = "jax.experimental.pallas"
 
     def __init__(self, mode: str = "hlo", asked: bool = False):
         self.mode, self.asked = mode, asked

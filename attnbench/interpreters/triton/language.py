@@ -34,7 +34,7 @@ class CompileError(Exception):
 
 
 class TritonLanguage:
-    name = "triton"
+    name = module = "triton"
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
