@@ -122,5 +122,6 @@ def torch_only(q, k, v, *, causal, softmax_scale):
     return q
 
 
-def copies_to_host(q, k, v, *, causal, softmax_scale):
-    return q.cpu().numpy()
+def times_itself(q, k, v, *, causal, softmax_scale):
+    torch.cuda.Event(enable_timing=True).record()
+    return right(q, k, v, causal=causal, softmax_scale=softmax_scale)

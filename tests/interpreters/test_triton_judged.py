@@ -110,6 +110,13 @@ def test_what_launches_no_kernel_is_not_judged():
         attnbench.check(planted.torch_only, CASE, interpret=True)
 
 
+def test_what_nothing_stands_in_for_is_unsupported():
+    from unittest import SkipTest
+
+    with pytest.raises(SkipTest, match="needs a GPU's own software, for which nothing stands in: "):
+        attnbench.check(planted.times_itself, CASE, interpret=True)
+
+
 def test_the_command_line_runs_a_plugin_and_our_own_backend(tmp_path):
     plugin = ROOT / "tests" / "interpreters" / "planted_triton.py"
     command = [sys.executable, "-m", "attnbench", "run", "--axis", "seqlen=70", "--axis", "head_dim=32", "--axis",

@@ -7,6 +7,8 @@ import numpy
 import pytest
 import torch
 
+from attnbench.interpreters.triton.arithmetic import ELEMENTWISE
+from attnbench.interpreters.triton.ir import Operation
 from attnbench.interpreters.triton.numbers import LARGEST, converted, tf32
 
 NUMPY = {
@@ -87,3 +89,42 @@ def test_toward_zero():
 
 def test_tf32_keeps_ten_bits():
     assert tf32(torch.tensor([1 + 2.0**-10, 1 + 2.0**-11, -1 - 2.0**-12])).tolist() == [1 + 2.0**-10, 1.0, -1.0]
+
+
+def pairs_of(dtype, count=1024):
+    picked = every_pattern(dtype)[torch.randperm(65536, generator=torch.Generator().manual_seed(1))[:count]]
+    return (x.contiguous().flatten() for x in torch.broadcast_tensors(picked[:, None], picked[None]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("arith.addf", numpy.add), ("arith.subf", numpy.subtract), ("arith.mulf", numpy.multiply),
+     ("arith.divf", numpy.divide), ("arith.maxnumf", numpy.fmax), ("arith.minnumf", numpy.fmin)],
+)  # fmt: skip
+def test_arithmetic_of_16_bits_is_rounded_once(dtype, name, function):
+    """In fp64, which holds sums and products of these types nearly exactly, then rounded to the type."""
+    left, right = pairs_of(dtype)
+    made = ELEMENTWISE[name](Operation(name), left, right)
+    with numpy.errstate(all="ignore"):
+        wide = torch.from_numpy(function(left.double().numpy(), right.double().numpy()))
+    exact = converted(wide, dtype)
+    assert made.dtype == dtype and bool((made.isnan() == exact.isnan()).all())
+    assert bool((made == exact)[~exact.isnan()].all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("predicate", ["oeq", "one", "olt", "ole", "ogt", "oge", "ueq", "une", "ult", "uno", "ord"])
+def test_comparisons_of_16_bits(dtype, predicate):
+    left, right = pairs_of(dtype, 256)
+    made = ELEMENTWISE["arith.cmpf"](Operation("arith.cmpf", attributes={"predicate": predicate}), left, right)
+    a, b = left.double().numpy(), right.double().numpy()
+    unordered = numpy.isnan(a) | numpy.isnan(b)
+    compare = {"eq": numpy.equal, "ne": numpy.not_equal, "lt": numpy.less, "le": numpy.less_equal,
+               "gt": numpy.greater, "ge": numpy.greater_equal}  # fmt: skip
+    if predicate in ("uno", "ord"):
+        expected = unordered if predicate == "uno" else ~unordered
+    else:
+        found = compare[predicate[1:]](a, b)
+        expected = found | unordered if predicate[0] == "u" else found & ~unordered
+    assert made.tolist() == expected.tolist()

@@ -157,6 +157,18 @@ def _bitcast(op: Operation, x: Tensor) -> Tensor:
     return x.contiguous().view(BITS[x.dtype.itemsize]).view(dtype)
 
 
+def _number_of(function: Function, propagating: Function) -> Function:
+    """The operand that is a number, where the other is NaN (PTX ISA, max). NOTE: torch's gives NaN for a signalling
+    one, which only loaded 16-bit values can be; its propagating one asks each operand."""
+
+    def apply(op: Operation, left: Tensor, right: Tensor) -> Tensor:
+        if left.dtype.itemsize > 2:
+            return function(left, right)
+        return torch.where(left.isnan(), right, torch.where(right.isnan(), left, propagating(left, right)))
+
+    return apply
+
+
 def _clamp(op: Operation, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     kept = torch.fmin(torch.fmax(x, low), high)
     propagates = op.attributes.get("propagateNan") == "all"
@@ -214,8 +226,8 @@ ELEMENTWISE: dict[str, Function] = {
     "arith.divf": _same_type(operator.truediv),
     "arith.remf": _same_type(torch.fmod),
     "arith.negf": _same_type(operator.neg),
-    "arith.maxnumf": _same_type(torch.fmax),
-    "arith.minnumf": _same_type(torch.fmin),
+    "arith.maxnumf": _number_of(torch.fmax, torch.maximum),
+    "arith.minnumf": _number_of(torch.fmin, torch.minimum),
     "arith.maximumf": _same_type(torch.maximum),
     "arith.minimumf": _same_type(torch.minimum),
     "arith.extf": _converted,

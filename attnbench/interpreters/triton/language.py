@@ -33,6 +33,18 @@ class CompileError(Exception):
         return cls(f"Triton's compiler refuses the kernel: {why}" + (f" ({line})" if line else ""))
 
 
+# What torch, Triton and the dynamic linker say where a GPU's driver or CUDA is missing.
+NO_GPU = (
+    "Torch not compiled with CUDA", "NVIDIA driver", "CUDA driver", "No CUDA GPUs", "libcuda", "libcudart",
+    "active drivers", "'CUDA' backend", "dummy base class",
+)  # fmt: skip
+
+
+def wants_gpu(error: BaseException) -> bool:
+    """Whether an exception says that something of a GPU is missing, and not that the kernel is wrong."""
+    return any(words in str(error) for words in NO_GPU) or "torch._C._cuda" in str(error)
+
+
 class TritonLanguage:
     name = module = "triton"
 
@@ -88,6 +100,11 @@ class TritonLanguage:
             raise UnsupportedError(str(error)) from None
         except CompilationError as error:
             raise CompileError.of(error) from None
+        except Exception as error:
+            if not wants_gpu(error):
+                raise
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise UnsupportedError(f"it needs a GPU's own software, for which nothing stands in: {first}") from None
         summed = total(interpreter.counts)
         tuned = max(interpreter.kernels, key=lambda name: len(interpreter.configs.get(name, ("",))), default="")
         return outputs, Ran(
