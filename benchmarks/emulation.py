@@ -1,10 +1,11 @@
 """Throughput of the emulation of our kernels: GFLOP/s of a launch, against another checkout's emulation in one run.
 
-    python benchmarks/emulation.py [--against CHECKOUT] [--seqlen N] [--heads N] [--rounds N]
+    python benchmarks/emulation.py [--against CHECKOUT] [--triton] [--seqlen N] [--heads N] [--rounds N]
 
 Launches of kernels/fwd_overlap.cu, bf16, random delivery, in turns: two CTAs in flight (two threads of the host) and
 one, full checks and fast ones. GFLOP are those of the formula that every record uses (4 seqlen^2 head_dim a head). Wall
-seconds of the fastest round, and processor seconds, which other work on the machine changes less.
+seconds of the fastest round, and processor seconds, which other work on the machine changes less. --triton: our Triton
+forward on the same shape (fp16, one head, tiles of 128 x 64) in Triton's own interpreter, on as many threads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from interpreter import Shape, launched
 
 from attnbench.case import Case, forward_flops
 from attnbench.hopper import emulation
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--triton", action="store_true", help="Triton's own interpreter as well")
     given = parser.parse_args()
     case = Case.make(
         batch=1, num_heads=given.heads, head_dim=given.head_dim, seqlen_q=given.seqlen, seqlen_k=given.seqlen
@@ -106,6 +109,14 @@ def main() -> None:
         print(
             f"{name}: {wall_s:.3f} s, {gflop / wall_s:.2f} GFLOP/s ({base_s / wall_s:.2f} times the last); processor "
             f"{processor_s:.3f} s, {gflop / processor_s:.2f} GFLOP/s ({base_processor_s / processor_s:.2f} times)"
+        )
+    if given.triton:
+        shape = Shape(given.seqlen, 1, given.head_dim, 128, 64)
+        seconds = launched("plain", shape, torch.get_num_threads())[0]
+        rate, full_s = gflop / given.heads / seconds, min(wall_s for wall_s, _ in taken["full, two threads"])
+        print(
+            f"Triton's interpreter, one head: {seconds:.3f} s, {rate:.3f} GFLOP/s; the emulation with full checks is "
+            f"{gflop / full_s / rate:.0f} times as fast"
         )
 
 

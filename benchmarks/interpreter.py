@@ -1,9 +1,9 @@
 """How fast Triton kernels are interpreted: attnbench's interpreter, every option on, against Triton's own plain one.
 
-Our Triton forward, fp16, head_dim 64, tiles of 64 x 64, SEQLEN tokens, HEADS heads, once by each in a process of its
-own (the best of ROUNDS launches after one to warm up). attnbench's runs with NaN in masked lanes, programs in another
+Our Triton forward, fp16, SEQLEN tokens, HEADS heads, once by each in a process of its own (the best of ROUNDS launches
+after one to warm up). attnbench's runs with NaN in masked lanes, programs in another
 order, races looked for; and one by one, to the same bits. Exit status 1 where it is less than three times as fast.
-Usage: interpreter.py [--seqlen N] [--heads N] [--threads N]
+Usage: interpreter.py [--seqlen N] [--heads N] [--head-dim N] [--tile M N] [--threads N]
 """
 
 from __future__ import annotations
@@ -15,23 +15,37 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LEAST = 3.0
 ROUNDS = 3
-TILE = 64
 L2_BYTES = 50 << 20
 WAYS = ("plain", "together", "one_by_one")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def launched(how: str, seqlen: int, heads: int, threads: int) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Shape:
+    """What is launched: tile_m query rows and tile_n keys a tile."""
+
+    seqlen: int = 512
+    heads: int = 4
+    head_dim: int = 64
+    tile_m: int = 64
+    tile_n: int = 64
+
+    @property
+    def tiles(self) -> int:
+        return self.heads * -(-self.seqlen // self.tile_m) * -(-self.seqlen // self.tile_n)
+
+
+def launched(how: str, shape: Shape, threads: int) -> tuple[float, int]:
     """(seconds of the fastest launch, digest of its result), of a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     if how == "plain":
         environment["TRITON_INTERPRET"] = "1"
-    sizes = ["--seqlen", str(seqlen), "--heads", str(heads), "--threads", str(threads)]
-    command = [sys.executable, "-W", "ignore", __file__, *sizes, "--how", how]
+    command = [sys.executable, "-W", "ignore", __file__, "--how", how, json.dumps(asdict(shape)), str(threads)]
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     if done.returncode != 0:
         sys.exit(f"{how} ended with status {done.returncode}:\n{done.stderr}")
@@ -39,7 +53,7 @@ def launched(how: str, seqlen: int, heads: int, threads: int) -> tuple[float, in
     return told["seconds"], told["bits"]
 
 
-def launch(how: str, seqlen: int, heads: int, threads: int) -> None:
+def launch(how: str, shape: Shape, threads: int) -> None:
     """Prints what `launched` reads."""
     import torch
 
@@ -56,11 +70,13 @@ def launch(how: str, seqlen: int, heads: int, threads: int) -> None:
     from attnbench.backends.triton.forward import attention_forward
 
     case = Case.make(
-        batch=1, num_heads=heads, head_dim=64, seqlen_q=seqlen, seqlen_k=seqlen, dtype="fp16", causal=False
-    )
+        batch=1, num_heads=shape.heads, head_dim=shape.head_dim, seqlen_q=shape.seqlen, seqlen_k=shape.seqlen,
+        dtype="fp16", causal=False,
+    )  # fmt: skip
     inputs = make_inputs(case)
     out, lse = own.allocate(case, inputs.q)
-    fixed = {**own.arguments(case, inputs, False, L2_BYTES), **own.tile_arguments(own.Tile(TILE, TILE, 4, 2))}
+    tile = own.Tile(shape.tile_m, shape.tile_n, 4, 2)
+    fixed = {**own.arguments(case, inputs, False, L2_BYTES), **own.tile_arguments(tile)}
     values = {**fixed, "out": out, "lse": lse, **own.strides("o", out)}
     seconds = []
     for _ in range(ROUNDS + 1):
@@ -72,19 +88,21 @@ def launch(how: str, seqlen: int, heads: int, threads: int) -> None:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--seqlen", type=int, default=512)
-    arguments.add_argument("--heads", type=int, default=4)
-    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--how", choices=WAYS, help=argparse.SUPPRESS)
-    asked = arguments.parse_args()
-    if asked.how:
-        launch(asked.how, asked.seqlen, asked.heads, asked.threads)
+    if sys.argv[1:2] == ["--how"]:
+        launch(sys.argv[2], Shape(**json.loads(sys.argv[3])), int(sys.argv[4]))
         return 0
-    tiles = asked.heads * (-(-asked.seqlen // TILE)) ** 2
-    told = {how: launched(how, asked.seqlen, asked.heads, asked.threads) for how in WAYS}
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seqlen", type=int, default=Shape.seqlen)
+    arguments.add_argument("--heads", type=int, default=Shape.heads)
+    arguments.add_argument("--head-dim", type=int, default=Shape.head_dim)
+    arguments.add_argument("--tile", type=int, nargs=2, default=(Shape.tile_m, Shape.tile_n), metavar=("M", "N"))
+    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    asked = arguments.parse_args()
+    shape = Shape(asked.seqlen, asked.heads, asked.head_dim, *asked.tile)
+    told = {how: launched(how, shape, asked.threads) for how in WAYS}
+    what = f"{shape.tile_m} x {shape.tile_n}, head_dim {shape.head_dim}"
     for how, (seconds, _) in told.items():
-        print(f"{how}: {seconds:.3f} s a launch, {1e3 * seconds / tiles:.2f} ms a tile of {TILE} x {TILE} x {TILE}")
+        print(f"{how}: {seconds:.3f} s a launch, {1e3 * seconds / shape.tiles:.2f} ms a tile of {what}")
     ratio = told["plain"][0] / told["together"][0]
     same = told["together"][1] == told["one_by_one"][1]
     bits = "the same bits" if same else "OTHER BITS"
