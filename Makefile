@@ -124,6 +124,11 @@ reports: $(VENV)/.installed ## rebuild reports/ from the committed runs
 claims: $(VENV)/.installed ## rewrite docs/claims.md from the committed runs
 	@$(BIN)/attnbench claims $$(git ls-files 'results/*/records.jsonl' | xargs -n 1 dirname) -o docs/claims.md
 
+# Packages come from the index into build/published/, without their dependencies.
+.PHONY: published
+published: $(VENV)/.tested ## judge published kernels in the interpreters, rewrite docs/published-kernels.md
+	@$(BIN)/python -m benchmarks.published
+
 # Half an hour together; the others take minutes.
 LONG_BENCHMARKS := benchmarks/false_alarms.py benchmarks/ab_null.py
 # They need a machine on which nothing else runs; one of them installs other tools.

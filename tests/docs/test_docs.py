@@ -601,8 +601,9 @@ def test_the_front_page_is_short():
 @pytest.mark.parametrize("page", [*TOP, *SITE], ids=name_of)
 def test_lines_are_not_long(page):
     """But of a page that a command writes: its tables have a line a row."""
-    if page == ROOT / "docs" / "claims.md":
-        assert page.read_text().startswith(MARK)
+    written = {"claims.md": MARK, "published-kernels.md": "<!-- Written by `make published` from run directories. -->"}
+    if page.name in written:
+        assert page.read_text().startswith(written[page.name])
         return
     assert [line for line in page.read_text().splitlines() if len(line) > COLUMNS] == []
 
