@@ -22,8 +22,8 @@ MARK = "<!-- Written by `make published` from run directories. -->"
 RIGHT, ZEROS = "right", "right only where masked lanes hold 0"
 WRONG, ROUNDING, HAZARD, INPUTS = "wrong", "over the limits by rounding", "hazard", "changes its inputs"
 RAISES, NOT_RUN = "raises", "does not run"
-# What a likely cause says where no row stands out (attnbench/correctness/diagnose.py).
-EVERYWHERE = "precision everywhere"
+# How likely causes begin that are matters of rounding (attnbench/correctness/noise.py, hypotheses.py).
+PRECISION = ("precision", "accumulation", "no row stands out: precision everywhere")
 
 HEAD = f"""{MARK}
 
@@ -108,7 +108,7 @@ def what_happened(record: Record) -> str:
 
 
 def rounded(record: Record) -> bool:
-    return EVERYWHERE in record.likely_cause
+    return record.likely_cause.startswith(PRECISION)
 
 
 def judged(adapters: Iterable[Adapter], runs: Path) -> Iterator[Judged]:
