@@ -89,6 +89,8 @@ class Language(Protocol):
 SMALL_FLOPS = 5e7
 # Further apart than this many roundings of the output's type, two configurations do not compute the same.
 SAME_ROUNDINGS = 8.0
+# Of a backend's traits, those that the interpreter decides; the others are the kernel's.
+OWN_TRAITS = frozenset(("name", "devices", "by_name_only", "emulated", "interpreted", "language"))
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Interpreted(Base):
     def __post_init__(self) -> None:
         for language in self.languages:
             self.inner = language.adapted(self.inner)
-        for name in ("deterministic", "accumulator", "own_quantizer", "partials_16bit"):
+        for name in Base.__annotations__.keys() - OWN_TRAITS:
             setattr(self, name, getattr(self.inner, name))
 
     @property

@@ -8,7 +8,7 @@ import pytest
 
 from attnbench.backend import Base
 from attnbench.interpreters import session as module
-from attnbench.interpreters.backend import Interpreted
+from attnbench.interpreters.backend import OWN_TRAITS, Interpreted
 from attnbench.interpreters.session import InterpretError, Session
 from attnbench.worker.worker import Worker
 
@@ -58,3 +58,15 @@ def test_plugins_and_kernels_in_triton_go_through_it_and_no_other():
     assert {name: isinstance(backend, Interpreted) for name, backend in backends.items()} == {
         "plain": False, "given": True, "written": True,
     }  # fmt: skip
+
+
+def test_what_a_kernel_declares_holds_in_the_interpreter_too():
+    class Declared(Base):
+        name, scores_int8, partials_16bit, accumulator = "declared", True, True, "two_level"
+
+    backend = Interpreted(Declared(), ())
+    assert (backend.scores_int8, backend.partials_16bit, backend.accumulator) == (True, True, "two_level")
+    assert (backend.name, backend.interpreted, backend.devices) == ("declared", True, ("cpu",))
+    assert {
+        name for name in Base.__annotations__ if getattr(backend, name) is not getattr(Declared(), name)
+    } <= OWN_TRAITS
