@@ -10,7 +10,7 @@ import pytest
 import torch
 from paths import ROOT
 
-from attnbench.backend import Outputs, UnsupportedError
+from attnbench.backend import HazardError, Outputs, UnsupportedError
 from attnbench.interpreters.backend import Conditions
 from attnbench.interpreters.session import InterpretError, Session
 
@@ -125,3 +125,21 @@ def test_where_no_plugin_imports_jax_nobody_does():
         "assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True)
+
+
+def test_a_block_outside_of_its_array_is_a_hazard():
+    """jax's hlo interpreter takes the last block instead."""
+
+    def body(x_ref, out_ref):
+        out_ref[...] = x_ref[...]
+
+    block = pl.BlockSpec((8, 128), lambda i: (i, 0))
+    x = jnp.ones((8, 128))
+    assert ran("hlo", body, x, grid=(1,), in_specs=[block], out_specs=block).eq(1).all()
+    outside = pl.BlockSpec((8, 128), lambda i: (i + 1, 0))
+    with pytest.raises(
+        HazardError, match=r"^body: a block of \[8, 128\] at \(8, 0\) lies outside of its array of \[8, 12"
+    ):
+        ran("hlo", body, x, grid=(1,), in_specs=[outside], out_specs=block)
+    with pytest.raises(HazardError, match="Out-of-bounds block index"):
+        ran("tpu", body, x, grid=(1,), in_specs=[outside], out_specs=block)

@@ -33,14 +33,18 @@ def to_torch(array: jax.Array) -> Tensor:
 
 
 def on_jax_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of jax arrays (q, k, v, and keywords) as one of torch tensors; a tuple's parts are converted each.
+    """A function of jax arrays as one of torch tensors; other arguments stay as they are, a tuple of results is
+    converted each.
 
     With `jax.jit(function, static_argnames=("causal", "softmax_scale"))` a shape is compiled once.
     """
 
     @functools.wraps(function)
-    def of_tensors(*tensors: Tensor, **settings: Any) -> Any:
-        return torch_results(function(*(to_jax(tensor) for tensor in tensors), **settings))
+    def of_tensors(*given: Any, **settings: Any) -> Any:
+        import torch
+
+        arrays = (to_jax(value) if isinstance(value, torch.Tensor) else value for value in given)
+        return torch_results(function(*arrays, **settings))
 
     return of_tensors
 

@@ -57,8 +57,10 @@ def plain(message: str) -> str:
 
 
 def hazard_told(kernels: Sequence[str], told: Sequence[str]) -> str:
-    """The first of what the TPU's interpreter told of races and semaphores."""
+    """The first of what an interpreter told of races, semaphores and blocks outside of an array."""
     name = kernels[-1] if kernels else "a kernel"
+    if "lies outside" in told[0]:
+        return told[0]
     if RACE not in told[0]:
         return f"{name}: a semaphore is not 0 when the kernel ends: a copy or a signal that nobody waits for"
     accesses = re.findall(r"(read|write) of \('(\w+)'[^\n]* from (?:[^\n]*?(\S+\.py):(\d+))?", told[0])

@@ -34,8 +34,9 @@ Params = dict[str, Any]
 
 @dataclass
 class Launches:
-    """What happens in a process. Until `forget`, of one call: kernels (names, a launch each), told (what the TPU's
-    interpreter prints of races and semaphores), raised (tracebacks of its callbacks, which jax logs).
+    """What happens in a process. Until `forget`, of one call: kernels (names, a launch each), told (races and
+    semaphores as the TPU's interpreter prints them, blocks outside of an array), raised (by its callbacks; jax logs
+    it).
 
     Kept: undefined, by kernel the source lines of masked loads without `other`; ordered, the kernels whose programs
     may run in another order. Under which conditions the next kernels are traced: poisoned (masked lanes of such loads
@@ -81,6 +82,7 @@ def install() -> Launches:
     hlo_interpreter.pallas_call_hlo_interpret = counted(launches, hlo_interpreter.pallas_call_hlo_interpret)
     tpu_interpreter.interpret_pallas_call = counted(launches, for_tpus(tpu_interpreter.interpret_pallas_call))
     hlo_interpreter._get_next_indices = next_indices(launches, hlo_interpreter._get_next_indices)
+    hlo_interpreter._dynamic_slice = block_inside(launches, hlo_interpreter._dynamic_slice)
     rules = discharge._discharge_rules
     rules[primitives.load_p] = masked_load(launches, whole_indices(rules[primitives.load_p]))
     rules[primitives.swap_p] = stored_through(whole_indices(rules[primitives.swap_p]))
@@ -151,6 +153,29 @@ def next_indices(launches: Launches, in_order: Callable[..., Any]) -> Callable[.
         return tuple(reversed(nexts))
 
     return following
+
+
+def block_inside(launches: Launches, block_of: Callable[..., Any]) -> Callable[..., Any]:
+    """NOTE: jax moves a block that begins outside of an array back into it, so that a kernel for as many heads of k as
+    of q looks right with fewer. Arrays are whole blocks here, so that a tail is inside."""
+
+    def block(start: Sequence[Any], shape: tuple[int, ...], value: Any, squeezed: Any) -> Any:
+        kernel = launches.tracing
+
+        def outside(*at: Any) -> None:
+            place = ", ".join(str(int(x)) for x in at)
+            launches.told.append(
+                f"{kernel}: a block of {list(shape)} at ({place}) lies outside of its array of {list(value.shape)}"
+            )
+
+        if value.shape:
+            at = [jnp.asarray(index, jnp.int32) for index in start]
+            room = zip(at, value.shape, shape)
+            inside = jnp.stack([(index >= 0) & (index <= size - part) for index, size, part in room]).all()
+            jax.lax.cond(inside, lambda *_: None, lambda *at: jax.debug.callback(outside, *at), *at)
+        return block_of(start, shape, value, squeezed)
+
+    return block
 
 
 def masked_load(launches: Launches, rule: Callable[..., Any]) -> Callable[..., Any]:
