@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAP_TILE = 64
 MAP_COLUMNS = 64
 MAP_LINES = 16
+FP16_LARGEST = 65504.0
 # Wrong columns of the output err by at least this times the others.
 APART = 3.0
 LEGEND = ". worst row of the tile within its limit; 1 to 9: over it by a factor of up to 2, 4, ... 512 or more"
@@ -112,9 +113,21 @@ def _special(ref: Reference, rows: Rows, wrong: Tensor, out: Tensor) -> str | No
         return None if bool(infinite.any()) else "NaN in v is hidden: the output has none"
     if bool(infinite.any()):
         poisoned = _poisoned(ref.case, rows, infinite)
-        return poisoned or f"rows that are not finite: {_places(rows, infinite)}; never written, or overflow"
+        places = f"rows that are not finite: {_places(rows, infinite)}"
+        return poisoned or f"{places}; never written, or overflow{_range(ref, infinite)}"
     blank = (out == 0).all(dim=-1) & wrong
     return f"rows that are 0: {_places(rows, blank)}" if torch.equal(blank, wrong) else None
+
+
+def _range(ref: Reference, infinite: Tensor) -> str:
+    """What overflows most likely, where the output itself does not: sums that are not divided yet, or bf16 in fp16."""
+    inputs, keys = plain_inputs(ref.case, ref.inputs), visible_keys(ref.case, ref.rows.index)[infinite]
+    largest = float(inputs.v.abs().max())
+    if ref.case.dtype == "bf16" and any(float(x.abs().max()) > FP16_LARGEST for x in (inputs.q, inputs.k, inputs.v)):
+        return f": bf16 that goes through fp16 ends at {FP16_LARGEST:.0f}"
+    if ref.case.dtype == "fp16" and largest * int(keys.min()) > FP16_LARGEST:
+        return f": of sums over keys before they are divided, if kept in fp16, which ends at {FP16_LARGEST:.0f}"
+    return ""
 
 
 def _poisoned(case: Case, rows: Rows, infinite: Tensor) -> str | None:

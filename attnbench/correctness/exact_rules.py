@@ -136,6 +136,7 @@ _RULES: dict[str, Callable[[Known], list[Check]]] = {
     "v_ones": _ones,
     "equal_logits": _mean_of_v,
     "same_sign_v": _bias,
+    "v_trend": _bias,
 }
 
 

@@ -31,7 +31,9 @@ BELIEVED = 0.2
 SAME_LEFT = 1e-6
 # Key tile widths in use (FlashAttention-2 and -3, FlashInfer, cuDNN).
 KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
-# Those after which sums may be rounded.
+# Sums in 16 bits err by up to this times the eager reference's error; mistakes by far more.
+SUMS_ERROR = 30.0
+# Key tiles after which such sums may be rounded.
 SUMMED_TILES = (16, 32, 64, 128)
 # Head dimensions that kernels are written for.
 HEAD_DIM_TILES = (16, 32, 64, 96, 128, 192, 256)
@@ -55,38 +57,31 @@ def likely_mistake(case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: T
     can explain away.
     """
     tried, out, exact, eager = _wrongest(rows, out, exact, eager)
-    error = float((out - exact).square().mean())
+    scale = exact.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    scale = scale.masked_fill(scale == 0, 1.0)  # heads count alike, though one be a millionth of another
+
+    def left(answer: Tensor) -> float:
+        return float(((out - answer) / scale).square().mean())
+
+    error, noise = left(exact), float(((eager - exact) / scale).square().mean())
     if not math.isfinite(error) or error == 0.0:
         return None
-    noise = float((eager - exact).square().mean())
-    beyond = error > 2.0 * noise  # what any kernel rounds looks like sums of few tiles
     believed = max(BELIEVED**2 * error, min(2.0 * noise, error / 4.0))
-    left = []
-    for guess in _all(case, inputs, tried):
-        left.append((float((out - oracle(guess.case, guess.inputs, guess.rows).out).square().mean()), guess.words))
-    best = min(left)[0]
+    found = [(left(oracle(*guess[1:]).out), guess.words) for guess in _all(case, inputs, tried)]
+    if not case.is_fp8 and 2.0 * noise < error < SUMS_ERROR**2 * noise:  # any kernel's rounding looks like few sums
+        found += [(left(answer), words) for words, answer in _sums(case, inputs, tried)]
+    best = min(found)[0]
     if best < believed:
-        return ", or ".join(words for error_left, words in left if error_left <= best + SAME_LEFT * error)
-    return (
-        _sums_that_fit(case, inputs, tried, out, believed, beyond)
-        or _scale_that_fits(case, inputs, tried, out, believed)
-        or _factor_that_fits(out, exact, believed)
-    )
+        return ", or ".join(words for error_left, words in found if error_left <= best + SAME_LEFT * error)
+    return _scale_that_fits(case, inputs, tried, left, believed) or _factor_that_fits(out, exact, left, believed)
 
 
-def _sums_that_fit(case: Case, inputs: Inputs, rows: Rows, out: Tensor, believed: float, beyond: bool) -> str | None:
-    """Sums that are kept in the inputs' type from tile to tile."""
-    if case.is_fp8 or not beyond:
-        return None
-    best, words = believed, None
+def _sums(case: Case, inputs: Inputs, rows: Rows) -> Iterator[tuple[str, Tensor]]:
+    """Answers of kernels that keep sums in the inputs' type from tile to tile."""
     for normalized, kept in ((False, "the sum"), (True, "the mean of v so far")):
         for tile in SUMMED_TILES:
-            found = narrow_sums(case, inputs, rows, tile, normalized).out
-            left = float((out - found).square().mean())
-            if left < best:
-                best = left
-                words = f"accumulation: {kept} is kept in {case.dtype} from tile to tile of {tile} keys"
-    return words
+            words = f"accumulation: {kept} is kept in {case.dtype} from tile to tile of {tile} keys"
+            yield words, narrow_sums(case, inputs, rows, tile, normalized).out
 
 
 def _wrongest(rows: Rows, out: Tensor, exact: Tensor, eager: Tensor) -> tuple[Rows, Tensor, Tensor, Tensor]:
@@ -112,6 +107,11 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         yield Hypothesis(words, narrow, replace(inputs, q=inputs.q[..., :width], k=inputs.k[..., :width]), rows)
     if not case.is_fp8:
         yield from _rounded(case, inputs, rows)
+    if case.scale == 0.0:
+        default = replace(case, softmax_scale=case.head_dim**-0.5)
+        yield Hypothesis(
+            "scale: a softmax_scale of 0 is taken for none, and the default applied", default, inputs, rows
+        )
     for words, scale in (
         ("the softmax scale is missing", 1.0),
         ("the softmax scale is applied twice", case.scale**2),
@@ -253,21 +253,22 @@ def _descales(case: Case, inputs: Inputs, held: Quantized, rows: Rows) -> Iterat
         yield Hypothesis(f"{name} is not applied", case, replace(inputs, quantized=without), rows)
 
 
-def _scale_that_fits(case: Case, inputs: Inputs, rows: Rows, out: Tensor, believed: float) -> str | None:
+def _scale_that_fits(
+    case: Case, inputs: Inputs, rows: Rows, left: Callable[[Tensor], float], believed: float
+) -> str | None:
     """A factor of the softmax scale between 1/2 and 2, looked for by its logarithm."""
     from scipy.optimize import minimize_scalar
 
-    def left(exponent: float) -> float:
-        scaled = replace(case, softmax_scale=case.scale * 2.0**exponent)
-        return float((out - oracle(scaled, inputs, rows).out).square().mean())
+    def left_with(exponent: float) -> float:
+        return left(oracle(replace(case, softmax_scale=case.scale * 2.0**exponent), inputs, rows).out)
 
-    found = minimize_scalar(left, bounds=(-1.0, 1.0), method="bounded", options={"xatol": SCALE_TOLERANCE})
+    found = minimize_scalar(left_with, bounds=(-1.0, 1.0), method="bounded", options={"xatol": SCALE_TOLERANCE})
     return None if found.fun > believed else f"scale: the softmax scale is {2.0**found.x:.3g} times what it should be"
 
 
-def _factor_that_fits(out: Tensor, exact: Tensor, believed: float) -> str | None:
+def _factor_that_fits(out: Tensor, exact: Tensor, left: Callable[[Tensor], float], believed: float) -> str | None:
     factor = float((out * exact).sum() / exact.square().sum())
-    if float((out - factor * exact).square().mean()) > believed:
+    if left(factor * exact) > believed:
         return None
     if abs(factor) < 1e-6:
         return "the output is 0"

@@ -30,6 +30,8 @@ PEAKED = 6.0
 LARGEST_NOISE = 0.25
 # Noise of the scores reaches the lse; less than this part of it there, and the scores are right.
 REACHES_LSE = 0.3
+# Of the eager reference's rounding, which errs both ways: a mean error that is more of it errs one way.
+ONE_WAY = 0.2
 # An output that errs no more than this times the eager reference does errs as any kernel.
 ORDINARY = 1.2
 # Of an lse that is right but for rounding.
@@ -41,12 +43,25 @@ EVERYWHERE = "no row stands out: precision everywhere"
 
 def small_everywhere(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor) -> str:
     """No row is far off, all are a little: growing with the number of keys, it is how sums are accumulated."""
+    if cause := _one_way(out, ref.oracle.out, eager):
+        return cause
     error, budget = ((x - ref.oracle.out).square().mean().sqrt() for x in (out, eager))
     if float(error) <= ORDINARY * float(budget):
         return ONLY_LSE if lse is not None and _off(lse, ref.oracle.lse) else EVERYWHERE
     if cause := growing_error(ref, out, 1.0):
         return cause
     return (None if lse is None else even_noise(ref, out, lse)) or EVERYWHERE
+
+
+def _one_way(out: Tensor, exact: Tensor, eager: Tensor) -> str | None:
+    """Outputs of one sign that are all too near to 0, or too far, by a little."""
+    if float(exact.min()) * float(exact.max()) <= 0.0:
+        return None
+    bias, scatter = float(((out - exact) / exact).mean()), float(((eager - exact) / exact).square().mean().sqrt())
+    if not abs(bias) > ONE_WAY * scatter:
+        return None
+    words = f"bias: the output is {abs(bias):.2g} of itself too {'small' if bias < 0 else 'large'} on average"
+    return f"{words}; digits are cut off, or what is added is lost in a larger sum"
 
 
 def _off(lse: Tensor, exact: Tensor) -> bool:

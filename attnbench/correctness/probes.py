@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.determinism import pressure_check, repeatable, stream_check
+from attnbench.correctness.merged import first_keys, halves, merged, merged_attention
 from attnbench.correctness.relations import RELATIONS
 from attnbench.records.record import V_DESCALE_ZERO, Accuracy, Check
 from attnbench.reference.distributions import PROBE_INPUTS
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Their numbers leave fp16: heads of a millionth are below it, v of 448 times a weight is not.
 NOT_IN_FP16 = ("fp8_descales",)
+# Rises by less than what 8 bits tell apart.
+NOT_IN_8_BITS = ("v_trend",)
 # Ahead of the rules of a call on other numbers in the memory of the checked ones, which ends what is not timed.
 IN_PLACE = "fresh_inputs_in_place"
 RECHECK_SET = 1  # its input set, and that of the recheck after timing
@@ -101,6 +104,8 @@ def _of_inputs(name: str, about: str) -> Probe:
     def cannot(case: Case) -> str | None:
         if case.inputs == name:
             return "these are the case's own inputs"
+        if case.is_fp8 and name in NOT_IN_8_BITS:
+            return "8 bits hold no such rise"
         return "its numbers leave fp16" if case.dtype == "fp16" and name in NOT_IN_FP16 else None
 
     def run(context: ProbeContext, backend: Base) -> Sequence[Check]:
@@ -127,15 +132,34 @@ def _of_relation(
         changed = RELATIONS[name](context.case, context.reference.inputs)
         if backend.unsupported(changed.case) is not None:
             return ()
-        try:
-            outputs = context.called(changed.case, changed.inputs, backend)
-        except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
-            if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
-                raise
-            return (Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True),)
+        outputs = _unless_refused(context, backend, changed.case, changed.inputs, may_refuse)
+        if isinstance(outputs, Check):
+            return (outputs,)
         return context.judged(context.reference, backend, changed.undo(outputs)).checks
 
     return Probe(name, about, cannot, run)
+
+
+def _unless_refused(
+    context: ProbeContext, backend: Base, case: Case, inputs: Inputs, may_refuse: bool = True
+) -> Outputs | Check:
+    """The outputs; or, where the kernel may refuse such a call and does, that check, which passes."""
+    try:
+        return context.called(case, inputs, backend)
+    except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+        if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
+            raise
+        return Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True)
+
+
+def _zero_scale(context: ProbeContext, backend: Base) -> Sequence[Check]:
+    """No field of a case may say so; a call may, and then every weight is the same."""
+    case = replace(context.case, softmax_scale=0.0)
+    if backend.unsupported(case) is not None:
+        return ()
+    reference = context.posed(case, inputs=context.reference.inputs)
+    outputs = _unless_refused(context, backend, case, reference.inputs)
+    return (outputs,) if isinstance(outputs, Check) else context.judged(reference, backend, outputs).checks
 
 
 def _one_row(case: Case) -> str | None:
@@ -144,6 +168,29 @@ def _one_row(case: Case) -> str | None:
 
 def _no_groups(case: Case) -> str | None:
     return "every query head has its own key and value" if case.num_heads == case.num_heads_kv else None
+
+
+def _no_halves(case: Case) -> str | None:
+    if case.causal:
+        return "its mask hides other keys in each half"
+    return None if 0 < first_keys(case) < case.seqlen_k else "there are no two halves of the keys"
+
+
+def _lse_merged(context: ProbeContext, backend: Base) -> Sequence[Check]:
+    """Each half against its own oracle; where both are right, both together against that of the case."""
+    whole, parts = context.reference, halves(context.case, context.reference.inputs)
+    if any(backend.unsupported(case) is not None for case, _ in parts):
+        return ()
+    first, second = (context.called(case, inputs, backend) for case, inputs in parts)
+    if first.lse is None or second.lse is None:
+        return ()
+    posed = [context.posed(case, inputs=inputs) for case, inputs in parts]
+    for reference, outputs in zip(posed, (first, second)):
+        checks = context.judged(reference, backend, outputs).checks
+        if not all(check.passed for check in checks):
+            return checks
+    budgets = {name: merged_attention([half.eager(name) for half in posed], first.out) for name in whole.budgets}
+    return context.judged(replace(whole, budgets=budgets), backend, merged(first, second)).checks
 
 
 def _not_fp8(case: Case) -> str | None:
@@ -189,6 +236,7 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("v_small", "v about 1e-4 times as large: so must the output be"),
         _of_relation("v_large", "v about 1e4 times as large: so must the output be"),
         _of_relation("half_scale", "softmax_scale halved and q doubled: the same logits", may_refuse=True),
+        Probe("zero_scale", "softmax_scale 0 gives the mean of v, and is no default", _anywhere, _zero_scale),
         _of_relation("permuted", "batch elements and heads in reverse order"),
         _of_relation("gqa_dense", "key/value heads written out, one a query head", _no_groups),
         _of_relation("strided", "heads before rows in memory", may_refuse=True),
@@ -196,6 +244,7 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("far_apart", "rows more than 2^31 elements apart in memory", _one_row, may_refuse=True),
         _of_relation("guarded", "NaN before and after each tensor"),
         _of_relation("padded", "NaN after each sequence", may_refuse=True),
+        Probe("lse_merged", "two halves of the keys, merged by their lse, are the whole", _no_halves, _lse_merged),
         Probe("descale_zero", "q_descale 0 gives the mean of v, v_descale 0 gives 0", _not_fp8,
               lambda context, backend: tuple(_zero_descales(context, backend))),
         Probe("other_stream", "the same bits on another stream (on the CPU: another thread)", _anywhere,

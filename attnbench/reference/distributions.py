@@ -35,6 +35,11 @@ STEP_HIGHEST = 2500.0
 STEP_NOISE = 0.25
 # The tail's weights are about exp(-9): below e4m3's smallest number at P scale 1, far above it at P scale 256.
 TAIL_LOGIT = 9.0
+# Over all keys, in units in the last place; columns begin between 1 and 1.9, and so stay below 2.
+TREND = 2.0
+TREND_COLUMNS = 0.9
+# Four of these pass fp16's largest number, 65504.
+LARGE_V = 2.0**14
 # The constant vector added to every key, per channel; it shifts all logits of a row alike, which softmax ignores.
 KEY_SHIFT = 4.0
 # Factors that reach the descales, head by head; q and k take opposite ones, so that the logits stay.
@@ -167,6 +172,27 @@ def _same_sign_v(draw: Draw) -> None:
     draw.v.abs_().add_(1.0)
 
 
+def _v_trend(draw: Draw) -> None:
+    """v from 1 to 2, a column much as its neighbour key, rising over all keys by TREND units in the last place of the
+    case's dtype: what each tile adds to the mean of those before it is less than half of such a unit."""
+    import torch
+
+    unit = 2.0**-10 if draw.case.dtype == "fp16" else 2.0**-7
+    batch, seqlen_k, heads, dim = draw.v.shape
+    column = 1.0 + TREND_COLUMNS * torch.rand((batch, 1, heads, dim), generator=draw.generator)
+    rise = torch.linspace(0.0, TREND * unit, seqlen_k)[None, :, None, None]
+    # So that rounding to the dtype keeps the rise on average.
+    dither = torch.rand(draw.v.shape, generator=draw.generator) - 0.5
+    draw.v.copy_(column + rise + dither * unit)
+
+
+def _large_sums(draw: Draw) -> None:
+    """v of one sign between 2^14 and 2^15: the output is as large, and sums over a few keys pass fp16's 65504."""
+    import torch
+
+    draw.v.copy_(LARGE_V * (1.0 + torch.rand(draw.v.shape, generator=draw.generator)))
+
+
 def _sink_tail(draw: Draw) -> None:
     """Key 0 takes almost all the weight and has v = 0: the output is what the many small weights leave."""
     case = draw.case
@@ -207,6 +233,10 @@ PROBE_INPUTS: dict[str, ProbeInput] = {
     "nan_v": ProbeInput("one row of v is NaN: every row that sees it is NaN, other heads are not", _nan_v),
     "steps": ProbeInput("logits rise by 2.5 every 64 keys: a rescale that is skipped saturates e4m3", _steps),
     "same_sign_v": ProbeInput("v of one sign: an accumulator that truncates shows as a bias", _same_sign_v),
+    "v_trend": ProbeInput("v rises slowly with the key: an output that is also the accumulator loses it", _v_trend),
+    "large_sums": ProbeInput(
+        "v of 16384 and more: sums over a few keys pass fp16's range, the output not", _large_sums
+    ),
     "sink_tail": ProbeInput("one key takes the weight and has v = 0; the tail must not vanish", _sink_tail),
     "shifted_keys": ProbeInput("N(0, 1) with a constant vector added to every key", _shifted_keys),
     "fp8_extremes": ProbeInput("v of the largest, subnormal and zero 8-bit numbers", _fp8_extremes),

@@ -113,7 +113,7 @@ def measured(case, q, k, v, out, lse):
         found["output with v = 1, off 1 by"] = maxima.get("relative", nothing)
     if case.inputs == "equal_logits":
         found["output off the mean of v"] = maxima.get("of_mean", nothing)
-    if case.inputs == "same_sign_v":
+    if case.inputs in ("same_sign_v", "v_trend"):
         found["mean signed error with v of one sign"] = (abs(sums["signed"] / max(sums["signed_count"], 1)), "")
     if lse is not None:
         found["LSE error"] = maxima.get("lse", nothing)

@@ -17,6 +17,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from attnbench.case import Case, LaterCase
+from attnbench.correctness.merged import halves, merged
 from attnbench.correctness.probes import FRESH_SET, IN_PLACE, RECHECK_SET
 from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
@@ -192,12 +193,15 @@ def _answered(problem: _Problem, standalone: bool) -> str:
         return text.FRESH.substitute(input_set=FRESH_SET)
     if problem.probe == IN_PLACE:
         return text.IN_PLACE.substitute(input_set=RECHECK_SET)
+    if problem.probe == "lse_merged":
+        source = "\n\n".join(_source(function) for function in (halves, merged))
+        return text.STAND_INS + text.MERGED_FUNCTION.substitute(source=source) if standalone else text.MERGED_BUILTIN
     if problem.probe not in RELATIONS:
         return text.PLAIN + _again(problem)
     if not standalone:
         return text.RELATION_BUILTIN.substitute(probe=literal(problem.probe))
     relation = RELATIONS[problem.probe]
-    return text.RELATION_FUNCTION.substitute(relation=relation.__name__, source=_source(relation))
+    return text.STAND_INS + text.RELATION_FUNCTION.substitute(relation=relation.__name__, source=_source(relation))
 
 
 def _again(problem: _Problem) -> str:

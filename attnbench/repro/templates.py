@@ -160,8 +160,8 @@ for tensor, numbers in zip((q, k, v), drawn($input_set)):
 out, lse = answer(case, q, k, v)
 """)
 
-# The same problem put differently, its answer put back: `$relation` as the probe does it.
-RELATION_FUNCTION = Template("""
+# What the source of a probe uses of the package, for a script that has none of it.
+STAND_INS = """
 
 from typing import NamedTuple
 
@@ -187,7 +187,10 @@ def replace(thing, **changes):
     if "softmax_scale" in changes:
         changed.scale = changes["softmax_scale"]
     return changed
+"""
 
+# The same problem put differently, its answer put back: `$relation` as the probe does it.
+RELATION_FUNCTION = Template("""
 
 $source
 
@@ -204,6 +207,23 @@ changed = RELATIONS[$probe](*made(case, q, k, v))
 answered = changed.undo(backend.prepare(changed.case, changed.inputs)())
 out, lse = answered.out, answered.lse
 """)
+
+# Two halves of the keys, put together by their lse.
+MERGED_FUNCTION = Template("""
+
+$source
+
+parts = [Outputs(*answer(half, given.q, given.k, given.v)) for half, given in halves(case, Inputs(q, k, v))]
+out, lse = vars(merged(*parts)).values()
+""")
+
+MERGED_BUILTIN = """
+
+from attnbench.correctness.merged import halves, merged
+
+answered = merged(*(backend.prepare(*half)() for half in halves(*made(case, q, k, v))))
+out, lse = answered.out, answered.lse
+"""
 
 ZERO_DESCALE = Template("""
 given = replace(given, quantized=replace(given.quantized, $name=given.quantized.$name * 0))

@@ -48,7 +48,7 @@ LONGEST = {
 OFF_BY_ONE = ("mask sees one more", "mask sees one less")
 NEEDLES = ("needle", "needle_hidden")
 # Bugs that show without a causal mask only; no causal problem would plant them.
-OF_FULL = ("tail unmasked", "causal always", "top left always")
+OF_FULL = ("tail unmasked", "causal always", "top left always", "lse of few keys in log2")
 # Bugs that show on these problems only.
 OF_MORE_QUERIES = ("mask short with more queries", "rows without keys")
 OF_DECODING = ("keys at stride of queries", "third element reads second", "decoding group reversed")

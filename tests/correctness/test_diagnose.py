@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from attnbench.case import Case
+from attnbench.correctness.judge import diagnosed
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 from attnbench.selftest.bugs.masks import (
     CausalAlways,
     DescalesSwapped,
@@ -25,6 +28,7 @@ from attnbench.selftest.bugs.outputs import (
     HalfOfHeadDim,
     LseInLog2,
     LseMixesBases,
+    LseOfFewKeysInLog2,
     LseSign,
     NanSwallowed,
     Nondeterministic,
@@ -34,12 +38,17 @@ from attnbench.selftest.bugs.outputs import (
 from attnbench.selftest.bugs.softmax import (
     ColumnsNotRescaled,
     FirstTileHidden,
+    OutputIsAccumulator,
+    OutputTruncated,
+    PartsNotNormalized,
     RowsWithoutKeys,
     ScaleFivePercentHigh,
     ScaleMissing,
     ScoresIn16Bit,
     ScoresOfIntegers,
     SumsIn16Bit,
+    ThroughFp16,
+    ZeroScaleIsDefault,
 )
 from attnbench.selftest.forward import Choices
 from attnbench.settings import Checks, Timing
@@ -82,12 +91,12 @@ CAUSES = {
 FULL = (TailUnmasked, CausalAlways, TopLeftAlways)
 
 
-def trial(bug, dtype, **fields):
+def trial(bug, dtype, probes=(), **fields):
     torch.manual_seed(0)  # Nondeterministic takes its order from it
     shape = {"batch": 2, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 64}
     case = Case.make(**{**shape, "dtype": dtype, "causal": bug not in FULL,
                         "inputs": "nan_v" if bug is NanSwallowed else "normal", **fields})  # fmt: skip
-    return run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), bug(), timed=False)
+    return run_trial(Problem(case, "cpu", Checks(probes=probes), Timing(), 0, Phases()), bug(), timed=False)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "e4m3", "e5m2"])
@@ -148,6 +157,33 @@ def test_rows_that_see_no_key_and_come_out_as_nan_are_told_from_rows_whose_first
     assert words in trial(RowsWithoutKeys, "bf16", **more_queries).reason
     words = "hidden altogether are not finite (776): -inf minus -inf; tiles of 64 keys, the last visited first"
     assert words in trial(FirstTileHidden, "bf16", **more_queries).reason
+
+
+@pytest.mark.parametrize(("bug", "dtype", "fields", "cause"), [
+    (OutputIsAccumulator, "bf16", {"probes": ("v_trend",), "causal": False},
+     "accumulation: the mean of v so far is kept in bf16 from tile to tile of 64 keys"),
+    (OutputIsAccumulator, "bf16", {"probes": ("v_trend",)},
+     "bias: the output is 0.00066 of itself too small on average; digits are cut off, or what is added is lost in a "),
+    (OutputTruncated, "bf16", {"probes": ("v_trend",), "causal": False}, "too small on average; digits are cut off"),
+    (PartsNotNormalized, "fp16", {"probes": ("large_sums",)},
+     "or overflow: of sums over keys before they are divided, if kept in fp16, which ends at 65504"),
+    (ThroughFp16, "bf16", {"probes": ("fp8_descales",)},
+     "range: bf16 goes through fp16, which has no digits left below 6e-5"),
+    (ZeroScaleIsDefault, "e4m3", {"probes": ("zero_scale",)},
+     "scale: a softmax_scale of 0 is taken for none, and the default applied"),
+    (LseOfFewKeysInLog2, "bf16", {"probes": ("lse_merged",), "causal": False}, "the lse is in log2"),
+], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
+def test_what_a_probe_alone_shows_is_named_too(bug, dtype, fields, cause):
+    record = trial(bug, dtype, **fields)
+    assert record.status == "incorrect" and cause in record.reason
+
+
+def test_bf16_that_passes_the_end_of_fp16_is_named():
+    case = Case.make(batch=1, seqlen=70, num_heads=2, head_dim=32, dtype="bf16")
+    inputs = make_inputs(case)
+    reference = make_reference(case, replace(inputs, v=inputs.v * 2.0**17))
+    outputs = ThroughFp16().prepare(case, reference.inputs)()
+    assert "overflow: bf16 that goes through fp16 ends at 65504" in diagnosed(reference, ThroughFp16(), outputs).cause
 
 
 class _UnevenBlocks(ScoresOfIntegers):

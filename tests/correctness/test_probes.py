@@ -9,17 +9,19 @@ import attnbench
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.correctness.judge import judge
+from attnbench.correctness.merged import halves, weighted
 from attnbench.correctness.probes import PROBES, kept
 from attnbench.records.record import Check
 from attnbench.reference.distributions import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import make_reference
+from attnbench.reference.oracle import choose_rows, make_reference, oracle
+from attnbench.selftest import runner
 from attnbench.selftest.bugs.masks import ThirdElementReadsSecond
-from attnbench.selftest.bugs.outputs import DecodingGroupReversed
-from attnbench.selftest.bugs.softmax import ScaleSquaredWhereGiven
+from attnbench.selftest.bugs.outputs import DecodingGroupReversed, LseOfFewKeysInLog2
+from attnbench.selftest.bugs.softmax import OutputIsAccumulator, PartsNotNormalized, ScaleSquaredWhereGiven
 from attnbench.selftest.forward import TiledForward
 from attnbench.settings import Checks, Timing
-from attnbench.suite.load import parse_suite
+from attnbench.suite.load import load_suite, parse_suite
 from attnbench.suite.source import SuiteError
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
@@ -159,6 +161,49 @@ def test_suites_take_probes_by_name_or_all():
     assert parse_suite(text % "[needle, padded]", "x.yaml").jobs()[0].checks.probes == ("needle", "padded")
     with pytest.raises(SuiteError, match='unknown probe "nedle" under "probes" .did you mean "needle"'):
         parse_suite(text % "[nedle]", "x.yaml")
+
+
+@pytest.mark.parametrize("scaling", ["none", "tensor", "head", "token", "block"])
+def test_halves_of_the_keys_keep_their_descales(scaling):
+    """The oracle on both, merged, is the oracle on the whole: exact but for fp64's rounding."""
+    case = make(dtype="e4m3", causal=False, scaling=scaling, block_size=32)
+    inputs = make_inputs(case)
+    parts = halves(case, inputs)
+    assert [part.seqlen_k for part, _ in parts] == ([32, 65] if scaling == "block" else [48, 49])
+    rows = choose_rows(case, "full", "cpu")
+    whole, *halved = (oracle(c, i, rows) for c, i in ((case, inputs), *parts))
+    out, lse = weighted([(part.out, part.lse) for part in halved])
+    torch.testing.assert_close(out, whole.out, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(lse, whole.lse, rtol=1e-9, atol=1e-12)
+
+
+def test_halves_that_are_right_and_do_not_add_up_are_found():
+    """Each half within what its own lse may be off by is within the whole's limits; a half that is far off is told."""
+    for backend, rule in ((LseOfFewKeysInLog2(), "lse_merged: LSE error"), (FORWARD, None)):
+        problem = Problem(
+            make(causal=False, seqlen_k=161), "cpu", Checks(probes=("lse_merged",)), Timing(), 0, Phases()
+        )
+        record = run_trial(problem, backend, timed=False)
+        assert ({check.rule for check in record.accuracy.failures} == {rule}) if rule else record.status == "ok"
+        assert rule is None or "likely cause: the lse is in log2" in record.reason
+    assert PROBES["lse_merged"].cannot(make(causal=True)) is not None
+    assert PROBES["lse_merged"].cannot(make(causal=False, seqlen_k=1)) is not None
+
+
+@pytest.mark.parametrize(
+    ("bug", "probe"),
+    [(OutputIsAccumulator, "v_trend"), (PartsNotNormalized, "large_sums"), (LseOfFewKeysInLog2, "lse_merged")],
+)
+def test_one_probe_alone_finds_what_no_other_input_shows(bug, probe):
+    case = Case.make(**{**runner.SHORT, "dtype": "fp16", "causal": probe != "lse_merged"})
+    problem = Problem(case, "cpu", Checks(), Timing(), 0, Phases())
+    caught = dict(runner.caught_by(problem, bug(), tuple(PROBES)))
+    assert [name for name, rule in caught.items() if rule] == [probe]
+
+
+def test_quick_leaves_out_what_edges_poses():
+    (job,) = [job for job in load_suite("quick").jobs() if job.checks.probes and job.case.dtype == "bf16"]
+    assert set(PROBES) - set(job.checks.probes) == {"v_trend", "large_sums", "lse_merged", "zero_scale"}
 
 
 class _Raises(TiledForward):

@@ -142,6 +142,25 @@ def test_whatever_a_probe_finds_the_script_shows_with_torch_alone(tmp_path, monk
     assert any(line.startswith(f"{shown}: ") and "computed" not in line for line in printed.splitlines()), printed
 
 
+def test_halves_whose_lse_does_not_merge_are_shown_with_torch_alone(tmp_path, monkeypatch, capsys):
+    returned = "return out.to(q.dtype), scores.logsumexp(dim=-1) * (1.0 if k.shape[1] == 70 else 1.1)"
+    (tmp_path / "kernel.py").write_text(kernel("pass").replace("return out.to(q.dtype)", returned))
+    spec = f"{tmp_path / 'kernel.py'}:planted"
+    case = Case.make(**{**SHAPE, "causal": False})
+    checks = Checks(probes=("lse_merged",), repeats=0)
+    record = run_trial(Problem(case, "cpu", checks, Timing(), 0, Phases()), load([spec])["planted"], False)
+    assert [check.rule for check in record.accuracy.failures] == ["lse_merged: LSE error"], record.reason
+    run = write_run(tmp_path / "run", [record], {"device": "cpu", "plugins": [spec]})
+    script = repro_script(run, record.case_key, "planted")
+    assert "attnbench." not in script and "import attnbench" not in script
+    status, printed = executed(script, monkeypatch, capsys)
+    assert status == 1 and "LSE error: " in printed and "WRONG" in printed
+    right = kernel("pass").replace("return out.to(q.dtype)", returned.replace("1.1", "1.0"))
+    (tmp_path / "kernel.py").write_text(right)
+    status, printed = executed(script, monkeypatch, capsys)
+    assert status == 0, printed
+
+
 def test_an_answer_kept_by_shape_is_shown_where_it_was_found(tmp_path, monkeypatch, capsys):
     record, script = recorded(tmp_path, ONLY_THERE["fresh_inputs"], Checks())
     assert record.accuracy.failures[0].rule.startswith("fresh_inputs_in_place: ")
@@ -187,11 +206,13 @@ def test_what_a_probe_raised_is_raised_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("probe", "dtype"),
-    [*((probe, "e4m3") for probe in (*RELATIONS, "descale_zero", "fresh_inputs", "used_memory")), ("v_large", "e5m2")],
-)
+    [*((probe, "e4m3") for probe in (*RELATIONS, "descale_zero", "fresh_inputs", "used_memory", "lse_merged")),
+     ("v_large", "e5m2")],
+)  # fmt: skip
 def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsys, probe, dtype):
     """A right backend whose record is made to say that the probe failed: the script poses it, and finds it right."""
-    case = Case.make(**{**SHAPE, "dtype": dtype, "scaling": "block", "block_size": 32})
+    fields = {**SHAPE, "causal": probe != "lse_merged", "scaling": "block", "block_size": 32}
+    case = Case.make(**{**fields, "dtype": dtype})
     backend = builtin()["fp8_emulated"]
     record = run_trial(Problem(case, "cpu", Checks(probes=(probe,)), Timing(), 0, Phases()), backend, False)
     assert record.status == "ok", record.reason
@@ -204,5 +225,10 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
     script = repro_script(run, record.case_key, "fp8_emulated")
     status, printed = executed(script, monkeypatch, capsys)
     assert status == 0, printed
-    asked = {"descale_zero": "q_descale * 0", "fresh_inputs": "drawn(2)", "used_memory": "in_used_memory(got)"}
+    asked = {
+        "lse_merged": "halves(*made(case, q, k, v))",
+        "descale_zero": "q_descale * 0",
+        "fresh_inputs": "drawn(2)",
+        "used_memory": "in_used_memory(got)",
+    }
     assert asked.get(probe, f"RELATIONS[{probe!r}]") in script or "v_descale * 0" in script

@@ -22,7 +22,7 @@ from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.selftest.runner import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.
-LISTED = 58
+LISTED = 63
 
 
 def test_short_form_catches_every_bug_and_accuses_nobody():
@@ -42,7 +42,9 @@ def test_every_bug_is_planted_in_all_dtypes_it_applies_to():
     assert narrower == {
         "DescalesSwapped": fp8, "KDescaleOfNextHead": fp8, "AccumulationTruncated": fp8,
         "PSaturated": ("e4m3",), "ScoresIn16Bit": ("fp16", "bf16"), "ScoresOfIntegers": ("fp16", "bf16"),
-        "SumsIn16Bit": ("fp16", "bf16"), "WeightsTruncated": ("bf16",), "OutputTruncated": ("bf16",),
+        "SumsIn16Bit": ("fp16", "bf16"), "OutputIsAccumulator": ("fp16", "bf16"),
+        "PartsNotNormalized": ("fp16",), "ThroughFp16": ("bf16",), "WeightsTruncated": ("bf16",),
+        "OutputTruncated": ("bf16",),
     }  # fmt: skip
 
 
@@ -103,13 +105,15 @@ def _case_of(bug):
     fields = {
         "TailUnmasked": full, "CausalAlways": full, "TopLeftAlways": full,
         "MaskShortWithMoreQueries": {"seqlen_q": 170}, "RowsWithoutKeys": {"seqlen_q": 170},
-        "ScaleSquaredWhereGiven": {"softmax_scale": 0.3},
+        "ScaleSquaredWhereGiven": {"softmax_scale": 0.3}, "ThroughFp16": {"inputs": "fp8_descales"},
+        "LseOfFewKeysInLog2": {"causal": False, "seqlen_k": 100},
         "DecodingGroupReversed": {"seqlen_q": 1}, "KeysAtStrideOfQueries": {"batch": 2},
         "ThirdElementReadsSecond": {"batch": 3},
     }  # fmt: skip
     shape = {"batch": 1, "seqlen_q": 100, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 32}
-    return Case.make(**{**shape, "dtype": dtype, "causal": True, "inputs": inputs.get(bug.__name__, "normal"),
+    case = Case.make(**{**shape, "dtype": dtype, "causal": True, "inputs": inputs.get(bug.__name__, "normal"),
                         **fields.get(bug.__name__, {})})  # fmt: skip
+    return dataclasses.replace(case, softmax_scale=0.0) if bug.__name__ == "ZeroScaleIsDefault" else case
 
 
 def _copy(outputs):

@@ -35,6 +35,7 @@ from attnbench.selftest.bugs.outputs import (
     HalfOfHeadDim,
     LseInLog2,
     LseMixesBases,
+    LseOfFewKeysInLog2,
     LseRowsSwapped,
     LseSign,
     NanSwallowed,
@@ -55,7 +56,9 @@ from attnbench.selftest.bugs.softmax import (
     ExponentClamped,
     FirstTileHidden,
     MaximumStartsAtZero,
+    OutputIsAccumulator,
     OutputTruncated,
+    PartsNotNormalized,
     PSaturated,
     RescaleMissing,
     RescaleSkippedWhereSmall,
@@ -68,7 +71,9 @@ from attnbench.selftest.bugs.softmax import (
     ScoresOfIntegers,
     StaleMaximum,
     SumsIn16Bit,
+    ThroughFp16,
     WeightsTruncated,
+    ZeroScaleIsDefault,
 )
 from attnbench.selftest.forward import Planted
 
@@ -77,10 +82,11 @@ BUGS: tuple[type[Planted], ...] = (
     MaskShortWithMoreQueries, TileOfOneKeySkipped, KeysCountedAsQueries, LastTileDropped, TailUnmasked,
     TailOfGroupsShifted, SmallTilesSkipped, StaleMaximum, RescaleMissing, RescaleSkippedWhereSmall,
     ColumnsNotRescaled, RowSumMissesLastTile, MaximumStartsAtZero, ExponentClamped, FirstTileHidden,
-    RowsWithoutKeys, ScaleFivePercentHigh, ScaleMissing, ScaleSquaredWhereGiven, ScoresIn16Bit, ScoresOfIntegers,
-    SumsIn16Bit, WeightsTruncated, OutputTruncated, WrongGqaHead, KeysAtStrideOfQueries, ThirdElementReadsSecond,
-    DecodingGroupReversed, VTileTransposed, RowZeroed, RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros,
-    OneInAThousandOff, NanSwallowed, LseInLog2, LseMixesBases, LseSign, LseRowsSwapped, DescalesSwapped,
+    RowsWithoutKeys, ScaleFivePercentHigh, ScaleMissing, ScaleSquaredWhereGiven, ZeroScaleIsDefault, ThroughFp16,
+    ScoresIn16Bit, ScoresOfIntegers, SumsIn16Bit, OutputIsAccumulator, PartsNotNormalized, WeightsTruncated,
+    OutputTruncated, WrongGqaHead, KeysAtStrideOfQueries, ThirdElementReadsSecond, DecodingGroupReversed,
+    VTileTransposed, RowZeroed, RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros, OneInAThousandOff,
+    NanSwallowed, LseInLog2, LseMixesBases, LseOfFewKeysInLog2, LseSign, LseRowsSwapped, DescalesSwapped,
     KDescaleOfNextHead, PSaturated, AccumulationTruncated, WrongDtype, WrongShape, WritesItsInput, CachedAnswer,
     NobodyWaits, RightOnlyOnce, Nondeterministic, RaceInOneOfAThousand,
 )  # fmt: skip

@@ -137,6 +137,19 @@ class LseMixesBases(_Spoiled):
         return outputs
 
 
+class LseOfFewKeysInLog2(_Spoiled):
+    """Without a mask, a path of its own for keys that fit into two tiles gives the lse in log2."""
+
+    def unsupported(self, case: Case) -> str | None:
+        half = -(-case.seqlen_k // 2)
+        taken = not case.causal and half <= 2 * self.choices.tile_n
+        return super().unsupported(case) or (None if taken else "neither the keys nor half of them take that path")
+
+    def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
+        few = case.seqlen_k <= 2 * self.choices.tile_n
+        return replace(outputs, lse=_lse(outputs) / math.log(2.0)) if few else outputs
+
+
 class LseRowsSwapped(_Spoiled):
     """Rows r and r + 8 of the lse, which one thread of an accumulator holds, are taken for each other."""
 

@@ -139,6 +139,23 @@ class ScaleSquaredWhereGiven(Planted):
         return case.scale if case.scale == case.head_dim**-0.5 else case.scale**2
 
 
+class ZeroScaleIsDefault(Planted):
+    """`softmax_scale or head_dim**-0.5`: a scale of 0 is lost."""
+
+    def scale(self, case: Case) -> float:
+        return case.scale or case.head_dim**-0.5
+
+
+class ThroughFp16(Planted):
+    """bf16 inputs are converted to fp16, which ends at 65504 and has fewer digits below 6e-5."""
+
+    dtypes = ("bf16",)
+
+    def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().operands(case, inputs)
+        return q.half().float(), k.half().float(), v.half().float()
+
+
 class ScoresIn16Bit(Planted):
     """The scores are rounded to the input dtype before the softmax."""
 
@@ -166,6 +183,29 @@ class SumsIn16Bit(Planted):
     def step(self, case: Case, state: Running, number: int, scores: Tensor, v: Tensor) -> None:
         super().step(case, state, number, scores, v)
         state.out = state.out.to(_dtype(case)).float()
+
+
+class OutputIsAccumulator(Planted):
+    """The output's memory holds the mean of v so far, in the output's type, from tile to tile (a Pallas kernel)."""
+
+    dtypes = SIXTEEN_BIT
+
+    def step(self, case: Case, state: Running, number: int, scores: Tensor, v: Tensor) -> None:
+        super().step(case, state, number, scores, v)
+        total = state.total.masked_fill(state.total == 0, 1.0)
+        state.out = (state.out / total).to(_dtype(case)).float() * total
+
+
+class PartsNotNormalized(Planted):
+    """Two parts of the keys, stored in fp16 as sums and not as means: these pass fp16's range (another one)."""
+
+    dtypes = ("fp16",)
+
+    def __init__(self, choices: Choices = Choices()):
+        super().__init__(replace(choices, splits=2, partials_16bit=True))
+
+    def stored(self, part: Running, dtype: torch.dtype) -> Running:
+        return replace(part, out=part.out.to(dtype).float())
 
 
 class WeightsTruncated(Planted):
