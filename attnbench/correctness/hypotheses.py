@@ -35,6 +35,8 @@ KEY_TILES = (16, 32, 64, 80, 96, 112, 128, 160, 176, 192, 224, 256)
 SUMS_ERROR = 30.0
 # Key tiles after which such sums may be rounded.
 SUMMED_TILES = (16, 32, 64, 128)
+# Elements of q and k that are rounded again to try what that does: 1 GiB of fp32, of which a few are held at once.
+ROUNDED_AT_MOST = 2**28
 # Head dimensions that kernels are written for.
 HEAD_DIM_TILES = (16, 32, 64, 96, 128, 192, 256)
 # Of the logarithm to base 2: the factor comes out within 0.1 %.
@@ -105,7 +107,7 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         words = f"scores: only the first {width} of {case.head_dim} dimensions of q and k count"
         narrow = replace(case, head_dim=width, softmax_scale=case.scale)
         yield Hypothesis(words, narrow, replace(inputs, q=inputs.q[..., :width], k=inputs.k[..., :width]), rows)
-    if not case.is_fp8:
+    if not case.is_fp8 and inputs.q.numel() + inputs.k.numel() <= ROUNDED_AT_MOST:
         yield from _rounded(case, inputs, rows)
     if case.scale == 0.0:
         default = replace(case, softmax_scale=case.head_dim**-0.5)

@@ -64,6 +64,7 @@ ONLY_THERE = {
     "v_small": "out = out.masked_fill(out.abs() < 1e-4, 0.0)",
     "v_large": "out = out.clamp(-100, 100)",
     "half_scale": "out = out if softmax_scale == q.shape[3] ** -0.5 else out * 1.1",
+    "zero_scale": "out = out if softmax_scale else out * 1.1",
     "permuted": "out = out if float(q[0, 0, 0, 0]) == KNOWN else out * 1.1",
     "gqa_dense": "out = out * 1.1 if q.shape[2] == k.shape[2] else out",
     "strided": "out = out * 1.1 if q.stride(1) < q.stride(2) else out",
@@ -79,6 +80,8 @@ ONLY_THERE = {
     "same_sign_v": "out = out * (1 - 2.0**-10)",
     "nan_v": "out = out.nan_to_num(nan=0.0)",
 }
+# Probes that are no relation, and posed to 8 bits through the backend.
+EIGHT_BIT = ("descale_zero", "fresh_inputs", "used_memory", "lse_merged", "zero_scale")
 PLANTED = """
 import threading
 
@@ -206,7 +209,7 @@ def test_what_a_probe_raised_is_raised_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("probe", "dtype"),
-    [*((probe, "e4m3") for probe in (*RELATIONS, "descale_zero", "fresh_inputs", "used_memory", "lse_merged")),
+    [*((probe, "e4m3") for probe in (*RELATIONS, *EIGHT_BIT)),
      ("v_large", "e5m2")],
 )  # fmt: skip
 def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsys, probe, dtype):
@@ -226,6 +229,7 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
     status, printed = executed(script, monkeypatch, capsys)
     assert status == 0, printed
     asked = {
+        "zero_scale": "softmax_scale=0.0",
         "lse_merged": "halves(*made(case, q, k, v))",
         "descale_zero": "q_descale * 0",
         "fresh_inputs": "drawn(2)",
