@@ -22,6 +22,8 @@ MARK = "<!-- Written by `make published` from run directories. -->"
 RIGHT, ZEROS = "right", "right only where masked lanes hold 0"
 WRONG, ROUNDING, HAZARD, INPUTS = "wrong", "over the limits by rounding", "hazard", "changes its inputs"
 RAISES, NOT_RUN = "raises", "does not run"
+# The better ones first.
+WORSE = (RIGHT, ZEROS, NOT_RUN, RAISES, INPUTS, ROUNDING, HAZARD, WRONG)
 # How likely causes begin that are matters of rounding (attnbench/correctness/noise.py, hypotheses.py).
 PRECISION = ("precision", "accumulation", "no row stands out: precision everywhere")
 
@@ -137,7 +139,8 @@ def page(adapters: Sequence[Adapter], runs: Path) -> str:
         HEAD,
         table(["verdict", "means"], MEANS.items(), left=2),
         CARE,
-        f"{count(len(kernels), 'kernel')} of {count(len(packages), 'package')}; verdicts: {_counted(kernels)}.",
+        f"{count(len(kernels), 'kernel')} of {count(len(packages), 'package')}. Packages by their worst verdict: "
+        f"{_counted(kernels)}.",
         table(heads, rows, left=len(heads)),
         "## Notes",
         *(_section(item) for item in kernels),
@@ -150,8 +153,11 @@ def page(adapters: Sequence[Adapter], runs: Path) -> str:
 
 
 def _counted(kernels: Sequence[Judged]) -> str:
-    found = Counter(item.verdicts[0] for item in kernels)
-    return ", ".join(f"{times} {verdict}" for verdict, times in found.most_common())
+    worst: dict[str, str] = {}
+    for item in kernels:
+        package = item.adapter.package[0]
+        worst[package] = max(worst.get(package, RIGHT), item.verdicts[0], key=WORSE.index)
+    return ", ".join(f"{times} {verdict}" for verdict, times in Counter(worst.values()).most_common())
 
 
 def _row(item: Judged) -> list[str]:

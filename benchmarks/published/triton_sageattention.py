@@ -12,13 +12,12 @@ from published_kernel import PublishedKernel
 PACKAGES = ("sageattention==1.0.6",)
 TRITON = "3.9.0"
 NOTE = (
-    "The likely cause is right where the length is no multiple of 64: k is loaded with a mask and the scores "
-    "are not masked. Of the tile it names another length, because the scores are of k less its mean. Confirmed "
-    "at 1, 33 and 64 keys in fp16: Triton's own interpreter gives the same relative RMSE against fp64 (0.984, "
-    "0.358, 0.0124) as ours. At 64 keys what is left, 1.2 %, is the noise of 8-bit scores, for which no limit "
-    "here allows; causes that name a scale or rows mean no more than that there. Causal results have that "
-    "noise only; but a tile of 128 queries reads the scale of a second tile of 64 keys where there is none. "
-    "Without copies the caller's k holds k less its mean afterwards."
+    "Right where the length is a multiple of 64, within the limits of 8-bit scores (scores_int8); elsewhere k "
+    "is loaded with a mask and the scores are not masked. At one key the tile that is named is not the one "
+    "there is (64), because scores are of k less its mean. Confirmed at 1, 33 and 64 keys in fp16: Triton's "
+    "own interpreter gives the same relative RMSE against fp64 (0.984, 0.358, 0.0124) as ours. Causal, a tile "
+    "of 128 queries reads the scale of a second tile of 64 keys where there is none. Without copies the "
+    "caller's k holds k less its mean afterwards."
 )
 
 

@@ -54,6 +54,14 @@ def e2_of_outliers(run):
     return tuple(f"{frame[hadamard]:.1e}".replace("e-0", "e-") for hadamard in (False, True))
 
 
+def published():
+    """Packages that were judged, and how many are right, wrong, ... by the worst verdict of each."""
+    (told,) = re.findall(r" of (\d+) packages\. Packages by their worst verdict: (.*)\.$",
+                         (ROOT / "docs/published-kernels.md").read_text(), re.MULTILINE)  # fmt: skip
+    verdicts = {verdict: times for times, _, verdict in (part.partition(" ") for part in told[1].split(", "))}
+    return told[0], *(verdicts[v] for v in ("right", "wrong", "hazard", "right only where masked lanes hold 0"))
+
+
 def quoted_rows(page):
     """Rows of a table with figures, which a page has from the report of the run."""
     section = (ROOT / page).read_text().partition("\n## A first report\n")[2].partition("\n## ")[0]
@@ -68,6 +76,9 @@ SENTENCES = [
     ("README.md", "`cpu_flash` is {} times as fast as `naive` there (geometric mean of {} bf16 cases, {} to {} times).",
      lambda: speedups(QUICK, "cpu_flash", "naive", "bf16")),
     ("README.md", "is right in all of the {} cases of `edges` that it takes", lambda: how_many(EDGES)[1:2]),
+    ("README.md", "Of {} published packages whose attention kernels were judged as they are, without a GPU, {} are "
+     "right, {} wrong (a tail of keys that is not masked, a causal mask aligned on the other side), {} touch memory "
+     "outside of their tensors, and {} are right only where masked lanes hold 0", published),
     ("docs/index.md", "{} records were checked and {} of them timed, in {} s from its first sentinel to its last.",
      lambda: (*how_many(QUICK)[1:], duration_s(QUICK))),
     ("docs/index.md", "falls from {} to {} (seqlen 512", lambda: e2_of_outliers(QUICK)),

@@ -97,6 +97,13 @@ def test_a_row_names_the_smallest_wrong_case_and_its_cause():
     assert judged.smallest == WRONG and judged.cause == "tail"
 
 
+def test_a_package_counts_once_by_its_worst_verdict():
+    items = [page.Judged(EVERY[0], name, records, "", "") for name, records in (("a", (OK,)), ("b", (OK, HAZARD)))]
+    other = page.Judged(EVERY[1], "c", (OK,), "", "")
+    assert EVERY[0].package != EVERY[1].package
+    assert page._counted([*items, other]) == "1 hazard, 1 right"
+
+
 def test_a_kernel_takes_what_it_does_not_refuse(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "published"))
     from published_kernel import PublishedKernel
