@@ -87,6 +87,7 @@ ABOUT = {
         )
     },
     "attnbench.interpreters.pallas.launch": {"jax", "numpy"},
+    "attnbench.interpreters.pallas.tpu_memory": {"jax", "numpy"},
     "attnbench.interpreters.pallas.switches": {"jax", "numpy"},
     "attnbench.records.frame": {"pandas"},
     "attnbench.report.plots": {"matplotlib"},

@@ -143,3 +143,27 @@ def test_a_block_outside_of_its_array_is_a_hazard():
         ran("hlo", body, x, grid=(1,), in_specs=[outside], out_specs=block)
     with pytest.raises(HazardError, match="Out-of-bounds block index"):
         ran("tpu", body, x, grid=(1,), in_specs=[outside], out_specs=block)
+
+
+def test_the_tpu_interpreter_reads_and_stores_through_a_reshape():
+    def body(x_ref, out_ref):
+        out_ref[...] = x_ref.reshape(4, 2, 128)[...].sum(1).repeat(2, 0)
+        row = jax.lax.broadcasted_iota(jnp.int32, (2, 128), 0)
+        tpu.store(out_ref.reshape(4, 2, 128).at[1], jnp.zeros((2, 128)), mask=row > 0)
+
+    expected = torch.arange(4).mul(4).add(1).float().repeat_interleave(2)[:, None].repeat(1, 128)
+    expected[3] = 0
+    x = jnp.arange(8, dtype=jnp.float32)[:, None].repeat(128, 1)
+    assert torch.equal(ran("tpu", body, x), expected)
+
+
+def test_the_tpu_interpreter_reads_through_a_bitcast_as_a_tpu_packs_words():
+    def body(x_ref, out_ref):
+        words = x_ref.bitcast(jnp.uint32)[...]
+        low = jax.lax.bitcast_convert_type(words << 16, jnp.float32)
+        high = jax.lax.bitcast_convert_type(words & jnp.uint32(0xFFFF0000), jnp.float32)
+        out_ref[...] = jnp.concatenate([low, high])
+
+    x = jnp.arange(8, dtype=jnp.bfloat16)[:, None].repeat(128, 1)
+    expected = torch.tensor([0.0, 2, 4, 6, 1, 3, 5, 7])[:, None].repeat(1, 128)
+    assert torch.equal(ran("tpu", body, x), expected)

@@ -21,12 +21,13 @@ from jax._src import source_info_util
 from jax._src.pallas import hlo_interpreter, primitives
 from jax._src.pallas.mosaic import core as mosaic_core
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as tpu_interpreter
-from jax._src.pallas.mosaic.interpret import race_detection_state, shared_memory
+from jax._src.pallas.mosaic.interpret import race_detection_state
 from jax._src.pallas.triton import core as triton_core
 from jax._src.state import discharge
 from jax._src.state.indexing import NDIndexer
 
 from attnbench.backend import UnsupportedError
+from attnbench.interpreters.pallas import tpu_memory
 from attnbench.interpreters.pallas.failures import RACE
 
 Params = dict[str, Any]
@@ -86,8 +87,7 @@ def install() -> Launches:
     rules = discharge._discharge_rules
     rules[primitives.load_p] = masked_load(launches, whole_indices(rules[primitives.load_p]))
     rules[primitives.swap_p] = stored_through(whole_indices(rules[primitives.swap_p]))
-    memory: Any = shared_memory.SharedMemory
-    memory.swap_buffer_content = masked_swap(memory.swap_buffer_content)
+    tpu_memory.install()
     logger = logging.getLogger(jax._src.callback.__name__)
     logger.addHandler(Raised(launches))
     logger.propagate = False
@@ -239,24 +239,7 @@ def place_here() -> str:
     return "an unknown line" if frame is None else f"{Path(frame.file_name).name}:{frame.start_line}"
 
 
-# The interpreter of a TPU's memory.
-
-
-def masked_swap(swap: Callable[..., Any]) -> Callable[..., Any]:
-    """NOTE: jax compares every dimension's bound with the first dimension of the mask, and takes a store into a part of
-    a buffer for one outside."""
-
-    @functools.wraps(swap)
-    def swapped(self: Any, key: Any, place: Any, value: Any, mask: Any, core: int, *args: Any, **kwargs: Any) -> Any:
-        if mask is not None:
-            held, *_ = self.get_buffer_content(key, place, core, increment_clock=False)
-            if held is not None and held.shape == value.shape:
-                merged = np.where(mask, value, held)
-                before, *rest = swap(self, key, place, merged, None, core, *args, **kwargs)
-                return (np.where(mask, before, value), *rest)
-        return swap(self, key, place, value, mask, core, *args, **kwargs)
-
-    return swapped
+# What the TPU's interpreter says.
 
 
 class Raised(logging.Handler):
