@@ -77,6 +77,7 @@ class _Interpreted(Open):
     mended: bool = _ABSENT
     poison: bool = _ABSENT
     config: str = _ABSENT
+    configs: Count = _ABSENT
     stand_ins: list[str] = _ABSENT
     mode: Literal["hlo", "tpu"] = _ABSENT
     x64: bool = _ABSENT
