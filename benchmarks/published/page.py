@@ -24,6 +24,8 @@ WRONG, ROUNDING, HAZARD, INPUTS = "wrong", "over the limits by rounding", "hazar
 RAISES, NOT_RUN = "raises", "does not run"
 # The better ones first.
 WORSE = (RIGHT, ZEROS, NOT_RUN, RAISES, INPUTS, ROUNDING, HAZARD, WRONG)
+# How a likely cause begins that names none, and how far over its limits rounding may be where nothing else is said.
+ALL_ROWS, LITTLE = "all rows are wrong", 4.0
 # How likely causes begin that are matters of rounding (attnbench/correctness/noise.py, hypotheses.py).
 PRECISION = ("precision", "accumulation", "no row stands out: precision everywhere")
 
@@ -32,10 +34,11 @@ HEAD = f"""{MARK}
 # Published kernels
 
 Attention kernels that others published, from their packages as they are, judged on a CPU: `make published` installs
-each package at the version named here, runs its public entry in [the interpreter](how-to/triton.md) over
-`benchmarks/published/suite.yaml`, and writes this page. Nothing was timed, nothing ran on a GPU. The suite has dense
-attention, full and causal, fp16 and bf16, lengths on and off the tiles, unequal lengths, grouped heads. A limit that a
-package documents, or that its code refuses, is no fault: those cases are not judged, and the page says which.
+each package at the version named here, runs its public entry in the interpreters ([Triton](how-to/triton.md),
+[Pallas](how-to/pallas.md)) over `benchmarks/published/suite.yaml`, and writes this page. Nothing was timed, nothing ran
+on a GPU. The suite has dense attention, full and causal, fp16 and bf16, lengths on and off the tiles, unequal lengths,
+grouped heads. A limit that a package documents, or that its code refuses, is no fault: those cases are not judged, and
+the page says which.
 """
 MEANS = {
     RIGHT: "every judged case is within [the limits](explanation/correctness.md), with NaN in masked lanes and another "
@@ -110,7 +113,11 @@ def what_happened(record: Record) -> str:
 
 
 def rounded(record: Record) -> bool:
-    return record.likely_cause.startswith(PRECISION)
+    """Whether it is over its limits by rounding: by its likely cause, or little and in all rows alike."""
+    if record.likely_cause.startswith(PRECISION):
+        return True
+    checks = record.accuracy.checks if record.accuracy else ()
+    return record.likely_cause.startswith(ALL_ROWS) and all(check.value <= LITTLE * check.limit for check in checks)
 
 
 def judged(adapters: Iterable[Adapter], runs: Path) -> Iterator[Judged]:
@@ -165,7 +172,7 @@ def _row(item: Judged) -> list[str]:
     of = len(item.records) - found["unsupported"]
     smallest = item.smallest
     failed = item.verdicts != [RIGHT] and item.verdicts != [ZEROS] and smallest is not None
-    language = f"Triton {item.adapter.triton}" if item.adapter.triton else item.adapter.interpret
+    language = f"Triton {item.adapter.triton}" if item.adapter.triton else f"Pallas, {item.adapter.interpret}"
     return [
         " ".join(item.adapter.package), code(item.kernel), ", ".join(item.verdicts),
         code(smallest.case_key) if failed and smallest else "—",

@@ -27,8 +27,9 @@ class PublishedKernel(Base):
 
     masks: "full", "causal" or both. alignment: of causal, "bottom_right", "top_left", or "squares" where it is meant
     for seqlen_q = seqlen_k only. equal_lengths: seqlen_q = seqlen_k only. grouped: fewer heads of k and v than of q.
-    head_dims: those that it takes; empty: any; v is as wide as q. more_keys: no fewer keys than queries. own_scale: its
-    softmax scale is head_dim**-0.5, and nothing else can be asked for. lengths: (smallest, multiple of).
+    head_dims: those that it takes; empty: any; v is as wide as q. more_keys: no fewer keys than queries. one_query:
+    seqlen_q = 1 only. own_scale: its softmax scale is head_dim**-0.5, and nothing else can be asked for. lengths:
+    (smallest, multiple of).
     """
 
     name: str
@@ -44,6 +45,7 @@ class PublishedKernel(Base):
     own_scale: bool = False
     lengths: tuple[int, int] = (1, 1)
     more_keys: bool = False
+    one_query: bool = False
     scores_int8: bool = False
 
     def version(self) -> str:
@@ -61,6 +63,7 @@ class PublishedKernel(Base):
             (case.head_dim_v != case.head_dim, "v as wide as q only"),
             (bool(self.head_dims) and case.head_dim not in self.head_dims, f"head_dim {listed(self.head_dims)} only"),
             (not self.grouped and case.num_heads_kv != case.num_heads, "as many heads of k and v as of q only"),
+            (self.one_query and case.seqlen_q != 1, "one query only"),
             (self.more_keys and case.seqlen_k < case.seqlen_q, "at least as many keys as queries"),
             (self.equal_lengths and case.seqlen_q != case.seqlen_k, "seqlen_q = seqlen_k only"),
             (

@@ -55,11 +55,13 @@ def test_an_adapter_without_exact_pins_is_refused(tmp_path):
         adapter_of(file)
 
 
-def record(status, kind=None, reason="", kernel=None, **fields):
+def record(status, kind=None, reason="", kernel=None, error=1.0, **fields):
     case = {**CASE, **fields}
     accuracy = None
     if status in ("ok", "incorrect"):
-        accuracy = Accuracy("full", 33, (Check("max error", float(status != "ok"), 0.5, status == "ok"),))
+        accuracy = Accuracy(
+            "full", 33, (Check("max error", error if status == "incorrect" else 0.0, 0.5, status == "ok"),)
+        )
     return Record(case=Case.make(**case), backend="k", backend_version="1", status=status, kind=kind,
                   reason=reason or ("" if status == "ok" else "why"), kernel=kernel, accuracy=accuracy)  # fmt: skip
 
@@ -80,6 +82,8 @@ HAZARD = record("error", "hazard", "a load lies outside")
         ([OK, WRONG], [page.WRONG]),
         ([OK, ROUNDED], [page.ROUNDING]),
         ([OK, ROUNDED, WRONG], [page.WRONG]),
+        ([record("incorrect", reason="max error 1; likely cause: all rows are wrong; scale")], [page.ROUNDING]),
+        ([record("incorrect", reason="max error 3; likely cause: all rows are wrong; scale", error=3.0)], [page.WRONG]),
         ([OK, HAZARD, WRONG], [page.WRONG, page.HAZARD]),
         ([record("error", "contract")], [page.INPUTS]),
         ([OK, record("error", "exception")], [page.RIGHT, page.RAISES]),
