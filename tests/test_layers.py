@@ -86,6 +86,7 @@ ABOUT = {
             "stand_ins",
         )
     },
+    "attnbench.interpreters.pallas.dots": {"jax"},
     "attnbench.interpreters.pallas.launch": {"jax", "numpy"},
     "attnbench.interpreters.pallas.tpu_memory": {"jax", "numpy"},
     "attnbench.interpreters.pallas.switches": {"jax", "numpy"},

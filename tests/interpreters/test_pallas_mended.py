@@ -167,3 +167,30 @@ def test_the_tpu_interpreter_reads_through_a_bitcast_as_a_tpu_packs_words():
     x = jnp.arange(8, dtype=jnp.bfloat16)[:, None].repeat(128, 1)
     expected = torch.tensor([0.0, 2, 4, 6, 1, 3, 5, 7])[:, None].repeat(1, 128)
     assert torch.equal(ran("tpu", body, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits"), [("F16_F16_F32", 10), ("TF32_TF32_F32", 10), ("BF16_BF16_F32", 7), ("TF32_TF32_F32_X3", 23)]
+)
+def test_a_dot_of_named_precision_rounds_its_operands(precision, bits):
+    """XLA's CPU backend refuses three of the four, and rounds nothing for the other."""
+
+    def body(x_ref, y_ref, out_ref):
+        how = getattr(jax.lax.DotAlgorithmPreset, precision)
+        out_ref[...] = jax.lax.dot(x_ref[...], y_ref[...], precision=how, preferred_element_type=jnp.float32)
+
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.rand(8, 64, generator=generator), torch.rand(64, 128, generator=generator)
+    unit = 2.0 ** (torch.frexp(torch.stack([x.abs().max(), y.abs().max()]).max())[1].item() - 1 - bits)
+    out = ran("hlo", body, to_jax(x), to_jax(y)).double()
+    exact = x.double() @ y.double()
+    rounded = rounded_to(x, bits) @ rounded_to(y, bits)
+    assert (out - rounded).abs().max() < 1e-5
+    if bits < 23:
+        assert (out - exact).abs().max() > unit / 8
+
+
+def rounded_to(x, bits):
+    """To so many bits of a mantissa, nearest even."""
+    mantissa, exponent = torch.frexp(x.double())
+    return torch.ldexp(torch.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)

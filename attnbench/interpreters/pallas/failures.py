@@ -27,6 +27,8 @@ def explained(error: Exception, mode: str, kernels: Sequence[str], raised: Seque
         return HazardError(message.rstrip(".") + place_of(inner))
     if "Only interpret mode is supported on CPU" in message:
         return UnsupportedError("its kernel was traced before the interpreter was asked for, or without jax.jit")
+    if "is not supported by dot_general on CPU" in message:
+        return UnsupportedError(f"{message}: XLA has no such dot there")
     frames = {PurePath(frame.filename).name for frame in traceback.extract_tb(inner.__traceback__)}
     if not isinstance(error, UnsupportedError) and (raised or frames.intersection(INTERPRETERS)):
         return UnsupportedError(f"jax's {mode} interpreter stops at {kind}: {message}; try --interpret={OTHER[mode]}")

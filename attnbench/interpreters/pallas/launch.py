@@ -27,7 +27,7 @@ from jax._src.state import discharge
 from jax._src.state.indexing import NDIndexer
 
 from attnbench.backend import UnsupportedError
-from attnbench.interpreters.pallas import tpu_memory
+from attnbench.interpreters.pallas import dots, tpu_memory
 from attnbench.interpreters.pallas.failures import RACE
 
 Params = dict[str, Any]
@@ -88,6 +88,7 @@ def install() -> Launches:
     rules[primitives.load_p] = masked_load(launches, whole_indices(rules[primitives.load_p]))
     rules[primitives.swap_p] = stored_through(whole_indices(rules[primitives.swap_p]))
     tpu_memory.install()
+    dots.install()
     logger = logging.getLogger(jax._src.callback.__name__)
     logger.addHandler(Raised(launches))
     logger.propagate = False

@@ -1,0 +1,45 @@
+"""Dots of named precision, of which XLA's CPU backend refuses some and takes BF16_BF16_F32 for fp32: their operands are
+rounded first, then multiplied and summed in fp32."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax._src.interpreters import mlir
+from jax._src.lax import lax as primitives
+
+PRESETS = lax.DotAlgorithmPreset
+# What each does to an operand before exact products: tf32 keeps 10 bits of a mantissa; sums of several products of
+# tf32 or bf16 parts are close to fp32.
+ROUNDED: dict[Any, Callable[[jax.Array], jax.Array]] = {
+    PRESETS.BF16_BF16_F32: lambda x: x.astype(jnp.bfloat16),
+    PRESETS.F16_F16_F32: lambda x: x.astype(jnp.float16),
+    PRESETS.TF32_TF32_F32: lambda x: lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=10),
+    PRESETS.TF32_TF32_F32_X3: lambda x: x.astype(jnp.float32),
+    PRESETS.BF16_BF16_F32_X9: lambda x: x.astype(jnp.float32),
+}
+
+
+def install() -> None:
+    on_cpu = functools.partial(primitives._dot_general_lower, platform="cpu")
+
+    def lowered(ctx: Any, lhs: Any, rhs: Any, *, precision: Any, **params: Any) -> Any:
+        if not isinstance(precision, PRESETS) or precision not in ROUNDED:
+            return on_cpu(ctx, lhs, rhs, precision=precision, **params)
+        (out,) = ctx.avals_out
+        rounded = functools.partial(
+            dot, precision=precision, dimension_numbers=params["dimension_numbers"], dtype=out.dtype
+        )
+        return mlir.lower_fun(rounded, multiple_results=False)(ctx, lhs, rhs)
+
+    mlir.register_lowering(lax.dot_general_p, lowered, platform="cpu")
+
+
+def dot(lhs: jax.Array, rhs: jax.Array, *, precision: Any, dimension_numbers: Any, dtype: Any) -> jax.Array:
+    lhs, rhs = (ROUNDED[precision](x) for x in (lhs, rhs))
+    return lax.dot_general(lhs, rhs, dimension_numbers, preferred_element_type=jnp.float32).astype(dtype)
