@@ -172,7 +172,10 @@ def _row(item: Judged) -> list[str]:
     of = len(item.records) - found["unsupported"]
     smallest = item.smallest
     failed = item.verdicts != [RIGHT] and item.verdicts != [ZEROS] and smallest is not None
-    language = f"Triton {item.adapter.triton}" if item.adapter.triton else f"Pallas, {item.adapter.interpret}"
+    versions = dict(requirement.split("==") for requirement in item.adapter.requirements)
+    language = (
+        f"Triton {versions['triton']}" if item.adapter.triton else f"jax {versions['jax']}, {item.adapter.interpret}"
+    )
     return [
         " ".join(item.adapter.package), code(item.kernel), ", ".join(item.verdicts),
         code(smallest.case_key) if failed and smallest else "—",
