@@ -109,11 +109,6 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         yield Hypothesis(words, narrow, replace(inputs, q=inputs.q[..., :width], k=inputs.k[..., :width]), rows)
     if not case.is_fp8 and inputs.q.numel() + inputs.k.numel() <= ROUNDED_AT_MOST:
         yield from _rounded(case, inputs, rows)
-    if case.scale == 0.0:
-        default = replace(case, softmax_scale=case.head_dim**-0.5)
-        yield Hypothesis(
-            "scale: a softmax_scale of 0 is taken for none, and the default applied", default, inputs, rows
-        )
     for words, scale in (
         ("the softmax scale is missing", 1.0),
         ("the softmax scale is applied twice", case.scale**2),

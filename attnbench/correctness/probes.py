@@ -132,34 +132,15 @@ def _of_relation(
         changed = RELATIONS[name](context.case, context.reference.inputs)
         if backend.unsupported(changed.case) is not None:
             return ()
-        outputs = _unless_refused(context, backend, changed.case, changed.inputs, may_refuse)
-        if isinstance(outputs, Check):
-            return (outputs,)
+        try:
+            outputs = context.called(changed.case, changed.inputs, backend)
+        except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+            if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
+                raise
+            return (Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True),)
         return context.judged(context.reference, backend, changed.undo(outputs)).checks
 
     return Probe(name, about, cannot, run)
-
-
-def _unless_refused(
-    context: ProbeContext, backend: Base, case: Case, inputs: Inputs, may_refuse: bool = True
-) -> Outputs | Check:
-    """The outputs; or, where the kernel may refuse such a call and does, that check, which passes."""
-    try:
-        return context.called(case, inputs, backend)
-    except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
-        if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
-            raise
-        return Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True)
-
-
-def _zero_scale(context: ProbeContext, backend: Base) -> Sequence[Check]:
-    """No field of a case may say so; a call may, and then every weight is the same."""
-    case = replace(context.case, softmax_scale=0.0)
-    if backend.unsupported(case) is not None:
-        return ()
-    reference = context.posed(case, inputs=context.reference.inputs)
-    outputs = _unless_refused(context, backend, case, reference.inputs)
-    return (outputs,) if isinstance(outputs, Check) else context.judged(reference, backend, outputs).checks
 
 
 def _one_row(case: Case) -> str | None:
@@ -236,7 +217,6 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("v_small", "v about 1e-4 times as large: so must the output be"),
         _of_relation("v_large", "v about 1e4 times as large: so must the output be"),
         _of_relation("half_scale", "softmax_scale halved and q doubled: the same logits", may_refuse=True),
-        Probe("zero_scale", "softmax_scale 0 gives the mean of v, and is no default", _anywhere, _zero_scale),
         _of_relation("permuted", "batch elements and heads in reverse order"),
         _of_relation("gqa_dense", "key/value heads written out, one a query head", _no_groups),
         _of_relation("strided", "heads before rows in memory", may_refuse=True),

@@ -193,8 +193,6 @@ def _answered(problem: _Problem, standalone: bool) -> str:
         return text.FRESH.substitute(input_set=FRESH_SET)
     if problem.probe == IN_PLACE:
         return text.IN_PLACE.substitute(input_set=RECHECK_SET)
-    if problem.probe == "zero_scale":
-        return text.ZERO_SCALE_FUNCTION if standalone else text.ZERO_SCALE_BUILTIN
     if problem.probe == "lse_merged":
         source = "\n\n".join(_source(function) for function in (halves, merged))
         return text.STAND_INS + text.MERGED_FUNCTION.substitute(source=source) if standalone else text.MERGED_BUILTIN

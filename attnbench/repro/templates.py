@@ -225,21 +225,6 @@ answered = merged(*(backend.prepare(*half)() for half in halves(*made(case, q, k
 out, lse = answered.out, answered.lse
 """
 
-# No field of a case may be 0, a call's argument may.
-ZERO_SCALE_FUNCTION = """
-
-case.scale = 0.0
-out, lse = answer(case, q, k, v)
-"""
-
-ZERO_SCALE_BUILTIN = """
-
-case.scale = 0.0
-problem, given = made(case, q, k, v)
-answered = backend.prepare(replace(problem, softmax_scale=0.0), given)()
-out, lse = answered.out, answered.lse
-"""
-
 ZERO_DESCALE = Template("""
 given = replace(given, quantized=replace(given.quantized, $name=given.quantized.$name * 0))
 answered = backend.prepare(problem, given)()

@@ -60,14 +60,14 @@ SHAPES = (
 RIGHT_INPUTS = (
     "normal", "outliers", "sink", "large_logits", "rising", "falling", "needle", "needle_hidden", "needle_edges",
     "v_ones", "equal_logits", "nan_v", "steps", "same_sign_v", "sink_tail", "shifted_keys", "channel_outliers",
-    "fp8_extremes",
+    "fp8_extremes", "v_trend", "large_sums",
 )  # fmt: skip
 RIGHT_SEEDS = 3
 # Query and key/value heads by seed; the widest group in use only where there are this few scores, for time's sake.
 HEADS = ((2, 1), (2, 2), (64, 1))
 WIDE_SCORES = 65 * 64
 # No multiple of the number of inputs, so that all pairs come up.
-HEAD_DIMS = (64, 32, 128, 64, 256)
+HEAD_DIMS = (64, 32, 128, 64, 256, 32, 64)
 CASES_A_UNIT = 24
 # One letter a rule in the matrix; a rule of a probe's own is E, for exact.
 LETTERS = {

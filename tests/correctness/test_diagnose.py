@@ -48,7 +48,6 @@ from attnbench.selftest.bugs.softmax import (
     ScoresOfIntegers,
     SumsIn16Bit,
     ThroughFp16,
-    ZeroScaleIsDefault,
 )
 from attnbench.selftest.forward import Choices
 from attnbench.settings import Checks, Timing
@@ -169,8 +168,6 @@ def test_rows_that_see_no_key_and_come_out_as_nan_are_told_from_rows_whose_first
      "or overflow: of sums over keys before they are divided, if kept in fp16, which ends at 65504"),
     (ThroughFp16, "bf16", {"probes": ("fp8_descales",)},
      "range: bf16 goes through fp16, which has no digits left below 6e-5"),
-    (ZeroScaleIsDefault, "e4m3", {"probes": ("zero_scale",)},
-     "scale: a softmax_scale of 0 is taken for none, and the default applied"),
     (LseOfFewKeysInLog2, "bf16", {"probes": ("lse_merged",), "causal": False}, "the lse is in log2"),
 ], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
 def test_what_a_probe_alone_shows_is_named_too(bug, dtype, fields, cause):

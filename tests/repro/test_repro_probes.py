@@ -64,7 +64,6 @@ ONLY_THERE = {
     "v_small": "out = out.masked_fill(out.abs() < 1e-4, 0.0)",
     "v_large": "out = out.clamp(-100, 100)",
     "half_scale": "out = out if softmax_scale == q.shape[3] ** -0.5 else out * 1.1",
-    "zero_scale": "out = out if softmax_scale else out * 1.1",
     "permuted": "out = out if float(q[0, 0, 0, 0]) == KNOWN else out * 1.1",
     "gqa_dense": "out = out * 1.1 if q.shape[2] == k.shape[2] else out",
     "strided": "out = out * 1.1 if q.stride(1) < q.stride(2) else out",
@@ -81,7 +80,7 @@ ONLY_THERE = {
     "nan_v": "out = out.nan_to_num(nan=0.0)",
 }
 # Probes that are no relation, and posed to 8 bits through the backend.
-EIGHT_BIT = ("descale_zero", "fresh_inputs", "used_memory", "lse_merged", "zero_scale")
+EIGHT_BIT = ("descale_zero", "fresh_inputs", "used_memory", "lse_merged")
 PLANTED = """
 import threading
 
@@ -229,7 +228,6 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
     status, printed = executed(script, monkeypatch, capsys)
     assert status == 0, printed
     asked = {
-        "zero_scale": "softmax_scale=0.0",
         "lse_merged": "halves(*made(case, q, k, v))",
         "descale_zero": "q_descale * 0",
         "fresh_inputs": "drawn(2)",

@@ -73,7 +73,6 @@ from attnbench.selftest.bugs.softmax import (
     SumsIn16Bit,
     ThroughFp16,
     WeightsTruncated,
-    ZeroScaleIsDefault,
 )
 from attnbench.selftest.forward import Planted
 
@@ -82,11 +81,11 @@ BUGS: tuple[type[Planted], ...] = (
     MaskShortWithMoreQueries, TileOfOneKeySkipped, KeysCountedAsQueries, LastTileDropped, TailUnmasked,
     TailOfGroupsShifted, SmallTilesSkipped, StaleMaximum, RescaleMissing, RescaleSkippedWhereSmall,
     ColumnsNotRescaled, RowSumMissesLastTile, MaximumStartsAtZero, ExponentClamped, FirstTileHidden,
-    RowsWithoutKeys, ScaleFivePercentHigh, ScaleMissing, ScaleSquaredWhereGiven, ZeroScaleIsDefault, ThroughFp16,
-    ScoresIn16Bit, ScoresOfIntegers, SumsIn16Bit, OutputIsAccumulator, PartsNotNormalized, WeightsTruncated,
-    OutputTruncated, WrongGqaHead, KeysAtStrideOfQueries, ThirdElementReadsSecond, DecodingGroupReversed,
-    VTileTransposed, RowZeroed, RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros, OneInAThousandOff,
-    NanSwallowed, LseInLog2, LseMixesBases, LseOfFewKeysInLog2, LseSign, LseRowsSwapped, DescalesSwapped,
-    KDescaleOfNextHead, PSaturated, AccumulationTruncated, WrongDtype, WrongShape, WritesItsInput, CachedAnswer,
-    NobodyWaits, RightOnlyOnce, Nondeterministic, RaceInOneOfAThousand,
+    RowsWithoutKeys, ScaleFivePercentHigh, ScaleMissing, ScaleSquaredWhereGiven, ThroughFp16, ScoresIn16Bit,
+    ScoresOfIntegers, SumsIn16Bit, OutputIsAccumulator, PartsNotNormalized, WeightsTruncated, OutputTruncated,
+    WrongGqaHead, KeysAtStrideOfQueries, ThirdElementReadsSecond, DecodingGroupReversed, VTileTransposed, RowZeroed,
+    RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros, OneInAThousandOff, NanSwallowed, LseInLog2,
+    LseMixesBases, LseOfFewKeysInLog2, LseSign, LseRowsSwapped, DescalesSwapped, KDescaleOfNextHead, PSaturated,
+    AccumulationTruncated, WrongDtype, WrongShape, WritesItsInput, CachedAnswer, NobodyWaits, RightOnlyOnce,
+    Nondeterministic, RaceInOneOfAThousand,
 )  # fmt: skip

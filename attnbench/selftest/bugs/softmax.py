@@ -139,13 +139,6 @@ class ScaleSquaredWhereGiven(Planted):
         return case.scale if case.scale == case.head_dim**-0.5 else case.scale**2
 
 
-class ZeroScaleIsDefault(Planted):
-    """`softmax_scale or head_dim**-0.5`: a scale of 0 is lost."""
-
-    def scale(self, case: Case) -> float:
-        return case.scale or case.head_dim**-0.5
-
-
 class ThroughFp16(Planted):
     """bf16 inputs are converted to fp16, which ends at 65504 and has fewer digits below 6e-5."""
 
