@@ -149,9 +149,12 @@ def _keys(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         words = f"tail: the last tile of {tiles} keys (from key {whole}) is left out"
         yield Hypothesis(words, case, inputs, replace(rows, visible=visible.clamp(max=whole)))
     if not case.causal:
+        smooth = replace(inputs, k=inputs.k.float() - inputs.k.float().mean(dim=1, keepdim=True))
         for missing, tiles in _tiles_by(lambda tile: -case.seqlen_k % tile):
             words = f"tail: the last tile of {tiles} keys is not masked, {missing} keys past the end count as zeros"
             yield _with_keys(words, case, inputs, rows, case.seqlen_k + missing)
+            words += ", the mean of all keys subtracted before"
+            yield _with_keys(words, case, smooth, rows, case.seqlen_k + missing)
     if case.seqlen_q != case.seqlen_k:
         yield from _keys_of_queries(case, inputs, rows)
 

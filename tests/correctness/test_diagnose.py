@@ -183,6 +183,26 @@ def test_bf16_that_passes_the_end_of_fp16_is_named():
     assert "overflow: bf16 that goes through fp16 ends at 65504" in diagnosed(reference, ThroughFp16(), outputs).cause
 
 
+class _SmoothTail(ScoresOfIntegers):
+    """Beside zeros that count, whose score is one of keys without their mean."""
+
+    def integers(self, q, k):
+        return self.in_blocks(q, 128), self.in_blocks(k - k.mean(dim=1, keepdim=True), 64)
+
+    def scores(self, case, q, k, start, stop):
+        return torch.nn.functional.pad(super().scores(case, q, k, start, stop), (0, self.choices.tile_n - stop + start))
+
+    def add_values(self, out, p, v):
+        return super().add_values(out, p[..., : v.shape[2]], v)
+
+
+@pytest.mark.parametrize(("seqlen", "tiles", "past"), [(1, "64", 63), (65, "64 or 128", 63)])
+def test_zeros_past_the_end_of_keys_without_their_mean_do_not_count_as_another_tile(seqlen, tiles, past):
+    record = trial(_SmoothTail, "fp16", seqlen_q=seqlen, seqlen_k=seqlen, causal=False)
+    words = f"tail: the last tile of {tiles} keys is not masked, {past} keys past the end count as zeros, the mean"
+    assert words in record.reason
+
+
 class _UnevenBlocks(ScoresOfIntegers):
     """Scaled as no hypothesis says; gives_lse: as a kernel that returns it."""
 
