@@ -25,7 +25,7 @@ RAISES, NOT_RUN = "raises", "does not run"
 # The better ones first.
 WORSE = (RIGHT, ZEROS, NOT_RUN, RAISES, INPUTS, ROUNDING, HAZARD, WRONG)
 # How a likely cause begins that names none, and how far over its limits rounding may be where nothing else is said.
-ALL_ROWS, LITTLE = "all rows are wrong", 4.0
+UNNAMED, LITTLE = ("all rows are wrong", "the output is right, and only the lse is wrong"), 4.0
 # How likely causes begin that are matters of rounding (attnbench/correctness/noise.py, hypotheses.py).
 PRECISION = ("precision", "accumulation", "no row stands out: precision everywhere")
 
@@ -46,7 +46,8 @@ MEANS = {
     ZEROS: "so with 0 in masked lanes of loads that name no `other`, and not with NaN there; Triton's documentation "
     "leaves these lanes undefined: no fault on hardware that gives 0",
     WRONG: "a result is over the limits, and not by rounding",
-    ROUNDING: "a result is over the limits, and no row stands out: such as sums kept in the inputs' type",
+    ROUNDING: "a result is over the limits, and no row stands out: such as sums kept in the inputs' type, or a scale "
+    "multiplied into q before the scores",
     HAZARD: "an access outside of every tensor, or a race, whatever the result",
     INPUTS: "a tensor that the caller gave holds other numbers afterwards",
     RAISES: "the package or Triton's compiler raises in cases that the package does not refuse",
@@ -117,7 +118,7 @@ def rounded(record: Record) -> bool:
     if record.likely_cause.startswith(PRECISION):
         return True
     checks = record.accuracy.checks if record.accuracy else ()
-    return record.likely_cause.startswith(ALL_ROWS) and all(check.value <= LITTLE * check.limit for check in checks)
+    return record.likely_cause.startswith(UNNAMED) and all(check.value <= LITTLE * check.limit for check in checks)
 
 
 def judged(adapters: Iterable[Adapter], runs: Path) -> Iterator[Judged]:

@@ -467,7 +467,8 @@ def test_markdown_pieces():
 
 REPORTS = {"fa3-error-table-cpu": "*-fa3-*", "2026-11-21-quick-cpu": "2026-11-21-quick-cpu",
            "2026-11-25-quick-cpu": "2026-11-25-quick-cpu", "2026-11-26-quick-cpu": "2026-11-26-quick-cpu",
-           "2026-11-30-quick-cpu": "2026-11-30-quick-cpu"}  # fmt: skip
+           "2026-11-30-quick-cpu": "2026-11-30-quick-cpu",
+           "2026-11-30-edges-triton-interpreted": "2026-11-30-edges-triton-interpreted"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REPORTS)
