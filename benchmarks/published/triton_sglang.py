@@ -32,12 +32,14 @@ def attend(q: Any, k: Any, v: Any, causal: bool, softmax_scale: float) -> Any:
 
 
 def extend(q: Any, k: Any, v: Any, causal: bool, softmax_scale: float) -> Any:
+    """Of contiguous tensors, as its documentation asks for."""
     import torch
 
     stand_in_server()
     module = import_below("sglang", "sglang.kernels.ops.attention.extend_attention")
     batch, seqlen_q = q.shape[:2]
     prefix = k.shape[1] - seqlen_q
+    q, k, v = (x.contiguous() for x in (q, k, v))
     queries, starts, _ = packed(q)
     ends = torch.cat([starts, starts[-1:] + seqlen_q])
     cached = torch.arange(batch + 1, dtype=torch.int32, device=q.device) * prefix
