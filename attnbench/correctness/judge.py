@@ -243,12 +243,11 @@ def error_checks(
     floor = max(HALF_EPSILON[case.dtype], LUCKY_ROUNDING * scores_noise)
     max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding if case.is_fp8 else scores_noise)
     max_limit = (PARTIALS_16BIT if partials_16bit else factors.max_error) * max(eager.max_error, max_floor)
-    rmse_factor = factors.rmse
-    if scores_noise:
-        rmse_factor = max(rmse_factor, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
+    chance = 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5 if scores_noise else 1.0
+    max_limit, rmse_factor = max_limit * chance, max(factors.rmse, chance) if scores_noise else factors.rmse
     if case.is_fp8:
         rmse_factor = max(factors.fp8, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
-    row_limit = factors.worst_row * max(eager.worst_row, floor)
+    row_limit = factors.worst_row * max(eager.worst_row, floor) * chance
     return [
         bounded(MAX_ERROR, errors.max_error, max_limit, row_place(rows, errors.max_place)),
         bounded(RELATIVE_RMSE, errors.rmse, rmse_factor * max(eager.rmse, floor)),

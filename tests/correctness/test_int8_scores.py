@@ -57,6 +57,13 @@ def test_declared_they_are_judged_by_an_emulation_of_them_and_stamped(dtype, cau
     assert values["eager_rmse"] > 3 * values["exact_scores_rmse"]
 
 
+def test_few_rows_leave_much_to_luck():
+    """Eight rows on fresh inputs, where the emulation's largest error was small by chance; found by `selftest`."""
+    record = trial(TiledForward(Choices(int8_scores=True)), batch=1, seqlen_q=127, seqlen_k=129, num_heads=2,
+                   num_heads_kv=1, head_dim=32, dtype="fp16", causal=True, inputs="outliers", seed=2)  # fmt: skip
+    assert record.status == "ok", record.reason
+
+
 def test_undeclared_they_are_an_error_and_named():
     record = trial(ScoresOfIntegers())
     assert record.status == "incorrect" and record.warnings == ()
