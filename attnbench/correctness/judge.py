@@ -244,7 +244,7 @@ def error_checks(
     max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding if case.is_fp8 else scores_noise)
     max_limit = (PARTIALS_16BIT if partials_16bit else factors.max_error) * max(eager.max_error, max_floor)
     chance = 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5 if scores_noise else 1.0
-    max_limit, rmse_factor = max_limit * chance, max(factors.rmse, chance) if scores_noise else factors.rmse
+    max_limit, rmse_factor = max_limit * chance, factors.rmse * chance
     if case.is_fp8:
         rmse_factor = max(factors.fp8, 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5)
     row_limit = factors.worst_row * max(eager.worst_row, floor) * chance
