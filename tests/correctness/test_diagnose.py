@@ -98,7 +98,7 @@ def trial(bug, dtype, probes=(), **fields):
     return run_trial(Problem(case, "cpu", Checks(probes=probes), Timing(), 0, Phases()), bug(), timed=False)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "e4m3", "e5m2"])
+@pytest.mark.parametrize("dtype", ["bf16", "e4m3", pytest.param("e5m2", marks=pytest.mark.full)])
 @pytest.mark.parametrize("bug", CAUSES, ids=lambda bug: bug.__name__)
 def test_the_cause_is_named(bug, dtype):
     if dtype not in bug.dtypes:

@@ -47,6 +47,7 @@ def test_a_right_kernel_is_right_and_never_timed(mode):
     assert stored_record(record.to_json()) == record
 
 
+@pytest.mark.full
 def test_a_right_gpu_kernel_in_fp16_with_a_tail():
     record = judged(planted.of_gpu(), "hlo", dataclasses.replace(PLAIN, dtype="fp16"))
     assert record.status == "ok", record
@@ -57,12 +58,13 @@ def test_a_gpu_kernel_is_none_for_the_tpu_interpreter():
         attnbench.check(planted.of_gpu(), PLAIN, interpret="tpu")
 
 
-@pytest.mark.parametrize("mode", ["hlo", "tpu"])
+@pytest.mark.parametrize("mode", ["hlo", pytest.param("tpu", marks=pytest.mark.full)])
 def test_rows_that_nobody_stores_are_named(mode):
     told = judged(planted.of_tpu("unwritten"), mode)
     assert "rows that are not finite" in told and "row 32" in told, told
 
 
+@pytest.mark.full
 def test_an_output_that_is_the_accumulator_is_wrong():
     """bf16 rounds once a tile of keys: what its limit allows is passed after some dozens."""
     case = Case.make(batch=1, num_heads=1, head_dim=32, seqlen_q=32, seqlen_k=2048, dtype="bf16")
