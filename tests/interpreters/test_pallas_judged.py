@@ -16,7 +16,7 @@ from attnbench.case import Case
 from attnbench.records.stored_record import stored_record
 
 pytest.importorskip("jax", reason="not run: jax is not installed (pip install 'attnbench[jax]')")
-planted = pytest.importorskip("planted_pallas")
+planted = pytest.importorskip("planted_pallas", reason="not run: needs jax")
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=32, seqlen_q=45, seqlen_k=75, dtype="bf16", causal=True)
 PLAIN = Case.make(batch=1, num_heads=2, head_dim=32, seqlen_q=70, seqlen_k=70, dtype="bf16")

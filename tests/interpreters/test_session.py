@@ -35,7 +35,7 @@ def test_a_gpu_is_not_what_an_interpreter_runs_on():
     assert worker._interpreters("") is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="not run: needs Triton")
 def test_another_version_is_refused_unless_asked_for(monkeypatch):
     from attnbench.interpreters.triton import language
 
@@ -48,7 +48,7 @@ def test_another_version_is_refused_unless_asked_for(monkeypatch):
     assert backend.unavailable() is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="not run: needs Triton")
 def test_plugins_and_kernels_in_triton_go_through_it_and_no_other():
     class Written(Plain):
         name, language = "written", "triton"

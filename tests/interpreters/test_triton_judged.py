@@ -13,7 +13,7 @@ import attnbench
 from attnbench.case import Case
 from attnbench.records.stored_record import stored_record
 
-planted = pytest.importorskip("planted_triton")
+planted = pytest.importorskip("planted_triton", reason="not run: needs Triton")
 
 CASE = Case.make(batch=2, num_heads=4, num_heads_kv=2, head_dim=32, seqlen_q=45, seqlen_k=75, dtype="bf16", causal=True)
 

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-kernels = pytest.importorskip("operations_triton")
+kernels = pytest.importorskip("operations_triton", reason="not run: needs Triton")
 
 from attnbench.backend import HazardError  # noqa: E402
 from attnbench.interpreters.backend import Conditions  # noqa: E402

@@ -26,7 +26,7 @@ from attnbench.interpreters.triton.ir import Function, IRError, Type
 from attnbench.interpreters.triton.machine import Machine
 from attnbench.interpreters.triton.memory import Counts, Memory
 from attnbench.interpreters.triton.memory_operations import Descriptor
-from attnbench.interpreters.triton.numbers import NotInterpreted, dtype_of
+from attnbench.interpreters.triton.numbers import DTYPES, NotInterpreted, dtype_of
 from attnbench.interpreters.triton.operations import HANDLERS
 from attnbench.interpreters.triton.reader import functions_of
 
@@ -311,16 +311,9 @@ def scalar(value: Any, kind: Type) -> Tensor:
 
 def described(value: Any, tensor: Tensor, kind: Type) -> Descriptor:
     sizes, strides = (tuple(torch.tensor([int(x)]) for x in of) for of in (value.shape, value.strides))
-    element = next(name for name, dtype in _ELEMENTS.items() if dtype == tensor.dtype)
+    element = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
     padding = str(getattr(value, "padding", "")) == "nan"
     return Descriptor(torch.tensor([tensor.data_ptr()]), sizes, strides, element, padding)
-
-
-_ELEMENTS = {
-    "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "f64": torch.float64,
-    "f8E4M3FN": torch.float8_e4m3fn, "f8E5M2": torch.float8_e5m2, "i8": torch.int8, "i16": torch.int16,
-    "i32": torch.int32, "i64": torch.int64,
-}  # fmt: skip
 
 
 def total(counts: Iterable[Counts]) -> Counts:
