@@ -181,12 +181,6 @@ class Kernel:
     def launch_metadata(self, *args: Any) -> None:
         return None
 
-    def result(self) -> Kernel:
-        return self
-
-    def __getitem__(self, grid: Sequence[int]) -> Any:
-        return lambda *args, **kwargs: self.run(*(*grid, 1, 1)[:3], 0, None, None, None, None, None, *args)
-
     def run(self, x: int, y: int, z: int, stream: Any, function: Any, packed: Any, metadata: Any, enter: Any,
             leave: Any, *arguments: Any) -> None:  # fmt: skip
         with stand_ins.as_it_is():
@@ -276,14 +270,12 @@ def bound(entry: Function, given: Sequence[Any]) -> tuple[list[Any], list[Tensor
         tensor = pointed(value)
         if kind.element.startswith("tensordesc"):
             assert tensor is not None, "a descriptor is of a tensor"
-            values.append(described(value, tensor, kind))
+            values.append(described(value, tensor))
             tensors.append(tensor)
-            extra = 0
             for size in itertools.chain(value.shape, value.strides):
-                if len(values) < len(arguments) and extra < 2 * len(value.shape):
+                if len(values) < len(arguments):
                     values.append(scalar(size, arguments[len(values)][1]))
                     tensors.append(None)
-                    extra += 1
             continue
         values.append(scalar(value if tensor is None else tensor.data_ptr(), kind))
         tensors.append(tensor)
@@ -309,7 +301,7 @@ def scalar(value: Any, kind: Type) -> Tensor:
     return torch.tensor([value], dtype=torch.float64 if dtype.is_floating_point else dtype).to(dtype)
 
 
-def described(value: Any, tensor: Tensor, kind: Type) -> Descriptor:
+def described(value: Any, tensor: Tensor) -> Descriptor:
     sizes, strides = (tuple(torch.tensor([int(x)]) for x in of) for of in (value.shape, value.strides))
     element = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
     padding = str(getattr(value, "padding", "")) == "nan"
