@@ -1,24 +1,39 @@
-"""The real kernels, compiled: every limit holds, and the figures are those of kernels/static.json."""
+"""The real kernels, compiled: every limit holds, and the figures are those of kernels/static.json.
+
+The three libraries that compile in seconds always; all eight, minutes of compilation, by `make test-full`. That nobody
+changed a kernel without `attnbench kernels inspect --update`, which refuses what breaks a limit, is test_loads.py's.
+"""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from attnbench.hopper import schedules
 from attnbench.hopper.build import kernel_sources, library_path, read_build
 from attnbench.hopper.inspect import inspect_all, inspect_build, violations
 from attnbench.hopper.recorded import compare_recorded, read_recorded
 from attnbench.hopper.toolchain import PINNED_NVCC
 
+QUICKLY_COMPILED = ("fwd_simple", "fwd_ws", "quantize")
+EVERY = tuple(source.stem for source in kernel_sources())
+
+
+@pytest.fixture(scope="module", params=[QUICKLY_COMPILED, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
+def libraries(request):
+    return request.param
+
 
 @pytest.fixture(scope="module")
-def facts(nvcc, disassembler):
+def facts(nvcc, disassembler, libraries):
     if nvcc.version != PINNED_NVCC:
         pytest.skip(f"not run: limits and figures are those of nvcc {PINNED_NVCC}, here is {nvcc.version}")
-    return inspect_all()
+    return inspect_all(libraries)
 
 
-def test_every_kernel_file_was_inspected(facts):
-    assert {one.library for one in facts} == {source.stem for source in kernel_sources()}
+def test_every_kernel_file_was_inspected(facts, libraries):
+    assert {one.library for one in facts} == set(libraries)
     assert all(one.sass is not None for one in facts)
     assert all(bool(one.sass.loops) == (one.library != "quantize") for one in facts)
     assert len({one.key for one in facts}) == len(facts)
@@ -34,13 +49,16 @@ def test_figures_are_the_recorded_ones(facts):
     assert not changed, "\n".join([*changed, "if this is meant: attnbench kernels inspect --update"])
 
 
-def test_the_common_cases_are_covered(facts):
-    """The kernel to read first and the default one answer both 16-bit types, every head_dim and both masks."""
-    rows = {(one.variant.schedule, one.variant.dtype, one.variant.head_dim, one.variant.causal) for one in facts}
-    for dtype in ("fp16", "bf16"):
-        for head_dim in (64, 128, 256):
-            for causal in (False, True):
-                assert {("overlap", dtype, head_dim, causal), ("simple", dtype, head_dim, causal)} <= rows
+def test_the_record_has_the_variants_of_every_schedule(facts, libraries):
+    """Schedules as the fixed table names them, each in its file; the kernel to read first and the default one answer
+    both 16-bit types, every head_dim and both masks."""
+    recorded = {tuple(key.split("/")) for key in read_recorded()["variants"]}
+    named = {(file, schedule) for schedule, file in schedules.FILES.items()}
+    built = {(one.library, one.variant.schedule) for one in facts if one.library.startswith("fwd_")}
+    assert built == {row for row in named if row[0] in libraries}
+    for schedule in ("overlap", "simple"):
+        for dtype, head_dim, mask in itertools.product(("fp16", "bf16"), (64, 128, 256), ("full", "causal")):
+            assert (f"fwd_{schedule}", f"{schedule}-{dtype}-d{head_dim}-{mask}") in recorded
 
 
 def test_one_kernel_alone_reads_the_same(facts):
