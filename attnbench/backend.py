@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from attnbench.case import Case
+from attnbench.case import Case, alignments_differ
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,6 +180,16 @@ class Base:
         """What of `prepare` has to be done again for every call in use; timed beside the call. None where nothing is,
         or where it is inside the call."""
         return None
+
+
+def beyond(case: Case, dtypes: Collection[str], takes: Collection[str] = ()) -> str | None:
+    """Why a backend cannot answer a case that asks for more than dense attention in one of `dtypes`, its causal mask
+    bottom-right aligned; None where it can. takes: the case fields beyond that which it does answer."""
+    if case.dtype not in dtypes:
+        return f"it takes {' and '.join(dtypes)}, not {case.dtype}"
+    if case.mask_alignment == "top_left" and "mask_alignment" not in takes and alignments_differ(case):
+        return "its causal mask is bottom-right aligned, not top left, which differs where seqlen_q != seqlen_k"
+    return None
 
 
 class _Completed(Base):

@@ -6,7 +6,8 @@
 | num_heads, num_heads_kv | query heads and key/value heads; the GQA ratio is their quotient |
 | head_dim, head_dim_v | d of q and k; d of v and the output |
 | layout | (batch, seqlen, heads, head_dim), last dimension contiguous |
-| causal | bottom-right aligned: query i sees key j when j <= i + seqlen_k - seqlen_q |
+| causal | bottom-right aligned (lower right): query i sees key j when j <= i + seqlen_k - seqlen_q |
+| mask_alignment | bottom_right, or top_left (upper left): query i sees key j when j <= i |
 | softmax_scale | multiplies q k^T; None means head_dim**-0.5 |
 | lse | natural log of the row sum of exp(scaled scores), fp32, (batch, num_heads, seqlen_q) |
 | a row that sees no key | lse -inf, output 0 |
@@ -29,6 +30,7 @@ from attnbench.errors import UserError
 
 FP8_DTYPES = ("e4m3", "e5m2")
 DTYPES = ("fp16", "bf16", *FP8_DTYPES)
+MASK_ALIGNMENTS = ("bottom_right", "top_left")
 SCALINGS = ("none", "tensor", "head", "token", "block")
 # DeepSeek's MLA in its latent form (576 = 512 + 64) is the largest head_dim that a published attention kernel takes.
 MAX_HEAD_DIM = 576
@@ -38,6 +40,8 @@ MAX_SEED = 2**63 - 1
 LARGEST = sys.float_info.max
 
 REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
+# Positive numbers, floats however a suite writes them.
+FACTORS = ("p_scale", "softmax_scale")
 FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
 # Values of these are legal only together, as `Case.make` checks; any other field's is legal or not by itself.
 INTERDEPENDENT = ("num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", *FP8_FIELDS)
@@ -75,11 +79,12 @@ class Case(_Hashed):
     scaling: str = "head"
     block_size: int = 128
     hadamard: bool = False
-    p_scale: float = 256
+    p_scale: float = 256.0
     softmax_scale: float | None = None
+    mask_alignment: str = "bottom_right"
 
     def __hash__(self) -> int:
-        """Taken once: a report looks its cases up a million times, and there are sixteen fields to go through."""
+        """Taken once: a report looks its cases up a million times, and there are many fields to go through."""
         try:
             return self._hash
         except AttributeError:
@@ -95,12 +100,20 @@ class Case(_Hashed):
         _complete(values)
         _check_sizes(values)
         _check_names(values)
+        for name in FACTORS:
+            if values.get(name) is not None:
+                values[name] = float(values[name])
         return cls(**values)
 
     @property
     def scale(self) -> float:
         """The softmax scale that applies."""
         return self.head_dim**-0.5 if self.softmax_scale is None else self.softmax_scale
+
+    @property
+    def diagonal(self) -> int:
+        """Where the causal mask lies: query i sees key j when j <= i + diagonal."""
+        return self.seqlen_k - self.seqlen_q if self.mask_alignment == "bottom_right" else 0
 
     @property
     def is_fp8(self) -> bool:
@@ -149,6 +162,7 @@ def key_of(
     hadamard: bool,
     p_scale: float,
     softmax_scale: float | None,
+    mask_alignment: str,
 ) -> str:
     """The key of the case with these fields, for who needs no more of it: to name a million cases takes no cases."""
     dims = str(head_dim) if head_dim_v == head_dim else f"{head_dim}.{head_dim_v}"
@@ -161,6 +175,8 @@ def key_of(
                 key += f"-{name}={_plain(value)}"
     if softmax_scale is not None and softmax_scale != head_dim**-0.5:
         key += f"-softmax_scale={_plain(softmax_scale)}"
+    if mask_alignment != DEFAULTS["mask_alignment"]:
+        key += f"-mask_alignment={mask_alignment}"
     return key
 
 
@@ -171,10 +187,13 @@ ALWAYS_STORED = frozenset((
     "batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", "causal", "inputs",
     "seed", "scaling", "block_size", "hadamard", "p_scale", "softmax_scale",
 ))  # fmt: skip
+# Told to functions that take an argument of their name.
+FURTHER_FIELDS = tuple(name for name in FIELDS if name not in ALWAYS_STORED)
 _FIELDS_OF = attrgetter(*FIELDS)
 DEFAULTS: Mapping[str, Any] = {
     "dtype": "bf16", "causal": False, "inputs": "normal", "seed": 0,
-    "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256, "softmax_scale": None,
+    "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256.0, "softmax_scale": None,
+    "mask_alignment": "bottom_right",
 }  # fmt: skip
 _POSITIVE = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size")
 
@@ -226,6 +245,9 @@ def _check_names(values: dict[str, Any]) -> None:
         raise CaseError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if "scaling" in values and values["scaling"] not in SCALINGS:
         raise CaseError(f"scaling must be one of {', '.join(SCALINGS)}, not {values['scaling']!r}")
+    alignment = values.get("mask_alignment", "bottom_right")
+    if alignment not in MASK_ALIGNMENTS:
+        raise CaseError(f"mask_alignment must be {' or '.join(MASK_ALIGNMENTS)}, not {alignment!r}")
     for name in ("causal", "hadamard"):
         if type(values.get(name, False)) is not bool:
             raise CaseError(f"{name} must be true or false, not {values[name]!r}")
@@ -235,7 +257,7 @@ def _check_names(values: dict[str, Any]) -> None:
     inputs = values.get("inputs", "normal")
     if type(inputs) is not str or not (inputs.isidentifier() or INPUT_FILE.fullmatch(inputs)):
         raise CaseError(f"inputs must be the name of a distribution or of a .safetensors file, not {inputs!r}")
-    for name in ("p_scale", "softmax_scale"):
+    for name in FACTORS:
         value = values.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value <= LARGEST):
             raise CaseError(f"{name} must be a positive number, not {_shortened(value)}")
@@ -259,10 +281,13 @@ def _plain(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool) -> int:
-    """Query-key pairs that one head attends, exactly. Causal is bottom-right aligned."""
+def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool, mask_alignment: str = "bottom_right") -> int:
+    """Query-key pairs that one head attends, exactly."""
     if not causal:
         return seqlen_q * seqlen_k
+    if mask_alignment == "top_left":
+        square = min(seqlen_q, seqlen_k)
+        return square * (square + 1) // 2 + (seqlen_q - square) * seqlen_k
     if seqlen_q <= seqlen_k:
         return seqlen_q * (2 * seqlen_k - seqlen_q + 1) // 2
     return seqlen_k * (seqlen_k + 1) // 2
@@ -270,7 +295,13 @@ def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool) -> int:
 
 def visible_scores(case: Case) -> int:
     """Scores that the mask lets through, of all heads and batches."""
-    return attended_pairs(case.seqlen_q, case.seqlen_k, case.causal) * case.num_heads * case.batch
+    pairs = attended_pairs(case.seqlen_q, case.seqlen_k, case.causal, case.mask_alignment)
+    return pairs * case.num_heads * case.batch
+
+
+def alignments_differ(case: Case) -> bool:
+    """Whether the two alignments of the causal mask let other keys through."""
+    return case.causal and case.seqlen_q != case.seqlen_k
 
 
 ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}

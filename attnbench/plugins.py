@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.backend import Backend, Base, Call, ContractError, Inputs, Outputs, completed
-from attnbench.case import Case
+from attnbench.case import FURTHER_FIELDS, Case, alignments_differ
 from attnbench.errors import UserError
 from attnbench.printable import one_line, printable
 from attnbench.redaction import redacted
@@ -36,7 +36,10 @@ class PluginError(UserError):
 
 @dataclass(frozen=True)
 class FunctionBackend(Base):
-    """A plain function as a backend: function(q, k, v, *, causal, softmax_scale) -> out or (out, lse)."""
+    """A plain function as a backend: function(q, k, v, *, causal, softmax_scale) -> out or (out, lse).
+
+    Further fields of a case are told to a function that takes an argument of their name.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -47,15 +50,27 @@ class FunctionBackend(Base):
         return self.source
 
     def unsupported(self, case: Case) -> str | None:
+        if case.mask_alignment == "top_left" and alignments_differ(case) and not self.takes("mask_alignment"):
+            return 'it is not told where the causal mask lies: give it the argument "mask_alignment"'
         if case.is_fp8:
             return f"a plugin function gets no descales; give a module with BACKENDS for {case.dtype}"
         return None
 
+    def takes(self, name: str) -> bool:
+        """Whether the function has an argument of this name; one without a signature to look at has none."""
+        try:
+            found = inspect.signature(self.function).parameters.get(name)
+        except ValueError:
+            return False
+        return found is not None and found.kind in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY)
+
     def prepare(self, case: Case, inputs: Inputs) -> Call:
-        q, k, v, function, causal, scale = inputs.q, inputs.k, inputs.v, self.function, case.causal, case.scale
+        q, k, v, function = inputs.q, inputs.k, inputs.v, self.function
+        more = {name: getattr(case, name) for name in FURTHER_FIELDS if self.takes(name)}
+        options = {"causal": case.causal, "softmax_scale": case.scale, **more}
 
         def call() -> Outputs:
-            result = function(q, k, v, causal=causal, softmax_scale=scale)
+            result = function(q, k, v, **options)
             if isinstance(result, (tuple, list)):
                 if len(result) != 2:
                     raise ContractError(f"{self.name} returned {len(result)} values; return out, or (out, lse)")

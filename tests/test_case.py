@@ -8,10 +8,13 @@ import pickle
 import pytest
 
 from attnbench.case import (
+    ALWAYS_STORED,
     DEFAULTS,
     DTYPES,
     FIELDS,
     FP8_DTYPES,
+    FURTHER_FIELDS,
+    MASK_ALIGNMENTS,
     MAX_HEAD_DIM,
     MAX_SIZE,
     RESERVED,
@@ -19,7 +22,9 @@ from attnbench.case import (
     Case,
     CaseError,
     attended_pairs,
+    forward_flops,
 )
+from attnbench.suite.load import parse_suite
 
 PROBLEM = {"batch": 4, "seqlen": 4096, "num_heads": 16, "head_dim": 128}
 
@@ -49,6 +54,10 @@ GOLDEN_KEYS = (
     ({"dtype": "e5m2", "scaling": "token"}, "e5m2-d128-h16-b4-q4096-k4096-full-normal.0-scaling=token"),
     ({"dtype": "e4m3", "p_scale": 256.0}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0"),
     ({"dtype": "e4m3", "p_scale": 0.5}, "e4m3-d128-h16-b4-q4096-k4096-full-normal.0-p_scale=0.5"),
+    (
+        {"causal": True, "softmax_scale": 1, "mask_alignment": "top_left"},
+        "bf16-d128-h16-b4-q4096-k4096-causal-normal.0-softmax_scale=1-mask_alignment=top_left",
+    ),
 )
 
 
@@ -89,7 +98,16 @@ def test_every_case_comes_back_from_its_dict():
     for fields, _ in GOLDEN_KEYS:
         case = make(**fields)
         assert Case.make(**case.to_dict()) == case
-        assert tuple(case.to_dict()) == FIELDS
+        further = [name for name in FURTHER_FIELDS if getattr(case, name) != DEFAULTS[name]]
+        assert list(case.to_dict()) == [name for name in FIELDS if name in ALWAYS_STORED or name in further]
+
+
+def test_a_factor_is_a_float_however_it_is_written():
+    case = make(dtype="e4m3", softmax_scale=1, p_scale=2)
+    assert [type(x) for x in (case.softmax_scale, case.scale, case.p_scale)] == [float] * 3
+    assert case == make(dtype="e4m3", softmax_scale=1.0, p_scale=2.0) and type(make().p_scale) is float
+    text = "groups:\n  - {name: g, axes: {batch: 1, num_heads: 1, head_dim: 8, seqlen: 8, softmax_scale: [1, 4.0]}}\n"
+    assert [type(job.case.scale) for job in parse_suite(text, "x.yaml").jobs()] == [float, float]
 
 
 def test_scale_is_the_default_or_what_was_asked():
@@ -138,13 +156,15 @@ def test_reserved_fields_are_refused(name):
         make(**{name: 1})
 
 
+@pytest.mark.parametrize("alignment", MASK_ALIGNMENTS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_attended_pairs_count_every_visible_key(causal):
+def test_attended_pairs_count_every_visible_key(causal, alignment):
     for seqlen_q, seqlen_k in itertools.product((1, 2, 3, 4, 7, 8, 13, 31), repeat=2):
-        counted = sum(
-            not causal or key <= row + seqlen_k - seqlen_q for row in range(seqlen_q) for key in range(seqlen_k)
-        )
-        assert attended_pairs(seqlen_q, seqlen_k, causal) == counted, (seqlen_q, seqlen_k)
+        corner = {"bottom_right": seqlen_k - seqlen_q, "top_left": 0}[alignment]
+        counted = sum(not causal or key <= row + corner for row in range(seqlen_q) for key in range(seqlen_k))
+        assert attended_pairs(seqlen_q, seqlen_k, causal, alignment) == counted, (seqlen_q, seqlen_k)
+        case = make(seqlen_q=seqlen_q, seqlen_k=seqlen_k, causal=causal, mask_alignment=alignment)
+        assert forward_flops(case) == counted * 16 * 4 * 2 * 256 and (not causal or case.diagonal == corner)
 
 
 def test_a_known_hash_is_in_no_copy():

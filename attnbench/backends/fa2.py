@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.case import Case
 
 # torch compiles the kernel for sm_80 and later (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
@@ -30,8 +30,8 @@ class FlashAttention2(Base):
         return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
 
     def unsupported(self, case: Case) -> str | None:
-        if case.is_fp8:
-            return f"FlashAttention-2 takes fp16 and bf16, not {case.dtype}"
+        if reason := beyond(case, ("fp16", "bf16")):
+            return reason
         if case.head_dim_v != case.head_dim:
             return f"it takes one head_dim for q, k and v, not {case.head_dim} and {case.head_dim_v}"
         if case.head_dim > LARGEST_HEAD_DIM:

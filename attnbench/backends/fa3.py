@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class FlashAttention3(Base):
         _, _, dtypes = _installed_build() or FULL_BUILD
         if case.dtype not in dtypes:
             return f"the installed build takes {', '.join(dtypes)}, not {case.dtype}"
-        reason = _head_dim_reason(case) or _left_out_reason(case, _build_flags())
+        reason = beyond(case, dtypes) or _head_dim_reason(case) or _left_out_reason(case, _build_flags())
         return reason or (_fp8_reason(case) if case.is_fp8 else None)
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:

@@ -6,7 +6,7 @@ token-major; turning it into ours would take another kernel, so none is asked fo
 
 from __future__ import annotations
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.case import Case
 
 HOPPER = (9, 0)
@@ -37,6 +37,8 @@ class FlashInfer(Base):
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
             return "the ragged prefill takes one scalar descale a call and P unscaled; only fp16 and bf16 are run here"
+        if reason := beyond(case, ("fp16", "bf16")):
+            return reason
         if (case.head_dim, case.head_dim_v) not in HEAD_DIMS:
             return f"it has no kernel for head_dim {case.head_dim} with head_dim_v {case.head_dim_v}"
         return None

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class FlexAttention(Base):
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
             return f"FlexAttention takes no descales, so an {case.dtype} case has no meaning for it"
+        if reason := beyond(case, ("fp16", "bf16"), takes=("mask_alignment",)):
+            return reason
         smallest = min(case.head_dim, case.head_dim_v)
         if smallest < SMALLEST_HEAD_DIM:
             return f"the compiled kernel takes head dims from {SMALLEST_HEAD_DIM}, not {smallest}"
@@ -55,7 +57,8 @@ class FlexAttention(Base):
 
         on_cuda = inputs.q.is_cuda
         q, k, v = (tensor.transpose(1, 2) for tensor in (inputs.q, inputs.k, inputs.v))
-        mask = causal_block_mask(case.seqlen_q, case.seqlen_k, str(inputs.q.device)) if case.causal else None
+        corners = (case.seqlen_q, case.seqlen_k, case.diagonal)
+        mask = causal_block_mask(*corners, str(inputs.q.device)) if case.causal else None
         flex = _compiled()
         options: dict[str, Any] = {"block_mask": mask, "scale": case.scale}
         options["enable_gqa"] = case.num_heads != case.num_heads_kv
@@ -75,22 +78,21 @@ class FlexAttention(Base):
         return call
 
 
-def causal_block_mask(seqlen_q: int, seqlen_k: int, device: str) -> Any:
-    """BlockMask of the bottom-right causal mask, written down block by block.
+def causal_block_mask(seqlen_q: int, seqlen_k: int, diagonal: int, device: str) -> Any:
+    """BlockMask of the causal mask, written down block by block.
 
     `create_block_mask` gives the same but evaluates all seqlen_q x seqlen_k positions on the way.
     """
     import torch
     from torch.nn.attention.flex_attention import BlockMask
 
-    offset = seqlen_k - seqlen_q
     first_row = torch.arange(0, seqlen_q, MASK_BLOCK, device=device)
     last_row = (first_row + MASK_BLOCK).clamp(max=seqlen_q) - 1
     key_blocks = -(-seqlen_k // MASK_BLOCK)
     # Whole blocks end at or before the first row's last key. Like torch, call none whole that is short either way.
-    whole = ((first_row + 1 + offset).clamp(0, seqlen_k) // MASK_BLOCK).int()
+    whole = ((first_row + 1 + diagonal).clamp(0, seqlen_k) // MASK_BLOCK).int()
     whole[first_row + MASK_BLOCK > seqlen_q] = 0
-    seen = (-(-(last_row + 1 + offset).clamp(0, seqlen_k) // MASK_BLOCK)).int()
+    seen = (-(-(last_row + 1 + diagonal).clamp(0, seqlen_k) // MASK_BLOCK)).int()
     column = torch.arange(key_blocks, device=device, dtype=torch.int32)
     partial_index = (column + whole[:, None]).clamp(max=key_blocks - 1)
     whole_index = column.expand(len(first_row), key_blocks).contiguous()
@@ -100,16 +102,16 @@ def causal_block_mask(seqlen_q: int, seqlen_k: int, device: str) -> Any:
 
     return BlockMask.from_kv_blocks(
         shaped(seen - whole), shaped(partial_index), shaped(whole), shaped(whole_index),
-        BLOCK_SIZE=MASK_BLOCK, mask_mod=_bottom_right(offset), seq_lengths=(seqlen_q, seqlen_k),
+        BLOCK_SIZE=MASK_BLOCK, mask_mod=_up_to_diagonal(diagonal), seq_lengths=(seqlen_q, seqlen_k),
     )  # fmt: skip
 
 
 @functools.cache
-def _bottom_right(offset: int) -> Callable[..., Tensor]:
-    """One function an offset: torch compiles again for every new one."""
+def _up_to_diagonal(diagonal: int) -> Callable[..., Tensor]:
+    """One function a diagonal: torch compiles again for every new one."""
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        return column <= row + offset
+        return column <= row + diagonal
 
     return sees
 

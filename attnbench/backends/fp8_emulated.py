@@ -6,15 +6,15 @@ same dtype. Runs anywhere torch does. Its time says nothing about FP8 hardware.
 
 from __future__ import annotations
 
-from attnbench.backend import Base, Call, Inputs, Outputs
-from attnbench.case import Case
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
+from attnbench.case import FP8_DTYPES, Case
 
 
 class Fp8Emulated(Base):
     name = "fp8_emulated"
 
     def unsupported(self, case: Case) -> str | None:
-        return None if case.is_fp8 else f"it emulates e4m3 and e5m2, not {case.dtype}"
+        return beyond(case, FP8_DTYPES, takes=("mask_alignment",))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         from attnbench.reference.oracle import choose_rows, eager

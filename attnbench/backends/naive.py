@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.case import Case
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ class Naive(Base):
     name = "naive"
 
     def unsupported(self, case: Case) -> str | None:
-        return f"eager {case.dtype} attention is the backend fp8_emulated" if case.is_fp8 else None
+        if case.is_fp8:
+            return f"eager {case.dtype} attention is the backend fp8_emulated"
+        return beyond(case, ("fp16", "bf16"), takes=("mask_alignment",))
 
     def extra_bytes(self, case: Case) -> int:
         """fp32 scores and softmax, P in the input dtype and again in fp32 where the product has no fp32 output."""
@@ -47,12 +49,12 @@ class Naive(Base):
 
 
 def _hidden(case: Case, device: torch.device) -> Tensor | None:
-    """(seqlen_q, seqlen_k), True where the bottom-right causal mask hides a key."""
+    """(seqlen_q, seqlen_k), True where the causal mask hides a key."""
     import torch
 
     if not case.causal:
         return None
-    rows = torch.arange(case.seqlen_q, device=device)[:, None] + case.seqlen_k - case.seqlen_q
+    rows = torch.arange(case.seqlen_q, device=device)[:, None] + case.diagonal
     return torch.arange(case.seqlen_k, device=device) > rows
 
 

@@ -61,7 +61,7 @@ def _half_softmax(scores: Tensor, scale: float, hidden: Tensor | None) -> Tensor
 def _hidden(case: Case, q: Tensor) -> Tensor:
     import torch
 
-    last = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.seqlen_k - case.seqlen_q
+    last = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.diagonal
     return torch.arange(case.seqlen_k, device=q.device) > last
 
 

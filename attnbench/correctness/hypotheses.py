@@ -126,19 +126,21 @@ def _masks(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Hypothesis]:
     def seen(words: str, visible: Tensor) -> Hypothesis:
         return Hypothesis(f"mask: {words}", case, inputs, replace(rows, visible=visible.clamp(0, last)))
 
-    bottom_right = index + 1 + case.seqlen_k - case.seqlen_q
+    own, corners = index + 1 + case.diagonal, {"bottom right": case.seqlen_k - case.seqlen_q, "top left": 0}
+    its = case.mask_alignment.replace("_", " ")
+    ((other, diagonal),) = ((corner, found) for corner, found in corners.items() if corner != its)
     if not case.causal:
-        yield seen("it is causal, and should not be", bottom_right)
+        yield seen("it is causal, and should not be", own)
         if case.seqlen_q != case.seqlen_k:
-            yield seen("it is causal, aligned top left, and should not be", index + 1)
+            yield seen(f"it is causal, aligned {other}, and should not be", index + 1 + diagonal)
         return
-    yield seen("each query sees one key too many", bottom_right + 1)
-    yield seen("each query sees one key too few", bottom_right - 1)
+    yield seen("each query sees one key too many", own + 1)
+    yield seen("each query sees one key too few", own - 1)
     yield seen("there is none, every query sees every key", index * 0 + last)
     if case.seqlen_q != case.seqlen_k:
-        yield seen("causal is aligned top left, not bottom right", index + 1)
+        yield seen(f"causal is aligned {other}, not {its}", index + 1 + diagonal)
     turned = replace(inputs, k=inputs.k.flip(1), v=inputs.v.flip(1))
-    visible = (case.seqlen_q - index).clamp(0, last)
+    visible = (case.seqlen_k - case.diagonal - index).clamp(0, last)
     words = "mask: it is turned round, queries see the keys after the diagonal"
     yield Hypothesis(words, case, turned, replace(rows, visible=visible))
 

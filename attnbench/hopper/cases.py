@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Inputs
+from attnbench.backend import Inputs, beyond
 from attnbench.case import Case
 from attnbench.hopper.schedules import FP8_SCHEDULES, UNMASKED_ONLY, KernelBackend
 
@@ -24,6 +24,8 @@ class SixteenBit(KernelBackend):
     """A schedule of kernels/fwd_*.cu for fp16 and bf16."""
 
     def case_reason(self, case: Case) -> str | None:
+        if reason := beyond(case, ("fp16", "bf16")):
+            return reason
         if case.causal and self.schedule in UNMASKED_ONLY:
             return "two CTAs share their keys, and under a causal mask neighbouring query tiles see different numbers"
         return None if case.head_dim_v == case.head_dim else "it takes one head_dim for q, k and v"
@@ -50,8 +52,8 @@ class EightBit(KernelBackend):
         return FP8_SCHEDULES[self.schedule].accumulator
 
     def case_reason(self, case: Case) -> str | None:
-        if case.dtype != "e4m3":
-            return f"it takes e4m3, not {case.dtype}"
+        if reason := beyond(case, ("e4m3",)):
+            return reason
         if case.scaling not in SCALINGS:
             return f"it takes one descale a head or a block of tokens, not scaling by {case.scaling}"
         return None if case.head_dim_v == case.head_dim else "it takes one head_dim for q, k and v"

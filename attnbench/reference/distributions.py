@@ -72,7 +72,7 @@ def boundary_keys(case: Case) -> Tensor:
     rows = torch.arange(case.seqlen_q)
     if not case.causal:
         return rows % case.seqlen_k
-    return (rows + case.seqlen_k - case.seqlen_q).clamp(min=-1)
+    return (rows + case.diagonal).clamp(-1, case.seqlen_k - 1)
 
 
 def edge_keys(case: Case) -> Tensor:
@@ -82,7 +82,7 @@ def edge_keys(case: Case) -> Tensor:
     starts = torch.arange(0, case.seqlen_k, EDGE_SPACING)
     edges: Tensor = torch.cat((starts, (starts - 1).clamp(min=0), torch.tensor([case.seqlen_k - 1]))).unique()
     rows = torch.arange(case.seqlen_q)
-    visible = (rows + 1 + case.seqlen_k - case.seqlen_q).clamp(0, case.seqlen_k)
+    visible = (rows + 1 + case.diagonal).clamp(0, case.seqlen_k)
     visible = visible if case.causal else torch.full_like(rows, case.seqlen_k)
     count = torch.searchsorted(edges, visible)
     target = edges[(count - 1 - rows % count.clamp(min=1)).clamp(min=0)]

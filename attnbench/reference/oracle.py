@@ -86,7 +86,7 @@ def visible_keys(case: Case, index: Tensor) -> Tensor:
     """How many keys each query row sees, same shape as `index`."""
     if not case.causal:
         return index.new_full(index.shape, case.seqlen_k)
-    return (index + 1 + case.seqlen_k - case.seqlen_q).clamp(0, case.seqlen_k)
+    return (index + 1 + case.diagonal).clamp(0, case.seqlen_k)
 
 
 def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> Attention:

@@ -24,7 +24,7 @@ def oracle(case, q, k, v):
 
     scores = q.double() @ k.double().T * case.scale
     if case.causal:
-        rows = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.seqlen_k - case.seqlen_q
+        rows = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.diagonal
         scores.masked_fill_(torch.arange(case.seqlen_k, device=q.device) > rows, -math.inf)
     lse = scores.logsumexp(dim=-1)
     p = (scores - lse.nan_to_num(neginf=0.0)[:, None]).exp()
@@ -38,7 +38,7 @@ def hidden_nan(case, v, out):
     nan = v.isnan().any(-1)
     if not bool(nan.any()):
         return None
-    first = case.seqlen_k - case.seqlen_q if case.causal else case.seqlen_k
+    first = case.diagonal if case.causal else case.seqlen_k
     rows = torch.arange(case.seqlen_q, device=v.device) + 1 + first
     return int(((rows > int(nan.int().argmax())) & ~out.isnan().any(-1)).sum())
 

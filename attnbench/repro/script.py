@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from attnbench.case import Case, LaterCase
+from attnbench.case import FURTHER_FIELDS, Case, LaterCase
 from attnbench.correctness.merged import halves, merged
 from attnbench.correctness.probes import FRESH_SET, IN_PLACE, RECHECK_SET
 from attnbench.correctness.relations import RELATIONS
@@ -126,7 +126,8 @@ def _script(record: Record, device: str, plugins: tuple[str, ...], interpret: st
         draw = text.DRAW.substitute(distribution=_source(apply), apply=apply.__name__)
     if spec:
         file, _, function = spec.rpartition(":")
-        kernel = text.FUNCTION.substitute(file=literal(file), function=literal(function))
+        told = {name: getattr(case, name) for name in FURTHER_FIELDS}
+        kernel = text.FUNCTION.substitute(file=literal(file), function=literal(function), told=literal(told))
     else:
         found = {"backend": literal(record.backend), "plugins": literal(list(plugins))}
         if interpreted:

@@ -26,6 +26,8 @@ RECORD = {
 }
 case = SimpleNamespace(**$case)
 case.scale = case.head_dim**-0.5 if case.softmax_scale is None else case.softmax_scale
+DERIVED = ("scale", "diagonal")
+case.diagonal = 0 if getattr(case, "mask_alignment", "") == "top_left" else case.seqlen_k - case.seqlen_q
 DEVICE = $device
 LIMITS = $limits
 DTYPE = {"fp16": torch.float16}.get(case.dtype, torch.bfloat16)
@@ -76,6 +78,7 @@ q, k, v = drawn()
 FUNCTION = Template('''
 
 import importlib.util
+import inspect
 
 PLUGIN = sys.argv[1] if len(sys.argv) > 1 else $file  # or name the file on the command line
 spec = importlib.util.spec_from_file_location("plugin", PLUGIN)
@@ -85,7 +88,9 @@ spec.loader.exec_module(plugin)
 
 def answer(case, q, k, v):
     """(out, lse or None)"""
-    result = getattr(plugin, $function)(q, k, v, causal=case.causal, softmax_scale=case.scale)
+    function = getattr(plugin, $function)
+    told = {name: value for name, value in $told.items() if name in inspect.signature(function).parameters}
+    result = function(q, k, v, causal=case.causal, softmax_scale=case.scale, **told)
     return result if isinstance(result, (tuple, list)) else (result, None)
 ''')
 
@@ -104,7 +109,7 @@ $chosen
 
 def made(case, q, k, v):
     """The case and its inputs as a backend takes them."""
-    problem = Case.make(**{name: value for name, value in vars(case).items() if name != "scale"})
+    problem = Case.make(**{name: value for name, value in vars(case).items() if name not in DERIVED})
     return problem, Inputs(q, k, v, quantize(q, k, v, problem) if problem.is_fp8 else None)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Call, Inputs, Outputs, Quantized
-from attnbench.case import DTYPES, Case
+from attnbench.case import DTYPES, Case, alignments_differ
 from attnbench.reference.fp8 import matmul_into, to_fp8
 from attnbench.reference.quantize import dequantize
 
@@ -98,7 +98,7 @@ class TiledForward(Base):
         return str(self.choices)
 
     def unsupported(self, case: Case) -> str | None:
-        if self.choices.top_left and case.causal and case.seqlen_q != case.seqlen_k:
+        if self.choices.top_left and case.mask_alignment != "top_left" and alignments_differ(case):
             return "its causal mask is top-left aligned"
         return None
 
@@ -166,7 +166,7 @@ class TiledForward(Base):
 
         if not case.causal:
             return None
-        offset = 0 if self.choices.top_left else case.seqlen_k - case.seqlen_q
+        offset = 0 if self.choices.top_left else case.diagonal
         last = torch.arange(case.seqlen_q, device=q.device)[:, None] + offset
         return torch.arange(start, stop, device=q.device) > last
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, WithJsonSchema
 
+from attnbench.case import FACTORS
 from attnbench.errors import suggest
 from attnbench.settings import Checks, Emulation, Factors, StrictModel, Timing
 from attnbench.suite.source import Location, Source, SuiteError
-from attnbench.suite.values import FACTORS, FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
+from attnbench.suite.values import FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
 
 # Group and suite names become parts of folder names and of report headings.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -34,7 +35,7 @@ def _value_schema(name: str) -> dict[str, Any]:
         return {"type": "number", "exclusiveMinimum": 0}
     if name == "inputs":
         return {"anyOf": [{"enum": list(allowed_names(name))}, {"type": "string", "pattern": r"\.safetensors$"}]}
-    if name in ("dtype", "scaling"):
+    if name in ("dtype", "scaling", "mask_alignment"):
         return {"enum": list(allowed_names(name))}
     least = 0 if name == "seed" else 1
     size = [{"type": "integer", "minimum": least}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]

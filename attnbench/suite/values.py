@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeGuard
 
-from attnbench.case import DTYPES, FIELDS, INPUT_FILE, MAX_SIZE, RESERVED, SCALINGS
+from attnbench.case import DTYPES, FACTORS, FIELDS, INPUT_FILE, LARGEST, MASK_ALIGNMENTS, MAX_SIZE, RESERVED, SCALINGS
 from attnbench.errors import suggest
 
 SIZES = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size", "seed")
 FLAGS = ("causal", "hadamard")
-FACTORS = ("p_scale", "softmax_scale")
 OPTIONAL = ("num_heads_kv", "head_dim_v", "softmax_scale")  # null: what follows from the other fields
 # `seqlen` is no field of a case: it sets, or matches, both lengths.
 NAMES = ("seqlen", *FIELDS)
@@ -42,7 +41,7 @@ def check_value(name: str, value: Any) -> Any:
     if name in FLAGS:
         return _expect(type(value) is bool, name, value, "true or false")
     if name in FACTORS:
-        return _expect(type(value) in (int, float) and 0 < value < float("inf"), name, value, "a positive number")
+        return float(_expect(type(value) in (int, float) and 0 < value <= LARGEST, name, value, "a positive number"))
     return _named(name, value)
 
 
@@ -67,12 +66,12 @@ def parse_size(text: str) -> int | None:
 
 
 def allowed_names(name: str) -> tuple[str, ...]:
-    """What `dtype`, `scaling` and `inputs` may be."""
+    """What `dtype`, `scaling`, `mask_alignment` and `inputs` may be."""
     if name == "inputs":
         from attnbench.reference.distributions import DISTRIBUTIONS
 
         return tuple(DISTRIBUTIONS)
-    return {"dtype": DTYPES, "scaling": SCALINGS}[name]
+    return {"dtype": DTYPES, "scaling": SCALINGS, "mask_alignment": MASK_ALIGNMENTS}[name]
 
 
 def _size(name: str, value: Any) -> int:

@@ -147,7 +147,7 @@ def shaped(**values):
         ("fa2", HOPPER, {"causal": True, "seqlen_k": 256}, None),
         ("fa2", HOPPER, {"causal": True, "seqlen_k": 64}, None),
         ("fa2", HOPPER, {"num_heads_kv": 2, "head_dim": 256}, None),
-        ("fa2", HOPPER, E4M3, "FlashAttention-2 takes fp16 and bf16, not e4m3"),
+        ("fa2", HOPPER, E4M3, "it takes fp16 and bf16, not e4m3"),
         ("fa2", HOPPER, {"head_dim": 192, "head_dim_v": 128}, "it takes one head_dim for q, k and v, not 192 and 128"),
         ("fa2", HOPPER, {"head_dim": 264}, "it takes head_dim up to 256, not 264"),
         ("fa2", HOPPER, {"head_dim": 60}, "it takes a head_dim that is a multiple of 8, not 60"),

@@ -20,7 +20,7 @@ LENGTHS = [(1, 1), (128, 128), (129, 129), (113, 203), (203, 113), (1, 512), (51
 @pytest.mark.parametrize("seqlen_q, seqlen_k", LENGTHS)
 def test_block_mask_equals_torchs(seqlen_q, seqlen_k):
     offset = seqlen_k - seqlen_q
-    ours = causal_block_mask(seqlen_q, seqlen_k, "cpu")
+    ours = causal_block_mask(seqlen_q, seqlen_k, seqlen_k - seqlen_q, "cpu")
     theirs = create_block_mask(lambda b, h, i, j: j <= i + offset, None, None, seqlen_q, seqlen_k, device="cpu")
     assert torch.equal(ours.to_dense(), theirs.to_dense())
     for numbers, indices in (("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices")):

@@ -35,7 +35,8 @@ def brute_force(case, q, k, v):
     out = torch.zeros(case.batch, case.num_heads, case.seqlen_q, case.head_dim_v, dtype=torch.float64)
     lse = torch.full(out.shape[:3], -math.inf, dtype=torch.float64)
     for batch, head, row in itertools.product(range(case.batch), range(case.num_heads), range(case.seqlen_q)):
-        visible = [j for j in range(case.seqlen_k) if not case.causal or j <= row + case.seqlen_k - case.seqlen_q]
+        last = row if case.mask_alignment == "top_left" else row + case.seqlen_k - case.seqlen_q
+        visible = [j for j in range(case.seqlen_k) if not case.causal or j <= last]
         if not visible:
             continue
         scores = torch.einsum("d,jd->j", q[batch, row, head], k[batch, visible, head // ratio]) * case.scale
@@ -56,6 +57,9 @@ SHAPES = (
     {"seqlen": 9, "softmax_scale": 1.5, "inputs": "large_logits"},
     {"seqlen": 16, "inputs": "needle", "num_heads_kv": 2},
     {"seqlen": 3, "head_dim": 1},
+    {"seqlen_q": 7, "seqlen_k": 19, "mask_alignment": "top_left"},
+    {"seqlen_q": 19, "seqlen_k": 7, "num_heads_kv": 2, "mask_alignment": "top_left", "inputs": "needle_hidden"},
+    {"seqlen_q": 1, "seqlen_k": 5, "mask_alignment": "top_left"},
 )
 
 

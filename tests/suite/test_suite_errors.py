@@ -21,7 +21,7 @@ def group(axes="", rest="", sizes=SIZES, name="a"):
 
 NAMES = ("seqlen, batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim, head_dim_v, dtype, causal, "
          "inputs, seed, "
-         "scaling, block_size, hadamard, p_scale, softmax_scale")  # fmt: skip
+         "scaling, block_size, hadamard, p_scale, softmax_scale, mask_alignment")  # fmt: skip
 INPUTS = ", ".join(DISTRIBUTIONS)
 
 MISTAKES = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs
-from attnbench.case import Case
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
+from attnbench.case import FP8_DTYPES, Case
 
 OLDEST_CAPABILITY = (8, 0)
 HOPPER = (9, 0)
@@ -39,6 +39,8 @@ class Cudnn(Base):
         return lacks_gpu(OLDEST_CAPABILITY) or lacks_cuda_torch()
 
     def unsupported(self, case: Case) -> str | None:
+        if reason := beyond(case, ("fp16", "bf16", *FP8_DTYPES)):
+            return reason
         if case.causal and case.seqlen_q > case.seqlen_k:
             return "its bottom-right causal mask needs seqlen_q <= seqlen_k"
         if case.seqlen_k == 1:

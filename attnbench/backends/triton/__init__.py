@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.backends.triton.launch import (
     COMPILER_OPTIONS,
     TILES,
@@ -24,7 +24,7 @@ from attnbench.backends.triton.launch import (
     tile_arguments,
     tma_takes,
 )
-from attnbench.case import Case
+from attnbench.case import FP8_DTYPES, Case
 
 # The two versions that the kernel is written for, 3.6 and 3.7: their `tl` names and host-side TMA descriptors.
 OLDEST_TRITON = (3, 6)
@@ -68,6 +68,8 @@ class Triton(Base):
 
         if case.head_dim > LARGEST_HEAD_DIM or case.head_dim_v > LARGEST_HEAD_DIM:
             return f"it takes head dims up to {LARGEST_HEAD_DIM}, not {max(case.head_dim, case.head_dim_v)}"
+        if reason := beyond(case, ("fp16", "bf16", *FP8_DTYPES)):
+            return reason
         if case.dtype == "e5m2":
             return "its 8-bit code is compiled and tested for e4m3 only, not for e5m2"
         if case.is_fp8 and any(capability < OLDEST_FP8_CAPABILITY for capability in compute_capabilities()):

@@ -25,7 +25,7 @@ class _Mask(Planted):
     def hidden(self, case: Case, start: int, stop: int, q: Tensor) -> Tensor | None:
         import torch
 
-        last = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.seqlen_k - case.seqlen_q + self.shift
+        last = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.diagonal + self.shift
         return torch.arange(start, stop, device=q.device) > last
 
 
@@ -47,7 +47,7 @@ class MaskTurnedRound(_Mask):
     def hidden(self, case: Case, start: int, stop: int, q: Tensor) -> Tensor | None:
         import torch
 
-        first = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.seqlen_k - case.seqlen_q
+        first = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.diagonal
         return torch.arange(start, stop, device=q.device) < first
 
 
@@ -95,7 +95,7 @@ class TileOfOneKeySkipped(_Mask):
     def hidden(self, case: Case, start: int, stop: int, q: Tensor) -> Tensor | None:
         import torch
 
-        last = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.seqlen_k - case.seqlen_q
+        last = torch.arange(case.seqlen_q, device=q.device)[:, None] + case.diagonal
         last = torch.where((last == start) & (start > 0), last - 1, last)
         return torch.arange(start, stop, device=q.device) > last
 

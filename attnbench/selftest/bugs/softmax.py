@@ -112,7 +112,7 @@ class FirstTileHidden(_NoMaximumYet):
 
     def unsupported(self, case: Case) -> str | None:
         last_tile = (case.seqlen_k - 1) // self.choices.tile_n * self.choices.tile_n
-        hidden = case.causal and last_tile >= 1 + case.seqlen_k - case.seqlen_q
+        hidden = case.causal and last_tile >= 1 + case.diagonal
         return super().unsupported(case) or (None if hidden else "every row sees a key of the last tile")
 
 
