@@ -91,6 +91,7 @@ class Base:
 
     deterministic: bitwise repeatable, or the names of the tensors that are not ("dq"). devices: where it runs.
     accumulator: how 8-bit products are summed (`reference.fp8.ACCUMULATORS`); E1 is held against that one's emulation.
+    "tf32": products of fp32 tensors take 10 fraction bits of each, which is then their budget.
     own_quantizer: it starts from the originals of an 8-bit case, not from the quantized tensors. partials_16bit: it
     keeps partial results in 16 bits. scores_int8: q and k of a 16-bit case become 8-bit integers, whose error is its
     budget (`reference.int8`). by_name_only: devices on which it runs only where a suite or --backend names it.
@@ -189,6 +190,8 @@ def beyond(case: Case, dtypes: Collection[str], takes: Collection[str] = ()) -> 
         return f"it takes {' and '.join(dtypes)}, not {case.dtype}"
     if case.mask_alignment == "top_left" and "mask_alignment" not in takes and alignments_differ(case):
         return "its causal mask is bottom-right aligned, not top left, which differs where seqlen_q != seqlen_k"
+    if case.kv_dtype is not None and "kv_dtype" not in takes:
+        return f"it takes k and v in the dtype of q, not {case.kv_dtype} beside {case.dtype}"
     return None
 
 

@@ -12,7 +12,8 @@
 | lse | natural log of the row sum of exp(scaled scores), fp32, (batch, num_heads, seqlen_q) |
 | a row that sees no key | lse -inf, output 0 |
 | descale | real value = stored value x descale, fp32 |
-| dtype | fp16, bf16, e4m3, e5m2 (an 8-bit case returns bf16) |
+| dtype | fp16, bf16, fp32, e4m3, e5m2 (an 8-bit case returns bf16) |
+| kv_dtype | of k and v where q is fp32: fp16 or bf16; None means as dtype |
 | scaling, block_size, hadamard | how the reference quantizer makes the 8-bit tensors |
 | p_scale | the scale of P before it is rounded to 8 bits |
 """
@@ -29,7 +30,9 @@ from typing import Any
 from attnbench.errors import UserError
 
 FP8_DTYPES = ("e4m3", "e5m2")
-DTYPES = ("fp16", "bf16", *FP8_DTYPES)
+DTYPES = ("fp16", "bf16", "fp32", *FP8_DTYPES)
+# Types of k and v beside an fp32 q.
+KV_DTYPES = ("fp16", "bf16")
 MASK_ALIGNMENTS = ("bottom_right", "top_left")
 SCALINGS = ("none", "tensor", "head", "token", "block")
 # DeepSeek's MLA in its latent form (576 = 512 + 64) is the largest head_dim that a published attention kernel takes.
@@ -44,7 +47,7 @@ REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
 FACTORS = ("p_scale", "softmax_scale")
 FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
 # Values of these are legal only together, as `Case.make` checks; any other field's is legal or not by itself.
-INTERDEPENDENT = ("num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", *FP8_FIELDS)
+INTERDEPENDENT = ("num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", "kv_dtype", *FP8_FIELDS)
 # A file of q, k, v; no sign that would make keys ambiguous.
 INPUT_FILE = re.compile(r"[\w./-]+\.safetensors")
 RESERVED = ("pass", "window", "mask", "seqlens", "page_size", "num_splits")
@@ -82,6 +85,7 @@ class Case(_Hashed):
     p_scale: float = 256.0
     softmax_scale: float | None = None
     mask_alignment: str = "bottom_right"
+    kv_dtype: str | None = None
 
     def __hash__(self) -> int:
         """Taken once: a report looks its cases up a million times, and there are many fields to go through."""
@@ -114,6 +118,11 @@ class Case(_Hashed):
     def diagonal(self) -> int:
         """Where the causal mask lies: query i sees key j when j <= i + diagonal."""
         return self.seqlen_k - self.seqlen_q if self.mask_alignment == "bottom_right" else 0
+
+    @property
+    def key_dtype(self) -> str:
+        """The dtype of k and v."""
+        return self.kv_dtype or self.dtype
 
     @property
     def is_fp8(self) -> bool:
@@ -163,6 +172,7 @@ def key_of(
     p_scale: float,
     softmax_scale: float | None,
     mask_alignment: str,
+    kv_dtype: str | None,
 ) -> str:
     """The key of the case with these fields, for who needs no more of it: to name a million cases takes no cases."""
     dims = str(head_dim) if head_dim_v == head_dim else f"{head_dim}.{head_dim_v}"
@@ -177,6 +187,8 @@ def key_of(
         key += f"-softmax_scale={_plain(softmax_scale)}"
     if mask_alignment != DEFAULTS["mask_alignment"]:
         key += f"-mask_alignment={mask_alignment}"
+    if kv_dtype is not None and kv_dtype != dtype:
+        key += f"-kv_dtype={kv_dtype}"
     return key
 
 
@@ -193,7 +205,7 @@ _FIELDS_OF = attrgetter(*FIELDS)
 DEFAULTS: Mapping[str, Any] = {
     "dtype": "bf16", "causal": False, "inputs": "normal", "seed": 0,
     "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256.0, "softmax_scale": None,
-    "mask_alignment": "bottom_right",
+    "mask_alignment": "bottom_right", "kv_dtype": None,
 }  # fmt: skip
 _POSITIVE = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size")
 
@@ -213,6 +225,8 @@ def _complete(values: dict[str, Any]) -> None:
         values["num_heads_kv"] = values["num_heads"]
     if values.get("head_dim_v") is None:
         values["head_dim_v"] = values["head_dim"]
+    if values.get("kv_dtype") == values.get("dtype", DEFAULTS["dtype"]):
+        values["kv_dtype"] = None
 
 
 def _refuse_unknown(values: dict[str, Any]) -> None:
@@ -243,6 +257,10 @@ def _check_names(values: dict[str, Any]) -> None:
     dtype, seed = values.get("dtype", "bf16"), values.get("seed", 0)
     if dtype not in DTYPES:
         raise CaseError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    kv_dtype = values.get("kv_dtype")
+    if kv_dtype is not None and (dtype != "fp32" or kv_dtype not in KV_DTYPES):
+        words = f"kv_dtype must be as dtype, or {' or '.join(KV_DTYPES)} beside fp32"
+        raise CaseError(f"{words}, not {kv_dtype!r} beside {dtype}")
     if "scaling" in values and values["scaling"] not in SCALINGS:
         raise CaseError(f"scaling must be one of {', '.join(SCALINGS)}, not {values['scaling']!r}")
     alignment = values.get("mask_alignment", "bottom_right")
@@ -304,8 +322,7 @@ def alignments_differ(case: Case) -> bool:
     return case.causal and case.seqlen_q != case.seqlen_k
 
 
-ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}
-OUTPUT_BYTES = 2  # an 8-bit case returns bf16
+ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "e4m3": 1, "e5m2": 1}
 FP32_BYTES = 4
 
 
@@ -314,26 +331,32 @@ def forward_flops(case: Case) -> int:
     return 2 * visible_scores(case) * (case.head_dim + case.head_dim_v)
 
 
+def output_bytes(case: Case) -> int:
+    """Bytes of an element of the output: an 8-bit case returns bf16."""
+    return 2 if case.is_fp8 else ELEMENT_BYTES[case.dtype]
+
+
 def compulsory_bytes(case: Case) -> int:
     """Bytes that any kernel must move between memory and chip: q, k, v, out, lse and the descales, once each.
 
     lse counts whether or not the backend returns it, so that one case has one figure; masked parts count too.
     """
-    element = ELEMENT_BYTES[case.dtype]
     query_rows = case.batch * case.seqlen_q * case.num_heads
     key_rows = case.batch * case.seqlen_k * case.num_heads_kv
-    inputs = element * (query_rows * case.head_dim + key_rows * (case.head_dim + case.head_dim_v))
-    outputs = query_rows * (OUTPUT_BYTES * case.head_dim_v + FP32_BYTES)
+    inputs = ELEMENT_BYTES[case.dtype] * query_rows * case.head_dim
+    inputs += ELEMENT_BYTES[case.key_dtype] * key_rows * (case.head_dim + case.head_dim_v)
+    outputs = query_rows * (output_bytes(case) * case.head_dim_v + FP32_BYTES)
     return inputs + outputs + FP32_BYTES * _descales(case)
 
 
 def standard_bytes(case: Case) -> int:
-    """Bytes that standard attention moves: the compulsory ones, and S and P, each written and read once in 16 bits.
+    """Bytes that standard attention moves: the compulsory ones, and S and P, each written and read once in the
+    output's type.
 
     Dao et al. 2022, Algorithm 0. Of a causal case too, since it masks S after it is made.
     """
     scores = case.batch * case.num_heads * case.seqlen_q * case.seqlen_k
-    return compulsory_bytes(case) + 4 * OUTPUT_BYTES * scores
+    return compulsory_bytes(case) + 4 * output_bytes(case) * scores
 
 
 def _descales(case: Case) -> int:

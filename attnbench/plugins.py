@@ -52,6 +52,8 @@ class FunctionBackend(Base):
     def unsupported(self, case: Case) -> str | None:
         if case.mask_alignment == "top_left" and alignments_differ(case) and not self.takes("mask_alignment"):
             return 'it is not told where the causal mask lies: give it the argument "mask_alignment"'
+        if case.kv_dtype is not None and not self.takes("kv_dtype"):
+            return f'k and v in {case.kv_dtype} beside {case.dtype}: give it the argument "kv_dtype" if it takes them'
         if case.is_fp8:
             return f"a plugin function gets no descales; give a module with BACKENDS for {case.dtype}"
         return None

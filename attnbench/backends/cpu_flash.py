@@ -16,7 +16,7 @@ class CpuFlash(Base):
     devices = ("cpu",)
 
     def unsupported(self, case: Case) -> str | None:
-        if reason := beyond(case, ("fp16", "bf16"), takes=("mask_alignment",)):
+        if reason := beyond(case, ("fp16", "bf16", "fp32"), takes=("mask_alignment",)):
             return reason
         if case.head_dim_v != case.head_dim:
             return "it takes one head_dim for q, k and v"

@@ -21,7 +21,7 @@ class Naive(Base):
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
             return f"eager {case.dtype} attention is the backend fp8_emulated"
-        return beyond(case, ("fp16", "bf16"), takes=("mask_alignment",))
+        return beyond(case, ("fp16", "bf16", "fp32"), takes=("mask_alignment", "kv_dtype"))
 
     def extra_bytes(self, case: Case) -> int:
         """fp32 scores and softmax, P in the input dtype and again in fp32 where the product has no fp32 output."""
@@ -42,7 +42,7 @@ class Naive(Base):
                 scores.view(-1, ratio, *hidden.shape).masked_fill_(hidden, float("-inf"))
             lse = scores.logsumexp(dim=-1)
             p = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp_().to(v.dtype)
-            out = _product(p, v).to(v.dtype).view(*grouped, -1)
+            out = _product(p, v).to(inputs.q.dtype).view(*grouped, -1)
             return Outputs(out.transpose(1, 2).contiguous(), lse.view(grouped))
 
         return call
@@ -59,10 +59,10 @@ def _hidden(case: Case, device: torch.device) -> Tensor | None:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of 16-bit matrices with fp32 accumulation and fp32 result."""
+    """a @ b with fp32 accumulation and fp32 result."""
     import torch
 
-    if a.is_cuda:
+    if a.is_cuda and a.dtype == b.dtype != torch.float32:
         return torch.bmm(a, b, out_dtype=torch.float32)
     return torch.bmm(a.float(), b.float())
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.case import Case
 from attnbench.correctness.hypotheses import KEY_TILES, alternatives, likely_mistake
+from attnbench.correctness.narrowed import errors_of_a_size
 from attnbench.correctness.noise import even_noise, growing_error, row_rms, small_everywhere
 from attnbench.reference.oracle import Rows, visible_keys
 from attnbench.reference.quantize import plain_inputs
@@ -60,6 +61,7 @@ def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row
         cause
         or _special(ref, rows, wrong, out)
         or growing_error(ref, out, largest)
+        or errors_of_a_size(ref, out)
         or even_noise(ref, out, lse)
         or _shape(ref, out, wrong, row_limit)
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Inputs, Quantized
 from attnbench.case import Case
+from attnbench.correctness.narrowed import narrowed
 from attnbench.reference.int8 import int8_scores
 from attnbench.reference.narrow import narrow_sums
 from attnbench.reference.oracle import Rows, oracle, visible_keys
@@ -70,7 +71,8 @@ def likely_mistake(case: Case, inputs: Inputs, rows: Rows, out: Tensor, exact: T
         return None
     believed = max(BELIEVED**2 * error, min(2.0 * noise, error / 4.0))
     found = [(left(oracle(*guess[1:]).out), guess.words) for guess in _all(case, inputs, tried)]
-    if not case.is_fp8 and 2.0 * noise < error < SUMS_ERROR**2 * noise:  # any kernel's rounding looks like few sums
+    if case.dtype in ("fp16", "bf16") and 2.0 * noise < error < SUMS_ERROR**2 * noise:
+        # Any kernel's rounding looks like few sums.
         found += [(left(answer), words) for words, answer in _sums(case, inputs, tried)]
     best = min(found)[0]
     if best < believed:
@@ -107,7 +109,9 @@ def _all(case: Case, quantized: Inputs, rows: Rows) -> Iterator[Hypothesis]:
         words = f"scores: only the first {width} of {case.head_dim} dimensions of q and k count"
         narrow = replace(case, head_dim=width, softmax_scale=case.scale)
         yield Hypothesis(words, narrow, replace(inputs, q=inputs.q[..., :width], k=inputs.k[..., :width]), rows)
-    if not case.is_fp8 and inputs.q.numel() + inputs.k.numel() <= ROUNDED_AT_MOST:
+    if case.dtype == case.key_dtype == "fp32":
+        yield from (Hypothesis(words, case, given, rows) for words, given in narrowed(inputs))
+    elif not case.is_fp8 and inputs.q.numel() + inputs.k.numel() <= ROUNDED_AT_MOST:
         yield from _rounded(case, inputs, rows)
     for words, scale in (
         ("the softmax scale is missing", 1.0),

@@ -15,6 +15,7 @@ from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.diagnose import Diagnosis, diagnose
 from attnbench.correctness.exact_rules import Known, own_checks, swallowed_check, tainted_heads, without_heads
+from attnbench.correctness.rounding import half_epsilon, rounding_bound, row_sum_bound, scores_noise, unit
 from attnbench.records.record import (
     LSE_ERROR,
     MAX_ERROR,
@@ -26,16 +27,16 @@ from attnbench.records.record import (
     Check,
 )
 from attnbench.reference.fp8 import FORMATS
-from attnbench.reference.int8 import score_noise
 from attnbench.reference.oracle import (
     Reference,
     Rows,
-    rounding_scatter,
     row_place,
+    sums_in_fp32,
     takes_int8_scores,
     visible_keys,
 )
 from attnbench.reference.quantize import plain_inputs
+from attnbench.reference.single import noise_of
 from attnbench.settings import Factors
 
 if TYPE_CHECKING:
@@ -59,12 +60,15 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
         out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
         checks += _blind_row_checks(case, rows, out)
         errors, eager = relative_errors(out, exact_out), relative_errors(budget_out, exact_out)
-        largest, *others = error_checks(
-            case, rows, errors, eager, factors, backend.partials_16bit, _scores_noise(ref, backend)
-        )
+        if sums_in_fp32(case, backend):
+            eager = eager.at_least(fp32_errors(without_heads(noise_of(ref).out, tainted), exact_out))
+        largest, *others = error_checks(case, rows, errors, eager, factors, backend, scores_noise(ref, backend))
 
         def bound() -> Tensor:
-            explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, _unit(case, backend))
+            if sums_in_fp32(case, backend):
+                explained = LARGEST_OF_MANY * noise_of(ref).out
+            else:
+                explained = rounding_bound(case, _plain(ref, backend), rows, exact.out, unit(case, backend))
             return without_heads(explained, tainted) * (factors.max_error / Factors().max_error)
 
         checks += [beyond_rounding(largest, rows, out - exact_out, exact_out, bound), *others]
@@ -72,8 +76,11 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
         values = _values(ref, backend, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
         lse = outputs.lse.gather(2, rows.index).double()
-        noise = 0.0 if case.is_fp8 else _scores_noise(ref, backend) or None
-        checks.append(lse_check(noise, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
+        if sums_in_fp32(case, backend):
+            checks.append(fp32_lse_check(rows, lse, exact.lse, noise_of(ref).lse))
+        else:
+            noise = 0.0 if case.is_fp8 else scores_noise(ref, backend) or None
+            checks.append(lse_check(noise, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
@@ -83,7 +90,10 @@ def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors 
     out = outputs.out.transpose(1, 2).gather(2, index[..., None].expand_as(ref.oracle.out)).double()
     lse = None if outputs.lse is None else outputs.lse.gather(2, index).double()
     eager = ref.budget(backend).out
-    worst, floor = relative_errors(eager, ref.oracle.out).worst_row, HALF_EPSILON[ref.case.dtype]
+    errors, floor = relative_errors(eager, ref.oracle.out), half_epsilon(ref.case, backend)
+    if sums_in_fp32(ref.case, backend):
+        errors = errors.at_least(fp32_errors(noise_of(ref).out, ref.oracle.out))
+    worst = errors.worst_row
     return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
 
 
@@ -92,25 +102,17 @@ def _plain(ref: Reference, backend: Base) -> Inputs:
     return ref.inputs if backend.own_quantizer else plain_inputs(ref.case, ref.inputs)
 
 
-def _scores_noise(ref: Reference, backend: Base) -> float:
-    """What 8-bit integer scores are off by on average; 0 where none are declared."""
-    return score_noise(ref.case, ref.inputs) if takes_int8_scores(ref.case, backend) else 0.0
-
-
 def _row_sums(ref: Reference, backend: Base) -> Tensor:
     return row_sum_bound(ref.case, _plain(ref, backend), ref.rows)
 
 
-def _unit(case: Case, backend: Base) -> float:
-    return HALF_EPSILON[case.dtype] * (2 if backend.partials_16bit else 1)
-
-
 def _known(ref: Reference, backend: Base, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
     return Known(
-        ref.case, ref.rows, _plain(ref, backend).v, out, exact, eager, _unit(ref.case, backend),
+        ref.case, ref.rows, _plain(ref, backend).v, out, exact, eager, unit(ref.case, backend),
         exact_accumulator=backend.accumulator == "fp32",
         exact_v=not backend.own_quantizer,
         exact_partials=not backend.partials_16bit,
+        single=sums_in_fp32(ref.case, backend),
     )  # fmt: skip
 
 
@@ -182,8 +184,6 @@ def _fp8_values(ref: Reference, drawn: Tensor, out: Tensor, tainted: Tensor | No
 
 # How far a result may be from the oracle: limits as multiples of the eager reference's error on the same inputs.
 
-# Half the machine epsilon of the output dtype: fp16 has 10 fraction bits, bf16 (and so the output of 8-bit cases) 7.
-HALF_EPSILON = {"fp16": 2.0**-11, "bf16": 2.0**-8, "e4m3": 2.0**-8, "e5m2": 2.0**-8}
 # Each weight is rounded to the dtype's fraction bits (e4m3: by up to 2^-4 of itself), either way depending on the order
 # of tiles. Where a few keys hold all the weight, one lucky rounding of the emulation would accuse right kernels: this
 # part of a weight's rounding is left to them, and this part of what 8-bit integers do to a score.
@@ -199,6 +199,10 @@ LSE_RELATIVE = 4 * 2.0**-23
 LARGEST_RMS_RATIO = 0.1
 
 
+# Of normal noise in so many elements as a case has, the largest: in units of its standard deviation.
+LARGEST_OF_MANY = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Errors:
     """Relative errors of one tensor against the oracle; places are flat indices into (batch, num_heads, rows)."""
@@ -209,6 +213,15 @@ class Errors:
     worst_row: float
     worst_place: int
     rms_ratio: float
+
+    def at_least(self, other: Errors) -> Errors:
+        """The larger one of each error."""
+        return replace(
+            self,
+            max_error=max(self.max_error, other.max_error),
+            rmse=max(self.rmse, other.rmse),
+            worst_row=max(self.worst_row, other.worst_row),
+        )
 
 
 def relative_errors(out: Tensor, exact: Tensor) -> Errors:
@@ -236,13 +249,19 @@ def relative_errors(out: Tensor, exact: Tensor) -> Errors:
     )
 
 
+def fp32_errors(noise: Tensor, exact: Tensor) -> Errors:
+    """What noise of these standard deviations, (batch, num_heads, rows, head_dim_v), is as errors of `exact`."""
+    errors = relative_errors(exact + noise, exact)
+    return replace(errors, max_error=LARGEST_OF_MANY / Factors().max_error * errors.max_error)
+
+
 def error_checks(
-    case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, partials_16bit: bool, scores_noise: float
+    case: Case, rows: Rows, errors: Errors, eager: Errors, factors: Factors, backend: Base, scores_noise: float
 ) -> list[Check]:
     """The rules for the output as a whole; the first is that of the largest error (see `beyond_rounding`)."""
-    floor = max(HALF_EPSILON[case.dtype], LUCKY_ROUNDING * scores_noise)
+    floor = max(half_epsilon(case, backend), LUCKY_ROUNDING * scores_noise)
     max_floor = max(floor, LUCKY_ROUNDING * FORMATS[case.dtype].rounding if case.is_fp8 else scores_noise)
-    max_limit = (PARTIALS_16BIT if partials_16bit else factors.max_error) * max(eager.max_error, max_floor)
+    max_limit = (PARTIALS_16BIT if backend.partials_16bit else factors.max_error) * max(eager.max_error, max_floor)
     chance = 1.0 + CHANCE_SIGMAS * rows.index.numel() ** -0.5 if scores_noise else 1.0
     max_limit, rmse_factor = max_limit * chance, factors.rmse * chance
     if case.is_fp8:
@@ -289,6 +308,11 @@ def lse_check(
     return check if check.passed else _lse_within(rows, lse, exact, allowed.maximum(LSE_ABSOLUTE + row_sum_bound()))
 
 
+def fp32_lse_check(rows: Rows, lse: Tensor, exact: Tensor, noise: Tensor) -> Check:
+    """The same of an lse that nothing but fp32 arithmetic errs in; noise: its standard deviations."""
+    return _lse_within(rows, lse, exact, 2 * LARGEST_OF_MANY * noise + LSE_RELATIVE * exact.abs())
+
+
 def _lse_within(rows: Rows, lse: Tensor, exact: Tensor, allowed: Tensor) -> Check:
     import torch
 
@@ -307,41 +331,3 @@ def bounded(rule: str, value: float, limit: float, where: str = "") -> Check:
     """Passed where value <= limit; a NaN never is. The place is kept of a failure only."""
     passed = value <= limit
     return Check(rule, value, limit, passed, "" if passed else where)
-
-
-# How far rounding alone can move an element of the output: what no kernel that rounds P may be accused of.
-#
-# The judge's limits are multiples of what the eager reference gets wrong. Where a few weights decide, that is luck: two
-# keys whose weights happen to be representable give a budget of almost nothing. So an element over the limit is held
-# against this a-priori estimate as well: independent roundings add up like the root of their sum of squares (Higham and
-# Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019).
-
-# Of the root sum of squares of all largest roundings. A rounding is about 0.4 of the largest one, so that this is 5 of
-# the sum's standard deviations; and up to four equal weights that all round one way are within it.
-ROUNDINGS = 2.0
-# By dtype: the largest relative rounding of a weight, and half the distance of its subnormal numbers.
-WEIGHTS = {
-    "fp16": (2.0**-11, 2.0**-25),
-    "bf16": (2.0**-8, 0.0),
-    **{name: (form.rounding, form.smallest / 2) for name, form in FORMATS.items()},
-}
-
-
-def rounding_bound(case: Case, plain: Inputs, rows: Rows, exact: Tensor, unit: float) -> Tensor:
-    """(batch, num_heads, rows, head_dim_v) fp64: unit x abs(exact), the output's rounding, and what P's adds.
-
-    plain: q, k, v as the oracle took them; exact: what it made of them; unit: half the output's machine epsilon.
-    """
-    return unit * exact.abs() + ROUNDINGS * rounding_scatter(case, plain, rows, *_weight_rounding(case))
-
-
-def row_sum_bound(case: Case, plain: Inputs, rows: Rows) -> Tensor:
-    """(batch, num_heads, rows) fp64: how far off the sum of a row's rounded weights may be, relative to it."""
-    ones = replace(plain, v=plain.v.new_ones((*plain.v.shape[:-1], 1)))
-    scatter = rounding_scatter(replace(case, head_dim_v=1), ones, rows, *_weight_rounding(case))
-    return ROUNDINGS * scatter.squeeze(-1)
-
-
-def _weight_rounding(case: Case) -> tuple[float, float]:
-    relative, absolute = WEIGHTS[case.dtype]
-    return relative, absolute / case.p_scale if case.is_fp8 else absolute

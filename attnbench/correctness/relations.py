@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Powers of two next to 1e-4 and 1e4. fp16 has neither the range nor, among small numbers, the digits for them.
 _WIDE = (2.0**-13, 2.0**13)
-V_FACTORS = {"fp16": (2.0**-3, 2.0**9), "bf16": _WIDE, "e4m3": _WIDE, "e5m2": _WIDE}
+V_FACTORS = {"fp16": (2.0**-3, 2.0**9), "bf16": _WIDE, "fp32": _WIDE, "e4m3": _WIDE, "e5m2": _WIDE}
 # Elements of NaN before and after each tensor, and rows of it after each sequence.
 GUARD_ELEMENTS = 4096
 PADDING_ROWS = 256

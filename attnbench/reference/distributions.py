@@ -177,7 +177,7 @@ def _v_trend(draw: Draw) -> None:
     case's dtype: what each tile adds to the mean of those before it is less than half of such a unit."""
     import torch
 
-    unit = 2.0**-10 if draw.case.dtype == "fp16" else 2.0**-7
+    unit = {"fp16": 2.0**-10, "fp32": 2.0**-23}.get(draw.case.key_dtype, 2.0**-7)
     batch, seqlen_k, heads, dim = draw.v.shape
     column = 1.0 + TREND_COLUMNS * torch.rand((batch, 1, heads, dim), generator=draw.generator)
     rise = torch.linspace(0.0, TREND * unit, seqlen_k)[None, :, None, None]

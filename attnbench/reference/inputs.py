@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, NoReturn
 
 from attnbench.backend import Inputs, Quantized
-from attnbench.case import INPUT_FILE, Case
+from attnbench.case import ELEMENT_BYTES, INPUT_FILE, Case
 from attnbench.reference.distributions import DISTRIBUTIONS, Draw
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def make_inputs(case: Case, device: str = "cpu", input_set: int = 0) -> Inputs:
     from attnbench.reference.quantize import quantize
 
     drawn = drawn_inputs(case, input_set=input_set)
-    dtype = torch.float16 if case.dtype == "fp16" else torch.bfloat16
-    q, k, v = (tensor.to(dtype).to(device) for tensor in (drawn.q, drawn.k, drawn.v))
+    types = {"fp16": torch.float16, "fp32": torch.float32}
+    of_q, of_kv = (types.get(name, torch.bfloat16) for name in (case.dtype, case.key_dtype))
+    q, k, v = (tensor.to(dtype).to(device) for tensor, dtype in ((drawn.q, of_q), (drawn.k, of_kv), (drawn.v, of_kv)))
     return Inputs(q, k, v, quantize(q, k, v, case) if case.is_fp8 else None)
 
 
@@ -83,7 +84,9 @@ def input_bytes(case: Case) -> int:
     """Bytes of one input set: q, k, v, and for 8-bit dtypes the quantized tensors beside their 16-bit originals."""
     queries = case.seqlen_q * case.num_heads * case.head_dim
     keys_and_values = case.seqlen_k * case.num_heads_kv * (case.head_dim + case.head_dim_v)
-    return case.batch * (queries + keys_and_values) * (3 if case.is_fp8 else 2)
+    if case.is_fp8:
+        return case.batch * (queries + keys_and_values) * 3
+    return case.batch * (queries * ELEMENT_BYTES[case.dtype] + keys_and_values * ELEMENT_BYTES[case.key_dtype])
 
 
 def _randn(case: Case, name: str, input_set: int, seqlen: int, heads: int, dim: int) -> Tensor:

@@ -3,9 +3,10 @@
 Both walk over query rows in chunks, so that extra memory does not grow with seqlen squared, and over the same rows:
 all of them up to FULL_SEQLEN, beyond that a stratified sample.
 
-The eager reference: scores and softmax in fp32, P rounded to the input dtype, products accumulated in fp32, the output
-rounded once. For e4m3 and e5m2 it is the emulated pipeline: key tiles in order, a running maximum, P times p_scale
-rounded to the same dtype, and the accumulator that the kernel declares.
+The eager reference: scores and softmax in fp32, P rounded to v's dtype, products accumulated in fp32, the output
+rounded once; an fp32 q is rounded to the dtype of k, as a product of one type does; by "tf32" all factors are. For e4m3
+and e5m2 it is the emulated pipeline: key tiles in order, a running maximum, P times p_scale rounded to the same dtype,
+and the accumulator that the kernel declares.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ SPOT_ROWS = 6
 CHUNK_BYTES = 16 * 2**20
 # The budget of a kernel whose q and k are 8-bit integers, beside those of `fp8.ACCUMULATORS`.
 INT8_SCORES = "int8_scores"
+# That of one whose fp32 products are tensor cores'.
+TF32 = "tf32"
+TF32_BITS = -(1 << 13)
 # Key tile of the emulated 8-bit pipeline.
 FP8_TILE_N = 128
 
@@ -144,7 +148,8 @@ def score_scatter(case: Case, plain: Inputs, rows: Rows) -> Attention:
 def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
     """The same-precision reference on the same inputs, its output rounded to the output dtype (held in fp64).
 
-    accumulator: one of `fp8.ACCUMULATORS`, or INT8_SCORES where a 16-bit case is answered with 8-bit integer scores.
+    accumulator: one of `fp8.ACCUMULATORS`, INT8_SCORES where a 16-bit case is answered with 8-bit integer scores, TF32
+    where an fp32 one is with products of 10 fraction bits.
     """
     import torch
 
@@ -152,10 +157,10 @@ def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> 
         return _eager_int8(case, inputs, rows)
     result = empty_attention(case, rows, torch.float64)
     q, k, v = _operands(case, inputs, originals=False)
-    compute = _fp8_pipeline if case.is_fp8 else _eager_16bit
+    compute = _fp8_pipeline if case.is_fp8 else _eager_plain
     for part in parts(case, rows):
         out, lse = compute(case, part, q, k, v, accumulator)
-        part.store(result, out.to(inputs.v.dtype), lse)
+        part.store(result, out.to(inputs.q.dtype), lse)
     return result
 
 
@@ -178,10 +183,20 @@ def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: 
     return result
 
 
-def _eager_16bit(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
-    scores = (part.queries(q).float() @ part.keys(k).float().T).mul_(case.scale)
+def _eager_plain(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
+    factor = tf32 if accumulator == TF32 and case.dtype == "fp32" else lambda x: x
+    queries, keys, values = (factor(x.float()) for x in (part.queries(q.to(k.dtype)), part.keys(k), part.keys(v)))
+    scores = (queries @ keys.T).mul_(case.scale)
     lse, total = _softmax_in_place(scores, part)
-    return scores.div_(total).to(v.dtype).float() @ part.keys(v).float(), lse
+    return factor(scores.div_(total).to(v.dtype).float()) @ values, lse
+
+
+def tf32(x: Tensor) -> Tensor:
+    """fp32 x as tensor cores take it for TF32: the low 13 of its 23 fraction bits are ignored (PTX ISA, alternate
+    floating-point data formats). A kernel that rounds them to nearest beforehand errs half as much."""
+    import torch
+
+    return (x.contiguous().view(torch.int32) & TF32_BITS).view(torch.float32)
 
 
 def _fp8_pipeline(
@@ -308,7 +323,7 @@ class Reference:
     """What the outputs of one case are held against; made once a case, used for every backend.
 
     originals: the oracle on the unquantized inputs, for 8-bit dtypes. budgets: the eager reference by accumulator, made
-    when first asked for.
+    when first asked for. made: the noise of fp32 arithmetic, likewise.
     """
 
     case: Case
@@ -317,6 +332,7 @@ class Reference:
     oracle: Attention
     originals: Attention | None
     budgets: dict[str, Attention] = field(default_factory=dict)
+    made: dict[str, Attention] = field(default_factory=dict)
 
     def eager(self, accumulator: str) -> Attention:
         if accumulator not in self.budgets:
@@ -326,6 +342,11 @@ class Reference:
     def budget(self, backend: Base) -> Attention:
         """The eager reference that a backend is held against: with what it declares of its sums and scores."""
         return self.eager(INT8_SCORES if takes_int8_scores(self.case, backend) else backend.accumulator)
+
+
+def sums_in_fp32(case: Case, backend: Base) -> bool:
+    """Whether nothing of the case is rounded to fewer digits than fp32 has."""
+    return case.dtype == case.key_dtype == "fp32" and backend.accumulator != TF32
 
 
 def takes_int8_scores(case: Case, backend: Base) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-# Half the machine epsilon of the output's 2-byte dtypes, by the exponent bits that tell them apart.
-UNITS = {"torch.float16": 2.0**-11, "torch.bfloat16": 2.0**-8}
+# Half the machine epsilon by dtype; an 8-bit case returns bf16.
+UNITS = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 # A weight this close to 1 leaves nothing to other keys.
 RETRIEVED = 1e-9
 # Sums in fp32 of up to 2^20 terms lose less than this of their largest.
@@ -31,6 +31,13 @@ def oracle(case, q, k, v):
     return p @ v.double(), lse, p.amax(-1)
 
 
+def unit_of(case):
+    """What an element of the output may be off by, relative to it: in fp32 what a sum over the keys errs."""
+    if case.dtype == case.key_dtype == "fp32":
+        return UNITS["fp32"] * (8.0 + math.sqrt(case.seqlen_k) / 2)
+    return max(UNITS.get(name, UNITS["bf16"]) for name in (case.dtype, case.key_dtype))
+
+
 def hidden_nan(case, v, out):
     """Rows that see a NaN of v and whose output shows none; None where v of the head holds no NaN."""
     import torch
@@ -49,10 +56,11 @@ def head_figures(case, q, k, v, out, lse):
     if hidden is not None:  # 0 x NaN is NaN: the head's other rows may be either
         return {"hidden": hidden}, {}
     exact, exact_lse, top = oracle(case, q, k, v)
-    unit, blind = UNITS[str(out.dtype)], exact_lse == -math.inf
+    unit, blind = unit_of(case), exact_lse == -math.inf
     got, error = out.double(), out.double() - exact
-    # Retrieval is exact in 16 bits; a descaled v may round the other way, by one unit in the last place.
-    slack = (2 * unit if case.dtype in ("e4m3", "e5m2") else 0.0) * exact.abs() + RETRIEVED * exact.abs().amax(-1, True)
+    # Retrieval is exact in 16 bits; a descaled v may round the other way, by one unit in the last place, and fp32 errs.
+    rounds = 2 * unit if case.dtype in ("fp32", "e4m3", "e5m2") else 0.0
+    slack = rounds * exact.abs() + RETRIEVED * exact.abs().amax(-1, True)
     missed = ((got - exact.to(out.dtype).double()).abs() > slack).any(-1) & (top > 1.0 - RETRIEVED)
     norms = exact.square().mean(-1).sqrt()
     mean_scale = exact.abs() + FP32_SUM / unit * v.double().abs().max()

@@ -26,11 +26,13 @@ RECORD = {
 }
 case = SimpleNamespace(**$case)
 case.scale = case.head_dim**-0.5 if case.softmax_scale is None else case.softmax_scale
-DERIVED = ("scale", "diagonal")
+DERIVED = ("scale", "diagonal", "key_dtype")
 case.diagonal = 0 if getattr(case, "mask_alignment", "") == "top_left" else case.seqlen_k - case.seqlen_q
+case.key_dtype = getattr(case, "kv_dtype", None) or case.dtype
 DEVICE = $device
 LIMITS = $limits
-DTYPE = {"fp16": torch.float16}.get(case.dtype, torch.bfloat16)
+TYPES = {"fp16": torch.float16, "fp32": torch.float32}
+DTYPES = [TYPES.get(name, torch.bfloat16) for name in (case.dtype, case.key_dtype, case.key_dtype)]
 ''')
 
 DRAW = Template("""
@@ -54,7 +56,7 @@ def drawn(input_set=0):
         generator=generator("more", input_set),
     )
     $apply(draw)
-    return [tensor.to(DTYPE).to(DEVICE) for tensor in (draw.q, draw.k, draw.v)]
+    return [tensor.to(dtype).to(DEVICE) for tensor, dtype in zip((draw.q, draw.k, draw.v), DTYPES)]
 
 
 q, k, v = drawn()
@@ -69,7 +71,7 @@ stored = load_file(case.inputs)
 
 def drawn(input_set=0):
     q, k, v = (stored[name].float() for name in "qkv")
-    return [tensor.to(DTYPE).to(DEVICE) for tensor in (q, k, v.roll(input_set, dims=1))]
+    return [tensor.to(dtype).to(DEVICE) for tensor, dtype in zip((q, k, v.roll(input_set, dims=1)), DTYPES)]
 
 
 q, k, v = drawn()

@@ -235,7 +235,7 @@ class TiledForward(Base):
 
         if case.is_fp8:
             return to_fp8(p * case.p_scale, case.dtype).float() / case.p_scale
-        if self.choices.p_fp32:
+        if self.choices.p_fp32 or case.dtype == "fp32":
             return p
         return p.to(torch.float16 if case.dtype == "fp16" else torch.bfloat16).float()
 

@@ -322,13 +322,14 @@ RIGHT = (
     Choices(tile_n=96, top_left=True),
     Choices(tile_n=64, int8_scores=True),
 )
-SIXTEEN_BIT_ONLY = ("p_fp32", "normalize_first", "lazy_rescale", "partials_16bit", "int8_scores")
+NOT_IN_8_BITS = ("p_fp32", "normalize_first", "lazy_rescale", "partials_16bit", "int8_scores")
+# What rounds to fewer digits than fp32 has, and what makes no difference to it.
+NOT_IN_FP32 = ("cubic_exp2", "partials_16bit", "int8_scores", "p_fp32", "sum_rounded")
 
 
 def right_variants(dtype: str) -> tuple[Choices, ...]:
-    if dtype in ("fp16", "bf16"):
-        return RIGHT
-    return tuple(choices for choices in RIGHT if not any(getattr(choices, name) for name in SIXTEEN_BIT_ONLY))
+    barred = {"fp16": (), "bf16": (), "fp32": NOT_IN_FP32}.get(dtype, NOT_IN_8_BITS)
+    return tuple(choices for choices in RIGHT if not any(getattr(choices, name) for name in barred))
 
 
 @dataclass(frozen=True)

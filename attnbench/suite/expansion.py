@@ -135,6 +135,8 @@ class Combinations:
         self._steps = [_remembering(item, self._place) for item in plan.derive]
         self._open = self._left_open()
         self._pick = itemgetter(*(self._place[name] for name in FIELDS))
+        kv_dtype = self._place["kv_dtype"]
+        self._names_kv_dtype = kv_dtype >= len(self._fixed) or self._fixed[kv_dtype] is not None
         self._early, self._late = self._excluders(plan.exclude)
         # What the validity of a row's case hangs on: values that are legal only together, and what was just derived.
         derived = [target for item in plan.derive for target in targets(item.field)]
@@ -175,7 +177,8 @@ class Combinations:
     def values(self) -> Iterator[Row]:
         """The fields of every case that is left, in the order of `FIELDS`. Nothing is checked."""
         rows = (row for row, exclusion in self if exclusion is None)
-        return map(self._filled, rows) if self._open else map(self._pick, rows)
+        picked = map(self._filled, rows) if self._open else map(self._pick, rows)
+        return map(_plain, picked) if self._names_kv_dtype else picked
 
     def _filled(self, row: Row) -> Row:
         values = list(self._pick(row))
@@ -256,6 +259,12 @@ class Excluder:
                 found.append((number, exclusion))
                 break
         return min(found, key=itemgetter(0))[1] if found else None
+
+
+def _plain(values: Row) -> Row:
+    """With null for a kv_dtype that is that of q, as `Case.make` has it."""
+    place = _INDEX["kv_dtype"]
+    return values if values[place] != values[_INDEX["dtype"]] else (*values[:place], None, *values[place + 1 :])
 
 
 def _remembering(item: Derived, place: Mapping[str, int]) -> Callable[[Row], int]:

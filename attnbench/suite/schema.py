@@ -35,8 +35,8 @@ def _value_schema(name: str) -> dict[str, Any]:
         return {"type": "number", "exclusiveMinimum": 0}
     if name == "inputs":
         return {"anyOf": [{"enum": list(allowed_names(name))}, {"type": "string", "pattern": r"\.safetensors$"}]}
-    if name in ("dtype", "scaling", "mask_alignment"):
-        return {"enum": list(allowed_names(name))}
+    if name in ("dtype", "scaling", "mask_alignment", "kv_dtype"):
+        return {"enum": [*allowed_names(name), *([None] if name in OPTIONAL else [])]}
     least = 0 if name == "seed" else 1
     size = [{"type": "integer", "minimum": least}, {"type": "string", "pattern": f"^{SIZE.pattern}$"}]
     return {"anyOf": [*size, {"type": "null"}] if name in OPTIONAL else size}

@@ -16,7 +16,7 @@ from attnbench.errors import suggest
 
 SIZES = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size", "seed")
 FLAGS = ("causal", "hadamard")
-OPTIONAL = ("num_heads_kv", "head_dim_v", "softmax_scale")  # null: what follows from the other fields
+OPTIONAL = ("num_heads_kv", "head_dim_v", "softmax_scale", "kv_dtype")  # null: what follows from the other fields
 # `seqlen` is no field of a case: it sets, or matches, both lengths.
 NAMES = ("seqlen", *FIELDS)
 
@@ -66,12 +66,12 @@ def parse_size(text: str) -> int | None:
 
 
 def allowed_names(name: str) -> tuple[str, ...]:
-    """What `dtype`, `scaling`, `mask_alignment` and `inputs` may be."""
+    """What `dtype`, `scaling`, `mask_alignment`, `kv_dtype` and `inputs` may be."""
     if name == "inputs":
         from attnbench.reference.distributions import DISTRIBUTIONS
 
         return tuple(DISTRIBUTIONS)
-    return {"dtype": DTYPES, "scaling": SCALINGS, "mask_alignment": MASK_ALIGNMENTS}[name]
+    return {"dtype": DTYPES, "scaling": SCALINGS, "mask_alignment": MASK_ALIGNMENTS, "kv_dtype": DTYPES}[name]
 
 
 def _size(name: str, value: Any) -> int:

@@ -10,6 +10,7 @@ from attnbench.backend import Base, Outputs
 from attnbench.case import Case
 from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.correctness.probes import RECHECK_SET
+from attnbench.correctness.rounding import make_budgets
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import PrepTiming
 from attnbench.reference.inputs import checksums, input_bytes, make_inputs, written
@@ -92,9 +93,7 @@ class Problem:
         """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
         reference = self.reference
         with self.phases("oracle"):
-            reference.budget(backend)
-            if self.case.is_fp8:
-                reference.eager("fp32")
+            make_budgets(reference, backend)
 
     @property
     def fresh(self) -> Reference:

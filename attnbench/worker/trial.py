@@ -21,10 +21,11 @@ from attnbench.correctness.determinism import first_difference, process_check, r
 from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import IN_PLACE, kept, run_probes
+from attnbench.correctness.rounding import make_budgets
 from attnbench.paths import PACKAGE
 from attnbench.records.record import EMULATED, INTERPRETED, LIKELY_CAUSE, RELATIVE_RMSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
-from attnbench.reference.oracle import Reference, make_reference
+from attnbench.reference.oracle import TF32, Reference, make_reference
 from attnbench.settings import Factors
 from attnbench.timing.measure import measure
 from attnbench.timing.sampling import Unstable
@@ -145,7 +146,7 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
 
     def judged(status: str, reason: str) -> Record:
         stamps = (*_accumulator_warnings(backend, accuracy), *_scores_warnings(accuracy))
-        stamps = (*stamps, *backend.warnings(problem.case))
+        stamps = (*stamps, *_tf32_warning(backend, problem.case), *backend.warnings(problem.case))
         return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps)
 
     if accuracy.passed:
@@ -163,6 +164,13 @@ def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:
     if values["e1"] <= limit:
         return ()
     return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
+
+
+def _tf32_warning(backend: Base, case: Case) -> tuple[str, ...]:
+    """A kernel that is held against TF32's error, as it declares, is stamped: others are held against fp32's."""
+    if case.dtype != "fp32" or backend.accumulator != TF32:
+        return ()
+    return ("it declares tf32: its limits are those of factors with 10 fraction bits, not of fp32",)
 
 
 def _scores_warnings(accuracy: Accuracy) -> tuple[str, ...]:
@@ -280,9 +288,7 @@ class LiveProbeContext:
             if inputs is None:
                 problem.posed[case, input_set] = kept
         with problem.phases("oracle"):
-            kept.budget(self._backend)
-            if case.is_fp8:
-                kept.eager("fp32")
+            make_budgets(kept, self._backend)
         return kept
 
     def called(self, case: Case, inputs: Inputs, backend: Base) -> Outputs:

@@ -50,7 +50,8 @@ PLACES = [ROOT, ROOT / "kernels" / "include", ROOT / "kernels" / "emulation" / "
 # Files that a step on a Hopper machine makes.
 MADE_LATER = {"tests/golden/hopper.npz"}
 # What of the case fields' defaults follows from other fields, as the page says it.
-FOLLOWS = {"num_heads_kv": "as `num_heads`", "head_dim_v": "as `head_dim`", "softmax_scale": "head_dim**-0.5"}
+FOLLOWS = {"num_heads_kv": "as `num_heads`", "head_dim_v": "as `head_dim`", "softmax_scale": "head_dim**-0.5",
+           "kv_dtype": "as `dtype`"}  # fmt: skip
 PATH = re.compile(r"(?:(?:attnbench|suites|tests|kernels|docs|benchmarks|reports)/|results/\d{4}-\d\d-\d\d)[\w./*-]*")
 
 

@@ -32,7 +32,8 @@ def test_shapes_dtypes_and_finite(name, dtype):
     case = make(inputs=name, dtype=dtype, seqlen_k=96, num_heads_kv=2, head_dim_v=32)
     inputs = make_inputs(case)
     assert [tuple(t.shape) for t in tensors(inputs)] == [(2, 192, 4, 64), (2, 96, 2, 64), (2, 96, 2, 32)]
-    assert {t.dtype for t in tensors(inputs)} == {torch.float16 if dtype == "fp16" else torch.bfloat16}
+    torch_type = {"fp16": torch.float16, "fp32": torch.float32}.get(dtype, torch.bfloat16)
+    assert {t.dtype for t in tensors(inputs)} == {torch_type}
     assert all(t.isfinite().all() and t.is_contiguous() for t in tensors(inputs))
     assert all(t.float().std() > 0 for t in tensors(inputs))
     held = [*tensors(inputs)]

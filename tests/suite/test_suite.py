@@ -270,7 +270,7 @@ def test_schema_describes_every_key_and_value():
         for name, entry in part["properties"].items():
             assert name in ("name", "groups", "timing", "checks", "emulation") or entry.get("description"), name
     axes = schema["$defs"]["Group"]["properties"]["axes"]
-    assert {"enum": ["fp16", "bf16", "e4m3", "e5m2"]} in axes["properties"]["dtype"]["anyOf"]
+    assert {"enum": ["fp16", "bf16", "fp32", "e4m3", "e5m2"]} in axes["properties"]["dtype"]["anyOf"]
     assert "seqlen" in axes["properties"] and list(axes["patternProperties"]) == ["^[a-z_]+( *, *[a-z_]+)+$"]
     assert schema["$defs"]["Timing"]["properties"]["processes"]["default"] == 1
 

@@ -21,7 +21,8 @@ def group(axes="", rest="", sizes=SIZES, name="a"):
 
 NAMES = ("seqlen, batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim, head_dim_v, dtype, causal, "
          "inputs, seed, "
-         "scaling, block_size, hadamard, p_scale, softmax_scale, mask_alignment")  # fmt: skip
+         "scaling, block_size, hadamard, p_scale, softmax_scale, mask_alignment, "
+         "kv_dtype")  # fmt: skip
 INPUTS = ", ".join(DISTRIBUTIONS)
 
 MISTAKES = {
@@ -66,7 +67,7 @@ MISTAKES = {
     "backends: []\n" + WHOLE: 'x.yaml:1: "backends" must be at least one entry, not []',
     "backends: naive\n" + WHOLE: 'x.yaml:1: "backends" must be a list, not "naive"',
     # values
-    group("dtype: [bf16, fp8]"): "x.yaml:3: dtype must be one of fp16, bf16, e4m3, e5m2, not 'fp8'",
+    group("dtype: [bf16, fp8]"): "x.yaml:3: dtype must be one of fp16, bf16, fp32, e4m3, e5m2, not 'fp8'",
     group("inputs: [gauss]"): f"x.yaml:3: inputs must be one of {INPUTS}, not 'gauss'",
     group("causal: [maybe]"): "x.yaml:3: causal must be true or false, not 'maybe'",
     group("softmax_scale: [0]"): "x.yaml:3: softmax_scale must be a positive number, not 0",
@@ -237,7 +238,7 @@ ONLY_MISTAKES = {
     "window=3": '--only window=3: "window" is reserved for a later version and cannot be set yet; remove it',
     "dtype": '--only dtype: write field=value[,value], such as "dtype=bf16" or "seqlen=1k,2k"',
     "dtype=": '--only dtype=: write field=value[,value], such as "dtype=bf16" or "seqlen=1k,2k"',
-    "dtype=fp8": "--only dtype=fp8: dtype must be one of fp16, bf16, e4m3, e5m2, not 'fp8'",
+    "dtype=fp8": "--only dtype=fp8: dtype must be one of fp16, bf16, fp32, e4m3, e5m2, not 'fp8'",
     "seqlen=1k,x": "--only seqlen=1k,x: seqlen must be a whole number (1k is 1024), not 'x'",
     "causal=yes": "--only causal=yes: causal must be true or false, not 'yes'",
     "p_scale=big": "--only p_scale=big: p_scale must be a positive number, not 'big'",

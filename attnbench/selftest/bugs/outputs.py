@@ -103,10 +103,11 @@ class LseSign(_Spoiled):
 
 
 class WrongDtype(_Spoiled):
-    """The output is fp32."""
+    """The output is fp32, or where it should be, bf16."""
 
     def spoil(self, case: Case, inputs: Inputs, outputs: Outputs) -> Outputs:
-        return replace(outputs, out=outputs.out.float())
+        out = outputs.out
+        return replace(outputs, out=out.bfloat16() if case.dtype == "fp32" else out.float())
 
 
 class WrongShape(_Spoiled):
