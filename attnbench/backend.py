@@ -94,14 +94,16 @@ class Base:
     "tf32": products of fp32 tensors take 10 fraction bits of each, which is then their budget.
     own_quantizer: it starts from the originals of an 8-bit case, not from the quantized tensors. partials_16bit: it
     keeps partial results in 16 bits. scores_int8: q and k of a 16-bit case become 8-bit integers, whose error is its
-    budget (`reference.int8`). by_name_only: devices on which it runs only where a suite or --backend names it.
+    budget (`reference.int8`). scores_16bit: a 16-bit case's scores are stored in its type before softmax, which is then
+    their budget. lse_informational: its lse is told, not judged. by_name_only: devices on which it runs only where a
+    suite or --backend names it.
     emulated: its kernels run in an emulation of their hardware, so that it is judged like any other and never timed.
     interpreted: they run in their language's interpreter, likewise. language: in which its kernels are written, where
     that has an interpreter ("triton").
 
     What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
-    transposes, widens, quantizes or packs), scores_16bit, lse_informational, batch_invariant (None: not
-    known), approximate, stateful, declared, exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
+    transposes, widens, quantizes or packs), batch_invariant (None: not known), approximate, stateful, declared,
+    exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
     """
 
     name: str

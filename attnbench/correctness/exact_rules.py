@@ -6,6 +6,7 @@ of them, to what the inputs make exact. Each rule says why a right kernel keeps 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,6 +129,26 @@ def _bias(known: Known) -> list[Check]:
     return [Check("mean signed error with v of one sign", bias, limit, bias <= limit)]
 
 
+def _signed(known: Known) -> list[Check]:
+    """As `_bias`, of outputs of both signs: a conversion that never rounds up draws all of them towards 0.
+
+    Of 16-bit outputs of ordinary inputs, whose rows have weights of their own, so that they are a sample.
+    """
+    seen = visible_keys(known.case, known.rows.index) > 0
+    if known.case.dtype not in ("fp16", "bf16") or not known.exact_accumulator or not bool(seen.any()):
+        return []
+    exact, sizes = known.exact[seen], known.exact[seen].abs().mean(dim=-1)
+    sizes = sizes.masked_fill(sizes == 0, math.inf)
+
+    def by_row(out: Tensor) -> Tensor:
+        return ((out[seen] - exact) * exact.sign()).mean(dim=-1) / sizes
+
+    eager, bias = by_row(known.eager), abs(float(by_row(known.out).mean()))
+    chance = float(eager.square().mean().sqrt()) * float(eager.numel()) ** -0.5 + known.u * exact.numel() ** -0.5
+    limit = BIAS_PART * known.u + CHANCE_SIGMAS * chance + 2 * abs(float(eager.mean()))
+    return [Check("mean signed error, towards 0 or away from it", bias, limit, bias <= limit)]
+
+
 def _counted(rule: str, wrong: Tensor, rows: Rows) -> Check:
     count = int(wrong.sum())
     return Check(rule, count, 0, count == 0, row_place(rows, int(wrong.flatten().int().argmax())) if count else "")
@@ -141,6 +162,8 @@ _RULES: dict[str, Callable[[Known], list[Check]]] = {
     "equal_logits": _mean_of_v,
     "same_sign_v": _bias,
     "v_trend": _bias,
+    "normal": _signed,
+    "outliers": _signed,
 }
 
 

@@ -18,6 +18,8 @@ from attnbench.correctness.exact_rules import Known, own_checks, swallowed_check
 from attnbench.correctness.rounding import half_epsilon, rounding_bound, row_sum_bound, scores_noise, unit
 from attnbench.records.record import (
     LSE_ERROR,
+    LSE_LIMIT,
+    LSE_VALUE,
     MAX_ERROR,
     NON_FINITE,
     RELATIVE_RMSE,
@@ -30,6 +32,7 @@ from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.oracle import (
     Reference,
     Rows,
+    rounds_scores,
     row_place,
     sums_in_fp32,
     takes_int8_scores,
@@ -75,13 +78,20 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
         checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
         values = _values(ref, backend, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
-        lse = outputs.lse.gather(2, rows.index).double()
-        if sums_in_fp32(case, backend):
-            checks.append(fp32_lse_check(rows, lse, exact.lse, noise_of(ref).lse))
+        check = _lse(ref, backend, outputs.lse.gather(2, rows.index).double(), exact.lse, budget.lse)
+        if backend.lse_informational:
+            known = {LSE_VALUE: check.value} if math.isfinite(check.value) else {}
+            values = {**values, **known, LSE_LIMIT: check.limit}
         else:
-            noise = 0.0 if case.is_fp8 else scores_noise(ref, backend) or None
-            checks.append(lse_check(noise, rows, lse, exact.lse, budget.lse, lambda: _row_sums(ref, backend)))
+            checks.append(check)
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
+
+
+def _lse(ref: Reference, backend: Base, lse: Tensor, exact: Tensor, budget: Tensor) -> Check:
+    if sums_in_fp32(ref.case, backend):
+        return fp32_lse_check(ref.rows, lse, exact, noise_of(ref).lse)
+    noise = 0.0 if ref.case.is_fp8 else scores_noise(ref, backend) or None
+    return lse_check(noise, ref.rows, lse, exact, budget, lambda: _row_sums(ref, backend))
 
 
 def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Factors()) -> Diagnosis:
@@ -163,7 +173,7 @@ def _values(
         "eager_rmse": eager.rmse,
         "eager_worst_row": eager.worst_row,
     }
-    if takes_int8_scores(ref.case, backend):
+    if takes_int8_scores(ref.case, backend) or rounds_scores(ref.case, backend):
         plain = without_heads(ref.eager(backend.accumulator).out, tainted)
         values["exact_scores_rmse"] = relative_errors(plain, exact).rmse
     if ref.originals is not None:

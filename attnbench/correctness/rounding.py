@@ -17,7 +17,15 @@ from attnbench.backend import Base, Inputs
 from attnbench.case import Case
 from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.int8 import score_noise
-from attnbench.reference.oracle import TF32, Reference, Rows, rounding_scatter, sums_in_fp32, takes_int8_scores
+from attnbench.reference.oracle import (
+    TF32,
+    Reference,
+    Rows,
+    rounding_scatter,
+    rounds_scores,
+    sums_in_fp32,
+    takes_int8_scores,
+)
 from attnbench.reference.single import UNIT, noise_of, sum_units
 
 if TYPE_CHECKING:
@@ -31,6 +39,8 @@ HALF_EPSILON_TF32 = 2.0**-11
 # Of the root sum of squares of all largest roundings. A rounding is about 0.4 of the largest one, so that this is 5 of
 # the sum's standard deviations; and up to four equal weights that all round one way are within it.
 ROUNDINGS = 2.0
+# Of the largest rounding of a number, on average.
+USUAL_ROUNDING = 0.6
 # By dtype: the largest relative rounding of a weight, and half the distance of its subnormal numbers.
 WEIGHTS = {
     "fp16": (2.0**-11, 2.0**-25),
@@ -55,14 +65,26 @@ def unit(case: Case, backend: Base) -> float:
 
 
 def scores_noise(ref: Reference, backend: Base) -> float:
-    """What scores are off by on average: those of 8-bit integers, where they are declared, and of an fp32 q, or of an
-    fp32 q and k, rounded to fewer digits; else 0."""
+    """What scores are off by on average: those of 8-bit integers, or stored in 16 bits, where that is declared, and of
+    an fp32 q, or of an fp32 q and k, rounded to fewer digits; else 0."""
     if takes_int8_scores(ref.case, backend):
         return score_noise(ref.case, ref.inputs)
+    if rounds_scores(ref.case, backend):
+        return USUAL_ROUNDING * HALF_EPSILON[ref.case.dtype] * score_size(ref.case, ref.inputs)
     if ref.case.dtype != "fp32" or sums_in_fp32(ref.case, backend):
         return 0.0
     q, k = (float(x.double().square().sum(dim=3).mean().sqrt()) for x in (ref.inputs.q, ref.inputs.k))
     return half_epsilon(ref.case, backend) * ref.case.scale * q * k / math.sqrt(ref.case.head_dim)
+
+
+def score_size(case: Case, inputs: Inputs) -> float:
+    """Root mean square of all scaled scores, masked ones too: each head's from the d x d products of its q and of its
+    k with themselves."""
+    ratio = case.num_heads // case.num_heads_kv
+    q, k = inputs.q.double().transpose(1, 2), inputs.k.double().transpose(1, 2)
+    of_k = (k.transpose(2, 3) @ k).repeat_interleave(ratio, dim=1)
+    squares = ((q.transpose(2, 3) @ q) * of_k).sum(dim=(2, 3)) / (case.seqlen_q * case.seqlen_k)
+    return case.scale * math.sqrt(float(squares.mean()))
 
 
 def make_budgets(ref: Reference, backend: Base) -> None:

@@ -32,6 +32,8 @@ WORST_ROW = "worst row's relative RMSE"
 MAX_ERROR = "max error"
 RMS_RATIO = "RMS(out) / RMS(ref) - 1"
 LSE_ERROR = "LSE error"
+# Of an lse that its backend gives for information only (`lse_informational`): figures, and no check.
+LSE_VALUE, LSE_LIMIT = "lse_error", "lse_limit"
 NON_FINITE = "non-finite outputs"
 REPEATS_DIFFER = "repeats that differ bitwise"
 THREADS_DIFFER = "calls on another thread that differ bitwise"

@@ -38,6 +38,8 @@ CHUNK_BYTES = 16 * 2**20
 INT8_SCORES = "int8_scores"
 # That of one whose fp32 products are tensor cores'.
 TF32 = "tf32"
+# That of one whose scores are stored in the inputs' 16-bit type before softmax.
+SCORES_16BIT = "scores_16bit"
 TF32_BITS = -(1 << 13)
 # Key tile of the emulated 8-bit pipeline.
 FP8_TILE_N = 128
@@ -148,8 +150,8 @@ def score_scatter(case: Case, plain: Inputs, rows: Rows) -> Attention:
 def eager(case: Case, inputs: Inputs, rows: Rows, accumulator: str = "fp32") -> Attention:
     """The same-precision reference on the same inputs, its output rounded to the output dtype (held in fp64).
 
-    accumulator: one of `fp8.ACCUMULATORS`, INT8_SCORES where a 16-bit case is answered with 8-bit integer scores, TF32
-    where an fp32 one is with products of 10 fraction bits.
+    accumulator: one of `fp8.ACCUMULATORS`; of a 16-bit case INT8_SCORES, answered with 8-bit integer scores, or
+    SCORES_16BIT, with scores rounded to its type; of an fp32 one TF32, with factors of 10 fraction bits.
     """
     import torch
 
@@ -187,6 +189,8 @@ def _eager_plain(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumu
     factor = tf32 if accumulator == TF32 and case.dtype == "fp32" else lambda x: x
     queries, keys, values = (factor(x.float()) for x in (part.queries(q.to(k.dtype)), part.keys(k), part.keys(v)))
     scores = (queries @ keys.T).mul_(case.scale)
+    if accumulator == SCORES_16BIT:
+        scores = scores.to(v.dtype).float()
     lse, total = _softmax_in_place(scores, part)
     return factor(scores.div_(total).to(v.dtype).float()) @ values, lse
 
@@ -341,12 +345,19 @@ class Reference:
 
     def budget(self, backend: Base) -> Attention:
         """The eager reference that a backend is held against: with what it declares of its sums and scores."""
-        return self.eager(INT8_SCORES if takes_int8_scores(self.case, backend) else backend.accumulator)
+        if takes_int8_scores(self.case, backend):
+            return self.eager(INT8_SCORES)
+        return self.eager(SCORES_16BIT if rounds_scores(self.case, backend) else backend.accumulator)
 
 
 def sums_in_fp32(case: Case, backend: Base) -> bool:
     """Whether nothing of the case is rounded to fewer digits than fp32 has."""
     return case.dtype == case.key_dtype == "fp32" and backend.accumulator != TF32
+
+
+def rounds_scores(case: Case, backend: Base) -> bool:
+    """Whether the scores of a 16-bit case may be stored in its type before softmax."""
+    return backend.scores_16bit and case.dtype in ("fp16", "bf16")
 
 
 def takes_int8_scores(case: Case, backend: Base) -> bool:

@@ -6,6 +6,7 @@ tile of rows; incoherent processing rotates q and k first (see `hadamard`).
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,25 @@ def quantize_tensor(x: Tensor, scaling: str, block_size: int, dtype: str = "e4m3
     scaled = x * expand_descale(ones / descale, x.shape, scaling, block_size)
     # NOTE: the sign of a NaN depends on the processor that made it.
     return to_fp8(scaled.masked_fill(scaled.isnan(), float("nan")), dtype), descale
+
+
+def overflowed(inputs: Inputs, case: Case) -> str:
+    """What the reference quantizer made smaller than it is, in words: `3 values of k, 1 of v`; "" where nothing.
+
+    A scaling by the largest magnitude leaves none but infinities beyond the type's largest number; `none` may.
+    """
+    if not case.is_fp8:
+        return ""
+    counts = {}
+    for name in ("q", "k", "v"):
+        x = getattr(inputs, name).float()
+        limit = FORMATS[case.dtype].largest if case.scaling == "none" else math.inf
+        if case.hadamard and case.scaling == "none" and name != "v":
+            x = rotate(x, case.seed)
+        beyond = x.abs() > limit * (1 + FORMATS[case.dtype].rounding) if math.isfinite(limit) else x.isinf()
+        counts[name] = int(beyond.sum())
+    told = [f"{count:,} of {name}" for name, count in counts.items() if count]
+    return "" if not told else f"values {', '.join(told)}"
 
 
 def _group_amax(x: Tensor, scaling: str, block_size: int) -> Tensor:

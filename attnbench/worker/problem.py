@@ -13,8 +13,10 @@ from attnbench.correctness.probes import RECHECK_SET
 from attnbench.correctness.rounding import make_budgets
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import PrepTiming
+from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.inputs import checksums, input_bytes, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
+from attnbench.reference.quantize import overflowed
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
 from attnbench.worker.phases import ALIVE_EVERY_S, Phases
@@ -42,6 +44,7 @@ class Problem:
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
         self._checksums: list[int] = []
+        self._overflow: str | None = None
         self._sources: tuple[Tensor, Mapping[str, float]] | None = None
         self.reference_prep: PrepTiming | None = None  # the reference quantizer's time, taken once for all backends
         self.posed: dict[tuple[Case, int], Reference] = {}  # what probes pose at this case's shape; see `context`
@@ -84,6 +87,16 @@ class Problem:
         index = reference.rows.index[..., None].expand_as(drawn)
         out = outputs.out.transpose(1, 2).gather(2, index).double()
         return {**errors, "rmse_drawn": rmse_drawn(out, drawn)}
+
+    def overflow_warning(self) -> tuple[str, ...]:
+        """Where numbers of an 8-bit case are beyond its type: every kernel is given them saturated."""
+        if self._overflow is None:
+            self._overflow = overflowed(self.reference.inputs, self.case)
+        if not self._overflow:
+            return ()
+        largest = FORMATS[self.case.dtype].largest
+        words = f"beyond {largest:g}, the largest {self.case.dtype} number, with scaling {self.case.scaling}"
+        return (f"inputs overflow: {self._overflow} {words}; they are saturated for every kernel",)
 
     def forget(self) -> None:
         """Inputs and references are made anew when next needed."""

@@ -6,6 +6,7 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 from __future__ import annotations
 
 import json
+import math
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,7 +24,16 @@ from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import IN_PLACE, kept, run_probes
 from attnbench.correctness.rounding import make_budgets
 from attnbench.paths import PACKAGE
-from attnbench.records.record import EMULATED, INTERPRETED, LIKELY_CAUSE, RELATIVE_RMSE, Accuracy, Record
+from attnbench.records.record import (
+    EMULATED,
+    INTERPRETED,
+    LIKELY_CAUSE,
+    LSE_LIMIT,
+    LSE_VALUE,
+    RELATIVE_RMSE,
+    Accuracy,
+    Record,
+)
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
 from attnbench.reference.oracle import TF32, Reference, make_reference
 from attnbench.settings import Factors
@@ -145,8 +155,8 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
         accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors, last)
 
     def judged(status: str, reason: str) -> Record:
-        stamps = (*_accumulator_warnings(backend, accuracy), *_scores_warnings(accuracy))
-        stamps = (*stamps, *_tf32_warning(backend, problem.case), *backend.warnings(problem.case))
+        stamps = (*_accumulator_warnings(backend, accuracy), *_declared_warnings(backend, problem.case, accuracy))
+        stamps = (*stamps, *problem.overflow_warning(), *backend.warnings(problem.case))
         return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps)
 
     if accuracy.passed:
@@ -166,21 +176,22 @@ def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:
     return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
 
 
-def _tf32_warning(backend: Base, case: Case) -> tuple[str, ...]:
-    """A kernel that is held against TF32's error, as it declares, is stamped: others are held against fp32's."""
-    if case.dtype != "fp32" or backend.accumulator != TF32:
-        return ()
-    return ("it declares tf32: its limits are those of factors with 10 fraction bits, not of fp32",)
-
-
-def _scores_warnings(accuracy: Accuracy) -> tuple[str, ...]:
-    """A kernel that is held against 8-bit integer scores, as it declares, is stamped: others have a narrower limit."""
-    exact = accuracy.values.get("exact_scores_rmse")
-    found = [check for check in accuracy.checks if check.rule == RELATIVE_RMSE]
-    if exact is None or not found:
-        return ()
-    words = f"it declares scores_int8: relative RMSE {found[0].value:.3g}, and {exact:.3g} with exact scores"
-    return (f"{words}; its limits are those of 8-bit integers",)
+def _declared_warnings(backend: Base, case: Case, accuracy: Accuracy) -> tuple[str, ...]:
+    """A kernel that is held against fewer digits than others of its dtype are, as it declares, is stamped."""
+    found, values = [], accuracy.values
+    if case.dtype == "fp32" and backend.accumulator == TF32:
+        found.append("it declares tf32: its limits are those of factors with 10 fraction bits, not of fp32")
+    exact = values.get("exact_scores_rmse")
+    rmse = next((check.value for check in accuracy.checks if check.rule == RELATIVE_RMSE), None)
+    if exact is not None and rmse is not None:
+        trait, limits = ("scores_int8", "8-bit integers") if backend.scores_int8 else ("scores_16bit", "rounded scores")
+        words = f"it declares {trait}: relative RMSE {rmse:.3g}, and {exact:.3g} with exact scores"
+        found.append(f"{words}; its limits are those of {limits}")
+    limit = values.get(LSE_LIMIT)
+    if limit is not None and not values.get(LSE_VALUE, math.inf) <= limit:
+        error = f"{values[LSE_VALUE]:.3g}" if LSE_VALUE in values else "not finite, or finite where it must not be"
+        found.append(f"its lse is for information only, as it declares: off by {error}, where {limit:.3g} is the limit")
+    return tuple(found)
 
 
 @contextmanager

@@ -10,7 +10,15 @@ from attnbench.case import SCALINGS, Case
 from attnbench.reference.fp8 import ACCUMULATORS, FORMATS, FRACTION_BITS, WGMMA_K, matmul_into, to_fp8
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
-from attnbench.reference.quantize import dequantize, quantize, quantize_tensor, rotate, signs, walsh_hadamard
+from attnbench.reference.quantize import (
+    dequantize,
+    overflowed,
+    quantize,
+    quantize_tensor,
+    rotate,
+    signs,
+    walsh_hadamard,
+)
 
 BATCH, SEQLEN, HEADS, DIM = 2, 300, 3, 32
 
@@ -311,3 +319,31 @@ def test_what_is_not_finite_stays_so_in_truncated_sums(bad):
 def test_an_unknown_accumulator_is_refused():
     with pytest.raises(ValueError, match="unknown accumulator 'fp22'; one of fp32, hopper, two_level"):
         matmul_into(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), "fp22")
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_conversion_saturates_whatever_a_library_does_with_large_numbers(dtype):
+    """torch gives 448 for 500 in e4m3 and infinity beyond e5m2's largest; ml_dtypes, and so jax, NaN and infinity."""
+    import ml_dtypes
+
+    theirs, largest = {"e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}[dtype], FORMATS[dtype].largest
+    beyond = [largest * 1.01, largest * 1.05, 500.0, 1e9, math.inf]
+    found = to_fp8(torch.tensor([*beyond, *(-x for x in beyond), math.nan]), dtype).float()
+    assert found[:5].tolist() == [min(largest, to_fp8(torch.tensor(x), dtype).float().item()) for x in beyond]
+    assert found[3:5].tolist() == [largest] * 2 and found[8:10].tolist() == [-largest] * 2 and found[10].isnan()
+    bits = torch.arange(0, 0x7F80 + 1, dtype=torch.int32)  # every bf16 number up to infinity, as fp32
+    numbers = (bits << 16).view(torch.float32)
+    inside = numbers[numbers <= largest]
+    wanted = torch.from_numpy(inside.numpy().astype(theirs).astype(np.float32))
+    assert torch.equal(to_fp8(inside, dtype).float(), wanted) and torch.equal(to_fp8(-inside, dtype).float(), -wanted)
+    assert (to_fp8(numbers[numbers > largest], dtype).float() == largest).all()
+
+
+def test_inputs_beyond_the_type_are_told():
+    case = make(dtype="e4m3", scaling="none")
+    plain = make_inputs(case)
+    assert overflowed(plain, case) == "" and overflowed(plain, make(dtype="bf16")) == ""
+    plain.k[0, 0, 0, :3] = torch.tensor([500.0, -1000.0, 448.0])
+    plain.v[0, 1, 0, 0] = math.inf
+    assert overflowed(plain, case) == "values 2 of k, 1 of v"
+    assert overflowed(plain, make(dtype="e4m3", scaling="head")) == "values 1 of v"
