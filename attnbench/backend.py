@@ -99,10 +99,11 @@ class Base:
     suite or --backend names it.
     emulated: its kernels run in an emulation of their hardware, so that it is judged like any other and never timed.
     interpreted: they run in their language's interpreter, likewise. language: in which its kernels are written, where
-    that has an interpreter ("triton").
+    that has an interpreter ("triton"). stateful: with `calls: n`, `prepare` returns a callable that takes a step's
+    number and its q, k, v; step 0 is the prefill, whose inputs `prepare` was given.
 
     What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
-    transposes, widens, quantizes or packs), batch_invariant (None: not known), approximate, stateful, declared,
+    transposes, widens, quantizes or packs), batch_invariant (None: not known), approximate, declared,
     exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
     """
 

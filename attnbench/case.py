@@ -13,6 +13,7 @@
 | a row that sees no key | lse -inf, output 0 |
 | descale | real value = stored value x descale, fp32 |
 | dtype | fp16, bf16, fp32, e4m3, e5m2 (an 8-bit case returns bf16) |
+| calls | of one sequence, with state kept between them: the first as this case, each further a query and a key more |
 | kv_dtype | of k and v where q is fp32: fp16 or bf16; None means as dtype |
 | scaling, block_size, hadamard | how the reference quantizer makes the 8-bit tensors |
 | p_scale | the scale of P before it is rounded to 8 bits |
@@ -39,6 +40,8 @@ SCALINGS = ("none", "tensor", "head", "token", "block")
 MAX_HEAD_DIM = 576
 # Sizes beyond this overflow the 32-bit lengths of every kernel interface in the field.
 MAX_SIZE = 2**31 - 1
+# Each is held against an oracle of its own.
+MAX_CALLS = 1024
 MAX_SEED = 2**63 - 1
 LARGEST = sys.float_info.max
 
@@ -47,7 +50,7 @@ REQUIRED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "head_dim")
 FACTORS = ("p_scale", "softmax_scale")
 FP8_FIELDS = ("scaling", "block_size", "hadamard", "p_scale")
 # Values of these are legal only together, as `Case.make` checks; any other field's is legal or not by itself.
-INTERDEPENDENT = ("num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", "kv_dtype", *FP8_FIELDS)
+INTERDEPENDENT = ("num_heads", "num_heads_kv", "head_dim", "head_dim_v", "dtype", "kv_dtype", "calls", *FP8_FIELDS)
 # A file of q, k, v; no sign that would make keys ambiguous.
 INPUT_FILE = re.compile(r"[\w./-]+\.safetensors")
 RESERVED = ("pass", "window", "mask", "seqlens", "page_size", "num_splits")
@@ -86,6 +89,7 @@ class Case(_Hashed):
     softmax_scale: float | None = None
     mask_alignment: str = "bottom_right"
     kv_dtype: str | None = None
+    calls: int = 1
 
     def __hash__(self) -> int:
         """Taken once: a report looks its cases up a million times, and there are many fields to go through."""
@@ -173,6 +177,7 @@ def key_of(
     softmax_scale: float | None,
     mask_alignment: str,
     kv_dtype: str | None,
+    calls: int,
 ) -> str:
     """The key of the case with these fields, for who needs no more of it: to name a million cases takes no cases."""
     dims = str(head_dim) if head_dim_v == head_dim else f"{head_dim}.{head_dim_v}"
@@ -189,6 +194,8 @@ def key_of(
         key += f"-mask_alignment={mask_alignment}"
     if kv_dtype is not None and kv_dtype != dtype:
         key += f"-kv_dtype={kv_dtype}"
+    if calls != DEFAULTS["calls"]:
+        key += f"-calls={calls}"
     return key
 
 
@@ -205,9 +212,10 @@ _FIELDS_OF = attrgetter(*FIELDS)
 DEFAULTS: Mapping[str, Any] = {
     "dtype": "bf16", "causal": False, "inputs": "normal", "seed": 0,
     "scaling": "head", "block_size": 128, "hadamard": False, "p_scale": 256.0, "softmax_scale": None,
-    "mask_alignment": "bottom_right", "kv_dtype": None,
+    "mask_alignment": "bottom_right", "kv_dtype": None, "calls": 1,
 }  # fmt: skip
-_POSITIVE = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size")
+_POSITIVE = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size",
+             "calls")  # fmt: skip
 
 
 def _complete(values: dict[str, Any]) -> None:
@@ -241,8 +249,9 @@ def _check_sizes(values: dict[str, Any]) -> None:
         value = values.get(name, 1)
         if type(value) is not int:
             raise CaseError(f"{name} must be a whole number, not {value!r}")
-        if not 1 <= value <= MAX_SIZE:
-            raise CaseError(f"{name} must be between 1 and {MAX_SIZE}, not {_shortened(value)}")
+        largest = MAX_CALLS if name == "calls" else MAX_SIZE
+        if not 1 <= value <= largest:
+            raise CaseError(f"{name} must be between 1 and {largest}, not {_shortened(value)}")
     for name in ("head_dim", "head_dim_v"):
         if values[name] > MAX_HEAD_DIM:
             raise CaseError(f"{name} {values[name]} is above {MAX_HEAD_DIM}, the largest that any backend takes")
@@ -279,6 +288,8 @@ def _check_names(values: dict[str, Any]) -> None:
         value = values.get(name)
         if value is not None and (type(value) not in (int, float) or not 0 < value <= LARGEST):
             raise CaseError(f"{name} must be a positive number, not {_shortened(value)}")
+    if dtype in FP8_DTYPES and values.get("calls", 1) != 1:
+        raise CaseError(f"calls applies to fp16, bf16 and fp32 only, not to {dtype}")
     if dtype not in FP8_DTYPES:
         for name in FP8_FIELDS:
             if name in values and values[name] != DEFAULTS[name]:
@@ -314,6 +325,8 @@ def attended_pairs(seqlen_q: int, seqlen_k: int, causal: bool, mask_alignment: s
 def visible_scores(case: Case) -> int:
     """Scores that the mask lets through, of all heads and batches."""
     pairs = attended_pairs(case.seqlen_q, case.seqlen_k, case.causal, case.mask_alignment)
+    further = case.calls - 1  # each of one query that sees all keys up to its own
+    pairs += further * case.seqlen_k + further * (further + 1) // 2
     return pairs * case.num_heads * case.batch
 
 

@@ -35,6 +35,7 @@ LSE_ERROR = "LSE error"
 # Of an lse that its backend gives for information only (`lse_informational`): figures, and no check.
 LSE_VALUE, LSE_LIMIT = "lse_error", "lse_limit"
 NON_FINITE = "non-finite outputs"
+STEPS_DIFFER = "steps that differ when the sequence is called again"
 REPEATS_DIFFER = "repeats that differ bitwise"
 THREADS_DIFFER = "calls on another thread that differ bitwise"
 STREAMS_DIFFER = "calls on another stream that differ bitwise"

@@ -60,6 +60,9 @@ def script_of(run: Run, case_key: str, backend: str) -> str:
     """The same for a run that was read."""
     run_directory = run.path
     record = next((r for r in run.records if r.case_key == case_key and r.backend == backend), None)
+    if record is not None and record.case.calls > 1:
+        words = "repro shows single calls, not a sequence of them"
+        raise StoreError(f"{run_directory}: {case_key} has {record.case.calls} calls; {words}: run its suite again")
     if record is None:
         keys = {r.case_key for r in run.records}
         if case_key not in keys:

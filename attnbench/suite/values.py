@@ -14,7 +14,8 @@ from typing import Any, TypeGuard
 from attnbench.case import DTYPES, FACTORS, FIELDS, INPUT_FILE, LARGEST, MASK_ALIGNMENTS, MAX_SIZE, RESERVED, SCALINGS
 from attnbench.errors import suggest
 
-SIZES = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size", "seed")
+SIZES = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_kv", "head_dim", "head_dim_v", "block_size", "seed",
+         "calls")  # fmt: skip
 FLAGS = ("causal", "hadamard")
 OPTIONAL = ("num_heads_kv", "head_dim_v", "softmax_scale", "kv_dtype")  # null: what follows from the other fields
 # `seqlen` is no field of a case: it sets, or matches, both lengths.

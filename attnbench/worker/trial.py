@@ -27,7 +27,6 @@ from attnbench.paths import PACKAGE
 from attnbench.records.record import (
     EMULATED,
     INTERPRETED,
-    LIKELY_CAUSE,
     LSE_LIMIT,
     LSE_VALUE,
     RELATIVE_RMSE,
@@ -42,6 +41,7 @@ from attnbench.timing.sampling import Unstable
 from attnbench.worker.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
 from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared
 from attnbench.worker.problem import Problem
+from attnbench.worker.steps import check_steps, reason_of
 
 T = TypeVar("T")
 # Ahead of the reason of an error that came after the check.
@@ -68,6 +68,8 @@ def check_trial(problem: Problem, backend: Base, timed: bool = True) -> Checked 
         reason = _cannot(problem, backend)
         if reason is not None:
             return replace(base, status="unsupported", kind=None, reason=reason, kernel=None)
+        if problem.case.calls > 1:
+            return _stepped(problem, backend, base)
         checked = _checked(problem, backend, base, last)
         return checked.record if last and isinstance(checked, Checked) else checked
 
@@ -123,10 +125,14 @@ def _cannot(problem: Problem, backend: Base) -> str | None:
     if not reason:
         with problem.phases("build"):
             backend.build()
-        reason = backend.unsupported(problem.case) or problem.too_large(backend)
+        reason = _no_state(backend, problem.case) or backend.unsupported(problem.case) or problem.too_large(backend)
     if reason and not isinstance(reason, str):
         raise ContractError(f"unsupported() returned {reason!r}; return a reason as text, or None")
     return reason or None
+
+
+def _no_state(backend: Base, case: Case) -> str | None:
+    return None if case.calls == 1 or backend.stateful else "it keeps no state between calls (it is not `stateful`)"
 
 
 def _conditions(backend: Base, case: Case) -> Any:
@@ -161,8 +167,19 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
 
     if accuracy.passed:
         return Checked(backend, judged("ok", ""), first_call_s)
-    reason = "; ".join(str(check) for check in accuracy.failures) + (LIKELY_CAUSE + cause if cause else "")
-    return judged("incorrect", "\n".join((reason, *accuracy.error_map)))
+    return judged("incorrect", reason_of(accuracy, cause))
+
+
+def _stepped(problem: Problem, backend: Base, base: Record) -> Record:
+    """The record of a sequence of calls: judged, never timed."""
+    with poisoned_memory(), problem.phases("check"):
+        accuracy, cause = check_steps(problem, backend)
+    status, reason = ("ok", "") if accuracy.passed else ("incorrect", reason_of(accuracy, cause))
+    stamps = (*_declared_warnings(backend, problem.case, accuracy), *backend.warnings(problem.case))
+    facts = _kernel_facts(backend, problem.case)
+    return replace(
+        base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps, kernel=facts
+    )  # fmt: skip
 
 
 def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:

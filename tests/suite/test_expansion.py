@@ -15,7 +15,7 @@ LEGAL = {
     "head_dim_v": [64, 128, 577, None], "dtype": ["bf16", "e4m3"], "causal": [False, True], "seqlen_q": [1, 64],
     "seqlen_k": [64, 100], "inputs": ["normal", "outliers"], "seed": [0, 3], "scaling": ["head", "none", "block"],
     "block_size": [128, 64], "hadamard": [False, True], "p_scale": [256, 448.0], "softmax_scale": [None, 0.125],
-    "mask_alignment": ["bottom_right", "top_left"], "kv_dtype": [None, "bf16"],
+    "mask_alignment": ["bottom_right", "top_left"], "kv_dtype": [None, "bf16"], "calls": [1, 3],
 }  # fmt: skip
 HARMLESS = {
     "num_heads": [4, 12],

@@ -22,7 +22,7 @@ def group(axes="", rest="", sizes=SIZES, name="a"):
 NAMES = ("seqlen, batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim, head_dim_v, dtype, causal, "
          "inputs, seed, "
          "scaling, block_size, hadamard, p_scale, softmax_scale, mask_alignment, "
-         "kv_dtype")  # fmt: skip
+         "kv_dtype, calls")  # fmt: skip
 INPUTS = ", ".join(DISTRIBUTIONS)
 
 MISTAKES = {
@@ -135,7 +135,7 @@ MISTAKES = {
     group(rest="derive: {dtype: 3}"):
         'x.yaml:4: "dtype" cannot be derived, only whole numbers can: batch, seqlen_q, seqlen_k, num_heads, '
         'num_heads_kv, '
-        "head_dim, head_dim_v, block_size, seed",
+        "head_dim, head_dim_v, block_size, seed, calls",
     group(rest="derive: {seqlen_k: 3}"): 'x.yaml:4: "seqlen_k" under "derive" is set in this group already; keep one',
     group(rest="derive: {num_heads_kv: num_heads - 4}"):
         'x.yaml:4: num_heads_kv must be between 1 and 2147483647, not 0 (group "a")',
