@@ -2,8 +2,10 @@
 
 Our Triton forward, fp16, SEQLEN tokens, HEADS heads, once by each in a process of its own (the best of ROUNDS launches
 after one to warm up). attnbench's runs with NaN in masked lanes, programs in another
-order, races looked for; and one by one, to the same bits. Exit status 1 where it is less than three times as fast.
-Usage: interpreter.py [--seqlen N] [--heads N] [--head-dim N] [--tile M N] [--threads N]
+order, races looked for; and one by one, to the same bits. Then a longer launch (LONG tokens) in one process with all
+threads and spread over PROCESSES of one thread each, in turns. Exit status 1 where it is less than three times as fast
+as Triton's own, or where bits differ.
+Usage: interpreter.py [--seqlen N] [--heads N] [--head-dim N] [--tile M N] [--threads N] [--long N] [--processes N]
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 LEAST = 3.0
 ROUNDS = 3
 L2_BYTES = 50 << 20
 WAYS = ("plain", "together", "one_by_one")
+# Tokens of the launch that is spread over processes, and how often it is done in either way.
+LONG, TURNS = 2048, 3
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,12 +44,13 @@ class Shape:
         return self.heads * -(-self.seqlen // self.tile_m) * -(-self.seqlen // self.tile_n)
 
 
-def launched(how: str, shape: Shape, threads: int) -> tuple[float, int]:
-    """(seconds of the fastest launch, digest of its result), of a process of its own."""
+def launched(how: str, shape: Shape, threads: int, processes: int = 1) -> tuple[float, int]:
+    """(seconds of the fastest launch, digest of its result), of a process of its own. processes: that it forks."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     if how == "plain":
         environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-W", "ignore", __file__, "--how", how, json.dumps(asdict(shape)), str(threads)]
+    command = [sys.executable, "-W", "ignore", __file__, "--how", how, json.dumps(asdict(shape))]
+    command += [str(threads), str(processes)]
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     if done.returncode != 0:
         sys.exit(f"{how} ended with status {done.returncode}:\n{done.stderr}")
@@ -53,7 +58,7 @@ def launched(how: str, shape: Shape, threads: int) -> tuple[float, int]:
     return told["seconds"], told["bits"]
 
 
-def launch(how: str, shape: Shape, threads: int) -> None:
+def launch(how: str, shape: Shape, threads: int, processes: int) -> None:
     """Prints what `launched` reads."""
     import torch
 
@@ -67,6 +72,7 @@ def launch(how: str, shape: Shape, threads: int) -> None:
         from attnbench.interpreters.triton.launch import install
 
         install().conditions = Conditions(poisoned=True, order=7, one_by_one=how == "one_by_one")
+        install().processes = processes
     from attnbench.backends.triton.forward import attention_forward
 
     case = Case.make(
@@ -89,7 +95,7 @@ def launch(how: str, shape: Shape, threads: int) -> None:
 
 def main() -> int:
     if sys.argv[1:2] == ["--how"]:
-        launch(sys.argv[2], Shape(**json.loads(sys.argv[3])), int(sys.argv[4]))
+        launch(sys.argv[2], Shape(**json.loads(sys.argv[3])), int(sys.argv[4]), int(sys.argv[5]))
         return 0
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seqlen", type=int, default=Shape.seqlen)
@@ -97,6 +103,8 @@ def main() -> int:
     arguments.add_argument("--head-dim", type=int, default=Shape.head_dim)
     arguments.add_argument("--tile", type=int, nargs=2, default=(Shape.tile_m, Shape.tile_n), metavar=("M", "N"))
     arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    arguments.add_argument("--long", type=int, default=LONG)
+    arguments.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     asked = arguments.parse_args()
     shape = Shape(asked.seqlen, asked.heads, asked.head_dim, *asked.tile)
     told = {how: launched(how, shape, asked.threads) for how in WAYS}
@@ -107,7 +115,20 @@ def main() -> int:
     same = told["together"][1] == told["one_by_one"][1]
     bits = "the same bits" if same else "OTHER BITS"
     print(f"{ratio:.1f} times as fast as Triton's own (at least {LEAST:g}); one by one: {bits}")
-    return int(ratio < LEAST or not same)
+    alike = spread(replace(shape, seqlen=asked.long), asked.threads, asked.processes)
+    return int(ratio < LEAST or not same or not alike)
+
+
+def spread(shape: Shape, threads: int, processes: int) -> bool:
+    """Tells what processes buy; whether they give the same bits."""
+    turns = [(launched("together", shape, threads), launched("together", shape, 1, processes)) for _ in range(TURNS)]
+    one, several = (min(seconds for seconds, _ in side) for side in zip(*turns))
+    alike = len({bits for turn in turns for _, bits in turn}) == 1
+    ratios = ", ".join(f"{alone / others:.2f}" for (alone, _), (others, _) in turns)
+    print(f"seqlen {shape.seqlen}: {one:.3f} s a launch in one process with {threads} threads, {several:.3f} s in "
+          f"{processes} with one each: {one / several:.2f} times as fast (in turns: {ratios}); "
+          f"{'the same bits' if alike else 'OTHER BITS'}")  # fmt: skip
+    return alike
 
 
 if __name__ == "__main__":

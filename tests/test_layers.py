@@ -83,6 +83,7 @@ ABOUT = {
             "memory_operations",
             "numbers",
             "operations",
+            "processes",
             "stand_ins",
         )
     },

@@ -27,7 +27,7 @@ def attention(
     if FAULT == "does_not_compile":
         refused(rows)
     if FAULT == "outside_scalar":
-        scale = scale + tl.load(Lse + both * seqlen_q + 1000000)
+        scale = scale + tl.load(Lse + both * seqlen_q + (1 << 40))
     q_at = Q + batch * stride_qb + head * stride_qh + rows[:, None] * stride_qs + dims[None, :]
     q = tl.load(q_at, mask=rows[:, None] < seqlen_q, other=0.0)
     k_head = K + batch * stride_kb + head // group * stride_kh

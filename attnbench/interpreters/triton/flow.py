@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from attnbench.interpreters.triton.ir import Block, Function, Operation
 
-STORES = frozenset({"tt.store", "tt.descriptor_store", "tt.atomic_rmw", "tt.atomic_cas"})
+ATOMICS = frozenset({"tt.atomic_rmw", "tt.atomic_cas"})
+STORES = frozenset({"tt.store", "tt.descriptor_store"}) | ATOMICS
 # What is stored where is no part of these operations' results.
 MEMORY_READS = frozenset({"tt.load", "tt.descriptor_load", "tt.dot"})
 
@@ -32,13 +33,17 @@ def largest_tensor(functions: Iterable[Function]) -> int:
     return max((math.prod(kind.shape) for kind in kinds), default=1)
 
 
+def has_atomics(functions: Iterable[Function]) -> bool:
+    return any(operation.name in ATOMICS for function in functions for operation in operations(function.blocks))
+
+
 def orders_programs(function: Function) -> bool:
     """Whether what an atomic operation returns is used: programs can wait for each other by it."""
     used = {name for operation in operations(function.blocks) for name in _uses(operation)}
     return any(
         name in used
         for operation in operations(function.blocks)
-        if operation.name in ("tt.atomic_rmw", "tt.atomic_cas")
+        if operation.name in ATOMICS
         for name in operation.results
     )
 

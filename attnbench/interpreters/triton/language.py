@@ -8,12 +8,29 @@ import os
 from collections.abc import Iterator
 
 from attnbench.backend import Base, Call, Outputs, UnsupportedError
+from attnbench.errors import UserError
 from attnbench.interpreters.backend import Conditions, Ran
 
 # Versions whose compiler's output this interpreter was held against (tests/interpreters/triton).
 TRIED = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 # Set to anything: other versions are interpreted too.
 UNTRIED = "ATTNBENCH_UNTRIED_TRITON"
+# Over how many processes a long launch is spread; not set: as many as torch has threads.
+PROCESSES = "ATTNBENCH_INTERPRETER_PROCESSES"
+
+
+class ProcessesError(UserError):
+    """Not a number of processes; the message says what to give."""
+
+
+def processes_asked() -> int | None:
+    """None: nobody asked. Raises ProcessesError."""
+    text = os.environ.get(PROCESSES, "")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ProcessesError(f"{PROCESSES}={text}: give a number of processes from 1 on; 1 spreads no launch")
+    return int(text)
 
 
 class CompileError(Exception):
@@ -50,6 +67,7 @@ class TritonLanguage:
 
     def __init__(self) -> None:
         self.asked: set[str] = set()
+        self.processes = processes_asked()
 
     def version(self) -> str:
         from attnbench.machine.facts import package_version
@@ -66,9 +84,13 @@ class TritonLanguage:
 
     @functools.cached_property
     def interpreter(self):  # type: ignore[no-untyped-def]  # of a module that imports torch and triton
+        import torch
+
         from attnbench.interpreters.triton.launch import install
 
-        return install()
+        interpreter = install()
+        interpreter.processes = self.processes or torch.get_num_threads()
+        return interpreter
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:

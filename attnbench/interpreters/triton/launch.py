@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from attnbench.backend import HazardError
 from attnbench.interpreters.backend import Conditions
-from attnbench.interpreters.triton import stand_ins
-from attnbench.interpreters.triton.flow import largest_tensor, orders_programs, stored_arguments
+from attnbench.interpreters.triton import processes, stand_ins
+from attnbench.interpreters.triton.flow import has_atomics, largest_tensor, orders_programs, stored_arguments
 from attnbench.interpreters.triton.ir import Function, IRError, Type
 from attnbench.interpreters.triton.machine import Machine
 from attnbench.interpreters.triton.memory import Counts, Memory
@@ -45,9 +45,10 @@ class Interpreter:
     counts: of the launches since `forget`. undefined: source lines of loads whose masked lanes hold what nobody gave.
     configs: of autotuned kernels, the names of their configurations; taken: of those, the one that ran. unordered:
     kernels whose programs wait for each other through atomics, so that no races are looked for. timed_choice: the
-    autotuner's own, which was replaced.
+    autotuner's own, which was replaced. processes: how many a launch may be spread over.
     """
 
+    processes: int = 1
     conditions: Conditions = field(default_factory=Conditions)
     counts: list[Counts] = field(default_factory=list)
     undefined: set[str] = field(default_factory=set)
@@ -177,6 +178,9 @@ class Kernel:
         self.largest = largest_tensor(self.functions.values())
         self.stored = stored_arguments(self.functions, self.entry)
         self.waits = any(orders_programs(function) for function in self.functions.values())
+        # Whether a launch may be spread over processes, and by grid what one took in this one.
+        self.spreads = not has_atomics(self.functions.values())
+        self.alone_s: dict[tuple[int, int, int], float] = {}
 
     def launch_metadata(self, *args: Any) -> None:
         return None
@@ -197,8 +201,7 @@ class Kernel:
         memory = Memory((t for t in tensors if t is not None), stored, conditions.poisoned, races=not self.waits)
         machine = Machine(self.functions, HANDLERS, memory, grid)
         try:
-            for programs in self.groups(math.prod(grid)):
-                machine.run_programs(self.entry, values, programs)
+            self.run_programs(grid, memory, lambda programs: machine.run_programs(self.entry, values, programs))
         except (IRError, NotInterpreted) as error:
             raise NotInterpreted(f"{self.name}: {error}") from None
         except HazardError as error:
@@ -209,23 +212,57 @@ class Kernel:
         interpreter.counts.append(memory.counts)
         interpreter.undefined |= memory.undefined
 
-    def groups(self, count: int) -> Iterator[Tensor]:
-        """The programs' numbers, so many at a time, in the order of the conditions."""
-        conditions = self.interpreter.conditions
-        order = torch.arange(count)
-        if conditions.order is not None:
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(conditions.order))
-        alone = self.waits or conditions.one_by_one
-        size = 1 if alone else max(1, ELEMENTS_AT_ONCE // self.largest)
-        started = time.monotonic()
-        for number, programs in enumerate(torch.tensor_split(order, tuple(range(size, count, size)))):
-            yield programs
-            spent_s = time.monotonic() - started
-            whole_s = spent_s / (number + 1) * -(-count // size)
-            if whole_s > LONGEST_LAUNCH_S:
-                raise NotInterpreted(
-                    f"a launch of {count:,} programs would take about {whole_s / 60:.0f} minutes to interpret"
-                )
+    def run_programs(self, grid: tuple[int, int, int], memory: Memory, run: Callable[[Tensor], None]) -> None:
+        """All of a launch in the order of the conditions: some at a time, what takes long in several processes."""
+        count = math.prod(grid)
+        order, size = self.ordered(count), self.at_once()
+
+        def alone(programs: Tensor) -> None:
+            for _ in in_groups(programs, size, run, count):
+                pass
+
+        done, started = 0, time.monotonic()
+        groups = in_groups(order, size, run, count)
+        while done < count:
+            left_s = (time.monotonic() - started) / done * (count - done) if done else self.alone_s.get(grid, 0.0)
+            if left_s > processes.WORTH_S and self.spread(memory, alone, order[done:]):
+                return
+            done += next(groups)
+        self.alone_s[grid] = time.monotonic() - started
+
+    def spread(self, memory: Memory, alone: Callable[[Tensor], None], programs: Tensor) -> bool:
+        """Whether these programs were run in several processes. NOTE: a kernel that once was not is never again."""
+        count = self.interpreter.processes
+        if count > 1 and self.spreads and processes.possible():
+            self.spreads = processes.spread(memory, alone, list(processes.shares_of(programs, count)))
+            return self.spreads
+        return False
+
+    def ordered(self, count: int) -> Tensor:
+        """The programs' numbers, in the order of the conditions."""
+        seed = self.interpreter.conditions.order
+        if seed is None:
+            return torch.arange(count)
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+    def at_once(self) -> int:
+        """How many programs run together."""
+        if self.waits or self.interpreter.conditions.one_by_one:
+            return 1
+        return max(1, ELEMENTS_AT_ONCE // self.largest)
+
+
+def in_groups(programs: Tensor, size: int, run: Callable[[Tensor], None], count: int) -> Iterator[int]:
+    """Runs so many programs at a time, and gives how many. count: of the launch, to be told. Raises TooLong."""
+    started, done = time.monotonic(), 0
+    for group in torch.tensor_split(programs, tuple(range(size, len(programs), size))):
+        run(group)
+        done += len(group)
+        yield len(group)
+        whole_s = (time.monotonic() - started) / done * len(programs)
+        if whole_s > LONGEST_LAUNCH_S and done < len(programs):
+            minutes = f"about {whole_s / 60:.0f} minutes"
+            raise processes.TooLong(f"a launch of {count:,} programs would take {minutes} to interpret")
 
 
 def ttir(source: Any, signature: Any, constants: Any, options: Any, attributes: Any) -> str:
@@ -312,10 +349,5 @@ def total(counts: Iterable[Counts]) -> Counts:
     """Of several launches."""
     summed = Counts()
     for one in counts:
-        summed.read_bytes += one.read_bytes
-        summed.written_bytes += one.written_bytes
-        summed.dot_flops += one.dot_flops
-        summed.exponentials += one.exponentials
-        for start, count in one.read_of.items():
-            summed.read_of[start] = summed.read_of.get(start, 0) + count
+        summed.add(one)
     return summed

@@ -31,6 +31,14 @@ class Counts:
     exponentials: int = 0
     read_of: dict[int, int] = field(default_factory=dict)  # address of a storage -> bytes loaded from it
 
+    def add(self, other: Counts) -> None:
+        self.read_bytes += other.read_bytes
+        self.written_bytes += other.written_bytes
+        self.dot_flops += other.dot_flops
+        self.exponentials += other.exponentials
+        for start, count in other.read_of.items():
+            self.read_of[start] = self.read_of.get(start, 0) + count
+
 
 @dataclass(slots=True)
 class Storage:
@@ -92,6 +100,9 @@ class Memory:
         self.counts = Counts()
         # Source lines of loads whose masked lanes held what nobody gave them.
         self.undefined: set[str] = set()
+        # Something was touched of which no mark tells: a store where the kernel's text has none, an access of another
+        # size than a tensor's elements.
+        self.untold = False
 
     def load(
         self, op: Operation, address: Tensor, mask: Tensor | None, other: Tensor | None, element: str, programs: Tensor
@@ -140,9 +151,10 @@ class Memory:
             self.counts.written_bytes += index.numel() * value.dtype.itemsize
             view = lanes.storage.view(value.dtype)
             if not lanes.storage.shared:
+                self.untold = True
                 _put(view, index, given)
                 continue
-            unit, who = self.touched(lanes.storage, index * value.dtype.itemsize, where, shape, programs)
+            unit, who = self.touched(lanes.storage, index, value.dtype.itemsize, where, shape, programs)
             self.note_store(op, lanes.storage, unit, who, differ(view, index, given))
             _put(view, index, given)
             last = lanes.storage.marks()[0][unit]
@@ -210,7 +222,7 @@ class Memory:
         storage, size = lanes.storage, dtype_of(op.types[0].pointee).itemsize
         where = lanes.where if lanes.where is not None else mask
         index = lanes.index if lanes.where is not None or mask is None else lanes.index[mask]
-        unit, who = self.touched(storage, index * size, where, lanes.index.shape, programs)
+        unit, who = self.touched(storage, index, size, where, lanes.index.shape, programs)
         writers, readers = storage.marks()
         stored = writers[unit]
         self.told_race(op, (stored != 0) & (stored != who), stored, who, "loads what", "stores")
@@ -229,11 +241,12 @@ class Memory:
         writers[unit] = who
 
     def touched(
-        self, storage: Storage, offset: Tensor, where: Tensor | None, shape: torch.Size, programs: Tensor
+        self, storage: Storage, index: Tensor, size: int, where: Tensor | None, shape: torch.Size, programs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Units of the storage, and by whom, a lane each."""
+        """Units of the storage, and by whom, a lane each. index: in elements of `size` bytes."""
+        self.untold |= size != storage.unit
         who = (programs + 1).to(torch.int32).view(-1, *(1 for _ in shape[1:])).expand(shape)
-        return (offset // storage.unit).flatten(), (who.flatten() if where is None else who[where])
+        return (index * size // storage.unit).flatten(), (who.flatten() if where is None else who[where])
 
     def told_race(self, op: Operation, raced: Tensor, other: Tensor, who: Tensor, does: str, did: str) -> None:
         if not bool(raced.any()):
