@@ -45,7 +45,8 @@ def attention(
         scores = tl.dot(q, k) * scale
         seen = inside[None, :]
         if CAUSAL:
-            seen = seen & (keys[None, :] <= rows[:, None] + seqlen_k - seqlen_q)
+            last = rows if FAULT == "top_left" else rows + seqlen_k - seqlen_q
+            seen = seen & (keys[None, :] <= last[:, None])
         if FAULT != "tail":
             scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))

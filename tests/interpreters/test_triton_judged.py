@@ -86,6 +86,11 @@ def test_a_tail_that_is_not_masked_is_named():
     assert "incorrect" in told and "past the end count as zeros" in told, told
 
 
+def test_a_causal_mask_aligned_top_left_is_named():
+    told = judged(planted.wrong("top_left"))
+    assert "incorrect" in told and "causal is aligned top left, not bottom right" in told, told
+
+
 def test_a_row_that_nobody_stores_is_not_finite():
     assert "non-finite outputs" in judged(planted.wrong("unwritten"))
 

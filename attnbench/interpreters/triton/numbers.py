@@ -38,8 +38,16 @@ class NotInterpreted(Exception):
 
 
 def common_shape(*shapes: Sequence[int]) -> torch.Size:
-    """What tensors of these shapes broadcast to."""
-    return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    """What tensors of these shapes broadcast to. NOTE: torch.broadcast_shapes would import sympy: seconds."""
+    if all(shape == shapes[0] for shape in shapes):
+        return torch.Size(shapes[0])
+    found = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for place, size in enumerate(shape, len(found) - len(shape)):
+            if size != 1:
+                assert found[place] in (1, size), f"shapes {shapes} have none in common"
+                found[place] = size
+    return torch.Size(found)
 
 
 def dtype_of(element: str) -> torch.dtype:
