@@ -367,7 +367,11 @@ def describe(error: BaseException) -> str:
         -3:
     ]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    text = traceback.format_exception_only(error)[-1].strip()[-REASON_CHARACTERS:]
+    text = traceback.format_exception_only(error)[-1].strip()
+    module = type(error).__module__
+    if module.partition(".")[0] == PACKAGE.name:  # nobody who reads it asks where in the harness an error has its class
+        text = text.removeprefix(f"{module}.")
+    text = text[-REASON_CHARACTERS:]
     if is_debugger_quitting(error):
         text += f": {NO_TERMINAL}"
     return f"{text} ({places})" if places else text
