@@ -87,6 +87,7 @@ ABOUT = {
             "stand_ins",
         )
     },
+    "attnbench.interpreters.pallas.counting": {"jax", "numpy"},
     "attnbench.interpreters.pallas.dots": {"jax"},
     "attnbench.interpreters.pallas.launch": {"jax", "numpy"},
     "attnbench.interpreters.pallas.tpu_memory": {"jax", "numpy"},

@@ -43,7 +43,7 @@ def test_a_right_kernel_is_right_and_never_timed(mode):
     interpreted = record.kernel["interpreted"]
     assert interpreted["language"] == "pallas" and interpreted["mode"] == mode and interpreted["defined"]
     assert interpreted["x64"] is False and interpreted["matmul_precision"] == "default"
-    assert record.kernel["name"] == "planted" and "counted" not in record.kernel
+    assert record.kernel["name"] == "planted" and record.kernel["counted"]["tensor_flops"] > 0
     assert stored_record(record.to_json()) == record
 
 

@@ -1,5 +1,5 @@
 """Dots of named precision, of which XLA's CPU backend refuses some and takes BF16_BF16_F32 for fp32: their operands are
-rounded first, then multiplied and summed in fp32."""
+rounded first, then multiplied and summed in fp32. `counting` names the precision that is a GPU's default."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from jax._src.interpreters import mlir
 from jax._src.lax import lax as primitives
 
 PRESETS = lax.DotAlgorithmPreset
-# What each does to an operand before exact products: tf32 keeps 10 bits of a mantissa; sums of several products of
-# tf32 or bf16 parts are close to fp32.
+# tf32 keeps 10 of fp32's 23 fraction bits; the tensor cores drop the others (PTX ISA, mma, .tf32).
+TF32_MASK = -(1 << 13)
+
+
+def tf32(x: jax.Array) -> jax.Array:
+    bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+    return lax.bitcast_convert_type(bits & jnp.int32(TF32_MASK), jnp.float32)
+
+
+# What each does to an operand before exact products; sums of several products of tf32 or bf16 parts are close to fp32.
 ROUNDED: dict[Any, Callable[[jax.Array], jax.Array]] = {
     PRESETS.BF16_BF16_F32: lambda x: x.astype(jnp.bfloat16),
     PRESETS.F16_F16_F32: lambda x: x.astype(jnp.float16),
-    PRESETS.TF32_TF32_F32: lambda x: lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=10),
+    PRESETS.TF32_TF32_F32: tf32,
     PRESETS.TF32_TF32_F32_X3: lambda x: x.astype(jnp.float32),
     PRESETS.BF16_BF16_F32_X9: lambda x: x.astype(jnp.float32),
 }

@@ -97,6 +97,7 @@ class PallasLanguage:
         try:
             with interpreting(self.mode, launches, conditions):
                 outputs = as_torch(call())
+                sys.modules["jax"].effects_barrier()  # what callbacks count is counted
         except Exception as error:
             reset()
             raise explained(error, self.mode, launches.kernels, launches.raised) from None
@@ -104,7 +105,20 @@ class PallasLanguage:
             raise HazardError(hazard_told(launches.kernels, launches.told))
         kernels = tuple(launches.kernels)
         undefined = frozenset[str]().union(*(launches.undefined.get(name, ()) for name in kernels))
-        return outputs, Ran(kernels=kernels, undefined=undefined, counted=False, settings=settings(self.mode))
+        tally = launches.tally
+        uncounted = {name: tally.uncounted[name] for name in sorted(tally.uncounted.keys() & set(kernels))}
+        return outputs, Ran(
+            kernels=kernels,
+            undefined=undefined,
+            read_bytes=tally.read_bytes,
+            written_bytes=tally.written_bytes,
+            dot_flops=tally.dot_flops,
+            exponentials=tally.exponentials,
+            counted=not uncounted,
+            stand_ins=tuple(sorted(launches.asked)),
+            notes=tuple(f"{name}: its traffic was not counted: {why}" for name, why in uncounted.items()),
+            settings=settings(self.mode),
+        )
 
 
 def as_torch(outputs: Outputs) -> Outputs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import functools
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from jax._src.pallas.mosaic.interpret import race_detection_state
 from jax._src.pallas.triton import core as triton_core
 from jax._src.state import discharge
 from jax._src.state.indexing import NDIndexer
+from jax.experimental.pallas import tpu
 
 from attnbench.backend import UnsupportedError
 from attnbench.interpreters.pallas import dots, tpu_memory
+from attnbench.interpreters.pallas.counting import Rewriter, Tally, count_blocks
 from attnbench.interpreters.pallas.failures import RACE
 
 Params = dict[str, Any]
@@ -37,17 +40,20 @@ Params = dict[str, Any]
 class Launches:
     """What happens in a process. Until `forget`, of one call: kernels (names, a launch each), told (races and
     semaphores as the TPU's interpreter prints them, blocks outside of an array), raised (by its callbacks; jax logs
-    it).
+    it), tally (what the kernels moved and computed).
 
-    Kept: undefined, by kernel the source lines of masked loads without `other`; ordered, the kernels whose programs
-    may run in another order. Under which conditions the next kernels are traced: poisoned (masked lanes of such loads
-    hold NaN; or do so at these lines), reordered. last: the kernels of the call before, of which a second pass of the
-    same call is traced again only where something of them depends on the conditions.
+    Kept: asked, what stood in for a TPU that is not there; undefined, by kernel the source lines of masked loads
+    without `other`; ordered, the kernels whose programs may run in another order. Under which conditions the next
+    kernels are traced: poisoned (masked lanes of such loads hold NaN; or do so at these lines), reordered. last: the
+    kernels of the call before, of which a second pass of the same call is traced again only where something of them
+    depends on the conditions.
     """
 
     kernels: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
     told: list[str] = field(default_factory=list)
     raised: list[BaseException] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
     undefined: dict[str, set[str]] = field(default_factory=dict)
     ordered: set[str] = field(default_factory=set)
     last: tuple[str, ...] = ()
@@ -60,6 +66,7 @@ class Launches:
     def forget(self) -> None:
         self.last = tuple(self.kernels) or self.last
         self.kernels.clear()
+        self.tally.forget()
         self.told.clear()
         self.raised.clear()
 
@@ -87,6 +94,7 @@ def install() -> Launches:
     rules = discharge._discharge_rules
     rules[primitives.load_p] = masked_load(launches, whole_indices(rules[primitives.load_p]))
     rules[primitives.swap_p] = stored_through(whole_indices(rules[primitives.swap_p]))
+    tpu_information(launches)
     tpu_memory.install()
     dots.install()
     logger = logging.getLogger(jax._src.callback.__name__)
@@ -104,6 +112,10 @@ def counted(launches: Launches, interpret: Callable[..., Any]) -> Callable[..., 
     def run(*arguments: Any, **params: Any) -> Any:
         name = str(params["name"] or params["jaxpr"].debug_info.func_name)
         jax.debug.callback(functools.partial(launches.launched, name))
+        gpu = isinstance(params["compiler_params"], triton_core.CompilerParams)
+        if not gpu:
+            count_blocks(name, launches.tally, params["grid_mapping"], arguments)
+        params["jaxpr"] = Rewriter(name, gpu, launches.tally).rewritten(params["jaxpr"])
         with launches.kernel(name, parallel_dimensions(params)):
             return interpret(*arguments, **params)
 
@@ -118,6 +130,21 @@ def for_tpus(interpret: Callable[..., Any]) -> Callable[..., Any]:
         return interpret(*arguments, **params)
 
     return run
+
+
+# The TPU that wrappers are told of, and jax's own figures of it.
+TPU = "TPU v6e"
+
+
+def tpu_information(launches: Launches) -> None:
+    """`get_tpu_info` answers on a CPU, through the registry that jax has for further devices."""
+    module = sys.modules[tpu.get_tpu_info.__wrapped__.__module__]
+
+    def answer() -> Any:
+        launches.asked.add(f"get_tpu_info ({TPU})")
+        return module.get_tpu_info_for_chip(module.chip_version_from_device_kind(TPU), 1)
+
+    module.registry[jax.local_devices(backend="cpu")[0].device_kind] = answer
 
 
 def parallel_dimensions(params: Params) -> tuple[bool, ...]:
