@@ -28,7 +28,7 @@ class Adapter:
     kernels: tuple[str, ...]
     triton: str = ""
     interpret: str = "auto"
-    only: tuple[str, ...] = ("head_dim=32,64,80,128",)
+    only: tuple[str, ...] = ("head_dim=32,64,80,128", "dtype=fp16,bf16")
     note: str = ""
 
     @property

@@ -36,9 +36,9 @@ HEAD = f"""{MARK}
 Attention kernels that others published, from their packages as they are, judged on a CPU: `make published` installs
 each package at the version named here, runs its public entry in the interpreters ([Triton](how-to/triton.md),
 [Pallas](how-to/pallas.md)) over `benchmarks/published/suite.yaml`, and writes this page. Nothing was timed, nothing ran
-on a GPU. The suite has dense attention, full and causal, fp16 and bf16, lengths on and off the tiles, unequal lengths,
-grouped heads. A limit that a package documents, or that its code refuses, is no fault: those cases are not judged, and
-the page says which.
+on a GPU. The suite has dense attention, full and causal, fp16 and bf16 (e4m3 where a package's entry takes it), lengths
+on and off the tiles, unequal lengths, grouped heads. A limit that a package documents, or that its code refuses, is no
+fault: those cases are not judged, and the page says which.
 """
 MEANS = {
     RIGHT: "every judged case is within [the limits](explanation/correctness.md), with NaN in masked lanes and another "

@@ -13,7 +13,7 @@ from attnbench.interpreters.pallas.arrays import on_jax_arrays
 
 PACKAGES = ("jax==0.10.2", "jaxlib==0.10.2", "opt-einsum==3.4.0")
 INTERPRET = "hlo"
-ONLY = ("head_dim=64", "seqlen=64,128")
+ONLY = ("head_dim=64", "dtype=fp16,bf16", "seqlen=64,128")
 NOTE = "splash has no softmax scale: it is multiplied into q before the call, which is exact at head_dim 64."
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, Quantized
 from attnbench.case import Case
 
 # attend(q, k, v, causal, softmax_scale): q (batch, seqlen_q, heads, head_dim), or (batch, heads, seqlen_q, head_dim)
@@ -29,7 +29,8 @@ class PublishedKernel(Base):
     for seqlen_q = seqlen_k only. equal_lengths: seqlen_q = seqlen_k only. grouped: fewer heads of k and v than of q.
     head_dims: those that it takes; empty: any; v is as wide as q. more_keys: no fewer keys than queries. one_query:
     seqlen_q = 1 only. own_scale: its softmax scale is head_dim**-0.5, and nothing else can be asked for. lengths:
-    (smallest, multiple of).
+    (smallest, multiple of). attend_8bit(quantized, causal, softmax_scale): its call for 8-bit dtypes, of what the
+    reference quantizer made.
     """
 
     name: str
@@ -47,6 +48,7 @@ class PublishedKernel(Base):
     more_keys: bool = False
     one_query: bool = False
     scores_int8: bool = False
+    attend_8bit: Callable[[Quantized, bool, float], Any] | None = None
 
     def version(self) -> str:
         from attnbench.machine.facts import package_version
@@ -85,11 +87,15 @@ class PublishedKernel(Base):
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         q, k, v = inputs.q, inputs.k, inputs.v
+        quantized, attend_8bit = inputs.quantized, self.attend_8bit
         if self.heads_first:
             q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
 
         def call() -> Outputs:
-            found = self.attend(q, k, v, case.causal, case.scale)
+            if quantized is not None and attend_8bit is not None:
+                found = attend_8bit(quantized, case.causal, case.scale)
+            else:
+                found = self.attend(q, k, v, case.causal, case.scale)
             out, lse = found if isinstance(found, tuple) else (found, None)
             return Outputs(out.transpose(1, 2) if self.heads_first else out, lse)
 
