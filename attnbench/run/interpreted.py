@@ -39,4 +39,5 @@ class CaseCost:
         if smaller is None:
             return last_s * flops / last
         rate = max(0.0, last_s - smaller[1]) / (last - smaller[0])
-        return last_s + rate * (flops - last)
+        # NOTE: two sizes that are close, on a busy machine, give any rate; more than in proportion it cannot be.
+        return min(last_s + rate * (flops - last), last_s * flops / last)

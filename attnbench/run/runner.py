@@ -246,14 +246,15 @@ def _run_jobs(
             outcome.records.append(record)
             request.progress.record(record)
 
-        begun = time.monotonic()
+        begun, before = time.monotonic(), len(outcome.records)
         watch = partial(request.progress.phase, job)
         if _processes(job) > 1:
             for record in _replicated(supervisor, job, wanted, watch, outcome.spent_s, note):
                 keep(record)
         else:
             supervisor.work(job, wanted, keep, watch, outcome.spent_s, note=note)
-        cost.add(job.case, time.monotonic() - begun)
+        if any(record.status != "unsupported" for record in outcome.records[before:]):  # a refusal costs nothing
+            cost.add(job.case, time.monotonic() - begun)
 
 
 def _todo(jobs: Sequence[Job], backends: Sequence[str], taken: Sequence[Record]) -> list[tuple[Job, list[str]]]:

@@ -34,6 +34,13 @@ def test_what_a_case_will_take_follows_from_the_last_two_sizes():
     assert cost.expected_s(case(512)) == pytest.approx(8.5)
 
 
+def test_two_sizes_that_are_close_do_not_make_a_case_dearer_than_in_proportion():
+    cost = CaseCost([(0.0, 9.0)])
+    cost.add(case(127), 0.5)
+    cost.add(case(128), 1.0)
+    assert cost.expected_s(case(256)) == pytest.approx(4.0)
+
+
 def test_a_kernel_without_its_gpu_is_told_of_the_interpreter():
     def note(device="cpu", interpret="", languages=("Triton",)):
         request = Request(load_suite("quick"), device, Path("run"), Silent(), interpret=interpret)
