@@ -8,6 +8,11 @@ from published_kernel import PublishedKernel
 
 PACKAGES = ("aule-attention==0.5.0",)
 TRITON = "3.9.0"
+NOTE = (
+    "Its dots are of fp32 operands, which are tf32 on a GPU: the last 13 bits of P are cut off, so that with v of one "
+    "sign the output is 3e-4 too small, which `edges` tells in fp16 (probes same_sign_v and v_trend: two of its 118 "
+    "judged cases). Confirmed in fp64 by hand: P cut off so gives -3.3e-4, P in fp32 -5e-7."
+)
 
 
 def attend(q: Any, k: Any, v: Any, causal: bool, softmax_scale: float) -> Any:

@@ -9,6 +9,10 @@ from published_kernel import PublishedKernel, import_below, packed
 
 PACKAGES = ("lightllm==0.0.1",)
 TRITON = "3.9.0"
+NOTE = (
+    "Offsets into k and v are 32-bit numbers in the kernel: what lies 2^31 elements behind the beginning of a cache is "
+    "out of its reach, which `edges` tells (probe far_apart, two cases)."
+)
 
 
 def attend(q: Any, k: Any, v: Any, causal: bool, softmax_scale: float) -> Any:
