@@ -9,6 +9,10 @@ from published_kernel import PublishedKernel, import_below, packed, stand_in
 
 PACKAGES = ("sglang==0.5.23",)
 TRITON = "3.9.0"
+NOTE = (
+    "Over `edges` in fp16 and bf16, 154 cases of extend_attention_fwd are right, and Triton's compiler refuses "
+    "head_dim 8; others are not taken."
+)
 
 
 def stand_in_server() -> None:
