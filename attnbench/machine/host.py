@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -32,8 +33,12 @@ def memory_bytes() -> int:
     return min(limits, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
+@functools.cache
 def cpus_allowed() -> tuple[int, ...]:
-    """The logical CPUs that this process may run on."""
+    """The logical CPUs that this process may run on.
+
+    NOTE: found out once. A worker asks ahead of torch's import, by which OpenMP binds this thread to one core.
+    """
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
@@ -86,6 +91,11 @@ def cpu_facts() -> dict[str, Any]:
         "stolen": stolen_share(),
         "virtual_machine": "hypervisor" in first.get("flags", "").split(),
     }
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's extensions by the kernel's names ("avx2", "f16c"); empty where it does not say."""
+    return frozenset(next(iter(_cpuinfo()), {}).get("flags", "").split())
 
 
 def boost() -> bool | None:

@@ -28,6 +28,8 @@ EXIT_TIMEOUT_S = 5.0
 # A killed process ends at once, unless it waits inside a driver that hangs.
 KILL_TIMEOUT_S = 60.0
 TAIL_BYTES = 4000
+# What a signal says of a library.
+MEANING = {signal.SIGILL: ": an instruction that this CPU lacks, as of a library compiled for another one"}
 # The program that becomes a worker and its keeper.
 KEEPER = str(PACKAGE / "worker" / "keeper.py")
 # A stack is written at once, from a signal handler; a process that waits inside a driver writes none.
@@ -198,10 +200,10 @@ class WorkerProcess:
         tail = self._tail()
         if code >= 0:
             return WorkerDied(f"the worker process exited with status {code}", output=tail)
-        name = signal.Signals(-code).name
-        if -code == signal.SIGKILL and _oom_kills() > self._oom_kills:
+        ended_by = signal.Signals(-code)
+        if ended_by is signal.SIGKILL and _oom_kills() > self._oom_kills:
             return WorkerDied("killed by the kernel: out of host memory", kind="oom", output=tail)
-        return WorkerDied(f"the worker process was killed by {name}", output=tail)
+        return WorkerDied(f"the worker process was killed by {ended_by.name}{MEANING.get(ended_by, '')}", output=tail)
 
     def _tail(self) -> str:
         """The end of what the worker printed since its last job, in whole lines, without this machine's paths."""

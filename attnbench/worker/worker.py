@@ -20,6 +20,7 @@ from attnbench.backend import Base, never_timed
 from attnbench.backends import builtin
 from attnbench.errors import UserError
 from attnbench.machine.facts import GET_TORCH
+from attnbench.machine.host import cpus_allowed
 from attnbench.messages import (
     STACKS_SIGNAL,
     BackendHeld,
@@ -66,7 +67,7 @@ def main() -> None:
     faulthandler.register(STACKS_SIGNAL, stacks)
     print(os.getpid(), file=stacks, flush=True)  # to whom that signal is to be sent
     sys.breakpointhook = breakpointhook
-    cores = len(os.sched_getaffinity(0))  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
+    cores = len(cpus_allowed())  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
         if worker.start(specs, interpret):

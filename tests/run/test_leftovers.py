@@ -60,6 +60,7 @@ def test_killing_takes_children_in_sessions_of_their_own(worker_that):
         ("os.kill(os.getpid(), 9)", "killed by SIGKILL"),
         ("os.killpg(0, 9)", "killed by SIGKILL"),
         ("os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("os.kill(os.getpid(), 4)", "killed by SIGILL: an instruction that this CPU lacks"),
     ],
 )
 def test_a_worker_that_dies_leaves_none_of_them(worker_that, end, said):
