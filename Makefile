@@ -113,6 +113,13 @@ comparison: $(VENV)/.tested kernels ## our kernels' machine code beside peers': 
 # On a Hopper machine: make gpu, gpu-short, gpu-wheels, gpu-help.
 include kernels/gpu.mk
 
+# It is compiled for one version of torch and asks for packages that its operators do not need: no extra can say that.
+EXECUTORCH := executorch==1.5.1
+.PHONY: peers
+peers: $(VENV)/.installed ## install what suites/cpu.yaml compares: the extra cpu-peers, and executorch
+	$(PIP) $(CONSTRAINTS) -e '.[cpu-peers]'
+	$(PIP) --no-deps $(EXECUTORCH)
+
 # The runs that each fill rows of the FlashAttention-3 paper's error table make one report.
 .PHONY: reports
 reports: $(VENV)/.installed ## rebuild reports/ from the committed runs

@@ -65,6 +65,9 @@ HEAVY = {
     "flash_attn_interface",
     "flashinfer",
     "jax",
+    "onnx",
+    "onnxruntime",
+    "openvino",
     "ray",
 }
 # Modules about one library, which are themselves imported in functions only, where that library is wanted.

@@ -1,13 +1,15 @@
 """torch's FlexAttention, always compiled: its eager form materializes the scores and is never used.
 
 On CUDA it is a Triton kernel that inductor writes. The first call of a new shape compiles. On the CPU inductor writes
-C++ instead, without LSE; it works, but every shape takes 10 seconds to a minute to compile, which would swallow a
-default run, so the CPU is not among `devices`.
+C++ instead, without LSE. A shape takes 10 seconds to two minutes to compile there, which would swallow a default run,
+so that it runs on the CPU by name only.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ COMPILED_SHAPES = 4096
 
 class FlexAttention(Base):
     name = "flex"
-    devices = ("cuda",)
+    by_name_only = ("cpu",)
 
     def version(self) -> str:
         from importlib.metadata import version
@@ -35,12 +37,11 @@ class FlexAttention(Base):
         return f"torch {version('torch')}, compiled FlexAttention"
 
     def unavailable(self) -> str | None:
-        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, module_installed
+        from attnbench.machine.facts import lacks_cuda_torch, lacks_gpu, lacks_torch, module_installed
 
-        reason = lacks_gpu() or lacks_cuda_torch()
-        if reason is None and not module_installed("triton"):
-            return "torch compiles it with Triton: pip install triton"
-        return reason
+        if lacks_gpu() or lacks_cuda_torch():
+            return lacks_torch() or _lacks_compiler()
+        return None if module_installed("triton") else "torch compiles it with Triton: pip install triton"
 
     def unsupported(self, case: Case) -> str | None:
         if case.is_fp8:
@@ -104,6 +105,14 @@ def causal_block_mask(seqlen_q: int, seqlen_k: int, diagonal: int, device: str) 
         shaped(seen - whole), shaped(partial_index), shaped(whole), shaped(whole_index),
         BLOCK_SIZE=MASK_BLOCK, mask_mod=_up_to_diagonal(diagonal), seq_lengths=(seqlen_q, seqlen_k),
     )  # fmt: skip
+
+
+def _lacks_compiler() -> str | None:
+    """Of C++: inductor takes what CXX names, else g++ (torch/_inductor/config.py, cpp.cxx)."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler):
+        return None
+    return f"on the CPU torch compiles it with {compiler}, which is not here: install g++, or name a compiler in CXX"
 
 
 @functools.cache

@@ -26,7 +26,7 @@ DISTRIBUTIONS = (
     "torch", "triton", "numpy", "nvidia-ml-py",
     "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-frontend", "nvidia-cublas-cu12", "nvidia-cublas",
     "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime", "tokenspeed-fa3", "fa3-fwd", "flash-attn-3", "flash-attn",
-    "flashinfer-python",
+    "flashinfer-python", "onnxruntime", "onnx", "openvino", "pywhispercpp", "executorch",
 )  # fmt: skip
 # What decides the results: changes elsewhere (reports, notes) do not make a revision dirty.
 _SOURCES = ("attnbench", "kernels", "pyproject.toml")

@@ -13,7 +13,7 @@ from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.machine import facts
 
-NAMES = ("cudnn", "fa2", "fa3", "flashinfer", "flex", "triton")
+NAMES = ("cudnn", "fa2", "fa3", "flashinfer", "triton")
 NO_GPU = "it needs an NVIDIA GPU, and none is visible (nvidia-smi lists what the driver sees)"
 CPU_TORCH = 'the installed torch is a CPU build; get a CUDA one: pip install --force-reinstall "torch>=2.9"'
 AMPERE, ADA, HOPPER, BLACKWELL = (8, 0), (8, 9), (9, 0), (10, 0)
@@ -46,6 +46,22 @@ def test_looking_imports_nothing_heavy():
         "loaded = {'torch', 'triton', 'cudnn', 'numpy', 'flashinfer'} & set(sys.modules); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_flex_runs_on_the_cpu_where_there_is_a_compiler(fake_gpu, installed, monkeypatch):
+    flex = builtin()["flex"]
+    assert flex.devices == ("cpu", "cuda") and flex.by_name_only == ("cpu",)
+    installed("torch")
+    fake_gpu(None)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "g++" else None)
+    assert flex.unavailable() is None
+    monkeypatch.setenv("CXX", "icpx")
+    assert flex.unavailable() == (
+        "on the CPU torch compiles it with icpx, which is not here: install g++, or name a compiler in CXX"
+    )
+    installed()
+    assert flex.unavailable() == 'torch is not installed; get it with: pip install "torch>=2.9"'
 
 
 # What a person would mend first is named first: a GPU, then torch's build, then a package.

@@ -206,7 +206,7 @@ def test_missing_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         SuiteError,
-        match="^none.yaml: no such suite file, and no shipped suite of that name; there are ablation, contact, edges, ",
+        match="^none.yaml: no such suite file, and no shipped suite of that name; there are ablation, contact, cpu, ",
     ):
         load_suite("none.yaml")
     with pytest.raises(SuiteError, match=r'^quik: no such suite file, and .* \(did you mean "quick"\?\)$'):
