@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs, UnsupportedError
+from attnbench.backend import Base, Call, Inputs, Outputs, UnsupportedError, beyond
 from attnbench.case import Case
 from attnbench.machine.facts import installed_version
 from attnbench.machine.libraries import Library
@@ -44,6 +44,8 @@ class ExecuTorch(Base):
     def unsupported(self, case: Case) -> str | None:
         if case.dtype != "bf16":
             return f"only its bf16 path is run here, not {case.dtype}"
+        if reason := beyond(case, ("bf16",)):
+            return reason
         if case.head_dim != case.head_dim_v:
             return "it takes one head_dim for q, k and v"
         if case.causal and case.seqlen_q > case.seqlen_k:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs
+from attnbench.backend import Base, Call, Inputs, Outputs, beyond
 from attnbench.case import Case
 from attnbench.machine.libraries import Library
 
@@ -38,9 +38,9 @@ class OpenVino(Base):
         return LIBRARY.untested()
 
     def unsupported(self, case: Case) -> str | None:
-        if case.dtype not in ELEMENT_TYPES:
-            return f"its attention takes {', '.join(ELEMENT_TYPES)}, not {case.dtype}"
-        if case.causal and case.seqlen_q > case.seqlen_k:
+        if reason := beyond(case, ELEMENT_TYPES, takes=("mask_alignment",)):
+            return reason
+        if case.causal and case.diagonal < 0:
             return "a row that sees no key is NaN there: causal needs seqlen_q <= seqlen_k"
         return None
 
@@ -48,8 +48,9 @@ class OpenVino(Base):
         import torch
 
         tensors = [tensor.contiguous() for tensor in (inputs.q, inputs.k, inputs.v)]
+        diagonal = case.diagonal if case.causal and case.diagonal < case.seqlen_k - 1 else None
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        compiled = compiled_model(shapes, case.dtype, case.causal, float(case.scale), torch.get_num_threads())
+        compiled = compiled_model(shapes, case.dtype, diagonal, case.scale, torch.get_num_threads())
         out = torch.empty(case.batch, case.seqlen_q, case.num_heads, case.head_dim_v, dtype=inputs.q.dtype)
         request = compiled.create_infer_request()
         for index, tensor in enumerate(tensors):
@@ -66,9 +67,13 @@ class OpenVino(Base):
 
 
 @functools.lru_cache(maxsize=MODELS)
-def compiled_model(shapes: tuple[tuple[int, ...], ...], dtype: str, causal: bool, scale: float, threads: int) -> Any:
-    """The model with q, k and v of these shapes in our layout, bottom-right causal, compiled. It has threads of its
-    own."""
+def compiled_model(
+    shapes: tuple[tuple[int, ...], ...], dtype: str, diagonal: int | None, scale: float, threads: int
+) -> Any:
+    """The model with q, k and v of these shapes in our layout, compiled. It has threads of its own.
+
+    diagonal: query i sees key j when j <= i + diagonal; None: every key.
+    """
     import numpy
     import openvino
     from openvino import opset13
@@ -82,14 +87,12 @@ def compiled_model(shapes: tuple[tuple[int, ...], ...], dtype: str, causal: bool
     ratio = shapes[0][2] // shapes[1][2]
     if ratio > 1:
         heads[1:] = [_repeated(one, shape, ratio) for one, shape in zip(heads[1:], shapes[1:])]
-    seqlen_q, seqlen_k = shapes[0][1], shapes[1][1]
-    masked = causal and 1 != seqlen_q != seqlen_k  # a single query sees every key
-    seen = numpy.tri(seqlen_q, seqlen_k, seqlen_k - seqlen_q, dtype=bool) if masked else 0.0
-    mask = opset13.constant(seen) if masked else opset13.constant(seen, dtype=kind)
+    mask = opset13.constant(0.0, dtype=kind)
+    if diagonal:
+        mask = opset13.constant(numpy.tri(shapes[0][1], shapes[1][1], diagonal, dtype=bool))
     # NOTE: it has q's type, rounded to nearest here; left out, the plugin's own default is further off in bf16.
     factor = opset13.constant(scale, dtype=kind)
-    own = causal and seqlen_q == seqlen_k
-    attended = opset13.scaled_dot_product_attention(*heads, mask, factor, causal=own)
+    attended = opset13.scaled_dot_product_attention(*heads, mask, factor, causal=diagonal == 0)
     model = openvino.Model([opset13.result(opset13.transpose(attended, order))], parameters, "attention")
     settings = {
         "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": ELEMENT_TYPES[dtype],

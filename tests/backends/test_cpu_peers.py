@@ -73,6 +73,20 @@ def test_right(name, dtype, causal):
     assert judged >= (4 if dtype in takes else 0) and (judged == 0) == (dtype not in takes)
 
 
+@pytest.mark.parametrize("name", ["ggml", "openvino", "ort_attention"])
+@pytest.mark.parametrize(("seqlen_q", "seqlen_k"), [(40, 100), (100, 40), (1, 33), (5, 1)])
+def test_top_left(name, seqlen_q, seqlen_k):
+    backend = peer(name)
+    case = shaped(seqlen_q=seqlen_q, seqlen_k=seqlen_k, causal=True, mask_alignment="top_left")
+    assert backend.unsupported(case) is None
+    inputs = make_inputs(case)
+    q, k, v = (tensor.double().transpose(1, 2) for tensor in (inputs.q, inputs.k, inputs.v))
+    hidden = torch.ones(seqlen_q, seqlen_k, dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(2, 3) * case.scale).masked_fill(hidden, -torch.inf)
+    exact = (scores.softmax(-1) @ v).transpose(1, 2)
+    assert relative_rmse(backend.prepare(case, inputs)().out, exact) < LIMITS["fp16"]
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_inputs_are_read_in_place_unless_declared(name):
     """Zero-copy: new numbers in the same tensors are what the next call computes with."""
@@ -133,7 +147,7 @@ print(len(bound), os.sched_getaffinity(0) == bound, bool(elsewhere), {asked})
 """
 ASKED = {
     "openvino": "__import__('attnbench.backends.openvino', fromlist=['x']).compiled_model"
-    "(((1, 256, 4, 64),) * 3, 'fp16', False, 0.125, 2).get_property('INFERENCE_NUM_THREADS')",
+    "(((1, 256, 4, 64),) * 3, 'fp16', None, 0.125, 2).get_property('INFERENCE_NUM_THREADS')",
     "executorch": "__import__('importlib').import_module('executorch.extension.pybindings._C')"
     "._threadpool_get_thread_count()",
 }

@@ -160,6 +160,8 @@ def test_what_is_installed_is_what_was_tested():
 
 
 UNEQUAL = {"seqlen_q": 40, "seqlen_k": 64, "causal": True}
+TOP = {"mask_alignment": "top_left"}
+BOTTOM_RIGHT = "its causal mask is bottom-right aligned, not top left, which differs where seqlen_q != seqlen_k"
 TOP_LEFT = "its causal mask is top-left aligned, which differs where seqlen_q != seqlen_k"
 
 
@@ -167,7 +169,7 @@ TOP_LEFT = "its causal mask is top-left aligned, which differs where seqlen_q !=
     ("name", "values", "reason"),
     [
         ("ort_mha", {}, None),
-        ("ort_mha", {"dtype": "bf16"}, "on the CPU onnxruntime has this operator in fp16 and fp32, not in bf16"),
+        ("ort_mha", {"dtype": "bf16"}, "it takes fp16 and fp32, not bf16"),
         ("ort_mha", {"num_heads_kv": 2}, "it takes one key/value head a query head"),
         ("ort_mha", UNEQUAL, TOP_LEFT),
         ("ort_mha", {**UNEQUAL, "seqlen_q": 1}, None),
@@ -178,13 +180,19 @@ TOP_LEFT = "its causal mask is top-left aligned, which differs where seqlen_q !=
         ("ort_gqa", {**UNEQUAL, "batch": 2}, "with a cache it takes several queries in a batch of one only"),
         ("ort_gqa", {**UNEQUAL, "batch": 2, "seqlen_q": 1}, None),
         ("ort_attention", {**UNEQUAL, "num_heads_kv": 1}, None),
-        ("ort_attention", {"dtype": "e4m3"}, "on the CPU onnxruntime has this operator in fp16 and fp32, not in e4m3"),
+        ("ort_attention", {"dtype": "e4m3"}, "it takes fp16 and fp32, not e4m3"),
         ("openvino", UNEQUAL, None),
-        ("openvino", {"dtype": "e5m2"}, "its attention takes fp16, bf16, fp32, not e5m2"),
+        ("openvino", {"dtype": "e5m2"}, "it takes fp16 and bf16 and fp32, not e5m2"),
         ("openvino", {"seqlen_q": 65, "seqlen_k": 64, "causal": True},
          "a row that sees no key is NaN there: causal needs seqlen_q <= seqlen_k"),
         ("ggml", {"seqlen_q": 65, "seqlen_k": 64, "causal": True}, None),
-        ("ggml", {"dtype": "e4m3"}, "its attention takes fp32, fp16, bf16, not e4m3"),
+        ("ggml", {"dtype": "e4m3"}, "it takes fp16 and bf16 and fp32, not e4m3"),
+        ("ort_mha", {**UNEQUAL, **TOP}, None),
+        ("ort_gqa", {**UNEQUAL, **TOP}, BOTTOM_RIGHT),
+        ("ort_attention", {**UNEQUAL, **TOP}, None),
+        ("openvino", {"seqlen_q": 65, "seqlen_k": 64, "causal": True, **TOP}, None),
+        ("ggml", {**UNEQUAL, **TOP}, None),
+        ("executorch", {"dtype": "bf16", **UNEQUAL, **TOP}, BOTTOM_RIGHT),
         ("executorch", {}, "only its bf16 path is run here, not fp16"),
         ("executorch", {"dtype": "bf16", **UNEQUAL}, None),
         ("executorch", {"dtype": "bf16", "head_dim_v": 32}, "it takes one head_dim for q, k and v"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-from attnbench.backend import Base, Call, Inputs, UnsupportedError
+from attnbench.backend import Base, Call, Inputs, UnsupportedError, beyond
 from attnbench.backends.ggml.graph import attention_call
 from attnbench.backends.ggml.library import EXTENSIONS, LIBRARY, PARTS, TYPES, files, load
 from attnbench.case import Case
@@ -39,7 +39,7 @@ class Ggml(Base):
         return LIBRARY.untested()
 
     def unsupported(self, case: Case) -> str | None:
-        return None if case.dtype in TYPES else f"its attention takes {', '.join(TYPES)}, not {case.dtype}"
+        return beyond(case, TYPES, takes=("mask_alignment",))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         libraries = load()

@@ -117,8 +117,8 @@ def _mask(case: Case) -> Tensor | None:
     """fp16 (1, 1, seqlen_q, seqlen_k), 0 or -inf, added to the scaled scores; None where nothing is hidden."""
     import torch
 
-    if not case.causal or case.seqlen_q == 1:
+    if not case.causal or case.diagonal >= case.seqlen_k - 1:
         return None
-    hidden = torch.ones(case.seqlen_q, case.seqlen_k, dtype=torch.bool).triu(case.seqlen_k - case.seqlen_q + 1)
+    hidden = torch.ones(case.seqlen_q, case.seqlen_k, dtype=torch.bool).triu(case.diagonal + 1)
     mask = torch.zeros(1, 1, case.seqlen_q, case.seqlen_k, dtype=torch.float16)
     return mask.masked_fill_(hidden, float("-inf"))

@@ -16,7 +16,7 @@ from attnbench.machine.libraries import Library
 
 LIBRARY = Library("pywhispercpp", "pywhispercpp", "1.5.1")
 # include/ggml.h, enum ggml_type, by our names.
-TYPES = {"fp32": 0, "fp16": 1, "bf16": 30}
+TYPES = {"fp16": 1, "bf16": 30, "fp32": 0}
 SUCCESS = 0  # enum ggml_status
 PARTS = ("base", "cpu")
 # Extensions that libggml-cpu may be compiled for, by its names, and the kernel's names of them.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from attnbench.backend import Base, Call, Inputs
-from attnbench.backends.ort.operators import attention, gqa, mha
+from attnbench.backend import Base, Call, Inputs, beyond
+from attnbench.backends.ort.operators import attention, gqa, mha, sees_all
 from attnbench.backends.ort.session import DTYPES, LIBRARY
 from attnbench.case import Case
 
@@ -26,24 +26,20 @@ class OnnxRuntime(Base):
     def warnings(self, case: Case) -> tuple[str, ...]:
         return LIBRARY.untested()
 
-    def unsupported(self, case: Case) -> str | None:
-        if case.dtype not in DTYPES:
-            return f"on the CPU onnxruntime has this operator in {' and '.join(DTYPES)}, not in {case.dtype}"
-        return None
-
 
 class OrtMha(OnnxRuntime):
-    """com.microsoft.MultiHeadAttention."""
+    """com.microsoft.MultiHeadAttention. Its causal mask is top-left aligned."""
 
     name = "ort_mha"
 
     def unsupported(self, case: Case) -> str | None:
-        reason = super().unsupported(case)
-        if reason is None and case.num_heads != case.num_heads_kv:
+        if reason := beyond(case, DTYPES, takes=("mask_alignment",)):
+            return reason
+        if case.num_heads != case.num_heads_kv:
             return "it takes one key/value head a query head"
-        if reason is None and case.causal and 1 != case.seqlen_q != case.seqlen_k:
+        if case.causal and case.diagonal != 0 and not sees_all(case):
             return "its causal mask is top-left aligned, which differs where seqlen_q != seqlen_k"
-        return reason
+        return None
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         return mha(case, inputs)
@@ -57,8 +53,7 @@ class OrtGqa(OnnxRuntime):
     copies_inputs = True
 
     def unsupported(self, case: Case) -> str | None:
-        reason = super().unsupported(case)
-        if reason:
+        if reason := beyond(case, DTYPES):
             return reason
         if case.head_dim != case.head_dim_v:
             return "it takes one head_dim for q, k and v"
@@ -79,6 +74,9 @@ class OrtAttention(OnnxRuntime):
 
     name = "ort_attention"
     scores_16bit = True
+
+    def unsupported(self, case: Case) -> str | None:
+        return beyond(case, DTYPES, takes=("mask_alignment",))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         return attention(case, inputs)

@@ -16,15 +16,14 @@ LEFT_OUT = ("", None)
 
 
 def mha(case: Case, inputs: Inputs) -> Call:
-    # A single query sees every key; the operator's own mask is top-left.
-    causal = case.causal and case.seqlen_q > 1
+    causal = case.causal and not sees_all(case)
     attributes = {"num_heads": case.num_heads, "scale": float(case.scale), "unidirectional": int(causal)}
     return _call(case, "MultiHeadAttention", MICROSOFT, attributes, _flat(inputs))
 
 
 def attention(case: Case, inputs: Inputs) -> Call:
-    """Bottom-right by the number of valid keys (opset 24's nonpad_kv_seqlen), which aligns the last query with the last
-    of them; without it the operator's mask is top-left."""
+    """Its own causal mask is top-left aligned; with the number of valid keys (opset 24's nonpad_kv_seqlen) the last
+    query is aligned with the last of them."""
     import torch
 
     attributes = {
@@ -32,7 +31,7 @@ def attention(case: Case, inputs: Inputs) -> Call:
         "is_causal": int(case.causal),
     }  # fmt: skip
     given = _flat(inputs)
-    if case.causal and case.seqlen_q != case.seqlen_k:
+    if case.causal and case.diagonal != 0:
         valid = torch.full((case.batch,), case.seqlen_k, dtype=torch.int64)
         given = (*given, *[LEFT_OUT] * 3, ("nonpad_kv_seqlen", valid))  # no attn_mask, past_key, past_value
     return _call(case, "Attention", "", attributes, given)
@@ -56,6 +55,11 @@ def gqa(case: Case, inputs: Inputs) -> Call:
     )
     cache = (("present_key", keys), ("present_value", values))
     return _call(case, "GroupQueryAttention", MICROSOFT, attributes, given, cache)
+
+
+def sees_all(case: Case) -> bool:
+    """Whether the mask hides nothing, as from a single query, bottom-right aligned."""
+    return not case.causal or case.diagonal >= case.seqlen_k - 1
 
 
 def _flat(inputs: Inputs) -> Values:
