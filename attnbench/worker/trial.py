@@ -76,6 +76,15 @@ def check_trial(problem: Problem, backend: Base, timed: bool = True) -> Checked 
     return guarded(problem, base, check)
 
 
+def with_printed(checked: Checked | Record, line: str) -> Checked | Record:
+    """The same with a warning on its record where the backend printed; line: the first that it did, "" for none."""
+    if not line:
+        return checked
+    record = checked if isinstance(checked, Record) else checked.record
+    record = replace(record, warnings=(*record.warnings, f'it printed while it was checked: "{line}"'))
+    return record if isinstance(checked, Record) else replace(checked, record=record)
+
+
 def time_alone(problem: Problem, checked: Checked) -> Record:
     """The record of a checked backend, timed by itself. Never raises for what the backend did."""
 

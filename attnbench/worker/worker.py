@@ -193,7 +193,7 @@ class Worker:
     def _run_some(self, job: RunCase, problem: Problem, names: Sequence[str]) -> None:
         from attnbench.records.record import Record
         from attnbench.worker.arms import time_together
-        from attnbench.worker.trial import check_trial, time_alone
+        from attnbench.worker.trial import check_trial, time_alone, with_printed
 
         held = []
         for name in names:
@@ -201,7 +201,8 @@ class Worker:
             backend = self._backends[name]
             if backend.emulated and job.emulation is not None:
                 backend = backend.under(job.emulation)
-            checked = check_trial(problem, backend, timed=job.time)
+            before = self._streams.printed_bytes()
+            checked = with_printed(check_trial(problem, backend, timed=job.time), self._streams.first_line(before))
             if isinstance(checked, Record):
                 self._report(checked)
                 continue
