@@ -39,7 +39,7 @@ class Ggml(Base):
         return LIBRARY.untested()
 
     def unsupported(self, case: Case) -> str | None:
-        return beyond(case, TYPES, takes=("mask_alignment",))
+        return beyond(case, TYPES, takes=("mask_alignment", "kv_dtype"))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         libraries = load()
