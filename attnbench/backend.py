@@ -98,6 +98,7 @@ class Base:
     their budget. lse_informational: its lse is told, not judged. by_name_only: devices on which it runs only where a
     suite or --backend names it.
     emulated: its kernels run in an emulation of their hardware, so that it is judged like any other and never timed.
+    keeps_memory: on the CPU it keeps memory of its own from one call to the next, so that its peak is not told.
     interpreted: they run in their language's interpreter, likewise. language: in which its kernels are written, where
     that has an interpreter ("triton"). stateful: with `calls: n`, `prepare` returns a callable that takes a step's
     number and its q, k, v; step 0 is the prefill, whose inputs `prepare` was given.
@@ -116,6 +117,7 @@ class Base:
     scores_int8: bool = False
     by_name_only: tuple[str, ...] = ()
     emulated: bool = False
+    keeps_memory: bool = False
     interpreted: bool = False
     language: str | None = None
 

@@ -27,6 +27,7 @@ class OpenVino(Base):
     name = "openvino"
     devices = ("cpu",)
     by_name_only = ("cpu",)
+    keeps_memory = True
 
     def version(self) -> str:
         return LIBRARY.version()

@@ -129,7 +129,7 @@ def _prepare_watched(
             alive()
             return backend.prepare(case, inputs)()
 
-        found = cpu_peak(anew)
+        found = None if backend.keeps_memory else cpu_peak(anew)
         alive()
         started = time.perf_counter()
         call = backend.prepare(case, inputs)

@@ -124,6 +124,7 @@ def test_names_its_version_and_runs_by_name_only(name):
     assert backend.by_name_only == backend.devices == ("cpu",)
     assert re.search(r"\d+\.\d+\.\d+", backend.version())
     assert backend.warnings(shaped()) == (), "the installed version is the one tested"
+    assert backend.keeps_memory == (name != "executorch"), "arenas and work buffers outlive a call"
 
 
 # In a process of its own, as in a worker: OpenMP binds the thread that imports torch to one core.

@@ -136,3 +136,12 @@ def test_a_call_that_raises_leaves_no_meter_running():
     record = run_trial(problem(), Backend(change), timed=True)
     assert (record.status, record.kind) == ("error", "exception") and "not from the meter on" in record.reason
     assert not torch.autograd._profiler_enabled() and timed(Backend()).peak_bytes > 0
+
+
+def test_of_a_backend_that_keeps_its_memory_nothing_is_told():
+    class Keeps(Backend):
+        keeps_memory = True
+
+    measured = timed(Keeps())
+    assert measured.peak_bytes is None
+    assert measured.blocks

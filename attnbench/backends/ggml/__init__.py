@@ -19,6 +19,7 @@ class Ggml(Base):
     name = "ggml"
     devices = ("cpu",)
     by_name_only = ("cpu",)
+    keeps_memory = True
     copies_inputs = True
 
     def version(self) -> str:

@@ -16,6 +16,7 @@ class OnnxRuntime(Base):
 
     devices = ("cpu",)
     by_name_only = ("cpu",)
+    keeps_memory = True
 
     def version(self) -> str:
         return LIBRARY.version()
