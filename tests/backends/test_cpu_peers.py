@@ -21,7 +21,7 @@ from attnbench.reference.inputs import make_inputs
 PEERS = ("executorch", "ggml", "openvino", "ort_attention", "ort_gqa", "ort_mha")
 # One rounding of the output is at most 2^-12 and 2^-9 relative; ggml sums in fp16 at few queries, ort_attention rounds
 # its scores.
-LIMITS = {"fp16": 3e-3, "bf16": 4e-3}
+LIMITS = {"fp16": 3e-3, "bf16": 4e-3, "fp32": 2e-6}
 SHAPES = [
     # batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim, head_dim_v
     (2, 64, 64, 4, 4, 64, 64), (2, 64, 64, 4, 2, 64, 64), (1, 40, 100, 4, 2, 64, 64), (1, 100, 40, 4, 4, 64, 64),
@@ -50,7 +50,7 @@ def taken(backend, **values):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("name", PEERS)
 def test_right(name, dtype, causal):
     backend, judged = peer(name), 0
@@ -69,8 +69,22 @@ def test_right(name, dtype, causal):
             assert relative_rmse(out, exact) < LIMITS[dtype], case.key
         assert all(torch.equal(*pair) for pair in zip(before, (inputs.q, inputs.k, inputs.v)))
         judged += 1
-    takes = {"executorch": ("bf16",), "ggml": ("fp16", "bf16"), "openvino": ("fp16", "bf16")}.get(name, ("fp16",))
+    every = ("fp16", "bf16", "fp32")
+    takes = {"executorch": ("bf16",), "ggml": every, "openvino": every}.get(name, ("fp16", "fp32"))
     assert judged >= (4 if dtype in takes else 0) and (judged == 0) == (dtype not in takes)
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp16", "bf16"])
+def test_ggml_takes_16_bit_keys_beside_fp32_queries(kv_dtype):
+    backend = peer("ggml")
+    case = shaped(dtype="fp32", kv_dtype=kv_dtype)
+    assert backend.unsupported(case) is None
+    inputs = make_inputs(case)
+    out = backend.prepare(case, inputs)().out
+    exact, _ = attention(inputs.q, inputs.k, inputs.v, case.scale, False)
+    assert out.dtype == torch.float32
+    # Beside bf16 keys it rounds the queries to bf16; beside fp16 ones, with 64 queries and more, it does not.
+    assert relative_rmse(out, exact) < {"fp16": 1e-6, "bf16": 4e-3}[kv_dtype]
 
 
 @pytest.mark.parametrize("name", ["ggml", "openvino", "ort_attention"])
