@@ -20,7 +20,7 @@ from attnbench.cli.group import terminated_like_interrupted
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
 from attnbench.records.environment import section
-from attnbench.records.record import Record
+from attnbench.records.record import NO_ANSWER, Record
 from attnbench.records.stats import speeds
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run.emulated import emulated_names, emulated_twins
@@ -290,6 +290,8 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
     say(time_split(outcome))
     for text in (*spoilt(outcome.records), *of_two_speeds(outcome.records), *outcome.suspicions):
         say(f"suspect: {text}")
+    for text in without_answer(outcome.records):
+        say(f"warning: {text}")
     for text in outcome.notes:
         say(f"note: {text}")
     for text in outcome.incomplete:
@@ -352,6 +354,19 @@ def of_two_speeds(records: Sequence[Record]) -> tuple[str, ...]:
             texts.append(f"{record.backend} on {record.case_key} has two speeds, {' and '.join(map(show_time, both))}")
     more = len(texts) - SHOWN_TWO_SPEEDS
     return (*texts[:SHOWN_TWO_SPEEDS], *([f"two speeds: {more} more, as the report tells"] if more > 0 else []))
+
+
+def without_answer(records: Sequence[Record]) -> tuple[str, ...]:
+    """Right kernels of an 8-bit scheme that cannot hold its inputs: a line a backend, with its first case."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        for text in record.warnings:
+            if text.startswith(NO_ANSWER):
+                found.setdefault(record.backend, []).append((record.case_key, text))
+    return tuple(
+        f"{backend}, {len(of)} {'case' if len(of) == 1 else 'cases'}: {of[0][1]} (first: {of[0][0]})"
+        for backend, of in found.items()
+    )
 
 
 def time_split(outcome: Outcome) -> str:

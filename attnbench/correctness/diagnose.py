@@ -7,15 +7,23 @@ numbers (`hypotheses`), or else what the places have in common.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attnbench.case import Case
-from attnbench.correctness.hypotheses import KEY_TILES, alternatives, likely_mistake
+from attnbench.correctness.hypotheses import NOTHING, likely_mistake
+from attnbench.correctness.lse_mistakes import lse_cause
+from attnbench.correctness.nan_rules import nan_given
 from attnbench.correctness.narrowed import errors_of_a_size
-from attnbench.correctness.noise import even_noise, growing_error, row_rms, small_everywhere
-from attnbench.reference.oracle import Rows, visible_keys
+from attnbench.correctness.noise import (
+    EVERYWHERE,
+    even_noise,
+    growing_error,
+    is_ordinary,
+    row_rms,
+    small_everywhere,
+)
+from attnbench.correctness.special_rows import low_scores, places, rows_without_keys, special_rows
+from attnbench.reference.oracle import Rows
 from attnbench.reference.quantize import plain_inputs
 
 if TYPE_CHECKING:
@@ -28,7 +36,8 @@ if TYPE_CHECKING:
 MAP_TILE = 64
 MAP_COLUMNS = 64
 MAP_LINES = 16
-FP16_LARGEST = 65504.0
+# No cause is named from places where the worst row is within this many times its limit.
+GRAZED = 4.0
 # Wrong columns of the output err by at least this times the others.
 APART = 3.0
 LEGEND = ". worst row of the tile within its limit; 1 to 9: over it by a factor of up to 2, 4, ... 512 or more"
@@ -36,36 +45,54 @@ LEGEND = ". worst row of the tile within its limit; 1 to 9: over it by a factor 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """cause: likely cause in words, "" where nothing fits; error_map: lines of text, none where all rows are within."""
+    """cause: likely cause in words, "" where nothing fits; error_map: lines of text, none where all rows are within.
+    named: the cause is a mistake that explains the numbers, not what places have in common."""
 
     cause: str = ""
     error_map: tuple[str, ...] = ()
+    named: bool = False
 
 
 def diagnose(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor, row_limit: float) -> Diagnosis:
     """out, eager (batch, num_heads, rows, head_dim_v), lse (batch, num_heads, rows) or None, fp64, at the rows of the
     reference; row_limit: the limit of a row's relative RMSE."""
     exact, rows = ref.oracle.out, ref.rows
-    finite = bool(out.isfinite().all())
     error = (out - exact).square().mean(dim=-1).sqrt() / row_rms(exact)
     error = error.nan_to_num(nan=math.inf, posinf=math.inf)
     wrong = error > row_limit
-    nan_given = bool(ref.inputs.v.isnan().any())
-    cause = None if nan_given else _columns(ref, out, eager, error > row_limit)
-    if finite and not nan_given and cause is None:
-        cause = likely_mistake(ref.case, ref.inputs, rows, out, exact, eager)
     if not bool(wrong.any()):
-        return Diagnosis(_lse_cause(lse, ref.oracle.lse) or cause or small_everywhere(ref, out, lse, eager))
+        return _within(ref, out, lse, eager)
+    given, finite = nan_given(ref.inputs), bool(out.isfinite().all())
+    cause = None if given else _columns(ref, out, eager, wrong)
+    if finite and not given and cause is None:
+        cause = likely_mistake(ref.case, ref.inputs, rows, out, exact, eager)
+    if cause == NOTHING:
+        cause += low_scores(ref, rows, wrong)
+    if cause is not None:
+        return Diagnosis(cause, error_map(rows, error / row_limit), named=True)
     largest = float(error.max()) / row_limit
-    cause = (
-        cause
-        or _special(ref, rows, wrong, out)
-        or growing_error(ref, out, largest)
-        or errors_of_a_size(ref, out)
-        or even_noise(ref, out, lse)
-        or _shape(ref, out, wrong, row_limit)
-    )
-    return Diagnosis(cause, error_map(rows, error / row_limit))
+    special = special_rows(ref, rows, wrong, out)
+    noise = None if special else _of_rounding(ref, out, lse, largest)
+    words = special or noise or _shape(ref, out, wrong, row_limit, largest)
+    return Diagnosis(words, error_map(rows, error / row_limit), named=noise is not None)
+
+
+def _of_rounding(ref: Reference, out: Tensor, lse: Tensor | None, largest: float) -> str | None:
+    return growing_error(ref, out, largest) or errors_of_a_size(ref, out) or even_noise(ref, out, lse)
+
+
+def _within(ref: Reference, out: Tensor, lse: Tensor | None, eager: Tensor) -> Diagnosis:
+    """No row is over its limit: the lse is wrong, or the output by a little, or where it should be 0."""
+    if blind := rows_without_keys(ref, out):
+        return Diagnosis(blind, named=True)
+    if lse is not None and is_ordinary(ref, out, eager) and (cause := lse_cause(ref, lse)):
+        return Diagnosis(cause, named=True)
+    if not nan_given(ref.inputs) and not is_ordinary(ref, out, eager):
+        cause = likely_mistake(ref.case, ref.inputs, ref.rows, out, ref.oracle.out, eager)
+        if cause is not None:
+            return Diagnosis(cause, named=True)
+    words = small_everywhere(ref, out, lse, eager)
+    return Diagnosis(words, named=words != EVERYWHERE)
 
 
 def _columns(ref: Reference, out: Tensor, eager: Tensor, wrong: Tensor) -> str | None:
@@ -106,64 +133,6 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(" to ".join(map(str, ends)) for ends in ranges)
 
 
-def _special(ref: Reference, rows: Rows, wrong: Tensor, out: Tensor) -> str | None:
-    """NaN hidden, rows that are not finite, rows of zeros."""
-    import torch
-
-    infinite = (~out.isfinite()).any(dim=-1)
-    if bool(ref.inputs.v.isnan().any()):
-        return None if bool(infinite.any()) else "NaN in v is hidden: the output has none"
-    if bool(infinite.any()):
-        poisoned = _poisoned(ref.case, rows, infinite)
-        places = f"rows that are not finite: {_places(rows, infinite)}"
-        return poisoned or f"{places}; never written, or overflow{_range(ref, infinite)}"
-    blank = (out == 0).all(dim=-1) & wrong
-    return f"rows that are 0: {_places(rows, blank)}" if torch.equal(blank, wrong) else None
-
-
-def _range(ref: Reference, infinite: Tensor) -> str:
-    """What overflows most likely, where the output itself does not: sums that are not divided yet, or bf16 in fp16."""
-    inputs, keys = plain_inputs(ref.case, ref.inputs), visible_keys(ref.case, ref.rows.index)[infinite]
-    largest = float(inputs.v.abs().max())
-    if ref.case.dtype == "bf16" and any(float(x.abs().max()) > FP16_LARGEST for x in (inputs.q, inputs.k, inputs.v)):
-        return f": bf16 that goes through fp16 ends at {FP16_LARGEST:.0f}"
-    if ref.case.dtype == "fp16" and largest * int(keys.min()) > FP16_LARGEST:
-        return f": of sums over keys before they are divided, if kept in fp16, which ends at {FP16_LARGEST:.0f}"
-    return ""
-
-
-def _poisoned(case: Case, rows: Rows, infinite: Tensor) -> str | None:
-    """Rows that see nothing, at all or in the tile of keys that is visited first: their maximum is -inf, and
-    exp(-inf - -inf) is NaN, which no later tile takes away."""
-    import torch
-
-    visible = visible_keys(case, rows.index)
-    blind = visible == 0
-    if bool(blind.any()) and torch.equal(infinite, blind):
-        return f"rows that see no key are not finite ({int(blind.sum())}): -inf minus -inf, or 0 / 0"
-    if not case.causal:
-        return None
-    fitting = [
-        tile for tile in KEY_TILES if any(torch.equal(infinite, rows) for rows in _hidden_first(case, rows, tile))
-    ]
-    if not fitting:
-        return None
-    return (
-        f"rows whose first tile of keys is hidden altogether are not finite ({int(infinite.sum())}): -inf minus -inf; "
-        f"tiles of {alternatives(fitting)} keys, the last visited first"
-    )
-
-
-def _hidden_first(case: Case, rows: Rows, tile: int) -> Iterator[Tensor]:
-    """(batch, num_heads, rows) True where a row sees nothing of the last tile that its tile of queries visits, for each
-    height that such a tile may have."""
-    visible = visible_keys(case, rows.index)
-    for height in (*KEY_TILES, case.seqlen_q):
-        last = (rows.index // height + 1) * height - 1
-        reach = visible_keys(case, last.clamp(max=case.seqlen_q - 1)).clamp(min=1)
-        yield visible <= (reach - 1) // tile * tile
-
-
 def error_map(rows: Rows, ratio: Tensor) -> tuple[str, ...]:
     """ratio: each row's error over its limit, (batch, num_heads, rows)."""
     batch, heads, _ = ratio.shape
@@ -191,26 +160,13 @@ def _mark(ratio: float) -> str:
     return str(min(9, math.ceil(math.log2(ratio)))) if math.isfinite(ratio) else "9"
 
 
-def _lse_cause(lse: Tensor | None, exact: Tensor) -> str | None:
-    """What a wrong lse beside a right output is, if it is one of the usual mistakes."""
-    if lse is None:
-        return None
-    seen = exact.isfinite() & lse.isfinite()
-    if not bool(seen.any()):
-        return None
-    a, b = lse[seen].double(), exact[seen]
-    allowed = 1e-3 + 1e-5 * b.abs().max()
-    for words, guess in (("in log2", b / math.log(2.0)), ("negative", -b)):
-        if float((a - guess).abs().max()) <= allowed < float((a - b).abs().max()):
-            return f"the lse is {words}"
-    offset = float((a - b).mean())
-    if abs(offset) > allowed and float((a - b - offset).abs().max()) <= allowed:
-        return f"the lse is off by {offset:+.4g} everywhere"
-    return None
+def _shape(ref: Reference, out: Tensor, wrong: Tensor, row_limit: float, largest: float) -> str:
+    """What the wrong rows have in common; where a limit is merely grazed, that is chance.
 
-
-def _shape(ref: Reference, out: Tensor, wrong: Tensor, row_limit: float) -> str:
-    """What the wrong rows have in common."""
+    largest: of a row's error over its limit.
+    """
+    if largest <= GRAZED:
+        return f"none is named from places: the worst row is at {largest:.2g} times its limit"
     case, rows, exact = ref.case, ref.rows, ref.oracle.out
     heads = wrong.any(dim=2)
     wrong_rows = wrong.any(dim=1).any(dim=0).nonzero().flatten()
@@ -227,13 +183,4 @@ def _shape(ref: Reference, out: Tensor, wrong: Tensor, row_limit: float) -> str:
         words.append(f"only the last rows are wrong, from row {first}; the tail of the queries")
     elif float(wrong.float().mean()) > 0.9:
         words.append("all rows are wrong; scale, or what every tile shares")
-    return "; ".join(words) or f"wrong at {_places(rows, wrong)}"
-
-
-def _places(rows: Rows, wrong: Tensor) -> str:
-    """`12 rows, the first at batch 0, head 1, row 85`"""
-    from attnbench.reference.oracle import row_place
-
-    count = int(wrong.sum())
-    place = row_place(rows, int(wrong.flatten().int().argmax()))
-    return f"{count} rows, the first at {place}" if count > 1 else place
+    return "; ".join(words) or f"wrong at {places(rows, wrong)}"

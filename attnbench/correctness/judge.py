@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.diagnose import Diagnosis, diagnose
-from attnbench.correctness.exact_rules import Known, own_checks, swallowed_check, tainted_heads, without_heads
+from attnbench.correctness.exact_rules import Known, own_checks
+from attnbench.correctness.nan_rules import scores_tainted, swallowed_check, tainted_heads, without_heads
 from attnbench.correctness.rounding import half_epsilon, rounding_bound, row_sum_bound, scores_noise, unit
 from attnbench.records.record import (
     LSE_ERROR,
@@ -53,11 +55,11 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
     if ref.originals is not None and backend.own_quantizer:
         exact = ref.originals
     budget = ref.budget(backend)
-    tainted = tainted_heads(case, ref.inputs.v)
+    tainted = tainted_heads(case, ref.inputs)
     out = outputs.out.transpose(1, 2).gather(2, rows.index[..., None].expand_as(exact.out)).double()
     checks = [_finite_check(outputs.out, tainted)]
     if tainted is not None:
-        checks.append(swallowed_check(case, rows, ref.inputs.v, out))
+        checks.append(swallowed_check(case, rows, ref.inputs, out))
     values: Mapping[str, float] = {}
     if checks[0].passed:
         out, exact_out, budget_out = (without_heads(x, tainted) for x in (out, exact.out, budget.out))
@@ -78,7 +80,10 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
         checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
         values = _values(ref, backend, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
-        check = _lse(ref, backend, outputs.lse.gather(2, rows.index).double(), exact.lse, budget.lse)
+        nan = tainted if scores_tainted(ref.inputs) else None
+        given = outputs.lse.gather(2, rows.index).double()
+        lse, exact_lse, budget_lse = (without_heads(x, nan) for x in (given, exact.lse, budget.lse))
+        check = _lse(ref, backend, lse, exact_lse, budget_lse, nan)
         if backend.lse_informational:
             known = {LSE_VALUE: check.value} if math.isfinite(check.value) else {}
             values = {**values, **known, LSE_LIMIT: check.limit}
@@ -87,11 +92,12 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
     return Accuracy(rows.coverage, rows.index.numel(), tuple(checks), values)
 
 
-def _lse(ref: Reference, backend: Base, lse: Tensor, exact: Tensor, budget: Tensor) -> Check:
+def _lse(ref: Reference, backend: Base, lse: Tensor, exact: Tensor, budget: Tensor, without: Tensor | None) -> Check:
+    """without: heads whose scores hold NaN, which count neither as right nor as wrong."""
     if sums_in_fp32(ref.case, backend):
-        return fp32_lse_check(ref.rows, lse, exact, noise_of(ref).lse)
+        return fp32_lse_check(ref.rows, lse, exact, without_heads(noise_of(ref).lse, without))
     noise = 0.0 if ref.case.is_fp8 else scores_noise(ref, backend) or None
-    return lse_check(noise, ref.rows, lse, exact, budget, lambda: _row_sums(ref, backend))
+    return lse_check(noise, ref.rows, lse, exact, budget, partial(_row_sums, ref, backend, without))
 
 
 def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Factors()) -> Diagnosis:
@@ -112,8 +118,8 @@ def _plain(ref: Reference, backend: Base) -> Inputs:
     return ref.inputs if backend.own_quantizer else plain_inputs(ref.case, ref.inputs)
 
 
-def _row_sums(ref: Reference, backend: Base) -> Tensor:
-    return row_sum_bound(ref.case, _plain(ref, backend), ref.rows)
+def _row_sums(ref: Reference, backend: Base, without: Tensor | None) -> Tensor:
+    return without_heads(row_sum_bound(ref.case, _plain(ref, backend), ref.rows), without)
 
 
 def _known(ref: Reference, backend: Base, out: Tensor, exact: Tensor, eager: Tensor) -> Known:
@@ -129,14 +135,15 @@ def _known(ref: Reference, backend: Base, out: Tensor, exact: Tensor, eager: Ten
 def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:
     """The whole output, not only the sampled rows: an element never written is NaN, since outputs start as NaN."""
     count, where = 0, ""
-    for batch, element in enumerate(out):  # one at a time: a mask of the whole may be of gigabytes
-        bad = ~element.isfinite()
+    at_once = max(1, MASKED_AT_ONCE // max(1, out[0].numel()))
+    for start in range(0, out.shape[0], at_once):  # some at a time: a mask of the whole may be of gigabytes
+        bad = ~out[start : start + at_once].isfinite()
         if tainted is not None:
-            bad &= ~tainted[batch][None, :, None]
+            bad &= ~tainted[start : start + at_once, None, :, None]
         found = int(bad.sum())
         if found and not count:
-            row, head, column = (int(i) for i in bad.nonzero()[0])
-            where = f"batch {batch}, head {head}, row {row}, column {column}"
+            batch, row, head, column = (int(i) for i in bad.nonzero()[0])
+            where = f"batch {start + batch}, head {head}, row {row}, column {column}"
         count += found
     return Check(NON_FINITE, count, 0, count == 0, where)
 
@@ -207,6 +214,8 @@ PARTIALS_16BIT = 3.0
 LSE_ABSOLUTE = 1e-3
 LSE_RELATIVE = 4 * 2.0**-23
 LARGEST_RMS_RATIO = 0.1
+# Elements whose mask is held at once, a byte each.
+MASKED_AT_ONCE = 2**24
 
 
 # Of normal noise in so many elements as a case has, the largest: in units of its standard deviation.

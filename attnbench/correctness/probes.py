@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
+from attnbench.correctness.broadcast import broadcast
 from attnbench.correctness.determinism import pressure_check, repeatable, stream_check
 from attnbench.correctness.merged import first_keys, halves, merged, merged_attention
 from attnbench.correctness.relations import RELATIONS
@@ -33,6 +34,8 @@ NOT_IN_FP16 = ("fp8_descales",)
 NOT_IN_8_BITS = ("v_trend",)
 # Ahead of the rules of a call on other numbers in the memory of the checked ones, which ends what is not timed.
 IN_PLACE = "fresh_inputs_in_place"
+# What a refusal of strides and places may be raised as.
+REFUSALS = (ValueError, RuntimeError, NotImplementedError, AssertionError)
 RECHECK_SET = 1  # its input set, and that of the recheck after timing
 FRESH_SET = 2  # an input set that none of these uses
 
@@ -67,11 +70,15 @@ class Probe:
 
 def run_probes(names: Sequence[str], context: ProbeContext, backend: Base) -> Iterator[Check]:
     """The checks of the named probes that apply to the case and that the backend takes. ("all",): every probe."""
-    for name in PROBES if tuple(names) == ("all",) else names:
+    for name in probe_names(names):
         probe = PROBES[name]
         if probe.cannot(context.case) is None:
             with _named(name):
                 yield from kept(name, probe.run(context, backend))
+
+
+def probe_names(names: Sequence[str]) -> Sequence[str]:
+    return tuple(PROBES) if tuple(names) == ("all",) else tuple(names)
 
 
 def kept(name: str, checks: Sequence[Check]) -> list[Check]:
@@ -122,6 +129,14 @@ def _anywhere(case: Case) -> str | None:
     return None
 
 
+def _refused(error: Exception) -> Check:
+    """A check that passed, unless the error is the device's, which is no refusal."""
+    if "CUDA error" in str(error):
+        raise error
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return Check(f"refused: {lines[0][:80]}", 0, 0, True)
+
+
 def _of_relation(
     name: str,
     about: str,
@@ -134,13 +149,33 @@ def _of_relation(
             return ()
         try:
             outputs = context.called(changed.case, changed.inputs, backend)
-        except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
-            if not may_refuse or "CUDA error" in str(error):  # an error of the device is no refusal
+        except REFUSALS as error:
+            if not may_refuse:
                 raise
-            return (Check(f"refused: {str(error).strip().splitlines()[0][:80]}", 0, 0, True),)
+            return (_refused(error),)
         return context.judged(context.reference, backend, changed.undo(outputs)).checks
 
     return Probe(name, about, cannot, run)
+
+
+def _alone(case: Case) -> str | None:
+    return "it has one head and one batch element" if case.num_heads == case.batch == 1 else None
+
+
+def _broadcast(context: ProbeContext, backend: Base) -> Sequence[Check]:
+    """Each against its own oracle; a backend may refuse a stride of 0."""
+    checks: list[Check] = []
+    for case, inputs in broadcast(context.case, context.reference.inputs):
+        if backend.unsupported(case) is not None:
+            continue
+        reference = context.posed(case, inputs=inputs)
+        try:
+            outputs = context.called(case, inputs, backend)
+        except REFUSALS as error:
+            checks.append(_refused(error))
+            continue
+        checks += context.judged(reference, backend, outputs).checks
+    return checks
 
 
 def _one_row(case: Case) -> str | None:
@@ -205,6 +240,22 @@ def _same_bits(
     return run
 
 
+# What a probe alone tells that fails where the case's own numbers, in their own places, came out right.
+BLAMES: Mapping[str, str] = {
+    "half_scale": "scale: right with the case's softmax_scale, wrong with half of it",
+    "permuted": "order: right as it is, wrong with batch elements and heads in reverse",
+    "gqa_dense": "groups: right with fewer key/value heads, wrong with one a query head",
+    "strided": "strides: right with rows before heads in memory, wrong with heads before rows",
+    "layouts": "strides: right where q, k and v lie alike, wrong where each lies in an order of its own",
+    "broadcast": "strides: wrong where a stride is 0, for heads or for batch elements",
+    "misaligned": "alignment: wrong where tensors start at odd elements",
+    "far_apart": "offsets: wrong where rows lie more than 2^31 elements apart, as of 32-bit offsets",
+    "guarded": "bounds: what lies beside the tensors reaches the output",
+    "padded": "bounds: it reads past the end of each sequence, and what lies there reaches the output",
+    "used_memory": "memory that nobody initialized reaches the output",
+    "other_stream": "it works on a stream or thread of its own, and nobody waits for it",
+}
+
 PROBES: Mapping[str, Probe] = {
     probe.name: probe
     for probe in (
@@ -220,6 +271,8 @@ PROBES: Mapping[str, Probe] = {
         _of_relation("permuted", "batch elements and heads in reverse order"),
         _of_relation("gqa_dense", "key/value heads written out, one a query head", _no_groups),
         _of_relation("strided", "heads before rows in memory", may_refuse=True),
+        _of_relation("layouts", "q, k and v each in an order of its own in memory", may_refuse=True),
+        Probe("broadcast", "k and v of one head, or one batch element, for all: strides of 0", _alone, _broadcast),
         _of_relation("misaligned", "tensors that start at odd elements", may_refuse=True),
         _of_relation("far_apart", "rows more than 2^31 elements apart in memory", _one_row, may_refuse=True),
         _of_relation("guarded", "NaN before and after each tensor"),

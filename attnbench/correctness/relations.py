@@ -128,6 +128,15 @@ def in_heads(case: Case, inputs: Inputs) -> Changed:
     return placed(case, inputs, heads_first)
 
 
+def in_layouts(case: Case, inputs: Inputs) -> Changed:
+    """q as it is, heads before rows in k, v one element in: what one tensor's strides are is no other's."""
+    quantized = inputs.quantized
+    if quantized is not None:
+        quantized = replace(quantized, k=heads_first(quantized.k), v=one_element_in(quantized.v))
+    changed = Inputs(inputs.q, heads_first(inputs.k), one_element_in(inputs.v), quantized)
+    return Changed(case, changed, lambda outputs: outputs)
+
+
 def in_odd_places(case: Case, inputs: Inputs) -> Changed:
     return placed(case, inputs, one_element_in)
 
@@ -189,6 +198,7 @@ RELATIONS: Mapping[str, Callable[[Case, Inputs], Changed]] = {
     "permuted": permuted,
     "gqa_dense": expanded_heads,
     "strided": in_heads,
+    "layouts": in_layouts,
     "misaligned": in_odd_places,
     "far_apart": in_far_rows,
     "guarded": in_guards,

@@ -73,7 +73,9 @@ def scores_noise(ref: Reference, backend: Base) -> float:
         return USUAL_ROUNDING * HALF_EPSILON[ref.case.dtype] * score_size(ref.case, ref.inputs)
     if ref.case.dtype != "fp32" or sums_in_fp32(ref.case, backend):
         return 0.0
-    q, k = (float(x.double().square().sum(dim=3).mean().sqrt()) for x in (ref.inputs.q, ref.inputs.k))
+    q, k = (
+        float(x.double().nan_to_num(nan=0.0).square().sum(dim=3).mean().sqrt()) for x in (ref.inputs.q, ref.inputs.k)
+    )
     return half_epsilon(ref.case, backend) * ref.case.scale * q * k / math.sqrt(ref.case.head_dim)
 
 
@@ -81,7 +83,7 @@ def score_size(case: Case, inputs: Inputs) -> float:
     """Root mean square of all scaled scores, masked ones too: each head's from the d x d products of its q and of its
     k with themselves."""
     ratio = case.num_heads // case.num_heads_kv
-    q, k = inputs.q.double().transpose(1, 2), inputs.k.double().transpose(1, 2)
+    q, k = (x.double().nan_to_num(nan=0.0).transpose(1, 2) for x in (inputs.q, inputs.k))
     of_k = (k.transpose(2, 3) @ k).repeat_interleave(ratio, dim=1)
     squares = ((q.transpose(2, 3) @ q) * of_k).sum(dim=(2, 3)) / (case.seqlen_q * case.seqlen_k)
     return case.scale * math.sqrt(float(squares.mean()))

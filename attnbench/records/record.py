@@ -44,6 +44,8 @@ PROCESSES_DIFFER = "outputs that differ between processes"
 V_DESCALE_ZERO = "outputs that are not 0 with v_descale 0"
 
 
+# How the warning begins that a record gets whose 8-bit scheme cannot hold the inputs.
+NO_ANSWER = "the 8-bit answer has nothing to do with the right one"
 # In a record's `kernel`: what says that it ran in an emulation of its hardware.
 EMULATED = "emulated"
 # The same of an interpreter of its language.

@@ -35,6 +35,10 @@ STEP_HIGHEST = 2500.0
 STEP_NOISE = 0.25
 # The tail's weights are about exp(-9): below e4m3's smallest number at P scale 1, far above it at P scale 256.
 TAIL_LOGIT = 9.0
+# Its square is beyond 5e4, which kernels have taken for infinity (flashinfer issue 4267).
+LOW_CHANNEL = 256.0
+# Products of multiples of this are multiples of 2^-6: with -65536 beside them, sums have 23 bits.
+LOW_STEP = 0.125
 # Over all keys, in units in the last place; columns begin between 1 and 1.9, and so stay below 2.
 TREND = 2.0
 TREND_COLUMNS = 0.9
@@ -155,6 +159,25 @@ def _nan_v(draw: Draw) -> None:
     draw.v[0, case.seqlen_k // 2, case.num_heads_kv // 2] = float("nan")
 
 
+def _nan_q(draw: Draw) -> None:
+    """The last row of one head's q is NaN: it sees a key whatever the mask."""
+    draw.q[0, -1, draw.case.num_heads // 2] = float("nan")
+
+
+def _nan_k(draw: Draw) -> None:
+    """One row of k is NaN, in the middle of the keys of one head."""
+    case = draw.case
+    draw.k[0, case.seqlen_k // 2, case.num_heads_kv // 2] = float("nan")
+
+
+def _low_logits(draw: Draw) -> None:
+    """All products of q and k near -LOW_PRODUCT: a maximum that starts at 0, or at a finite number in place of -inf, is
+    never lowered to them. The other entries are few enough digits that fp32 sums them exactly in any order."""
+    for tensor, channel in ((draw.q, LOW_CHANNEL), (draw.k, -LOW_CHANNEL)):
+        tensor.mul_(1.0 / LOW_STEP).round_().mul_(LOW_STEP)
+        tensor[..., 0] = channel
+
+
 def _steps(draw: Draw) -> None:
     """Logits rise by STEP_LOGIT from each 64 keys to the next, up to STEP_HIGHEST."""
     import torch
@@ -231,6 +254,9 @@ PROBE_INPUTS: dict[str, ProbeInput] = {
     "v_ones": ProbeInput("v is 1 everywhere, and so must the output be", _v_ones),
     "equal_logits": ProbeInput("all logits of a row equal, up to 1000: the output is the mean of v", _equal_logits),
     "nan_v": ProbeInput("one row of v is NaN: every row that sees it is NaN, other heads are not", _nan_v),
+    "nan_q": ProbeInput("one row of q is NaN, and so must that row of the output be, and no other head", _nan_q),
+    "nan_k": ProbeInput("one row of k is NaN: every row that sees it is NaN, other heads are not", _nan_k),
+    "low_logits": ProbeInput("all products of q and k near -65536: a maximum that starts above them", _low_logits),
     "steps": ProbeInput("logits rise by 2.5 every 64 keys: a rescale that is skipped saturates e4m3", _steps),
     "same_sign_v": ProbeInput("v of one sign: an accumulator that truncates shows as a bias", _same_sign_v),
     "v_trend": ProbeInput("v rises slowly with the key: an output that is also the accumulator loses it", _v_trend),

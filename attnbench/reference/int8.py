@@ -53,8 +53,8 @@ def _steps(x: Tensor, block: int) -> Tensor:
 
 def score_noise(case: Case, inputs: Inputs) -> float:
     """Root mean square of what this adds to a score, before softmax: roundings are even within half a step, and
-    independent, so that their variance is a twelfth of the step's square."""
-    q, k = inputs.q.float(), inputs.k.float()
+    independent, so that their variance is a twelfth of the step's square. NaN counts as 0."""
+    q, k = inputs.q.float().nan_to_num(nan=0.0), inputs.k.float().nan_to_num(nan=0.0)
     k = k - k.mean(dim=1, keepdim=True)
     of_q = _steps(q, QUERY_BLOCK).square().mean() * k.square().sum(dim=3).mean()
     of_k = _steps(k, KEY_BLOCK).square().mean() * q.square().sum(dim=3).mean()

@@ -29,22 +29,22 @@ def _swept(case: Case, part: Part, inputs: Inputs, tile: int, normalized: bool) 
 
     dtype = inputs.v.dtype
     queries, keys, v = part.queries(inputs.q).float(), part.keys(inputs.k).float(), part.keys(inputs.v).float()
-    maximum = queries.new_full((queries.shape[0], 1), -torch.inf)
-    total, out = torch.zeros_like(maximum), queries.new_zeros((queries.shape[0], v.shape[-1]))
+    maximum = queries.new_full((*queries.shape[:-1], 1), -torch.inf)
+    total, out = torch.zeros_like(maximum), queries.new_zeros((*queries.shape[:-1], v.shape[-1]))
     for start in range(0, part.limit, tile):
         stop = min(start + tile, part.limit)
-        scores = (queries @ keys[start:stop].T).mul_(case.scale).masked_fill_(part.hidden(start, stop), -torch.inf)
-        larger = torch.maximum(maximum, scores.amax(dim=1, keepdim=True))
+        scores = (queries @ keys[:, start:stop].mT).mul_(case.scale).masked_fill_(part.hidden(start, stop), -torch.inf)
+        larger = torch.maximum(maximum, scores.amax(dim=-1, keepdim=True))
         safe = larger.masked_fill(larger == -torch.inf, 0.0)
         kept, p = total * torch.exp(maximum - safe), torch.exp(scores - safe)
-        total = kept + p.sum(dim=1, keepdim=True)
+        total = kept + p.sum(dim=-1, keepdim=True)
         divisor = total.masked_fill(total == 0, 1.0) if normalized else torch.ones_like(total)
         before = out * (kept if normalized else torch.exp(maximum - safe))
-        out = _rounded((before + _rounded(p, dtype) @ v[start:stop]) / divisor, dtype)
+        out = _rounded((before + _rounded(p, dtype) @ v[:, start:stop]) / divisor, dtype)
         maximum = larger
     if not normalized:
         out = _rounded(out / total.masked_fill(total == 0, 1.0), dtype)
-    return out, (maximum + total.log()).squeeze(1)
+    return out, (maximum + total.log()).squeeze(-1)
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -102,7 +102,7 @@ def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> A
     q, k, v = _operands(case, inputs, originals)
     result = empty_attention(case, rows, torch.float64)
     for part in parts(case, rows):
-        scores = (part.queries(q).double() * case.scale) @ part.keys(k).double().T
+        scores = (part.queries(q).double() * case.scale) @ part.keys(k).double().mT
         lse, total = _softmax_in_place(scores, part)
         out = (scores @ part.keys(v).double()).div_(total)
         part.store(result, out, lse)
@@ -119,11 +119,11 @@ def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, abs
 
     result = empty_attention(case, rows, torch.float64)
     for part in parts(case, rows):
-        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
+        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().mT
         lse, total = _softmax_in_place(weights, part)
         errors = torch.minimum(weights * relative + absolute, weights)
         if part.limit:
-            errors.scatter_(1, weights.argmax(dim=1, keepdim=True), 0.0)
+            errors.scatter_(-1, weights.argmax(dim=-1, keepdim=True), 0.0)
         squares = errors.div_(total).square_() @ part.keys(plain.v).double().square()
         part.store(result, squares.sqrt_(), lse)
     return result.out
@@ -136,14 +136,14 @@ def score_scatter(case: Case, plain: Inputs, rows: Rows) -> Attention:
 
     result = empty_attention(case, rows, torch.float64)
     for part in parts(case, rows):
-        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().T
+        weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().mT
         _, total = _softmax_in_place(weights, part)
         weights.div_(total)
         v = part.keys(plain.v).double()
         out, squares = weights @ v, weights.square()
-        each = squares.sum(dim=1, keepdim=True)
+        each = squares.sum(dim=-1, keepdim=True)
         spread = squares @ v.square() - 2 * out * (squares @ v) + out.square() * each
-        part.store(result, spread.clamp(min=0.0).sqrt(), each.squeeze(1).sqrt())
+        part.store(result, spread.clamp(min=0.0).sqrt(), each.squeeze(-1).sqrt())
     return result
 
 
@@ -188,7 +188,7 @@ def emulated(case: Case, inputs: Inputs, rows: Rows, accumulator: str, round_p: 
 def _eager_plain(case: Case, part: Part, q: Tensor, k: Tensor, v: Tensor, accumulator: str) -> tuple[Tensor, Tensor]:
     factor = tf32 if accumulator == TF32 and case.dtype == "fp32" else lambda x: x
     queries, keys, values = (factor(x.float()) for x in (part.queries(q.to(k.dtype)), part.keys(k), part.keys(v)))
-    scores = (queries @ keys.T).mul_(case.scale)
+    scores = (queries @ keys.mT).mul_(case.scale)
     if accumulator == SCORES_16BIT:
         scores = scores.to(v.dtype).float()
     lse, total = _softmax_in_place(scores, part)
@@ -210,25 +210,25 @@ def _fp8_pipeline(
     import torch
 
     queries = part.queries(q)
-    maximum = queries.new_full((queries.shape[0], 1), -torch.inf)
-    total = queries.new_zeros((queries.shape[0], 1))
-    out = queries.new_zeros((queries.shape[0], v.shape[-1]))
+    maximum = queries.new_full((*queries.shape[:-1], 1), -torch.inf)
+    total = queries.new_zeros((*queries.shape[:-1], 1))
+    out = queries.new_zeros((*queries.shape[:-1], v.shape[-1]))
     for start in range(0, part.limit, FP8_TILE_N):
         stop = min(start + FP8_TILE_N, part.limit)
-        keys = part.keys(k)[start:stop]
-        scores = matmul_into(queries.new_zeros((queries.shape[0], stop - start)), queries, keys.T, accumulator)
+        keys = part.keys(k)[:, start:stop]
+        scores = matmul_into(queries.new_zeros((*queries.shape[:-1], stop - start)), queries, keys.mT, accumulator)
         scores.mul_(case.scale).masked_fill_(part.hidden(start, stop), -torch.inf)
-        new_maximum = torch.maximum(maximum, scores.amax(dim=1, keepdim=True))
+        new_maximum = torch.maximum(maximum, scores.amax(dim=-1, keepdim=True))
         safe = new_maximum.masked_fill(new_maximum == -torch.inf, 0.0)
         rescale = torch.exp(maximum - safe)
         p = torch.exp(scores - safe)
-        total = total * rescale + p.sum(dim=1, keepdim=True)
+        total = total * rescale + p.sum(dim=-1, keepdim=True)
         p = p * case.p_scale
         if round_p:
             p = to_fp8(p, case.dtype).float()
-        out = matmul_into(out * rescale, p, part.keys(v)[start:stop], accumulator)
+        out = matmul_into(out * rescale, p, part.keys(v)[:, start:stop], accumulator)
         maximum = new_maximum
-    lse = (maximum + total.log()).squeeze(1)
+    lse = (maximum + total.log()).squeeze(-1)
     return out / (total * case.p_scale).masked_fill(total == 0, 1.0), lse
 
 
@@ -244,43 +244,50 @@ def _operands(case: Case, inputs: Inputs, originals: bool) -> tuple[Tensor, Tens
 
 
 def _softmax_in_place(scores: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-    """scores become exp(scores - max); returns lse (rows,) and the row sum (rows, 1), 1 where a row sees no key."""
+    """scores become exp(scores - max); returns lse (..., rows) and the sum (..., rows, 1), 1 where no key is seen."""
     import torch
 
     if part.limit == 0:
-        return scores.new_full((scores.shape[0],), -torch.inf), scores.new_ones((scores.shape[0], 1))
+        return scores.new_full(scores.shape[:-1], -torch.inf), scores.new_ones((*scores.shape[:-1], 1))
     if part.masked:
         scores.masked_fill_(part.hidden(0, part.limit), -torch.inf)
-    maximum = scores.amax(dim=1, keepdim=True)
+    maximum = scores.amax(dim=-1, keepdim=True)
     scores.sub_(maximum.masked_fill(maximum == -torch.inf, 0.0)).exp_()
-    total = scores.sum(dim=1, keepdim=True)
-    return (maximum + total.log()).squeeze(1), total.masked_fill_(total == 0, 1.0)
+    total = scores.sum(dim=-1, keepdim=True)
+    return (maximum + total.log()).squeeze(-1), total.masked_fill_(total == 0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A chunk of rows of the query heads that share one key/value head.
+    """Rows of the query heads of one key/value head, or of several where each is small: a loop over many thousands of
+    batch elements would take longer than their arithmetic.
 
-    index (heads in the group, rows); visible: keys each flattened row sees, (heads * rows, 1); limit: the most of them.
+    Heads and their rows are flattened behind the pairs of batch element and key/value head, of which there are
+    `pairs`. index (batch, heads, rows); visible: keys each row sees, (pairs, heads of a group * rows, 1); limit: the
+    most of them.
     """
 
-    batch: int
-    kv_head: int
+    batch: slice
+    kv_heads: slice
     heads: slice
     chunk: slice
     index: Tensor
     visible: Tensor
     limit: int
 
+    @property
+    def pairs(self) -> int:
+        return int(self.visible.shape[0])
+
     def queries(self, q: Tensor) -> Tensor:
-        """(heads * rows, head_dim)"""
-        group = q[self.batch, :, self.heads].transpose(0, 1)
-        rows = self.index[..., None].expand(-1, -1, q.shape[-1])
-        return group.gather(1, rows).reshape(-1, q.shape[-1])
+        """(pairs, heads * rows, head_dim)"""
+        group = q[self.batch, :, self.heads].transpose(1, 2)
+        rows = self.index[..., None].expand(*self.index.shape, q.shape[-1])
+        return group.gather(2, rows).reshape(self.pairs, -1, q.shape[-1])
 
     def keys(self, x: Tensor) -> Tensor:
-        """(limit, dim) of k or v: only the keys that some row of the chunk sees."""
-        return x[self.batch, : self.limit, self.kv_head]
+        """(pairs, limit, dim) of k or v: only the keys that some row of the part sees."""
+        return x[self.batch, : self.limit, self.kv_heads].transpose(1, 2).flatten(0, 1)
 
     @property
     def masked(self) -> bool:
@@ -288,7 +295,7 @@ class Part:
         return int(self.visible.min()) < self.limit
 
     def hidden(self, start: int, stop: int) -> Tensor:
-        """True where a row must not see key start <= j < stop; (heads * rows, stop - start)"""
+        """True where a row must not see key start <= j < stop; (pairs, heads * rows, stop - start)"""
         import torch
 
         return torch.arange(start, stop, device=self.visible.device) >= self.visible
@@ -300,18 +307,27 @@ class Part:
 
 
 def parts(case: Case, rows: Rows) -> Iterator[Part]:
+    """All rows, in parts of up to CHUNK_BYTES of fp64 scores, keys and values."""
     ratio = case.num_heads // case.num_heads_kv
     count = rows.index.shape[-1]
     step = max(1, CHUNK_BYTES // (8 * case.seqlen_k * ratio))
-    for batch in range(case.batch):
-        for kv_head in range(case.num_heads_kv):
-            heads = slice(kv_head * ratio, (kv_head + 1) * ratio)
-            for start in range(0, count, step):
-                chunk = slice(start, min(start + step, count))
+    pair_bytes = 8 * case.seqlen_k * (ratio * count + case.head_dim + case.head_dim_v)
+    heads_at_once = min(case.num_heads_kv, max(1, CHUNK_BYTES // pair_bytes))
+    whole = heads_at_once == case.num_heads_kv
+    batch_at_once = min(case.batch, max(1, CHUNK_BYTES // (pair_bytes * heads_at_once))) if whole else 1
+    for batch in _slices(case.batch, batch_at_once):
+        for kv_heads in _slices(case.num_heads_kv, heads_at_once):
+            heads = slice(kv_heads.start * ratio, kv_heads.stop * ratio)
+            for chunk in _slices(count, step):
                 index = rows.index[batch, heads, chunk]
                 visible = visible_keys(case, index) if rows.visible is None else rows.visible[batch, heads, chunk]
-                limit = int(visible.max())
-                yield Part(batch, kv_head, heads, chunk, index, visible.reshape(-1, 1), limit)
+                pairs = index.shape[0] * (kv_heads.stop - kv_heads.start)
+                flat = visible.reshape(pairs, -1, 1)
+                yield Part(batch, kv_heads, heads, chunk, index, flat, int(visible.max()))
+
+
+def _slices(count: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def empty_attention(case: Case, rows: Rows, dtype: torch.dtype) -> Attention:

@@ -39,20 +39,20 @@ def fp32_noise(case: Case, inputs: Inputs, rows: Rows) -> Attention:
     q, k, v = (x.double() for x in (inputs.q, inputs.k, inputs.v))
     for part in parts(case, rows):
         queries, keys, values = part.queries(q), part.keys(k), part.keys(v)
-        scores = (queries * case.scale) @ keys.T
+        scores = (queries * case.scale) @ keys.mT
         each = _score_noise(case, scores, queries, keys)
         sizes = scores.abs()
         weights = scores.masked_fill_(part.hidden(0, part.limit), -torch.inf)
-        lse = weights.logsumexp(dim=1)
-        weights.sub_(lse.nan_to_num(neginf=0.0)[:, None]).exp_()
+        lse = weights.logsumexp(dim=-1)
+        weights.sub_(lse.nan_to_num(neginf=0.0)[..., None]).exp_()
         out, noisy = weights @ values, (weights * each).square()
-        total = noisy.sum(dim=1, keepdim=True)
+        total = noisy.sum(dim=-1, keepdim=True)
         scatter = (noisy @ values.square() - 2 * out * (noisy @ values) + out.square() * total).clamp(min=0.0).sqrt()
         size = (weights.square() @ values.square()).sqrt() + out.abs()
         units = sum_units(max(1, part.limit))
         # What all scores of a row err alike, such as the rounding of a scale, shifts the lse and nothing else.
-        alike = (weights * sizes).sum(dim=1) * (1.0 + math.sqrt(case.head_dim) / 2)
-        part.store(result, scatter + UNIT * units * size, total.squeeze(1).sqrt() + UNIT * (units + alike))
+        alike = (weights * sizes).sum(dim=-1) * (1.0 + math.sqrt(case.head_dim) / 2)
+        part.store(result, scatter + UNIT * units * size, total.squeeze(-1).sqrt() + UNIT * (units + alike))
     return result
 
 
@@ -66,6 +66,6 @@ def noise_of(ref: Reference) -> Attention:
 def _score_noise(case: Case, scores: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     """Of a score, and of the exponential made of it: products of both signs leave errors of their norms' size, those of
     one sign of the sum's, sqrt(head_dim) times."""
-    norms = queries.norm(dim=1, keepdim=True) * keys.norm(dim=1) * case.scale
+    norms = queries.norm(dim=-1, keepdim=True) * keys.norm(dim=-1)[..., None, :] * case.scale
     each: Tensor = UNIT * (FUNCTION_UNITS + norms / 2 + scores.abs() * (1.0 + math.sqrt(case.head_dim) / 2))
     return each

@@ -38,21 +38,23 @@ def unit_of(case):
     return max(UNITS.get(name, UNITS["bf16"]) for name in (case.dtype, case.key_dtype))
 
 
-def hidden_nan(case, v, out):
-    """Rows that see a NaN of v and whose output shows none; None where v of the head holds no NaN."""
+def hidden_nan(case, q, k, v, out):
+    """Rows with a NaN in q, or in a key or value that they see, whose output shows none; None where the head holds no
+    NaN."""
     import torch
 
-    nan = v.isnan().any(-1)
-    if not bool(nan.any()):
+    nan, of_q = k.isnan().any(-1) | v.isnan().any(-1), q.isnan().any(-1)
+    if not bool(nan.any() | of_q.any()):
         return None
     first = case.diagonal if case.causal else case.seqlen_k
-    rows = torch.arange(case.seqlen_q, device=v.device) + 1 + first
-    return int(((rows > int(nan.int().argmax())) & ~out.isnan().any(-1)).sum())
+    seen = (torch.arange(case.seqlen_q, device=v.device) + 1 + first).clamp(0, case.seqlen_k)
+    key = int(nan.int().argmax()) if bool(nan.any()) else case.seqlen_k
+    return int((((seen > key) | (of_q & (seen > 0))) & ~out.isnan().any(-1)).sum())
 
 
 def head_figures(case, q, k, v, out, lse):
     """(sums, maxima with their rows) of one head; out and lse are the kernel's. NaN counts as infinitely far off."""
-    hidden = hidden_nan(case, v, out)
+    hidden = hidden_nan(case, q, k, v, out)
     if hidden is not None:  # 0 x NaN is NaN: the head's other rows may be either
         return {"hidden": hidden}, {}
     exact, exact_lse, top = oracle(case, q, k, v)
@@ -110,6 +112,7 @@ def measured(case, q, k, v, out, lse):
         "worst row's relative RMSE": maxima.get("row", nothing),
         "max error": (peak / rms, where),
         "rows that see a NaN of v and hide it": (sums["hidden"], ""),
+        "rows with a NaN in q, or in a k that they see, that hide it": (sums["hidden"], ""),
         "RMS(out) / RMS(ref) - 1": (abs(math.sqrt(sums["power"] / sums["total"]) - 1.0) if sums["total"] else 0.0, ""),
         "output of rows that see no key": maxima.get("blind", nothing),
         "non-finite outputs": (sums["strayed"], ""),

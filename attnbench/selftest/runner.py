@@ -59,8 +59,8 @@ SHAPES = (
 )  # fmt: skip
 RIGHT_INPUTS = (
     "normal", "outliers", "sink", "large_logits", "rising", "falling", "needle", "needle_hidden", "needle_edges",
-    "v_ones", "equal_logits", "nan_v", "steps", "same_sign_v", "sink_tail", "shifted_keys", "channel_outliers",
-    "fp8_extremes", "v_trend", "large_sums",
+    "v_ones", "equal_logits", "nan_v", "nan_q", "nan_k", "low_logits", "steps", "same_sign_v", "sink_tail",
+    "shifted_keys", "channel_outliers", "fp8_extremes", "v_trend", "large_sums",
 )  # fmt: skip
 RIGHT_SEEDS = 3
 # Query and key/value heads by seed; the widest group in use only where there are this few scores, for time's sake.

@@ -16,7 +16,7 @@ from attnbench.correctness.determinism import first_difference, repeatable
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import kept
 from attnbench.correctness.rounding import make_budgets
-from attnbench.records.record import LIKELY_CAUSE, STEPS_DIFFER, Accuracy, Check
+from attnbench.records.record import STEPS_DIFFER, Accuracy, Check
 from attnbench.reference.inputs import checksums, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Factors
@@ -114,9 +114,3 @@ def _judged(
                 shown = replace(found, error_map=diagnosis.error_map)
     assert shown is not None, "a case has a step at least"
     return replace(shown, checks=tuple(checks)), cause
-
-
-def reason_of(accuracy: Accuracy, cause: str) -> str:
-    """As of any incorrect record: what failed, the likely cause, the error map."""
-    reason = "; ".join(str(check) for check in accuracy.failures) + (LIKELY_CAUSE + cause if cause else "")
-    return "\n".join((reason, *accuracy.error_map))

@@ -5,9 +5,10 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,29 +22,25 @@ from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference, process_check, repeat_check, repeatable
 from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
-from attnbench.correctness.probes import IN_PLACE, kept, run_probes
+from attnbench.correctness.probes import BLAMES, IN_PLACE, kept, probe_names, run_probes
 from attnbench.correctness.rounding import make_budgets
 from attnbench.paths import PACKAGE
-from attnbench.records.record import (
-    EMULATED,
-    INTERPRETED,
-    LSE_LIMIT,
-    LSE_VALUE,
-    RELATIVE_RMSE,
-    Accuracy,
-    Record,
-)
+from attnbench.records.record import EMULATED, INTERPRETED, Accuracy, Check, Record
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
-from attnbench.reference.oracle import TF32, Reference, make_reference
-from attnbench.settings import Factors
+from attnbench.reference.oracle import Reference, make_reference
+from attnbench.settings import Checks, Factors
 from attnbench.timing.measure import measure
 from attnbench.timing.sampling import Unstable
 from attnbench.worker.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
 from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared
 from attnbench.worker.problem import Problem
-from attnbench.worker.steps import check_steps, reason_of
+from attnbench.worker.stamps import reason_of, stamps
+from attnbench.worker.steps import check_steps
 
 T = TypeVar("T")
+# For probes beside a failure on the case's own inputs.
+PROBES_AFTER_FAILURE_S = 3.0
+NOT_REPEATED = "another output each time: a race, or memory that nobody initialized"
 # Ahead of the reason of an error that came after the check.
 DURING = "while being timed: "
 
@@ -170,9 +167,9 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
         accuracy, cause = check_outputs(problem, backend, outputs, problem.checks.factors, last)
 
     def judged(status: str, reason: str) -> Record:
-        stamps = (*_accumulator_warnings(backend, accuracy), *_declared_warnings(backend, problem.case, accuracy))
-        stamps = (*stamps, *problem.overflow_warning(), *backend.warnings(problem.case))
-        return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps)
+        warnings = (*stamps(backend, problem.case, accuracy), *problem.overflow_warning())
+        warnings = (*warnings, *backend.warnings(problem.case))
+        return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=warnings)
 
     if accuracy.passed:
         return Checked(backend, judged("ok", ""), first_call_s)
@@ -184,40 +181,9 @@ def _stepped(problem: Problem, backend: Base, base: Record) -> Record:
     with poisoned_memory(), problem.phases("check"):
         accuracy, cause = check_steps(problem, backend)
     status, reason = ("ok", "") if accuracy.passed else ("incorrect", reason_of(accuracy, cause))
-    stamps = (*_declared_warnings(backend, problem.case, accuracy), *backend.warnings(problem.case))
-    facts = _kernel_facts(backend, problem.case)
-    return replace(
-        base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=stamps, kernel=facts
-    )  # fmt: skip
-
-
-def _accumulator_warnings(backend: Base, accuracy: Accuracy) -> tuple[str, ...]:
-    """A kernel that is right by the accumulator it declares, and would not be by fp32's, is stamped."""
-    declared, values = backend.accumulator, accuracy.values
-    if declared == "fp32" or "e1" not in values:
-        return ()
-    limit = Factors().fp8 * values["e1_emulated"]
-    if values["e1"] <= limit:
-        return ()
-    return (f"E1 {values['e1']:.3g} is over {limit:.3g}, the limit with fp32 accumulation; it declares {declared}",)
-
-
-def _declared_warnings(backend: Base, case: Case, accuracy: Accuracy) -> tuple[str, ...]:
-    """A kernel that is held against fewer digits than others of its dtype are, as it declares, is stamped."""
-    found, values = [], accuracy.values
-    if case.dtype == "fp32" and backend.accumulator == TF32:
-        found.append("it declares tf32: its limits are those of factors with 10 fraction bits, not of fp32")
-    exact = values.get("exact_scores_rmse")
-    rmse = next((check.value for check in accuracy.checks if check.rule == RELATIVE_RMSE), None)
-    if exact is not None and rmse is not None:
-        trait, limits = ("scores_int8", "8-bit integers") if backend.scores_int8 else ("scores_16bit", "rounded scores")
-        words = f"it declares {trait}: relative RMSE {rmse:.3g}, and {exact:.3g} with exact scores"
-        found.append(f"{words}; its limits are those of {limits}")
-    limit = values.get(LSE_LIMIT)
-    if limit is not None and not values.get(LSE_VALUE, math.inf) <= limit:
-        error = f"{values[LSE_VALUE]:.3g}" if LSE_VALUE in values else "not finite, or finite where it must not be"
-        found.append(f"its lse is for information only, as it declares: off by {error}, where {limit:.3g} is the limit")
-    return tuple(found)
+    warnings = (*stamps(backend, problem.case, accuracy), *backend.warnings(problem.case))
+    kernel = _kernel_facts(backend, problem.case)
+    return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=warnings, kernel=kernel)
 
 
 @contextmanager
@@ -253,12 +219,14 @@ def check_outputs(
     """
     context = LiveProbeContext(problem, factors, backend)
     accuracy = context.judged(problem.reference, backend, outputs)
+    if not accuracy.passed:
+        return _beside_failure(problem, context, backend, outputs, accuracy)
     if problem.checks.sources:
         accuracy = replace(accuracy, values={**accuracy.values, **problem.sources(outputs)})
-    if accuracy.passed and problem.checks.repeats and repeatable(backend):
-        alive = problem.phases.again
-        check = repeat_check(problem.case, backend, problem.reference.inputs, outputs, problem.checks.repeats, alive)
-        accuracy = replace(accuracy, checks=(*accuracy.checks, check))
+    if problem.checks.repeats and repeatable(backend):
+        accuracy = _repeated(problem, backend, outputs, accuracy)
+        if not accuracy.passed:
+            return accuracy, NOT_REPEATED
     if accuracy.passed and problem.bits and repeatable(backend):
         check = process_check(Path(problem.bits), backend, outputs)
         accuracy = replace(accuracy, checks=(*accuracy.checks, check))
@@ -274,7 +242,47 @@ def check_outputs(
     if accuracy.passed:
         return accuracy, ""
     diagnosis = context.diagnosis()
-    return replace(accuracy, error_map=diagnosis.error_map), diagnosis.cause
+    cause, blame = diagnosis.cause, BLAMES.get(accuracy.failures[0].rule.partition(":")[0])
+    if blame and not diagnosis.named:
+        cause = f"{blame}; {cause}" if cause else blame
+    return replace(accuracy, error_map=diagnosis.error_map), cause
+
+
+def _repeated(problem: Problem, backend: Base, outputs: Outputs, accuracy: Accuracy) -> Accuracy:
+    """With the check of further calls. Where more than usual are asked for, how many there was time for is a value."""
+    asked = problem.checks.repeats
+    check, made = repeat_check(
+        problem.case, backend, problem.reference.inputs, outputs, asked, problem.phases.again
+    )  # fmt: skip
+    values = {**accuracy.values, "repeats": float(made)} if asked > Checks().repeats else accuracy.values
+    return replace(accuracy, checks=(*accuracy.checks, check), values=values)
+
+
+def _beside_failure(
+    problem: Problem, context: LiveProbeContext, backend: Base, outputs: Outputs, accuracy: Accuracy
+) -> tuple[Accuracy, str]:
+    """Of outputs that are wrong on the case's own inputs: why most likely, and for a while, how bad probes show it."""
+    diagnosis = context.diagnosis()
+    cause = diagnosis.cause
+    try:
+        if repeatable(backend) and repeat_check(problem.case, backend, problem.reference.inputs, outputs, 1)[0].value:
+            cause = NOT_REPEATED
+        further = _while_time_lasts(problem, context, backend)
+    except Exception:  # what is wrong is known; that it also breaks elsewhere takes nothing from that
+        further = ()
+    checks = (*accuracy.checks, *(check for check in further if not check.passed))
+    return replace(accuracy, checks=checks, error_map=diagnosis.error_map), cause
+
+
+def _while_time_lasts(problem: Problem, context: LiveProbeContext, backend: Base) -> tuple[Check, ...]:
+    found: list[Check] = []
+    end = time.monotonic() + PROBES_AFTER_FAILURE_S
+    for name in probe_names(problem.checks.probes):
+        if time.monotonic() > end:
+            break
+        with contextlib.suppress(Exception):
+            found += run_probes((name,), context, backend)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ def test_more_queries_than_keys_hide_no_mask_that_is_off_by_one():
 
 def test_rows_that_see_no_key_and_come_out_as_nan_are_told_from_rows_whose_first_tile_is_hidden():
     more_queries = {"seqlen_q": 161, "seqlen_k": 128}
-    words = "rows that see no key are not finite (264): -inf minus -inf, or 0 / 0"
+    words = "rows that see no key are not finite (264): -inf minus -inf, 0 / 0, or never written"
     assert words in trial(RowsWithoutKeys, "bf16", **more_queries).reason
     words = "hidden altogether are not finite (776): -inf minus -inf; tiles of 64 keys, the last visited first"
     assert words in trial(FirstTileHidden, "bf16", **more_queries).reason
@@ -233,7 +233,7 @@ class _WeightsIn5Bits(_UnevenBlocks):
     (_UnevenBlocks, "precision of the scores, which the lse shows as well: even noise in all rows"),
     (_UnevenBlocksAlone, "precision of the scores or of the weights: even noise in all rows"),
     (_WeightsIn5Bits, "precision of the weights or of the sums, not of the scores, since the lse is right"),
-    (ScoresIn16Bit, "precision of the scores, which the lse shows as well: even noise in all rows"),
+    (ScoresIn16Bit, "precision: scores rounded to 16 bits (bf16)"),
 ], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
 def test_noise_that_is_as_large_in_every_row_is_a_matter_of_precision(bug, cause):
     record = trial(bug, "bf16", seqlen_k=1024, causal=False)

@@ -9,7 +9,7 @@ from attnbench.reference.inputs import copy_inputs, input_bytes, make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
 
 # What is random in every tensor; tests/correctness looks at the others.
-RANDOM = [name for name in DISTRIBUTIONS if name not in ("v_ones", "equal_logits", "nan_v")]
+RANDOM = [name for name in DISTRIBUTIONS if name not in ("v_ones", "equal_logits", "nan_v", "nan_q", "nan_k")]
 
 
 def make(**fields):

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from attnbench.backend import Outputs
 from attnbench.case import DTYPES, Case
 from attnbench.cli.verbs import main
+from attnbench.correctness.broadcast import expanded
+from attnbench.correctness.relations import in_layouts
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import choose_rows, oracle
 from attnbench.selftest import runner
@@ -22,7 +24,7 @@ from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.selftest.runner import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.
-LISTED = 62
+LISTED = 67
 
 
 def test_short_form_catches_every_bug_and_accuses_nobody():
@@ -80,7 +82,7 @@ def test_variants_are_right_forwards(choices, dtype):
 def test_planted_bugs_change_the_answer(bug):
     """Where it applies, a bug's result differs from the right one, in some call: or nothing was planted."""
     case = _case_of(bug)
-    inputs = make_inputs(case)
+    inputs = _placed(bug, case, make_inputs(case))
     right = TiledForward(Choices()).prepare(case, inputs)()
     planted = bug()
     assert planted.unsupported(case) is None
@@ -95,11 +97,21 @@ def test_planted_bugs_change_the_answer(bug):
     assert not same
 
 
+def _placed(bug, case, inputs):
+    """In the order in memory in which the bug shows."""
+    if bug.__name__ == "StridesOfEachOther":
+        return in_layouts(case, inputs).inputs
+    if bug.__name__ == "StrideOfZeroMisread":
+        return expanded(case, inputs, 2, case.num_heads_kv)
+    return inputs
+
+
 def _case_of(bug):
     dtype = "bf16" if "bf16" in bug.dtypes else bug.dtypes[0]
     inputs = {
         "NanSwallowed": "nan_v", "PSaturated": "steps", "SmallTilesSkipped": "sink", "ExponentClamped": "needle",
-        "MaximumStartsAtZero": "equal_logits",
+        "MaximumStartsAtZero": "equal_logits", "NanOfQSwallowed": "nan_q", "NanOfKSwallowed": "nan_k",
+        "MaximumStartsFinite": "low_logits",
     }  # fmt: skip
     full = {"causal": False}
     fields = {
@@ -171,8 +183,8 @@ def test_nothing_judged_is_no_success():
     assert runner.Findings().exit_status == 1
 
 
-def test_swallowed_nan_is_caught_by_its_own_probe_only():
-    """The reason why that probe exists."""
+def test_swallowed_nan_is_caught_by_its_own_probes_only():
+    """The reason why those probes exist."""
     unit = BugUnit(SMALL, bugs=(NanSwallowed().name,))
     columns = unit.run()[NanSwallowed().name]
-    assert [column for column, rule in columns.items() if rule] == ["nan_v"]
+    assert [column for column, rule in columns.items() if rule] == ["nan_v", "nan_q", "nan_k"]

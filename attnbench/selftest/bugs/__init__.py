@@ -50,6 +50,13 @@ from attnbench.selftest.bugs.outputs import (
     WrongDtype,
     WrongShape,
 )
+from attnbench.selftest.bugs.places import (
+    MaximumStartsFinite,
+    NanOfKSwallowed,
+    NanOfQSwallowed,
+    StrideOfZeroMisread,
+    StridesOfEachOther,
+)
 from attnbench.selftest.bugs.softmax import (
     AccumulationTruncated,
     ColumnsNotRescaled,
@@ -87,5 +94,6 @@ BUGS: tuple[type[Planted], ...] = (
     RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros, OneInAThousandOff, NanSwallowed, LseInLog2,
     LseMixesBases, LseOfFewKeysInLog2, LseSign, LseRowsSwapped, DescalesSwapped, KDescaleOfNextHead, PSaturated,
     AccumulationTruncated, WrongDtype, WrongShape, WritesItsInput, CachedAnswer, NobodyWaits, RightOnlyOnce,
-    Nondeterministic, RaceInOneOfAThousand,
+    Nondeterministic, RaceInOneOfAThousand, StridesOfEachOther, StrideOfZeroMisread, NanOfQSwallowed,
+    NanOfKSwallowed, MaximumStartsFinite,
 )  # fmt: skip
