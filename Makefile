@@ -127,6 +127,10 @@ reports: $(VENV)/.installed ## rebuild reports/ from the committed runs
 	$(BIN)/attnbench report $$run -o reports/$$(basename $$run).md; done
 	@$(BIN)/attnbench report $$(git ls-files 'results/*-fa3-*/records.jsonl' | xargs -n 1 dirname) -o reports/fa3-error-table-cpu.md
 
+.PHONY: behaviour
+behaviour: $(VENV)/.installed ## rewrite docs/behaviour.md: what backends do where libraries differ; peers after `make peers`
+	@$(BIN)/attnbench behaviour naive cpu_flash ort_mha ort_gqa ort_attention openvino ggml executorch > docs/behaviour.md
+
 .PHONY: claims
 claims: $(VENV)/.installed ## rewrite docs/claims.md from the committed runs
 	@$(BIN)/attnbench claims $$(git ls-files 'results/*/records.jsonl' | xargs -n 1 dirname) -o docs/claims.md

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "machine_code": "errors markdown screen units",
     "hopper": "backend case errors machine machine_code paths reference",
     "backends": "backend case hopper machine machine_code reference settings",
+    "behaviour": "backend backends case errors markdown plugins printable screen",
     "interpreters": "backend case errors machine",
     "worker": "backend backends case correctness errors interpreters machine messages paths plugins records reference "
     "settings timing",

@@ -27,6 +27,7 @@ from attnbench.cli.options import (
     TIMEOUT,
     Deliveries,
     Duration,
+    backend_names,
     run_directories,
     suite_names,
 )
@@ -316,6 +317,34 @@ def selftest(short: bool) -> None:
         click.echo("\n".join(wrapped(line)))
 
     sys.exit(run_selftest(short, say, watched, columns()))
+
+
+@main.command(
+    short_help="What a backend does where libraries differ.",
+    epilog="Example: attnbench behaviour naive cpu_flash --plugin mine.py:mine",
+)
+@click.argument("backends", nargs=-1, metavar="[BACKEND]...", shell_complete=backend_names)
+@PLUGINS
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def behaviour(backends: tuple[str, ...], plugins: tuple[str, ...], as_json: bool) -> None:
+    """What a backend does where attention libraries differ: alignment, rows without keys, NaN, scale, LSE.
+
+    Each question is a small problem on the CPU, posed in a process of its own. Nothing is judged. Without names, the
+    plugins' backends are asked. Markdown where the output is no terminal.
+    """
+    from attnbench.behaviour import table
+    from attnbench.plugins import check_spec
+    from attnbench.screen import columns
+
+    for spec in plugins:
+        reporting_mistakes(check_spec, spec)
+    found = reporting_mistakes(table.asked, backends, plugins)
+    if as_json:
+        click.echo(table.as_json(found))
+    elif (width := columns()) is None:
+        click.echo(table.markdown(found), nl=False)
+    else:
+        click.echo("\n".join(table.lines(found, width)))
 
 
 @main.group(short_help="Compile our Hopper kernels, and inspect them.", epilog="Example: attnbench kernels build")

@@ -34,6 +34,7 @@ from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.oracle import (
     Reference,
     Rows,
+    oracle,
     rounds_scores,
     row_place,
     sums_in_fp32,
@@ -129,7 +130,18 @@ def _known(ref: Reference, backend: Base, out: Tensor, exact: Tensor, eager: Ten
         exact_v=not backend.own_quantizer,
         exact_partials=not backend.partials_16bit,
         single=sums_in_fp32(ref.case, backend),
+        rescaled=lambda: _rescaled(ref, backend),
     )  # fmt: skip
+
+
+def _rescaled(ref: Reference, backend: Base) -> Tensor | None:
+    """The oracle's output with the softmax scale rounded to the inputs' type; None where that rounds nothing."""
+    import torch
+
+    scale = float(torch.tensor(ref.case.scale).to(ref.inputs.q.dtype))
+    if scale == ref.case.scale:
+        return None
+    return oracle(replace(ref.case, softmax_scale=scale), _plain(ref, backend), ref.rows).out
 
 
 def _finite_check(out: Tensor, tainted: Tensor | None) -> Check:

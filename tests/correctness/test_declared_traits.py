@@ -107,6 +107,23 @@ def test_a_conversion_that_never_rounds_up_is_found_on_ordinary_inputs():
         assert trial(TiledForward(), inputs=inputs).status == "ok"
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_scale_held_in_16_bits_is_less_than_one_rounding_and_no_fault(dtype):
+    class HeldIn16Bits(TiledForward):
+        def scale(self, case):
+            kind = torch.float16 if case.dtype == "fp16" else torch.bfloat16
+            return float(torch.tensor(case.scale).to(kind))
+
+    class NeverUpToo(HeldIn16Bits):
+        def finish(self, case, inputs, out, lse):
+            return Outputs(never_up(out.transpose(1, 2)).to(inputs.q.dtype).contiguous(), lse.contiguous())
+
+    for head_dim in (64, 80, 96, 128, 160):
+        assert trial(HeldIn16Bits(), dtype=dtype, head_dim=head_dim).status == "ok", head_dim
+    if dtype == "bf16":
+        assert trial(NeverUpToo(), dtype=dtype, head_dim=128).status == "incorrect"
+
+
 def test_the_right_ones_stay_far_from_the_limit_of_the_signed_error():
     """2,736 combinations of right variants reached 0.35 of it at most; here a few of the smallest and the largest."""
     for dtype in ("fp16", "bf16"):
