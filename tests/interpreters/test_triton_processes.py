@@ -15,7 +15,9 @@ kernels = pytest.importorskip("operations_triton", reason="not run: needs Triton
 
 import planted_triton as planted  # noqa: E402
 
+import attnbench  # noqa: E402
 from attnbench.backend import HazardError  # noqa: E402
+from attnbench.case import Case  # noqa: E402
 from attnbench.interpreters.backend import Conditions  # noqa: E402
 from attnbench.interpreters.triton import launch, processes, stand_ins  # noqa: E402
 from attnbench.interpreters.triton.language import PROCESSES, ProcessesError, TritonLanguage  # noqa: E402
@@ -152,6 +154,19 @@ def test_a_process_that_dies_costs_the_launch_and_leaves_nothing(monkeypatch):
     assert not multiprocessing.active_children()
     with pytest.raises(ChildProcessError):  # not even one that has ended and nobody waited for
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_process_that_dies_costs_its_record_and_no_other(monkeypatch):
+    case = Case.make(batch=1, num_heads=2, head_dim=32, seqlen_q=75, seqlen_k=75, dtype="bf16")
+    monkeypatch.setenv(PROCESSES, "2")
+    monkeypatch.setattr(LANGUAGE.interpreter, "processes", 1)  # which is put back afterwards
+    renewed(planted.right)
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "result", lambda *given: os._exit(3))
+        with pytest.raises(AssertionError, match=r"ProcessDied: a process that ran \d programs of a launch ended"):
+            attnbench.check(planted.right, case, interpret=True)
+    (record,) = attnbench.check(planted.right, case, interpret=True)
+    assert record.status == "ok"
 
 
 def test_a_launch_that_takes_too_long_is_given_up(monkeypatch):
