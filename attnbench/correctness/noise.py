@@ -49,10 +49,13 @@ def small_everywhere(ref: Reference, out: Tensor, lse: Tensor | None, eager: Ten
 
 
 def _one_way(out: Tensor, exact: Tensor, eager: Tensor) -> str | None:
-    """Outputs of one sign that are all too near to 0, or too far, by a little."""
-    if float(exact.min()) * float(exact.max()) <= 0.0:
-        return None
-    bias, scatter = float(((out - exact) / exact).mean()), float(((eager - exact) / exact).square().mean().sqrt())
+    """Outputs that are all too near to 0, or too far, by a little."""
+    if float(exact.min()) * float(exact.max()) > 0.0:
+        bias, scatter = float(((out - exact) / exact).mean()), float(((eager - exact) / exact).square().mean().sqrt())
+    else:  # of both signs: relative to their size, since some are next to 0
+        size = float(exact.abs().mean()) or 1.0
+        bias = float(((out - exact) * exact.sign()).mean()) / size
+        scatter = float((eager - exact).square().mean().sqrt()) / size
     if not abs(bias) > ONE_WAY * scatter:
         return None
     words = f"bias: the output is {abs(bias):.2g} of itself too {'small' if bias < 0 else 'large'} on average"

@@ -244,7 +244,7 @@ def check_outputs(
     diagnosis = context.diagnosis()
     cause, blame = diagnosis.cause, BLAMES.get(accuracy.failures[0].rule.partition(":")[0])
     if blame and not diagnosis.named:
-        cause = f"{blame}; {cause}" if cause else blame
+        cause = blame  # what places have in common says nothing beside it
     return replace(accuracy, error_map=diagnosis.error_map), cause
 
 

@@ -125,7 +125,8 @@ def descales(case: Case, inputs: Inputs, rows: Rows) -> Iterator[Guess]:
     for names in TOGETHER:
         verb, them = ("is", "the first") if len(names) == 1 else ("are", "the first")
         named = " and ".join(names)
-        yield given(f"{named} {verb} not applied", **{name: ones[name] for name in names})
+        if len(names) < len(NAMES):
+            yield given(f"{named} {verb} not applied", **{name: ones[name] for name in names})
         firsts = {name: getattr(held, name).flatten()[0].expand_as(getattr(held, name)) for name in names}
         if any(getattr(held, name).numel() > 1 for name in names):
             yield given(f"{named} of {them} {_groups(held, case)} {verb} taken for all", **firsts)
