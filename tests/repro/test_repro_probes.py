@@ -76,7 +76,7 @@ ONLY_THERE = {
     "used_memory": "REMEMBERED['n'] = REMEMBERED.get('n', 0) + 1; out = out * 1.1 if REMEMBERED['n'] == 3 else out",
     "v_ones": "out = out * (1 + 2.0**-6) if bool((v == 1).all()) else out",
     "equal_logits": "out = out * (1 + 2.0**-5) if bool((k == 1).all()) else out",
-    "same_sign_v": "out = out * (1 - 2.0**-10)",
+    "same_sign_v": "out = out * (1 - 2.0**-10 * bool((v > 0).all()))",
     "nan_v": "out = out.nan_to_num(nan=0.0)",
 }
 # Probes that are no relation, and posed to 8 bits through the backend.
