@@ -112,8 +112,9 @@ def oracle(case: Case, inputs: Inputs, rows: Rows, originals: bool = False) -> A
 def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, absolute: float) -> Tensor:
     """Root sum of squares of what rounding each weight does to the output; (batch, num_heads, rows, head_dim_v), fp64.
 
-    A weight, before it is divided by the row's sum, moves by relative x itself + absolute, and by itself at most; each
-    row's largest is 1 and stays. plain: q, k, v as plain tensors, none quantized.
+    A weight, before it is divided by the row's sum, moves by relative x itself + absolute, and by itself at most. In 8
+    bits each row's largest is 1 and stays; in 16 bits a kernel may leave its maximum behind (FlashAttention-4 rescales
+    from a factor of 2^8 on), and the largest weight rounds as well. plain: q, k, v as plain tensors, none quantized.
     """
     import torch
 
@@ -122,7 +123,7 @@ def rounding_scatter(case: Case, plain: Inputs, rows: Rows, relative: float, abs
         weights = (part.queries(plain.q).double() * case.scale) @ part.keys(plain.k).double().mT
         lse, total = _softmax_in_place(weights, part)
         errors = torch.minimum(weights * relative + absolute, weights)
-        if part.limit:
+        if part.limit and case.is_fp8:
             errors.scatter_(-1, weights.argmax(dim=-1, keepdim=True), 0.0)
         squares = errors.div_(total).square_() @ part.keys(plain.v).double().square()
         part.store(result, squares.sqrt_(), lse)

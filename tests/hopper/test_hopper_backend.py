@@ -81,7 +81,7 @@ def test_unsupported_comes_from_the_table_and_the_argument_check(backend):
     assert backend.unsupported(case()) is None
     assert backend.unsupported(case(dtype="fp16", causal=True, seqlen_q=7)) is None
     assert backend.unsupported(case(head_dim=96)) == "it has no variant for bf16, head_dim 96, not causal"
-    assert backend.unsupported(case(dtype="e4m3")) == "it has no variant for e4m3, head_dim 64, not causal"
+    assert backend.unsupported(case(dtype="e4m3")) == "it takes fp16 and bf16, not e4m3"
     assert backend.unsupported(case(head_dim_v=128)) == "it takes one head_dim for q, k and v"
     assert "the longest is 536870912" in backend.unsupported(case(seqlen=2**30))
     assert "more than 2^31 - 1 tiles" in backend.unsupported(case(batch=2**20, num_heads=2**12))
