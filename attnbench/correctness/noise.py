@@ -133,7 +133,7 @@ def _follows(error: Tensor, exact: Tensor) -> float:
 
 def _imprecise(ref: Reference, lse: Tensor | None, scatter: Attention, use: Tensor, noise: float) -> str:
     if lse is None:
-        return "precision of the scores or of the weights"
+        return "precision of the scores, of the weights or of the sums"
     reaches = (lse - ref.oracle.lse)[use].square().mean().sqrt() / (noise * scatter.lse[use]).square().mean().sqrt()
     if float(reaches) < REACHES_LSE:
         return "precision of the weights or of the sums, not of the scores, since the lse is right"

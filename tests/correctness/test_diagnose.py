@@ -231,7 +231,7 @@ class _WeightsIn5Bits(_UnevenBlocks):
 
 @pytest.mark.parametrize(("bug", "cause"), [
     (_UnevenBlocks, "precision of the scores, which the lse shows as well: even noise in all rows"),
-    (_UnevenBlocksAlone, "precision of the scores or of the weights: even noise in all rows"),
+    (_UnevenBlocksAlone, "precision of the scores, of the weights or of the sums: even noise in all rows"),
     (_WeightsIn5Bits, "precision of the weights or of the sums, not of the scores, since the lse is right"),
     (ScoresIn16Bit, "precision: scores rounded to 16 bits (bf16)"),
 ], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip

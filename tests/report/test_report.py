@@ -467,7 +467,7 @@ def test_markdown_pieces():
 
 REPORTS = {"fa3-error-table-cpu": "*-fa3-*", "2026-11-21-quick-cpu": "2026-11-21-quick-cpu",
            "2026-11-25-quick-cpu": "2026-11-25-quick-cpu", "2026-11-26-quick-cpu": "2026-11-26-quick-cpu",
-           "2026-11-30-quick-cpu": "2026-11-30-quick-cpu",
+           "2026-11-30-quick-cpu": "2026-11-30-quick-cpu", "2026-11-30-cpu-peers": "2026-11-30-cpu-peers",
            "2026-11-30-edges-triton-interpreted": "2026-11-30-edges-triton-interpreted"}  # fmt: skip
 
 
