@@ -11,7 +11,7 @@ from attnbench.screen import columns, wrapped
 # What a state begins with: `available`, `not here`.
 _STATE = re.compile(r"[:;]| \(")
 # Wrapped lines of a last column begin no further right, or they would be single words.
-MOST_MARGIN = 40
+MOST_MARGIN = 36
 
 
 def list_backends(plugins: Sequence[str]) -> Iterator[str]:

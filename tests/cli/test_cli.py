@@ -362,7 +362,8 @@ def test_python_m_is_the_same_program(command):
     assert helped.returncode == 0 and helped.stdout.startswith("Usage: attnbench [OPTIONS] COMMAND")
 
 
-VERBS = ("run", "list", "report", "claims", "compare", "gate", "ab", "doctor", "selftest", "kernels", "repro", "schema")
+VERBS = ("run", "list", "report", "claims", "compare", "gate", "ab", "doctor", "selftest", "kernels", "repro", "schema",
+         "behaviour")  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "kernels build", "kernels inspect"])

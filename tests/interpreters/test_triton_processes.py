@@ -149,9 +149,10 @@ def test_what_is_shared_through_atomics_stays_in_one_process(taken):
 
 def test_a_process_that_dies_costs_the_launch_and_leaves_nothing(monkeypatch):
     monkeypatch.setattr(processes, "result", lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+    others = set(multiprocessing.active_children())
     with pytest.raises(processes.ProcessDied, match=r"^a process that ran \d programs .* ended by SIGKILL"):
         done(2, renewed(attention("")))
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
     with pytest.raises(ChildProcessError):  # not even one that has ended and nobody waited for
         os.waitpid(-1, os.WNOHANG)
 
