@@ -192,7 +192,9 @@ def beyond(case: Case, dtypes: Collection[str], takes: Collection[str] = ()) -> 
     """Why a backend cannot answer a case that asks for more than dense attention in one of `dtypes`, its causal mask
     bottom-right aligned; None where it can. takes: the case fields beyond that which it does answer."""
     if case.dtype not in dtypes:
-        return f"it takes {' and '.join(dtypes)}, not {case.dtype}"
+        *others, last = dtypes
+        listed = f"{', '.join(others)} and {last}" if others else last
+        return f"it takes {listed}, not {case.dtype}"
     if case.mask_alignment == "top_left" and "mask_alignment" not in takes and alignments_differ(case):
         return "its causal mask is bottom-right aligned, not top left, which differs where seqlen_q != seqlen_k"
     if case.kv_dtype is not None and "kv_dtype" not in takes:
