@@ -11,6 +11,7 @@ from attnbench.case import Case, alignments_differ
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnbench.machine.libraries import Library
     from attnbench.settings import Emulation
 
 
@@ -186,6 +187,23 @@ class Base:
         """What of `prepare` has to be done again for every call in use; timed beside the call. None where nothing is,
         or where it is inside the call."""
         return None
+
+
+class LibraryBackend(Base):
+    """A backend of a CPU library that others wrote, run where it is named; `library`: which, and the tested version."""
+
+    library: Library
+    devices = ("cpu",)
+    by_name_only = ("cpu",)
+
+    def version(self) -> str:
+        return self.library.version()
+
+    def unavailable(self) -> str | None:
+        return super().unavailable() or self.library.unavailable()
+
+    def warnings(self, case: Case) -> tuple[str, ...]:
+        return self.library.untested()
 
 
 def beyond(case: Case, dtypes: Collection[str], takes: Collection[str] = ()) -> str | None:

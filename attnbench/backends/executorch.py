@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs, UnsupportedError, beyond
+from attnbench.backend import Call, Inputs, LibraryBackend, Outputs, UnsupportedError, beyond
 from attnbench.case import Case
 from attnbench.machine.facts import installed_version
 from attnbench.machine.libraries import Library
@@ -23,23 +23,16 @@ OPERATORS = "extension/llm/custom_ops/libcustom_ops_aot_lib.so"
 BINDINGS = "executorch.extension.pybindings._C"
 
 
-class ExecuTorch(Base):
+class ExecuTorch(LibraryBackend):
     name = "executorch"
-    devices = ("cpu",)
-    by_name_only = ("cpu",)
-
-    def version(self) -> str:
-        return LIBRARY.version()
+    library = LIBRARY
 
     def unavailable(self) -> str | None:
-        reason = super().unavailable() or LIBRARY.unavailable()
+        reason = super().unavailable()
         torch = installed_version("torch") or ""
         if reason is None and not torch.startswith(f"{TORCH}."):
             return f"executorch {LIBRARY.tested} is compiled for torch {TORCH}, and torch {torch} is installed"
         return reason
-
-    def warnings(self, case: Case) -> tuple[str, ...]:
-        return LIBRARY.untested()
 
     def unsupported(self, case: Case) -> str | None:
         if case.dtype != "bf16":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from attnbench.backend import Base, Call, Inputs, Outputs, beyond
+from attnbench.backend import Call, Inputs, LibraryBackend, Outputs, beyond
 from attnbench.case import Case
 from attnbench.machine.libraries import Library
 
@@ -23,20 +23,10 @@ ELEMENT_TYPES = {"fp16": "f16", "bf16": "bf16", "fp32": "f32"}
 MODELS = 32
 
 
-class OpenVino(Base):
+class OpenVino(LibraryBackend):
     name = "openvino"
-    devices = ("cpu",)
-    by_name_only = ("cpu",)
+    library = LIBRARY
     keeps_memory = True
-
-    def version(self) -> str:
-        return LIBRARY.version()
-
-    def unavailable(self) -> str | None:
-        return super().unavailable() or LIBRARY.unavailable()
-
-    def warnings(self, case: Case) -> tuple[str, ...]:
-        return LIBRARY.untested()
 
     def unsupported(self, case: Case) -> str | None:
         if reason := beyond(case, ELEMENT_TYPES, takes=("mask_alignment",)):

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ctypes
 
-from attnbench.backend import Base, Call, Inputs, UnsupportedError, beyond
+from attnbench.backend import Call, Inputs, LibraryBackend, UnsupportedError, beyond
 from attnbench.backends.ggml.graph import attention_call
 from attnbench.backends.ggml.library import EXTENSIONS, LIBRARY, PARTS, TYPES, files, load
 from attnbench.case import Case
 from attnbench.machine.host import cpu_flags
 
 
-class Ggml(Base):
+class Ggml(LibraryBackend):
     name = "ggml"
-    devices = ("cpu",)
-    by_name_only = ("cpu",)
+    library = LIBRARY
     keeps_memory = True
     copies_inputs = True
 
@@ -28,16 +27,13 @@ class Ggml(Base):
         return f"ggml {file.name.partition('.so.')[2]} ({LIBRARY.version()})" if file else LIBRARY.version()
 
     def unavailable(self) -> str | None:
-        reason = super().unavailable() or LIBRARY.unavailable()
+        reason = super().unavailable()
         if reason is None and (missing := [part for part in PARTS if part not in files()]):
             return (
                 f"the installed pywhispercpp carries no libggml-{missing[0]}; its wheels for Linux do: "
                 f"pip install --force-reinstall --only-binary :all: pywhispercpp=={LIBRARY.tested}"
             )
         return reason
-
-    def warnings(self, case: Case) -> tuple[str, ...]:
-        return LIBRARY.untested()
 
     def unsupported(self, case: Case) -> str | None:
         return beyond(case, TYPES, takes=("mask_alignment", "kv_dtype"))

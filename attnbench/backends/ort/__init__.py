@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbench.backend import Base, Call, Inputs, beyond
+from attnbench.backend import Call, Inputs, LibraryBackend, beyond
 from attnbench.backends.ort.operators import attention, gqa, mha, sees_all
 from attnbench.backends.ort.session import DTYPES, LIBRARY
 from attnbench.case import Case
@@ -11,21 +11,11 @@ from attnbench.case import Case
 GQA_HEAD_DIM = 8
 
 
-class OnnxRuntime(Base):
+class OnnxRuntime(LibraryBackend):
     """What the three have in common: the input tensors' own memory, in the layout (batch, seqlen, heads * head_dim)."""
 
-    devices = ("cpu",)
-    by_name_only = ("cpu",)
+    library = LIBRARY
     keeps_memory = True
-
-    def version(self) -> str:
-        return LIBRARY.version()
-
-    def unavailable(self) -> str | None:
-        return super().unavailable() or LIBRARY.unavailable()
-
-    def warnings(self, case: Case) -> tuple[str, ...]:
-        return LIBRARY.untested()
 
 
 class OrtMha(OnnxRuntime):
