@@ -275,8 +275,7 @@ def _beside_failure(
 
 
 def _while_time_lasts(problem: Problem, context: LiveProbeContext, backend: Base) -> tuple[Check, ...]:
-    found: list[Check] = []
-    end = time.monotonic() + PROBES_AFTER_FAILURE_S
+    found, end = list[Check](), time.monotonic() + PROBES_AFTER_FAILURE_S
     for name in probe_names(problem.checks.probes):
         if time.monotonic() > end:
             break
