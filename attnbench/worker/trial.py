@@ -279,9 +279,7 @@ def _while_time_lasts(problem: Problem, context: LiveProbeContext, backend: Base
     for name in probe_names(problem.checks.probes):
         if time.monotonic() > end:
             break
-        with contextlib.suppress(
-            Exception
-        ):  # the record is incorrect already; what raises adds nothing to how bad it is
+        with contextlib.suppress(Exception):  # the record is incorrect already, whatever a probe raises
             found += run_probes((name,), context, backend)
     return tuple(found)
 
