@@ -36,13 +36,25 @@ HBM = frozenset({"any", "hbm"})
 
 
 @dataclass
-class Tally:
-    """Of the kernels of one call. uncounted: why the figures of one are not known, by kernel."""
+class Figures:
+    """What is counted."""
 
     read_bytes: int = 0
     written_bytes: int = 0
     dot_flops: int = 0
     exponentials: int = 0
+
+    def add(self, other: Figures) -> None:
+        self.read_bytes += other.read_bytes
+        self.written_bytes += other.written_bytes
+        self.dot_flops += other.dot_flops
+        self.exponentials += other.exponentials
+
+
+@dataclass
+class Tally(Figures):
+    """Of the kernels of one call. uncounted: why the figures of one are not known, by kernel."""
+
     uncounted: dict[str, str] = field(default_factory=dict)
 
     def forget(self) -> None:
@@ -50,10 +62,7 @@ class Tally:
 
     def block(self, did: Did, *masks: Any) -> None:
         """A block of operations ran. masks: of its masked accesses, in order."""
-        self.read_bytes += did.read_bytes
-        self.written_bytes += did.written_bytes
-        self.dot_flops += did.dot_flops
-        self.exponentials += did.exponentials
+        self.add(did)
         for mask, (loaded, stored) in zip(masks, did.masked, strict=True):
             lanes = int(np.count_nonzero(mask))
             self.read_bytes += loaded * lanes
@@ -66,13 +75,9 @@ class Tally:
 
 
 @dataclass
-class Did:
+class Did(Figures):
     """One run of a block. masked: bytes loaded and stored by a lane of each masked access."""
 
-    read_bytes: int = 0
-    written_bytes: int = 0
-    dot_flops: int = 0
-    exponentials: int = 0
     masked: list[tuple[int, int]] = field(default_factory=list)
     masks: list[Any] = field(default_factory=list)
 
