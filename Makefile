@@ -67,7 +67,7 @@ test: $(VENV)/.tested ## install and run all tests, on every core
 	$(BIN)/python -m pytest -q $(ON_EVERY_CORE)
 
 .PHONY: test-full
-test-full: $(VENV)/.tested ## the full product of the emulation tests and of mutated runs too; takes long
+test-full: $(VENV)/.tested ## the full products too, of emulated kernels, machine code, mutated runs, ...; takes long
 	$(BIN)/python -m pytest -q -m "full or not full"
 
 .PHONY: lint

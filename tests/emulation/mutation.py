@@ -94,6 +94,10 @@ class Mutation:
     window: tuple[str, str, str]  # the line before, that line, the line after
     kind: str
 
+    @property
+    def site(self) -> CallSite:
+        return self.primitive, self.place
+
     def __str__(self) -> str:
         return f"{self.kind} {self.primitive} at {self.place}: {self.window[1]}"
 
@@ -209,7 +213,7 @@ def judge(mutation: Mutation) -> Result:
     """Tries a mutation until something notices it."""
     subject = mutation.subject
     kernel = load(subject.source)
-    key = (mutation.primitive, mutation.place)
+    key = mutation.site
     if key not in _sites(kernel):
         passed_sites(subject)  # a fresh process numbers its call sites
     applied = False

@@ -1,7 +1,8 @@
 """Every variant of every forward kernel, emulated, against the fp64 answer.
 
-`make test` runs each variant on every shape under one delivery each (all three come up for every variant), and one
-shape under all; the marker `full` runs the whole product with several seeds.
+`make test` runs each variant on every shape under one delivery each (all three come up for every variant; of e4m3,
+whose sums take longer, every other shape), and one shape under all; the marker `full` runs the whole product with
+several seeds.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ def quick_runs(source: Path) -> list[Run]:
         for causal in masks(variant.causal):
             own = choices(variant)
             for i, shape in enumerate(SHAPES):
+                if variant.dtype == "e4m3" and (i + variant.index + causal) % 2:
+                    continue
                 problem = replace(shape, **own[(i + variant.index) % len(own)])
                 delivery = DELIVERIES[(i + variant.index) % 3]
                 resident = 1 + (i + variant.index // 3) % 2

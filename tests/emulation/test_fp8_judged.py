@@ -38,12 +38,24 @@ groups:
 """
 
 
-@pytest.fixture(params=["hopper_fp8_emulated", "hopper_fp8_emulated[two_level]"])
+NAMES = ("hopper_fp8_emulated", "hopper_fp8_emulated[two_level]")
+# Two levels add what happens between tiles of one block and of another; the rest of them by `make test-full`.
+TWO_LEVELS = ("blocks_e4m3", "sink_tail")
+
+
+@pytest.fixture(params=NAMES)
 def backend(request):
     return builtin()[request.param]
 
 
-@pytest.mark.parametrize("only", EDGES, ids=lambda only: only["group"])
+def edges():
+    for name in NAMES:
+        for only in EDGES:
+            full = name == NAMES[1] and only["group"] not in TWO_LEVELS
+            yield pytest.param(name, only, id=f"{name}-{only['group']}", marks=[pytest.mark.full] if full else [])
+
+
+@pytest.mark.parametrize(("backend", "only"), list(edges()), indirect=["backend"])
 def test_edges(backend, only):
     records = check(backend, "edges", only={"dtype": "e4m3", **only})
     assert all(record.status == "ok" for record in records)

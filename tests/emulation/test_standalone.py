@@ -38,6 +38,7 @@ def run(compiler: str, folder: Path, kernels: list[str], under: list[str]) -> st
     return done.stdout
 
 
+@pytest.mark.full
 def test_without_python(tmp_path: Path) -> None:
     output = run(str(find_host_compiler()), tmp_path, ["fwd_ws"], [])
     assert output.count("faults and sound kernels, 0 failures") == 2

@@ -15,12 +15,12 @@ from attnbench.hopper.build import kernel_sources, library_path, read_build
 from attnbench.hopper.inspect import inspect_all, inspect_build, violations
 from attnbench.hopper.recorded import compare_recorded, read_recorded
 from attnbench.hopper.toolchain import PINNED_NVCC
+from tests.compile_ahead import FOR_HOPPER
 
-QUICKLY_COMPILED = ("fwd_simple", "fwd_ws", "quantize")
 EVERY = tuple(source.stem for source in kernel_sources())
 
 
-@pytest.fixture(scope="module", params=[QUICKLY_COMPILED, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
+@pytest.fixture(scope="module", params=[FOR_HOPPER, pytest.param(EVERY, marks=pytest.mark.full)], ids=len)
 def libraries(request):
     return request.param
 

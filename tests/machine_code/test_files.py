@@ -88,7 +88,15 @@ def test_what_is_read_of_a_cubin(hopper_cubin, ampere_cubin):
     assert all(loop.in_flight is None and loop.exposed is None for loop in ampere.loops)
 
 
-@pytest.mark.parametrize("options", [("-fatbin",), ("-c",), ("-shared", "-cudart", "none")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(("-fatbin",), marks=pytest.mark.full),
+        pytest.param(("-c",), marks=pytest.mark.full),
+        ("-shared", "-cudart", "none"),
+    ],
+    ids=["fatbin", "object", "library"],
+)
 def test_every_kind_of_file_holds_the_same(options, compile_once, hopper_cubin, tmp_path):
     file = compile_once("sm_90a", *options)
     wheel = tmp_path / "one.whl"
