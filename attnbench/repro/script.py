@@ -10,6 +10,7 @@ import difflib
 import inspect
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from attnbench.case import FURTHER_FIELDS, Case, LaterCase
+from attnbench.correctness.broadcast import broadcast
 from attnbench.correctness.merged import halves, merged
-from attnbench.correctness.probes import FRESH_SET, IN_PLACE, RECHECK_SET
+from attnbench.correctness.probes import FRESH_SET, IN_PLACE, RECHECK_SET, REFUSALS
 from attnbench.correctness.relations import RELATIONS
 from attnbench.errors import suggest
 from attnbench.records.record import (
@@ -60,9 +62,6 @@ def script_of(run: Run, case_key: str, backend: str) -> str:
     """The same for a run that was read."""
     run_directory = run.path
     record = next((r for r in run.records if r.case_key == case_key and r.backend == backend), None)
-    if record is not None and record.case.calls > 1:
-        words = "repro shows single calls, not a sequence of them"
-        raise StoreError(f"{run_directory}: {case_key} has {record.case.calls} calls; {words}: run its suite again")
     if record is None:
         keys = {r.case_key for r in run.records}
         if case_key not in keys:
@@ -94,6 +93,8 @@ class _Problem:
 def _failed_problem(record: Record) -> _Problem:
     """The case, or the probe that failed where the case itself passed. A probe leaves its failed checks only."""
     checks = record.accuracy.checks if record.accuracy else ()
+    if record.case.calls > 1:
+        return _Problem(record.case, "", {check.rule: check.limit for check in checks})
     raised = IN_PROBE.search(record.reason)
     failed = next((check.rule for check in checks if not check.passed), "")
     probe = failed.partition(": ")[0] if ": " in failed else raised[1] if raised else ""
@@ -138,7 +139,7 @@ def _script(record: Record, device: str, plugins: tuple[str, ...], interpret: st
         else:
             chosen = text.CHOSEN.substitute(emulation=_emulation(record.kernel or {}), **found)
         kernel = text.BUILTIN.substitute(chosen=chosen)
-    return (head + draw + kernel + _call(problem, standalone=bool(spec)) + _judging()).rstrip()
+    return (head + draw + kernel + _call(problem, standalone=bool(spec)) + _judging(problem)).rstrip()
 
 
 def _emulation(kernel: Mapping[str, Any]) -> str:
@@ -183,7 +184,14 @@ def _lines(text: str) -> str:
 
 
 def _call(problem: _Problem, standalone: bool) -> str:
-    """From q, k, v to out and lse, and what the oracle is to take."""
+    """From q, k, v to out and lse, and what the oracle is to take; or to several `answers`."""
+    if problem.case.calls > 1:
+        return text.STEPS
+    if problem.probe == "broadcast":
+        if standalone:
+            refusals = f"({', '.join(error.__name__ for error in REFUSALS)})"
+            return text.STAND_INS + text.BROADCAST_FUNCTION.substitute(source=_source(broadcast), refusals=refusals)
+        return text.BROADCAST_BUILTIN.substitute(dequantized=textwrap.indent(text.DEQUANTIZED, " " * 4).rstrip())
     if standalone:
         return _answered(problem, standalone) + text.ORACLE_INPUTS
     if problem.probe == "descale_zero":
@@ -217,11 +225,12 @@ def _again(problem: _Problem) -> str:
     return text.AGAIN.substitute(how=how, call=call, times=times, rule=literal(rule))
 
 
-def _judging() -> str:
+def _judging(problem: _Problem) -> str:
     parts: dict[str, str] = {}
     for function in (judge.measured, judge.told):
         _collect(function, parts)
-    return text.JUDGE.substitute(source="\n\n".join(parts.values()))
+    several = problem.case.calls > 1 or problem.probe == "broadcast"
+    return (text.JUDGE_EACH if several else text.JUDGE).substitute(source="\n\n".join(parts.values()))
 
 
 def _source(function: Callable[..., object]) -> str:

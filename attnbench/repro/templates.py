@@ -232,6 +232,60 @@ answered = merged(*(backend.prepare(*half)() for half in halves(*made(case, q, k
 out, lse = answered.out, answered.lse
 """
 
+# One head, or one batch element, of k and v for all, by strides of 0: each against its own oracle.
+BROADCAST_FUNCTION = Template("""
+
+$source
+
+answers = []
+for posed, given in broadcast(case, Inputs(q, k, v)):
+    try:
+        out, lse = answer(posed, given.q, given.k, given.v)
+    except $refusals as error:
+        print(f"it refuses strides of 0: {error}")
+        continue
+    name = f"k {tuple(given.k.shape)}, strides {given.k.stride()}"
+    answers.append((name, posed, given.q, given.k, given.v, out, lse))
+""")
+
+BROADCAST_BUILTIN = Template("""
+
+from attnbench.correctness.broadcast import broadcast
+from attnbench.correctness.probes import REFUSALS
+
+answers = []
+for problem, given in broadcast(*made(case, q, k, v)):
+    if backend.unsupported(problem) is not None:
+        continue
+    try:
+        answered = backend.prepare(problem, given)()
+    except REFUSALS as error:
+        print(f"it refuses strides of 0: {error}")
+        continue
+    oracle_q, oracle_k, oracle_v = given.q, given.k, given.v
+$dequantized
+    name = f"k {tuple(given.k.shape)}, strides {given.k.stride()}"
+    answers.append((name, problem, oracle_q, oracle_k, oracle_v, answered.out, answered.lse))
+""")
+
+# A sequence of calls that keeps state: every step against its own oracle.
+STEPS = """
+
+from attnbench.reference.inputs import make_inputs
+from attnbench.worker.steps import inputs_of_step, step_case, whole_case
+
+problem, _ = made(case, q, k, v)
+whole = make_inputs(whole_case(problem), DEVICE)
+call, answers = None, []
+for number in range(problem.calls):
+    given, posed = inputs_of_step(problem, whole, number)
+    call = call or backend.prepare(problem, given)
+    answered = call(number, given.q, given.k, given.v)
+    lse = None if answered.lse is None else answered.lse.clone()
+    name = f"step {number}"
+    answers.append((name, step_case(problem, number), posed.q, posed.k, posed.v, answered.out.clone(), lse))
+"""
+
 ZERO_DESCALE = Template("""
 given = replace(given, quantized=replace(given.quantized, $name=given.quantized.$name * 0))
 answered = backend.prepare(problem, given)()
@@ -290,4 +344,18 @@ $source
 differing = {rule: (count, "") for rule, count in globals().get("differing", {}).items()}
 found = measured(case, oracle_q, oracle_k, oracle_v, out, lse)
 sys.exit(told({**found, **differing}, LIMITS))
+""")
+
+# Of several answers; rules of a sequence's steps begin with their step.
+JUDGE_EACH = Template("""
+
+$source
+
+wrong = False
+for name, *answered in answers:
+    print(name)
+    own = {rule.removeprefix(f"{name}: "): limit for rule, limit in LIMITS.items() if not rule.startswith("step ")
+           or rule.startswith(f"{name}: ")}
+    wrong |= told(measured(*answered), own)
+sys.exit(wrong)
 """)

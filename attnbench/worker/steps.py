@@ -68,14 +68,21 @@ def step_case(case: Case, number: int) -> Case:
     )  # fmt: skip
 
 
-def _step(problem: Problem, whole: Inputs, number: int) -> Step:
-    case = problem.case
+def inputs_of_step(case: Case, whole: Inputs, number: int) -> tuple[Inputs, Inputs]:
+    """What a step's call is given, and the problem that it poses: its queries over all keys so far.
+
+    whole: the inputs of `whole_case`.
+    """
     rows = slice(0, case.seqlen_q) if number == 0 else slice(case.seqlen_q + number - 1, case.seqlen_q + number)
     keys = slice(0, case.seqlen_k) if number == 0 else slice(case.seqlen_k + number - 1, case.seqlen_k + number)
     q, k, v = (x[:, part].contiguous() for x, part in ((whole.q, rows), (whole.k, keys), (whole.v, keys)))
     seen = slice(0, case.seqlen_k + number)
-    posed = Inputs(q, whole.k[:, seen], whole.v[:, seen])
-    return Step(Inputs(q, k, v), make_reference(step_case(case, number), posed, problem.checks.oracle))
+    return Inputs(q, k, v), Inputs(q, whole.k[:, seen], whole.v[:, seen])
+
+
+def _step(problem: Problem, whole: Inputs, number: int) -> Step:
+    given, posed = inputs_of_step(problem.case, whole, number)
+    return Step(given, make_reference(step_case(problem.case, number), posed, problem.checks.oracle))
 
 
 def _answers(problem: Problem, backend: Base, steps: list[Step]) -> list[Outputs]:

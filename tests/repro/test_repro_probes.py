@@ -78,6 +78,7 @@ ONLY_THERE = {
     "equal_logits": "out = out * (1 + 2.0**-5) if bool((k == 1).all()) else out",
     "same_sign_v": "out = out * (1 - 2.0**-10 * bool((v > 0).all()))",
     "nan_v": "out = out.nan_to_num(nan=0.0)",
+    "broadcast": "out = out * 1.1 if 0 in k.stride() else out",
 }
 # Probes that are no relation, and posed to 8 bits through the backend.
 EIGHT_BIT = ("descale_zero", "fresh_inputs", "used_memory", "lse_merged")
@@ -180,6 +181,63 @@ def test_a_key_that_is_not_there_brings_the_nearest_of_all(tmp_path):
     run = write_run(tmp_path / "run", [*others, replace(record, case=replace(record.case, dtype="fp16", seed=7))], {})
     with pytest.raises(StoreError, match=r'did you mean "fp16-.*-normal.7"'):
         repro_script(run, record.case_key.replace("bf16", "fp16").replace("normal.0", "normal.8"), "naive")
+
+
+CACHE = """
+import torch
+
+from attnbench.backend import Base, Outputs
+
+
+class Cached(Base):
+    name = "cached"
+    stateful = True
+
+    def prepare(self, case, inputs):
+        kept = []
+
+        def step(number, q, k, v):
+            kept.append((k, v))
+            k, v = (torch.cat(parts, dim=1) for parts in zip(*kept))
+            k = {kept}
+            q, k, v = (x.transpose(1, 2).float() for x in (q, k, v))
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=case.scale, enable_gqa=True)
+            return Outputs(out.transpose(1, 2).to(inputs.q.dtype).contiguous())
+
+        return step
+
+
+BACKENDS = (Cached(),)
+"""
+
+
+def test_a_sequence_of_calls_is_shown_step_by_step(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "cache.py"
+    file.write_text(CACHE.format(kept="k if number == 0 else (k * 8).round() / 8"))
+    case = Case.make(**{**SHAPE, "causal": False}, calls=3)
+    record = run_trial(Problem(case, "cpu", Checks(), Timing(), 0, Phases()), load([str(file)])["cached"], False)
+    assert record.status == "incorrect"
+    run = write_run(tmp_path / "run", [record], {"device": "cpu", "plugins": [str(file)]})
+    script = repro_script(run, record.case_key, "cached")
+    status, printed = executed(script, monkeypatch, capsys)
+    steps = printed.split("step ")
+    assert status == 1 and [step[0] for step in steps[1:]] == ["0", "1", "2"]
+    assert ["WRONG" in step for step in steps[1:]] == [False, True, True], printed
+    file.write_text(CACHE.format(kept="k"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "WRONG" not in done.stdout, done.stdout + done.stderr
+
+
+def test_strides_of_0_of_a_backend_are_shown_with_its_descales(tmp_path, monkeypatch, capsys):
+    problem = Problem(Case.make(**SHAPE, dtype="e4m3"), "cpu", Checks(probes=("broadcast",)), Timing(), 0, Phases())
+    record = run_trial(problem, builtin()["fp8_emulated"], False)
+    assert record.status == "ok"
+    failed = replace(record.accuracy.checks[0], rule="broadcast: max error", passed=False, value=1.0, limit=1e-9)
+    accuracy = replace(record.accuracy, checks=(failed, *record.accuracy.checks[1:]))
+    planted = replace(record, status="incorrect", reason="planted", accuracy=accuracy)
+    script = repro_script(write_run(tmp_path / "run", [planted], {"device": "cpu"}), record.case_key, "fp8_emulated")
+    status, printed = executed(script, monkeypatch, capsys)
+    assert status == 1 and printed.count("max error: ") == 2 and "strides (" in printed
 
 
 @pytest.mark.parametrize("probe", ["permuted", "far_apart", "fresh_inputs", "other_stream", "v_ones"])
