@@ -33,6 +33,8 @@ help: ## this list
 $(VENV)/.installed: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(CONSTRAINTS) -e .
+	@# Every run starts several processes, which would each compile these where Python is told to write no bytecode.
+	$(BIN)/python -m compileall -q attnbench
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed Makefile

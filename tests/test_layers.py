@@ -15,6 +15,7 @@ EVERYTHING = None
 MAY_IMPORT = {
     "case": "errors",
     "errors": "",
+    "floor": "case errors",
     "paths": "",
     "printable": "",
     "redaction": "",
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "reference": "backend case",
     "timing": "backend machine paths records settings units",
     "correctness": "backend case records reference settings",
-    "suite": "case correctness errors paths reference settings",
+    "suite": "case correctness errors floor paths reference settings",
     "machine_code": "errors markdown screen units",
     "hopper": "backend case errors machine machine_code paths reference",
     "backends": "backend case hopper machine machine_code reference settings",
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "worker": "backend backends case correctness errors interpreters machine messages paths plugins records reference "
     "settings timing",
     "run": "backends case errors hopper machine messages paths plugins records suite",
-    "compare": "case markdown printable records units",
+    "compare": "case floor markdown printable records units",
     "report": "case markdown records units",
     "claims": "case errors markdown records screen suite units",
     "ab": "compare errors messages plugins printable records redaction run suite timing",

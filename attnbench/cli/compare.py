@@ -3,39 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from attnbench.cli.group import USAGE_ERROR
-from attnbench.compare.baseline import NoBaseline, read_sides
+from attnbench.compare.baseline import NoBaseline, read_sides, runs_of
 from attnbench.compare.comparison import Comparison, compare
-from attnbench.compare.gate import INCOMPLETE, PASSED, GateResult, incompleteness, judge_gate
+from attnbench.compare.floors import HOLDS, UNDECIDED_FLOOR, Finding, find, told
+from attnbench.compare.gate import (
+    INCOMPLETE,
+    PASSED,
+    GateResult,
+    incompleteness,
+    judge_gate,
+    of_one_run,
+    with_floors,
+)
 from attnbench.compare.margin import Margin
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, WRONG
 from attnbench.compare.text import HEADERS, Row, extras, headlines, notes, rows
 from attnbench.compare.verdict import FASTER, INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
+from attnbench.floor import EXAMPLE, Floor, FloorError, parse_floor, unknown
 from attnbench.printable import log_text, printable
-from attnbench.records.store import StoreError
+from attnbench.records.store import SUITE, Run, StoreError
 from attnbench.screen import FIGURE, NAME, TEXT, Column, Kind, console, sheet, wrapped
 from attnbench.screen import Row as Line
 
 
 def gate_command(
-    base: Path, new: Path, margin: Margin, junit: Path | None, overwrite: bool, github: bool, strict: bool, force: bool,
-    every: bool,
+    paths: Sequence[Path], at_least: Sequence[str], margin: Margin, junit: Path | None, overwrite: bool, github: bool,
+    strict: bool, force: bool, every: bool,
 ) -> int:  # fmt: skip
-    """The exit status. Raises StoreError for a mistake."""
+    """The exit status. Raises StoreError and FloorError for a mistake."""
+    if not 1 <= len(paths) <= 2:
+        raise StoreError(f"gate takes BASE and NEW, or NEW alone with floors, not {len(paths)} paths")
+    *before, new = paths
+    given = [parse_floor(text) for text in at_least]
+    if not before:
+        return _gate_alone(new, given, margin, junit, overwrite, github, strict)
     try:
-        sides = read_sides(base, new)
+        sides = read_sides(before[0], new)
     except NoBaseline as error:
-        gate_result = _without_baseline(error)
-        nothing = Comparison.of_nothing(str(base), str(new), margin)
-        return write_outputs("gate", nothing, gate_result, junit, overwrite, github)
+        floors = _floors(runs_of(new), given)
+        gate_result = with_floors(_without_baseline(error), floors.findings, floors.unread, strict)
+        nothing = Comparison.of_nothing(str(before[0]), str(new), margin)
+        return write_outputs("gate", nothing, gate_result, junit, overwrite, github, floors.lines)
+    floors = _floors(sides[1].runs, given)
     comparison = compare(*sides, margin, force)
-    gate_result = judge_gate(comparison, strict)
+    gate_result = with_floors(judge_gate(comparison, strict), floors.findings, floors.unread, strict)
     print_comparison(comparison, every)
-    return write_outputs("gate", comparison, gate_result, junit, overwrite, github)
+    return write_outputs("gate", comparison, gate_result, junit, overwrite, github, floors.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Floors:
+    """What floors came to; those of a stored suite that could not be read, in words."""
+
+    findings: Sequence[Finding]
+    unread: Sequence[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """Those that cannot be told, a line each; those that hold, counted. What does not is among the reasons."""
+        holding = [finding for finding in self.findings if finding.kind == HOLDS]
+        lines = [str(finding) for finding in self.findings if finding.kind == UNDECIDED_FLOOR]
+        return [*lines, f"floors: {len(holding)} of {len(self.findings)} hold"] if self.findings else []
+
+
+def _floors(runs: Sequence[Run], given: Sequence[Floor]) -> _Floors:
+    """The floors given and those of the runs' stored suites. Raises FloorError for a given one that names no backend
+    of a run."""
+    findings: list[Finding] = []
+    unread: list[str] = []
+    for run in runs:
+        wrong = unknown(given, dict.fromkeys(record.backend for record in run.records))
+        if wrong:
+            raise FloorError(f"--at-least {wrong}")
+        own: list[Floor] = []
+        for text in run.at_least:
+            try:
+                own.append(parse_floor(text))
+            except FloorError as error:
+                unread.append(f"{run.path / SUITE}: at_least: {error}")
+        findings += find([*own, *given], run)
+    return _Floors(findings, unread)
+
+
+def _gate_alone(
+    new: Path, given: Sequence[Floor], margin: Margin, junit: Path | None, overwrite: bool, github: bool, strict: bool
+) -> int:
+    runs = runs_of(new)
+    floors = _floors(runs, given)
+    if not floors.findings and not floors.unread:
+        raise StoreError(f"{new} alone is held against nothing; name BASE too, or a floor: --at-least '{EXAMPLE}'")
+    wrong, failed = ([line for run in runs for line in told(run, status)] for status in ("incorrect", "error"))
+    problems = [f"{run.path / problem}" for run in runs for problem in run.problems]
+    gate_result = with_floors(of_one_run(wrong, [*failed, *problems]), floors.findings, floors.unread, strict)
+    nothing = Comparison.of_nothing("floors alone", str(new), margin)
+    return write_outputs("gate", nothing, gate_result, junit, overwrite, github, floors.lines)
 
 
 def compare_command(base: Path, new: Path, margin: Margin, force: bool, every: bool) -> int:

@@ -130,6 +130,11 @@ MARGIN = click.option(
     "--margin", type=Percentage(), default="1%", show_default=True, metavar="PERCENT",
     help="How large a difference must be to matter.",
 )  # fmt: skip
+AT_LEAST = click.option(
+    "--at-least", multiple=True, metavar="FLOOR",
+    help="How fast a backend of NEW has to be beside another, or gemm: 'hopper >= 1.0 x fa3 [geomean] "
+    "[where dtype=bf16,...]'; repeatable.",
+)  # fmt: skip
 FORCE = click.option("--force", is_flag=True, help="Compare what is not comparable; every output is stamped with it.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a FILE that this verb did not write, too.")
 JUNIT = click.option("--junit", type=PATH, metavar="FILE", help="Write the result as JUnit XML too.")

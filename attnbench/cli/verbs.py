@@ -12,6 +12,7 @@ from attnbench import __version__
 from attnbench.cli.group import Commands, reporting_mistakes
 from attnbench.cli.options import (
     ALL,
+    AT_LEAST,
     AXES,
     BACKENDS,
     DEVICE,
@@ -177,8 +178,8 @@ def compare(base: Path, new: Path, **options: Any) -> None:
     short_help="Compare, then an exit status for CI.",
     epilog="Example: attnbench gate results/baselines results/ci --margin 1% --junit gate.xml --github",
 )
-@click.argument("base", metavar="BASE", type=PATH, shell_complete=run_directories)
-@click.argument("new", metavar="NEW", type=PATH, shell_complete=run_directories)
+@click.argument("paths", nargs=-1, required=True, metavar="[BASE] NEW", type=PATH, shell_complete=run_directories)
+@AT_LEAST
 @MARGIN
 @JUNIT
 @OVERWRITE
@@ -186,11 +187,11 @@ def compare(base: Path, new: Path, **options: Any) -> None:
 @STRICT
 @FORCE
 @ALL
-def gate(base: Path, new: Path, **options: Any) -> None:
+def gate(paths: tuple[Path, ...], **options: Any) -> None:
     """Compare, then say by the exit status whether NEW may pass. BASE and NEW as in `attnbench compare`.
 
     Besides times it holds against BASE: right and wrong, errors against the oracle, peak memory, and the registers,
-    spills and shared memory of our kernels.
+    spills and shared memory of our kernels. Floors hold backends of NEW against each other; then BASE may be left out.
 
     \b
     A baseline: attnbench run SUITE --out results/baselines/MACHINE/1, then the same into /2 and /3
@@ -198,13 +199,13 @@ def gate(base: Path, new: Path, **options: Any) -> None:
     run of each counts, from three runners on.
 
     \b
-    Exit status: 0 no regression; 1 a case is slower, wrong, or grew; 2 a mistake in the command; 3 a case is missing,
-    failed, not comparable or judged by less than BASE was, BASE has too few runs, nothing was compared, or a line is
-    unreadable; 4 inconclusive, only with --strict. Where several apply: 1 over 3 over 4.
+    Exit status: 0 no regression; 1 a case is slower, wrong, below a floor, or grew; 2 a mistake in the command; 3 a
+    case is missing, failed, not comparable or judged by less than BASE was, BASE has too few runs, nothing was
+    compared, or a line is unreadable; 4 inconclusive, only with --strict. Where several apply: 1 over 3 over 4.
     """
     from attnbench.cli.compare import gate_command
 
-    sys.exit(reporting_mistakes(gate_command, base, new, **options))
+    sys.exit(reporting_mistakes(gate_command, paths, **options))
 
 
 @main.command(

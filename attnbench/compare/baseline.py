@@ -63,6 +63,11 @@ def read_sides(base: Path, new: Path) -> tuple[Side, Side]:
     return old, fresh
 
 
+def runs_of(new: Path) -> tuple[Run, ...]:
+    """The runs that NEW stands for, each once. Raises StoreError as `read_sides` does."""
+    return _side(new, folder_of_machines=False).runs
+
+
 def runs_in(folder: Path) -> list[Path]:
     """The run directories right inside a folder, by name."""
     try:

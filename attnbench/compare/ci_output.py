@@ -24,8 +24,9 @@ MARK = mark("gate")
 OPTION = "--junit"
 # The test cases of the comparison as a whole: name and type.
 _WHOLE = {
-    REGRESSED: ("the geometric mean over the suite", SLOWER),
+    REGRESSED: ("the run as a whole", SLOWER),
     INCOMPLETE: ("everything was read and compared", "incomplete"),
+    UNDECIDED: ("every floor can be told", INCONCLUSIVE),
 }
 # How a status shows: JUnit tells a failure of what was tested from an error in testing it.
 _TAGS = {REGRESSED: "failure", INCOMPLETE: "error", UNDECIDED: "failure"}

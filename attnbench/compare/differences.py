@@ -143,11 +143,20 @@ def process_differences(base: Sequence[Block], new: Sequence[Block], weigh: Weig
     one side has counts for nothing. `weigh` gives a block's value where it is not the median of its samples in seconds
     (cycles, say). The two must have taken turns in the same processes: numbers that merely agree mean nothing.
     """
-    sides = [_round_logs(blocks, weigh) for blocks in (base, new)]
     by_process: dict[int, list[float]] = defaultdict(list)
-    for place in sorted(sides[0].keys() & sides[1].keys()):
-        by_process[place[0]].append(sides[1][place] - sides[0][place])
+    for (process, _), value in _by_round(base, new, weigh).items():
+        by_process[process].append(value)
     return {process: _midmean(values) for process, values in by_process.items()}
+
+
+def round_differences(base: Sequence[Block], new: Sequence[Block]) -> list[float]:
+    """The same of every round, of all processes."""
+    return list(_by_round(base, new, block_median_s).values())
+
+
+def _by_round(base: Sequence[Block], new: Sequence[Block], weigh: Weigh) -> dict[tuple[int, int], float]:
+    sides = [_round_logs(blocks, weigh) for blocks in (base, new)]
+    return {place: sides[1][place] - sides[0][place] for place in sorted(sides[0].keys() & sides[1].keys())}
 
 
 def _round_logs(blocks: Iterable[Block], weigh: Weigh) -> dict[tuple[int, int], float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from attnbench.compare.comparison import Cell, Comparison
+from attnbench.compare.floors import BELOW, HOLDS, NOTHING, UNDECIDED_FLOOR, Finding
 from attnbench.compare.judged import LOOSER
 from attnbench.compare.regressions import BROKEN, FAILS_AS_BEFORE, REGRESSIONS
 from attnbench.compare.verdict import INCONCLUSIVE, MISSING, NOT_COMPARABLE, SLOWER
@@ -53,6 +54,25 @@ def judge_gate(comparison: Comparison, strict: bool) -> GateResult:
     status = next(status for status in GRAVITY if status in found)
     kinds = [cell.verdict.kind for cell in comparison.cells if cell.verdict is not None]
     return GateResult(status, by_cell, reasons, kinds.count(INCONCLUSIVE), len(kinds))
+
+
+def with_floors(
+    gate_result: GateResult, findings: Sequence[Finding], unread: Sequence[str], strict: bool
+) -> GateResult:
+    """The same with what floors came to. Each that does not hold is a reason: 1 below it, 3 where nothing could be
+    compared, 4 where it cannot be told and that counts; and 3 each that could not be read."""
+    means = {BELOW: REGRESSED, NOTHING: INCOMPLETE, UNDECIDED_FLOOR: UNDECIDED if strict else PASSED, HOLDS: PASSED}
+    led_to = {**dict.fromkeys(unread, INCOMPLETE), **{str(finding): means[finding.kind] for finding in findings}}
+    reasons = {**gate_result.reasons, **{text: status for text, status in led_to.items() if status != PASSED}}
+    found = {gate_result.status, *led_to.values()}
+    return replace(gate_result, status=next(status for status in GRAVITY if status in found), reasons=reasons)
+
+
+def of_one_run(wrong: Sequence[str], failed: Sequence[str]) -> GateResult:
+    """Of a run that is held against nothing but floors: its own wrong and failed records, in words."""
+    reasons = {**dict.fromkeys(failed, INCOMPLETE), **dict.fromkeys(wrong, REGRESSED)}
+    status = next(status for status in GRAVITY if status in {*reasons.values(), PASSED})
+    return GateResult(status, reasons=reasons)
 
 
 def incompleteness(comparison: Comparison) -> tuple[str, ...]:

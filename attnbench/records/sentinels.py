@@ -55,6 +55,12 @@ def gemm_flops_per_s(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return statistics.median(values) if values else None
 
 
+def gemm_range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float, float] | None:
+    """(lowest, median, highest) rate of the sentinels' GEMM, of whichever dtype it is; None where there is none."""
+    values = figures(rows, GEMM)
+    return (min(values), statistics.median(values), max(values)) if values else None
+
+
 def suspicions(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Why the run's numbers are not to be trusted, in words; () where nothing speaks against them."""
     return (*_drifted(rows), *_failed(rows), *_clock_set(rows))

@@ -48,7 +48,7 @@ class Run:
 
     unknown: keys of records that a later version wrote and this one leaves out, sorted.
     sentinels: rows as `sentinel` reads them, in the order of writing; () in runs of before there were any.
-    suite_name: what the stored suite calls itself; None where it does not say.
+    suite_name: what the stored suite calls itself; None where it does not say. at_least: the floors that it sets.
     """
 
     path: Path
@@ -60,6 +60,7 @@ class Run:
     sentinels: tuple[dict[str, Any], ...] = ()
     unknown: tuple[str, ...] = ()
     suite_name: str | None = None
+    at_least: tuple[str, ...] = ()
 
     @property
     def later(self) -> str:
@@ -82,7 +83,7 @@ def read(path: str | Path) -> Run:
         records, problems, unknown = _read_records(path / RECORDS)
         environment, unread = _read_environment(path / ENVIRONMENT)
         sentinels, lines = _read_sentinels(path / SENTINELS)
-        suite_text, suite_name, wrong = _read_suite(path / SUITE)
+        suite_text, (suite_name, at_least), wrong = _read_suite(path / SUITE)
     except OSError as error:
         raise StoreError(f"cannot read the run directory {path}: {error}") from None
     return Run(
@@ -95,6 +96,7 @@ def read(path: str | Path) -> Run:
         sentinels=tuple(sentinels),
         unknown=tuple(sorted(unknown)),
         suite_name=suite_name,
+        at_least=at_least,
     )
 
 
@@ -153,19 +155,20 @@ def _read_sentinels(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, problems
 
 
-def _read_suite(path: Path) -> tuple[str, str | None, list[str]]:
-    """The stored suite's text, the name that it says, and what is wrong with it: then its text is left out."""
+def _read_suite(path: Path) -> tuple[str, tuple[str | None, tuple[str, ...]], list[str]]:
+    """The stored suite's text, its `suite_facts`, and what is wrong with it: then its text is left out."""
+    nothing = None, ()
     if not path.is_file():
-        return "", None, []
-    from attnbench.records.stored_suite import SuiteTextError, suite_name
+        return "", nothing, []
+    from attnbench.records.stored_suite import SuiteTextError, suite_facts
 
     try:
         text = path.read_bytes().decode()
-        return printable(text), suite_name(text), []
+        return printable(text), suite_facts(text), []
     except UnicodeDecodeError as error:
-        return "", None, [f"{path.name}:1: not UTF-8 (byte {error.start}), left out"]
+        return "", nothing, [f"{path.name}:1: not UTF-8 (byte {error.start}), left out"]
     except SuiteTextError as error:
-        return "", None, [f"{path.name}:{error}, left out"]
+        return "", nothing, [f"{path.name}:{error}, left out"]
 
 
 @contextlib.contextmanager

@@ -136,6 +136,7 @@ def _build(source: Source, path: Path, axes: Sequence[Axis] = (), only: Match = 
         emulated=model.emulated,
         emulation=model.emulation,
         left_out=left_out,
+        at_least=model.at_least,
         source=source,
     )
     _refuse_nothing_left(suite, source.name)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 
 from attnbench.case import FACTORS
 from attnbench.errors import suggest
+from attnbench.floor import GEMM, GRAMMAR, parse_floor
 from attnbench.settings import Checks, Emulation, Factors, StrictModel, Timing
 from attnbench.suite.source import Location, Source, SuiteError
 from attnbench.suite.values import FLAGS, NAMES, OPTIONAL, SIZE, allowed_names
@@ -60,6 +61,11 @@ def _expression(_: dict[str, Any]) -> dict[str, Any]:
     return {"type": ["string", "integer"]}
 
 
+def _is_floor(text: str) -> str:
+    parse_floor(text)
+    return text
+
+
 Axes = Annotated[dict[str, Any], _field_schema(_one_or_more, "crossed; a comma binds fields", bound=True)]
 Fields = Annotated[dict[str, Any], _field_schema(lambda schema: schema, "values where a group sets none")]
 Match = Annotated[dict[str, Any], _field_schema(_one_or_more, "field: value, or list of values")]
@@ -103,6 +109,9 @@ class SuiteModel(StrictModel):
     timing: Timing = Field(default=Timing())
     checks: Checks = Field(default=Checks())
     only: Match = Field(default={}, description="keep only the cases that match all of these")
+    at_least: Annotated[tuple[Annotated[str, AfterValidator(_is_floor)], ...], Field(strict=False)] = Field(
+        default=(), description=f"what a gate demands of every run: {GRAMMAR}; NAME a backend or {GEMM}"
+    )
 
 
 # The model that stands under each key, to tell which keys are legal there.

@@ -61,6 +61,7 @@ class Suite:
 
     left_out: what `--axis` of the command line left no place for, a line each.
     emulated: our kernels join in the CPU emulation where `backends` is None and the device is the CPU.
+    at_least: what a gate demands of every run of it, as `floor.parse_floor` reads it.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Suite:
     emulation: Emulation
     source: Source = field(compare=False, repr=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
+    at_least: tuple[str, ...] = ()
 
     def all_cases(self) -> Iterator[Case]:
         """Those that `only` drops too."""
@@ -142,6 +144,8 @@ def suite_text(suite: Suite, complete: bool) -> str:
         told = settings.model_dump(mode="json") if complete else _difference(settings, type(settings)())
         if told:
             body[name] = told
+    if suite.at_least:
+        body["at_least"] = list(suite.at_least)
     if suite.only:
         body["only"] = match_to_dict(suite.only)
     return yaml.dump(body, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LINE_WIDTH)

@@ -8,7 +8,7 @@ import pytest
 from fakes.simulated_noise import Noise
 from paths import ROOT
 
-SUITES = 30
+SUITES = 15
 
 
 @pytest.fixture(scope="module")

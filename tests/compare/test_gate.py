@@ -76,7 +76,7 @@ def test_many_small_losses_are_seen_in_the_mean(tmp_path):
     path = tmp_path / "gate.xml"
     assert call("gate", base, tmp_path / "new", "--junit", path).returncode == 1
     (case,) = ElementTree.parse(path).getroot().find("testsuite[@name='comparison']")
-    assert case.get("name") == "the geometric mean over the suite" and case.find("failure").get("type") == "slower"
+    assert case.get("name") == "the run as a whole" and case.find("failure").get("type") == "slower"
 
 
 # name: (NEW's records, exit status, what is printed)
@@ -457,7 +457,7 @@ def test_mistakes_are_one_line(base, tmp_path):
         ("gate", base, new, "--margin", "1"): '"1" is no margin; write a percentage between 0% and 100%, such as 1%',
         ("gate", base, new, "--margin", "-1%"): '"-1%" is no margin',
         ("gate", base, new, "--margin", "nan%"): '"nan%" is no margin',
-        ("gate", base): "Missing argument 'NEW'",
+        ("gate", base): "alone is held against nothing; name BASE too, or a floor: --at-least",
     }
     for arguments, message in mistakes.items():
         done = call(*arguments)

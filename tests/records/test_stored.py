@@ -12,7 +12,7 @@ from attnbench.records.record import Check
 from attnbench.records.store import Unreadable, Writer, read
 from attnbench.records.stored_facts import environment_facts, json_object, sentinel_row
 from attnbench.records.stored_record import stored_record
-from attnbench.records.stored_suite import SuiteTextError, suite_name
+from attnbench.records.stored_suite import SuiteTextError, suite_facts
 
 GOOD = ok("naive", 1e-3)
 EMULATED = {"delivery": "random", "seed": 1, "checks": "full"}
@@ -165,14 +165,19 @@ def test_a_sentinel_has_its_types(row):
     assert sentinel_row(b'{"role": "start", "later": {"x": 1}}') == {"role": "start", "later": {"x": 1}}
 
 
-def test_a_suite_s_name_is_read_without_making_anything_of_the_rest():
+def test_a_suite_s_name_and_floors_are_read_without_making_anything_of_the_rest():
     bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
-    assert suite_name("about2: 2026-13-45\nname: quick\n") == "quick"
-    assert suite_name(bomb * 1 + "name: 5\n") == "5" and suite_name("- name\n- x") is None and suite_name("") is None
-    assert suite_name("groups: {name: inner}\n") is None and suite_name('name: "a\\nb"') == "a\\nb"
+    names = {
+        "about2: 2026-13-45\nname: quick\n": "quick", bomb + "name: 5\n": "5", "- name\n- x": None, "": None,
+        "groups: {name: inner}\n": None, 'name: "a\\nb"': "a\\nb", "name: [a, b]": None,
+    }  # fmt: skip
+    assert {text: suite_facts(text)[0] for text in names} == names
+    text = "groups:\n- {at_least: [inner], axes: {x: [1]}}\nat_least: [a >= 1 x b, 'c >= 2 x d', [deep], {k: v}]\n"
+    assert suite_facts(text + "name: [at_least]\n") == (None, ("a >= 1 x b", "c >= 2 x d"))
+    assert suite_facts("at_least: a >= 1 x b")[1] == ()
     for text in ("a: [", "\x00", "[" * 100_000, "a: b: c"):
         with pytest.raises(SuiteTextError, match=r"^\d+: not YAML: "):
-            suite_name(text)
+            suite_facts(text)
 
 
 def test_a_run_with_anything_wrong_is_read_and_not_continued(tmp_path):

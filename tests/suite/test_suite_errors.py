@@ -46,7 +46,7 @@ MISTAKES = {
     "grups: []\n" + WHOLE: 'x.yaml:1: unknown key "grups" at the top level (did you mean "groups"?)',
     WHOLE + "zzz: 1\n": 'x.yaml:2: unknown key "zzz" at the top level; there are name, about, backends, '
                         'emulated, emulation, defaults, groups, '
-                        "timing, checks, only",
+                        "timing, checks, only, at_least",
     group("head_dims: [64]"): 'x.yaml:3: unknown key "head_dims" under "axes" (did you mean "head_dim"?)',
     group("zzz: [64]"): f'x.yaml:3: unknown key "zzz" under "axes"; there are {NAMES}',
     group("window: [64]"): 'x.yaml:3: "window" under "axes" is reserved for a later version and cannot be '
