@@ -104,9 +104,11 @@ class Base:
     that has an interpreter ("triton"). stateful: with `calls: n`, `prepare` returns a callable that takes a step's
     number and its q, k, v; step 0 is the prefill, whose inputs `prepare` was given.
 
-    What no check reads yet has its neutral value here, so that a backend may declare it: copies_inputs (`prepare`
-    transposes, widens, quantizes or packs), batch_invariant (None: not known), approximate, declared,
-    exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
+    copies_inputs: `prepare` transposes, widens, quantizes or packs the inputs; it is then called anew whenever their
+    numbers have changed, as they do between timed calls.
+
+    What no check reads yet has its neutral value here, so that a backend may declare it: batch_invariant (None: not
+    known), approximate, declared, exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
     """
 
     name: str

@@ -30,13 +30,13 @@ class Naive(Base):
     def prepare(self, case: Case, inputs: Inputs) -> Call:
         hidden = _hidden(case, inputs.q.device)
         scale, ratio = case.scale, case.num_heads // case.num_heads_kv
-        # (batch, heads_kv, ratio * seqlen_q, dim): the query heads of a group share one matrix product.
-        q = inputs.q.unflatten(2, (case.num_heads_kv, ratio)).permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
-        k = inputs.k.permute(0, 2, 3, 1).flatten(0, 1)
-        v = inputs.v.permute(0, 2, 1, 3).flatten(0, 1)
         grouped = (case.batch, case.num_heads, case.seqlen_q)
 
         def call() -> Outputs:
+            # (batch, heads_kv, ratio * seqlen_q, dim): the query heads of a group share one matrix product.
+            q = inputs.q.unflatten(2, (case.num_heads_kv, ratio)).permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+            k = inputs.k.permute(0, 2, 3, 1).flatten(0, 1)
+            v = inputs.v.permute(0, 2, 1, 3).flatten(0, 1)
             scores = _product(q, k).mul_(scale)
             if hidden is not None:
                 scores.view(-1, ratio, *hidden.shape).masked_fill_(hidden, float("-inf"))

@@ -85,7 +85,7 @@ class Accuracy:
     coverage: "full", or "sampled" where only some query rows were compared; rows: query rows compared, over all heads.
     checks: every rule that was applied, in order. values: figures without a limit of their own (bias, cosine, the
     e4m3 errors E1, E2, E3, the eager reference's errors that the limits derive from). recheck: what was verified again
-    on the last timed buffers and on fresh inputs after timing ("" where nothing was timed). error_map: of an incorrect
+    while it was timed and on fresh inputs after that ("" where nothing was timed). error_map: of an incorrect
     result, lines that draw by head and tile of query rows where it is wrong.
     """
 

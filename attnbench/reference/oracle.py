@@ -66,8 +66,9 @@ class Attention:
     lse: Tensor
 
 
-def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
-    """coverage "auto", "full", "sampled" or "spot"; auto is full up to FULL_SEQLEN queries.
+def choose_rows(case: Case, coverage: str, device: str | torch.device, seed: int | None = None) -> Rows:
+    """coverage "auto", "full", "sampled" or "spot"; auto is full up to FULL_SEQLEN queries. seed: of the random rows;
+    None: they follow from the case.
 
     A sample holds the first and last row of every tile of SAMPLE_TILE, and SAMPLE_RANDOM_ROWS random rows a head; a
     spot check holds the first row, the last, and SPOT_ROWS random ones.
@@ -82,7 +83,7 @@ def choose_rows(case: Case, coverage: str, device: str | torch.device) -> Rows:
     starts = torch.arange(0, case.seqlen_q, SAMPLE_TILE)
     ends = (starts + SAMPLE_TILE - 1).clamp(max=case.seqlen_q - 1)
     edges = torch.cat((starts, ends)) if coverage == "sampled" else torch.tensor([0, case.seqlen_q - 1])
-    generator = torch.Generator().manual_seed(zlib.crc32(f"rows.{case.seed}".encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"rows.{case.seed if seed is None else seed}".encode()))
     count = SAMPLE_RANDOM_ROWS if coverage == "sampled" else SPOT_ROWS
     drawn = torch.randint(0, case.seqlen_q, (*heads[:2], count), generator=generator)
     return Rows(torch.cat((edges.repeat(*heads), drawn), dim=-1).sort(dim=-1).values.to(device), coverage)
@@ -382,9 +383,9 @@ def takes_int8_scores(case: Case, backend: Base) -> bool:
     return backend.scores_int8 and not case.is_fp8
 
 
-def make_reference(case: Case, inputs: Inputs, coverage: str = "auto") -> Reference:
-    """The oracle at the rows that `coverage` ("auto", "full", "sampled") chooses."""
-    rows = choose_rows(case, coverage, inputs.q.device)
+def make_reference(case: Case, inputs: Inputs, coverage: str = "auto", seed: int | None = None) -> Reference:
+    """The oracle at the rows that `coverage` and `seed` choose, as `choose_rows` says."""
+    rows = choose_rows(case, coverage, inputs.q.device, seed)
     exact = oracle(case, inputs, rows)
     originals = oracle(case, inputs, rows, originals=True) if case.is_fp8 else None
     return Reference(case, inputs, rows, exact, originals)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from attnbench.backend import Call
 from attnbench.records.measurement import KEPT_SAMPLES, Measurement
 from attnbench.settings import Timing
-from attnbench.timing.measure import BURST_IDLE_S, BURST_WORK_S, flagged, in_turn, sampling_s, settle_s, warm_up
+from attnbench.timing.measure import BURST_IDLE_S, BURST_WORK_S, Turns, flagged, sampling_s, settle_s, warm_up
 from attnbench.timing.rounds import BLOCKS_A_ROUND
 from attnbench.timing.sampling import Clock, Sampler, Taken, Timer, Watch
 from attnbench.timing.stopping import GAVE_UP, BlockConvergence, enough_half_width
@@ -26,22 +25,20 @@ LEAD_IN_S = 0.06
 
 
 class TimedArm:
-    """Prepared calls, one per input set in turn, timed in blocks: an `Arm` of `rounds`. See `timing.measure`."""
+    """Prepared calls in turn, timed in blocks: an `Arm` of `rounds`. See `timing.measure`."""
 
     def __init__(
         self,
         label: str,
-        calls: Sequence[Call],
+        turns: Turns,
         options: Timing,
         timer: Timer,
         watch: Watch,
         clock: Clock,
         flush: Callable[[], None] | None = None,
         process: int = 0,
-        alive: Callable[[], None] = lambda: None,
     ):
-        self.label, self._options, self._process, self._input_sets = label, options, process, len(calls)
-        self._turns = in_turn(calls, alive)
+        self.label, self._options, self._process, self._turns = label, options, process, turns
         self._watch = watch
         self._sampler = Sampler(timer, watch, self._warm_up, clock)
         self._rule = BlockConvergence(options.min_samples, options.min_time_s, enough_half_width(timer))
@@ -105,7 +102,7 @@ class TimedArm:
             converged=not unmet,
             unmet=unmet,
             outliers=flagged(blocks),
-            input_sets=self._input_sets,
+            input_sets=len(self._turns),
             warmup_s=self._warmup_s,
             discarded=dict(self._sampler.discarded),
             flags=(*self._sampler.flags, *self._rule.flags(), *((GAVE_UP,) if early and unmet else ())),

@@ -114,24 +114,24 @@ def settle_s(options: Timing, timer: Timer) -> float:
 
 
 def measure(
-    calls: Sequence[Call],
+    turns: Turns,
     options: Timing,
     timer: Timer,
     clock: Clock | None = None,
     rule: StoppingRule | None = None,
     flush: Callable[[], None] | None = None,
-    alive: Callable[[], None] = lambda: None,
     watch: Watch | None = None,
+    after: Callable[[], None] = lambda: None,
 ) -> Measurement:
-    """Times prepared calls, one per input set, in turn.
+    """Times prepared calls in turn.
 
-    flush: empties the cache; used in the burst regime when the cache is to be cold. alive is called ahead of each call,
-    outside what is timed on a CPU. Raises Unstable where the machine spoils every block.
+    flush: empties the cache; used in the burst regime when the cache is to be cold. after: called after each batch of
+    samples, to look at what the last of them returned. Raises Unstable where the machine spoils every block, and what
+    `after` raises.
     """
     watch = watch or Unwatched()
     clock = clock or watch.clock
     rule = rule or Convergence(options.min_samples, options.min_time_s, enough_half_width(timer))
-    turns = in_turn(calls, alive)
 
     def settle() -> Warm:
         return warm_up(turns, timer, clock, options.warmup_s, settle_s(options, timer), watch)
@@ -140,7 +140,7 @@ def measure(
     sampler = Sampler(timer, watch, settle, clock)
     before = flush if options.regime == "burst" and options.cache == "cold" else None
     limit_s = sampling_s(options, warm.spent_s)
-    parts, gave_up = _sample(sampler, turns, options, rule, warm.estimate_s, before, limit_s)
+    parts, gave_up = _sample(sampler, turns, options, rule, warm.estimate_s, before, limit_s, after)
     blocks = _blocks(parts, options, watch)
     unmet = rule.unmet()
     return Measurement(
@@ -152,18 +152,39 @@ def measure(
         converged=not unmet,
         unmet=unmet,
         outliers=flagged(blocks),
-        input_sets=len(calls),
+        input_sets=len(turns),
         warmup_s=warm.spent_s,
         discarded=dict(sampler.discarded),
         flags=(*sampler.flags, *rule.flags(), *((GAVE_UP,) if gave_up else ())),
     )
 
 
-def in_turn(calls: Sequence[Call], alive: Callable[[], None]) -> Iterator[Call]:
-    """The calls one after the other, over and over; alive is called ahead of each."""
-    for call in itertools.cycle(calls):
-        alive()
-        yield call
+class Turns(Iterator[Call]):
+    """Prepared calls, one per input set, one after the other, over and over.
+
+    alive: called ahead of each. renew: given the place of a set whose numbers are to change: of the one that is
+    farthest from its last call and from its next, so that it is neither in use nor in the cache again; with one set,
+    right ahead of its call. calls: looked at anew for each turn.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        alive: Callable[[], None] = lambda: None,
+        renew: Callable[[int], None] = lambda place: None,
+    ):
+        self._calls, self._alive, self._renew = calls, alive, renew
+        self.last = len(calls) - 1  # the place of the set that was called last
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __next__(self) -> Call:
+        count = len(self._calls)
+        self.last = (self.last + 1) % count
+        self._alive()
+        self._renew((self.last + count // 2) % count)
+        return self._calls[self.last]
 
 
 def sampling_s(options: Timing, warmup_s: float) -> float:
@@ -179,6 +200,7 @@ def _sample(
     estimate_s: float,
     before: Callable[[], None] | None,
     limit_s: float,
+    after: Callable[[], None],
 ) -> tuple[list[Taken], bool]:
     """Batches of samples, one at least, until the rule is done, limit_s has passed, or what is left of it would not be
     enough; and whether that last thing ended it."""
@@ -190,6 +212,7 @@ def _sample(
         if burst:
             clock.sleep(BURST_IDLE_S)
         taken = sampler.take_block(turns, _batch(sample_s, count, options, limit_s), per_sample, before)
+        after()
         parts.append(taken)
         count += len(taken.samples_s)
         rule.add(taken.samples_s, per_sample)

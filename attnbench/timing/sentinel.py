@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.backend import Outputs
 from attnbench.records.measurement import known_facts
 from attnbench.settings import Timing
-from attnbench.timing.measure import measure
+from attnbench.timing.measure import Turns, measure
 from attnbench.timing.sampling import Watch
 from attnbench.timing.timers import make_timer
 
@@ -61,7 +61,7 @@ def take_sentinel(device: str, watch: Watch, work: Work | None = None) -> dict[s
 
 def _timed(call: Callable[[], Outputs], device: str, timing: Timing, watch: Watch) -> tuple[float, Mapping[str, Any]]:
     """Median seconds, and under what it was measured."""
-    found = measure([call], timing, make_timer("auto", device, 1), watch=watch)
+    found = measure(Turns([call]), timing, make_timer("auto", device, 1), watch=watch)
     seen = found.blocks[-1].conditions
     return statistics.median(found.samples_s), {
         "samples": sum(block.sample_count for block in found.blocks),

@@ -128,10 +128,11 @@ class EventTimer:
         released.record()
         started = time.perf_counter()
         for start, stop in pairs:
+            turn = list(itertools.islice(calls, calls_per_sample))  # which may launch work that is not to be timed
             if before is not None:
                 before()
             start.record()
-            for call in itertools.islice(calls, calls_per_sample):
+            for call in turn:
                 outputs = call()
             stop.record()
         self._launch_s = (time.perf_counter() - started) / (count * calls_per_sample)
@@ -222,6 +223,8 @@ class GraphTimer:
         samples = []
         for _ in range(count):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            for _ in itertools.islice(calls, self._calls):
+                pass  # whose turns they are: their inputs may change ahead of the replay
             torch.cuda._sleep(GRAPH_SPIN_CYCLES)
             start.record()
             self._graph.replay()
@@ -233,15 +236,16 @@ class GraphTimer:
     def _capture(self, calls: Iterator[Call]) -> torch.cuda.CUDAGraph:
         import torch
 
+        turn = list(itertools.islice(calls, self._calls))
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # compile and allocate outside the capture
-            for call in itertools.islice(calls, self._calls):
+            for call in turn:
                 call()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for call in itertools.islice(calls, self._calls):
+            for call in turn:
                 self._last = call()
         return graph
 

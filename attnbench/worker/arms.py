@@ -18,7 +18,7 @@ from attnbench.backend import Base
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.paths import PACKAGE
 from attnbench.records.record import Record
-from attnbench.reference.inputs import copy_inputs, input_bytes
+from attnbench.reference.inputs import input_bytes
 from attnbench.timing.interleave import TimedArm
 from attnbench.timing.rounds import take_turns
 from attnbench.worker.prepared import Checked, Prepared, set_bytes
@@ -64,7 +64,7 @@ def _in_turns(problem: Problem, held: Sequence[Checked], process: int) -> Iterat
     timed = [_timed_arm(arm, place, process) for place, arm in enumerate(arms, start=1)]
     names = [arm.name for arm in arms]
     seed = order_seed(problem.case.key, names)
-    announced = [_Announced(problem, arm.checked, times) for arm, times in zip(arms, timed)]
+    announced = [_Announced(problem, arm, times) for arm, times in zip(arms, timed)]
     for turn in announced:
         turn.warm_up()
     clock = problem.watch.clock
@@ -109,7 +109,7 @@ def _prepared(problem: Problem, checked: Checked, held: Sequence[Checked]) -> Pr
     arm = guarded(
         problem,
         checked.record,
-        lambda: Prepared(problem, checked, copy_inputs(problem.reference.inputs), backends),
+        lambda: Prepared(problem, checked, backends),
         DURING,
     )
     if isinstance(arm, Record):
@@ -121,14 +121,13 @@ def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
     problem = arm.problem
     return TimedArm(
         str(place),
-        arm.calls,
+        arm.turns,
         problem.timing,
         arm.timer,
         problem.watch,
         problem.watch.clock,
         arm.flush(),
         process,
-        problem.phases.alive,
     )
 
 
@@ -143,8 +142,8 @@ class ArmFailed(Exception):
 class _Announced:
     """An arm whose turns are phases of its backend, so that whoever watches knows who is at work. Raises ArmFailed."""
 
-    def __init__(self, problem: Problem, checked: Checked, arm: TimedArm):
-        self._problem, self._checked, self._arm = problem, checked, arm
+    def __init__(self, problem: Problem, prepared: Prepared, arm: TimedArm):
+        self._problem, self._prepared, self._arm = problem, prepared, arm
 
     def enough(self, more: float) -> bool:
         return self._arm.enough(more)
@@ -153,12 +152,16 @@ class _Announced:
         self._at_work(self._arm.warm_up)
 
     def take(self, round: int, growth: int) -> None:
-        self._at_work(lambda: self._arm.take(round, growth))
+        def taken() -> None:
+            self._arm.take(round, growth)
+            self._prepared.judge_last()
+
+        self._at_work(taken)
 
     def _at_work(self, step: Callable[[], None]) -> None:
-        self._problem.phases.backend = self._checked.backend.name
+        self._problem.phases.backend = self._prepared.name
         with self._problem.phases("time"):
-            outcome = guarded(self._problem, self._checked.record, step, DURING)
+            outcome = guarded(self._problem, self._prepared.checked.record, step, DURING)
         if outcome is not None:
             raise ArmFailed(outcome)
 
@@ -184,17 +187,16 @@ class HeldBackend:
             return checked
 
         def hold() -> HeldBackend:
-            prepared = Prepared(problem, checked, problem.reference.inputs, [backend] * PROCESSES_AT_ONCE)
+            prepared = Prepared(problem, checked, [backend] * PROCESSES_AT_ONCE)
             arm = TimedArm(
                 label,
-                prepared.calls,
+                prepared.turns,
                 problem.timing,
                 prepared.timer,
                 problem.watch,
                 problem.watch.clock,
                 prepared.flush(),
                 process,
-                problem.phases.alive,
             )
             with problem.phases("time"):
                 arm.warm_up()
@@ -224,9 +226,13 @@ class HeldBackend:
         self._arm.call_s = call_s
         with self._problem.phases("time"):
             checked = self._prepared.checked.record
-            outcome = guarded(self._problem, checked, lambda: self._arm.take(round, growth), DURING)
+            outcome = guarded(self._problem, checked, lambda: self._taken(round, growth), DURING)
         self._blocks += 1
         return outcome
+
+    def _taken(self, round: int, growth: int) -> None:
+        self._arm.take(round, growth)
+        self._prepared.judge_last()
 
     def release(self, together: tuple[str, ...], order_seed: int, timed: bool) -> Record:
         """The record, judged again after timing; without its times where they are not wanted, or none were taken."""

@@ -41,6 +41,12 @@ class Phases:
                 self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - spent_s
                 self.again()
 
+    def spent(self, phase: str, seconds: float) -> None:
+        """Of the phase that is going on, so long was spent on another one, too short a time to announce it."""
+        self.spent_s[phase] = self.spent_s.get(phase, 0.0) + seconds
+        if self._open:
+            self.spent_s[self._open[-1]] = self.spent_s.get(self._open[-1], 0.0) - seconds
+
     def again(self) -> None:
         """Announces the phase that is going on: a call is about to begin, and the one before it has returned."""
         if self._open:

@@ -17,7 +17,8 @@ from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes, written
-from attnbench.timing.measure import in_turn
+from attnbench.reference.signs import SignedInputs, Signs
+from attnbench.timing.measure import Turns
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.stopping import IN_WORDS
 from attnbench.timing.timers import make_flush, make_timer
@@ -33,28 +34,84 @@ KEPT_ANSWER = "it gave the answer of earlier inputs again: kept by their shape o
 class Checked:
     """A backend that passed its checks on a problem's case, with the record that says so, nothing timed yet.
 
-    first_call_s: what its very first prepare and call took, compilation and autotuning included.
+    first_call_s: what its very first prepare and call took, compilation and autotuning included. outputs: a copy of
+    those that passed.
     """
 
     backend: Base
     record: Record
     first_call_s: float
+    outputs: Outputs
+
+
+class WrongWhenTimed(Exception):
+    """What was right when it was checked is wrong while it is timed; `record` says how."""
+
+    def __init__(self, record: Record):
+        super().__init__(record.reason)
+        self.record = record
 
 
 class Prepared:
-    """A checked backend's calls, one per input set, and its timer.
+    """A checked backend's calls, one per input set, whose signs change from call to call, and its timer.
 
-    inputs: the set that the last timed buffers are judged against; held: all backends prepared at the same time.
+    inputs: the set that the last timed buffers are judged against, a copy of the checked one; held: all backends
+    prepared at the same time.
     """
 
-    def __init__(self, problem: Problem, checked: Checked, inputs: Inputs, held: Sequence[Base]):
-        self.problem, self.checked, self._inputs = problem, checked, inputs
+    def __init__(self, problem: Problem, checked: Checked, held: Sequence[Base]):
+        self.problem, self.checked = problem, checked
+        self._inputs = copy_inputs(problem.reference.inputs)
         with problem.phases("prepare"):
             first, self._prep_s, self._peak = _prepare_watched(
-                problem.case, checked.backend, inputs, problem.phases.again
+                problem.case, checked.backend, self._inputs, problem.phases.again
             )
-            self.calls = rotation(problem, checked.backend, inputs, first, held)
+            self.calls, sets = rotation(problem, checked.backend, self._inputs, first, held)
+        signs = Signs(self._inputs, problem.sign_seed(checked.backend.name))
+        self._signed = [SignedInputs(inputs, signs) for inputs in sets]
+        self._again_s: list[float] = []
+        self.turns = Turns(self.calls, problem.phases.alive, self._renew)
         self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
+
+    def _renew(self, place: int) -> None:
+        """Other signs for an input set; where the backend keeps a copy of its inputs, it is prepared anew."""
+        started = time.perf_counter()
+        self._signed[place].renew()
+        backend = self.checked.backend
+        if backend.copies_inputs:
+            began = time.perf_counter()
+            self.calls[place] = backend.prepare(self.problem.case, self._signed[place].inputs)
+            self._again_s.append(time.perf_counter() - began)
+        self.problem.phases.spent("signs", time.perf_counter() - started)
+
+    def judge_last(self) -> None:
+        """Holds what the last timed call returned against the answer that passed: the same bits but for the flipped
+        columns, else within the limits on a few rows. Raises WrongWhenTimed and ContractError."""
+        started = time.perf_counter()
+        outputs = self.timer.last()
+        check_contract(self.problem.case, self._inputs, outputs)
+        passed, plain = self.checked.outputs, self._signed[self.turns.last].plain(outputs)
+        if not same_numbers(passed, plain):
+            accuracy = judge(self.problem.spot, self.checked.backend, plain, self.problem.checks.factors)
+            if not accuracy.passed:
+                self._signed[self.turns.last].restore()
+                self._refuse_written(self._signed[self.turns.last].inputs)
+                cause = KEPT_ANSWER if same_numbers(passed, outputs) else ""
+                raise WrongWhenTimed(self._wrong(accuracy, "while it was timed", cause))
+        self.problem.phases.spent("signs", time.perf_counter() - started)
+
+    def _refuse_written(self, inputs: Inputs) -> None:
+        """Raises ContractError unless a set, whose signs are those of the checked inputs again, holds their numbers."""
+        if names := written(inputs, self.problem.checksums):
+            raise ContractError(f"it wrote its inputs: {names} changed")
+
+    def _wrong(self, accuracy: Accuracy, when: str, cause: str) -> Record:
+        base = self.checked.record
+        assert base.accuracy is not None, "what is timed was checked"
+        failed = "; ".join(str(check) for check in accuracy.failures)
+        reason = f"right when checked, wrong {when}: {failed}" + (LIKELY_CAUSE + cause if cause else "")
+        accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *accuracy.failures), recheck="failed")
+        return replace(base, status="incorrect", reason=reason, accuracy=accuracy)
 
     @property
     def name(self) -> str:
@@ -68,30 +125,30 @@ class Prepared:
     def record(self, measurement: Measurement) -> Record:
         """The record with its measurement, or an incorrect one where timed outputs are wrong. Raises ContractError."""
         problem, base = self.problem, self.checked.record
+        last = self._signed[self.turns.last].plain(self.timer.last())
+        for signed in self._signed:
+            signed.restore()
         compile_s = max(0.0, self.checked.first_call_s - statistics.median(measurement.samples_s))
         with problem.phases("time"):
             prep_call = time_prep_call(problem, self.checked.backend, self._inputs)
-        measurement = replace(measurement, prep_s=self._prep_s, prep_call=prep_call, compile_s=compile_s)
+        prep_s = statistics.median(self._again_s) if self._again_s else self._prep_s
+        measurement = replace(measurement, prep_s=prep_s, prep_call=prep_call, compile_s=compile_s)
         if self._peak is not None:
             measurement = replace(measurement, peak_bytes=self._peak.bytes, peak_by=self._peak.by)
-        if names := written(self._inputs, problem.checksums):
-            raise ContractError(f"it wrote its inputs: {names} changed")
+        self._refuse_written(self._inputs)
         with problem.phases("recheck"):
-            failure, cause = self._recheck(self.timer.last())
+            failure, cause = self._recheck(last)
         assert base.accuracy is not None, "what is timed was checked"
         if failure is not None:
-            accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *failure.failures), recheck="failed")
-            failed = "; ".join(str(check) for check in failure.failures)
-            reason = f"right when checked, wrong after timing: {failed}" + (LIKELY_CAUSE + cause if cause else "")
-            return replace(base, status="incorrect", reason=reason, accuracy=accuracy)
-        accuracy = replace(base.accuracy, recheck="last timed buffers; fresh inputs")
+            return self._wrong(failure, "after timing", cause)
+        accuracy = replace(base.accuracy, recheck="a buffer of every batch; fresh inputs")
         doubts = tuple(words for flag, words in IN_WORDS.items() if flag in measurement.flags)
         warnings = base.warnings + rotation_warning(problem, len(self.calls)) + doubts
         return replace(base, accuracy=accuracy, measurement=measurement, warnings=warnings)
 
     def _recheck(self, last: Outputs) -> tuple[Accuracy | None, str]:
-        """Judges the last timed buffers and a call on fresh inputs; the failed accuracy, or None when both pass, and
-        what most likely is wrong.
+        """Judges the last timed buffers, with the signs of the checked inputs, and a call on fresh inputs; the failed
+        accuracy, or None when both pass, and what most likely is wrong.
 
         The fresh inputs lie where the timed ones were: an answer kept by address is as stale as one kept for ever.
         """
@@ -113,6 +170,15 @@ class Prepared:
         if accuracy.passed:
             return None, ""
         return accuracy, "" if first_difference(kept, outputs) else KEPT_ANSWER
+
+
+def same_numbers(one: Outputs, other: Outputs) -> bool:
+    """Whether both are equal throughout, 0 and -0 as well."""
+    import torch
+
+    if (one.lse is None) != (other.lse is None) or not torch.equal(one.out, other.out):
+        return False
+    return one.lse is None or other.lse is None or torch.equal(one.lse, other.lse)
 
 
 def _prepare_watched(
@@ -154,15 +220,18 @@ ROTATION_MEMORY_SHARE = 0.25
 ROTATION_PREPARE_S = 2.0
 
 
-def rotation(problem: Problem, backend: Base, inputs: Inputs, first: Call, held: Sequence[Base]) -> list[Call]:
+def rotation(
+    problem: Problem, backend: Base, inputs: Inputs, first: Call, held: Sequence[Base]
+) -> tuple[list[Call], list[Inputs]]:
     """The first call, on `inputs`, and one on each further set: as many as a cold cache takes, memory holds for all of
-    `held` (the backends that are prepared at the same time), or ROTATION_PREPARE_S allows."""
-    calls, started = [first], time.perf_counter()
-    sets = _input_sets(problem, held)
-    while len(calls) < sets and time.perf_counter() - started < ROTATION_PREPARE_S:
+    `held` (the backends that are prepared at the same time), or ROTATION_PREPARE_S allows. Beside them, the sets."""
+    calls, sets, started = [first], [inputs], time.perf_counter()
+    wanted = _input_sets(problem, held)
+    while len(calls) < wanted and time.perf_counter() - started < ROTATION_PREPARE_S:
         problem.phases.alive()
-        calls.append(backend.prepare(problem.case, copy_inputs(inputs)))
-    return calls
+        sets.append(copy_inputs(inputs))
+        calls.append(backend.prepare(problem.case, sets[-1]))
+    return calls, sets
 
 
 def set_bytes(case: Case, held: Sequence[Base]) -> int:
@@ -236,7 +305,7 @@ def sample(
 
     alive: called ahead of each call.
     """
-    calls = in_turn([cast("Call", prep.call)], alive)  # only a timer's `last` asks what a call returned
+    calls = Turns([cast("Call", prep.call)], alive)  # only a timer's `last` asks what a call returned
     estimate_s = statistics.median(timer.take(calls, WARMUP_CALLS, 1, before))
     per_sample = timer.region(estimate_s)
     count = max(LEAST_SAMPLES, min(MOST_SAMPLES, int(PREP_TIME_S / (estimate_s * per_sample))))

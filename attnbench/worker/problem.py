@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # What of the device's memory a case may plan to use; the rest is the allocator's and other programs'.
 MEMORY_SHARE = 0.8
+# Of a problem's secret seed.
+SEED_BITS = 62
 
 
 class Problem:
@@ -34,15 +38,18 @@ class Problem:
 
     def __init__(
         self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases,
-        bits: str | None = None, watch: Watch | None = None,
+        bits: str | None = None, watch: Watch | None = None, seed: int | None = None,
     ):  # fmt: skip
-        """bits: a folder where the outputs of another process lie, or are to be left for one. watch: of the machine."""
+        """bits: a folder where the outputs of another process lie, or are to be left for one. watch: of the machine.
+        seed: of what a kernel must not know beforehand; None: drawn."""
+        self.seed = secrets.randbits(SEED_BITS) if seed is None else seed
         self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits
         self.watch = watch or Unwatched()
         self.cache_bytes, self.phases = cache_bytes, phases
         phases.alive_every_s = min(ALIVE_EVERY_S, timing.timeout_s / 4)
         self._reference: Reference | None = None
         self._fresh: Reference | None = None
+        self._spot: Reference | None = None
         self._checksums: list[int] = []
         self._overflow: str | None = None
         self._sources: tuple[Tensor, Mapping[str, float]] | None = None
@@ -100,7 +107,7 @@ class Problem:
 
     def forget(self) -> None:
         """Inputs and references are made anew when next needed."""
-        self._reference = self._fresh = None
+        self._reference = self._fresh = self._spot = None
 
     def make_budgets(self, backend: Base) -> None:
         """The eager references that the judge will ask for, made ahead so that their time is not the backend's."""
@@ -117,6 +124,18 @@ class Problem:
             with self.phases("oracle"):
                 self._fresh = make_reference(self.case, inputs, "spot")
         return self._fresh
+
+    @property
+    def spot(self) -> Reference:
+        """The checked inputs, with the oracle at a few rows that follow from the secret seed."""
+        if self._spot is None:
+            with self.phases("oracle"):
+                self._spot = make_reference(self.case, self.reference.inputs, "spot", seed=self.seed)
+        return self._spot
+
+    def sign_seed(self, backend: str) -> int:
+        """Of the signs of a backend's input sets."""
+        return zlib.crc32(f"signs.{self.seed}.{self.case.key}.{backend}".encode())
 
     def too_large(self, backend: Base) -> str | None:
         """Why the case cannot fit into the device's memory, known before anything is allocated."""

@@ -32,7 +32,7 @@ from attnbench.settings import Checks, Factors
 from attnbench.timing.measure import measure
 from attnbench.timing.sampling import Unstable
 from attnbench.worker.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
-from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared
+from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared, WrongWhenTimed
 from attnbench.worker.problem import Problem
 from attnbench.worker.stamps import reason_of, stamps
 from attnbench.worker.steps import check_steps
@@ -86,15 +86,15 @@ def time_alone(problem: Problem, checked: Checked) -> Record:
     """The record of a checked backend, timed by itself. Never raises for what the backend did."""
 
     def measured() -> Record:
-        prepared = Prepared(problem, checked, problem.reference.inputs, [checked.backend])
+        prepared = Prepared(problem, checked, [checked.backend])
         with problem.phases("time"):
             measurement = measure(
-                prepared.calls,
+                prepared.turns,
                 problem.timing,
                 prepared.timer,
                 flush=prepared.flush(),
-                alive=problem.phases.alive,
                 watch=problem.watch,
+                after=prepared.judge_last,
             )
         return prepared.record(measurement)
 
@@ -108,6 +108,8 @@ def guarded(problem: Problem, base: Record, step: Callable[[], T], when: str = "
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         if isinstance(error, KeyboardInterrupt) and _hears_ctrl_c():
             raise
+        if isinstance(error, WrongWhenTimed):
+            return error.record
         try:
             problem.inputs_written()
         except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
@@ -172,7 +174,7 @@ def _checked(problem: Problem, backend: Base, base: Record, last: bool) -> Check
         return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=warnings)
 
     if accuracy.passed:
-        return Checked(backend, judged("ok", ""), first_call_s)
+        return Checked(backend, judged("ok", ""), first_call_s, outputs)
     return judged("incorrect", reason_of(accuracy, cause))
 
 

@@ -121,7 +121,7 @@ def test_a_right_record_is_complete(misbehaved):
     record = misbehaved[1]["behaves"]
     assert record.backend_version == "bad 1.0" and misbehaved[1]["version_raises"].backend_version.startswith("unknown")
     assert record.accuracy.coverage == "full" and record.accuracy.rows == 40
-    assert record.accuracy.recheck == "last timed buffers; fresh inputs"
+    assert record.accuracy.recheck == "a buffer of every batch; fresh inputs"
     measured = record.measurement
     assert (measured.timer, measured.regime, measured.cache, measured.input_sets) == ("cpu", "sustained", "warm", 1)
     assert measured.blocks[0].sample_count >= 1 and measured.warmup_s > 0

@@ -19,7 +19,7 @@ from attnbench.timing.interleave import (
     block_samples,
     lead_in,
 )
-from attnbench.timing.measure import BURST_IDLE_S, BURST_WORK_S, WARMUP_CALLS
+from attnbench.timing.measure import BURST_IDLE_S, BURST_WORK_S, WARMUP_CALLS, Turns
 from attnbench.timing.rounds import BLOCKS_A_ROUND, take_turns
 from attnbench.timing.sampling import Unwatched
 
@@ -29,7 +29,7 @@ OPTIONS = Timing(min_samples=10, min_time_s=0.1, max_time_s=5.0, warmup_s=0.0, s
 def arm(lengths, options=OPTIONS, clock=None, label="1", flush=None, calls_per_region=1, process=0):
     clock = clock or FakeClock()
     timer = FakeTimer(clock, lengths, calls_per_region)
-    made = TimedArm(label, COUNTED, options, timer, Unwatched(), clock, flush, process)
+    made = TimedArm(label, Turns(COUNTED), options, timer, Unwatched(), clock, flush, process)
     made.warm_up()
     timer.takes.clear()
     return made, timer, clock

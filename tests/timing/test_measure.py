@@ -15,6 +15,7 @@ from attnbench.timing.measure import (
     SETTLE_S,
     WARMUP_CALLS,
     WARMUP_LIMIT,
+    Turns,
     measure,
     region_calls,
     settle_s,
@@ -26,7 +27,7 @@ from attnbench.timing.sampling import SystemClock, Unwatched, thin
 def run(lengths, options=OPTIONS, calls=COUNTED, enough=20, flush=None, calls_per_region=1, alive=lambda: None):
     clock = FakeClock()
     timer, rule = FakeTimer(clock, lengths, calls_per_region), FakeRule(enough)
-    return measure(calls, options, timer, clock, rule, flush, alive), timer, rule, clock
+    return measure(Turns(calls, alive), options, timer, clock, rule, flush), timer, rule, clock
 
 
 def warm(lengths, window_s=0.25):
@@ -168,7 +169,7 @@ def test_a_process_that_stood_still_for_all_the_time_there_is_takes_one_batch():
 
     clock = LateClock()
     timer, rule = FakeTimer(clock, itertools.repeat(0.01)), FakeRule(10**9)
-    found = measure(COUNTED, OPTIONS, timer, clock, rule)
+    found = measure(Turns(COUNTED), OPTIONS, timer, clock, rule)
     assert found.blocks[0].sample_count == len(rule.seen) == timer.takes[-1][0] and not found.converged
 
 
@@ -245,7 +246,7 @@ def test_a_cpu_is_not_asked_for_what_no_cpu_reaches():
         clock = FakeClock()
         timer = FakeTimer(clock, lengths)
         timer.name = name
-        return measure(COUNTED, OPTIONS.model_copy(update={"min_samples": 40}), timer, clock)
+        return measure(Turns(COUNTED), OPTIONS.model_copy(update={"min_samples": 40}), timer, clock)
 
     assert measured("cpu").converged
     gpu = measured("events")

@@ -10,7 +10,7 @@ from fakes.timing import COUNTED, OPTIONS, FakeClock, FakeRule, FakeTimer
 
 from attnbench.records.measurement import Block, Conditions, RecordError
 from attnbench.records.stored_record import stored_record
-from attnbench.timing.measure import BURST_IDLE_S, measure
+from attnbench.timing.measure import BURST_IDLE_S, Turns, measure
 from attnbench.timing.sampling import COOL_DOWN_S, MOST_DISCARDED, RETRIES, Sampler, Unstable, Usability
 
 HOT = "hardware thermal slowdown"
@@ -94,7 +94,7 @@ def test_a_clock_that_goes_backwards_gives_no_negative_block():
 def timed(watch, lengths=None, options=OPTIONS, enough=20):
     clock = FakeClock()
     timer = FakeTimer(clock, lengths or itertools.repeat(0.01))
-    return measure(COUNTED, options, timer, clock, FakeRule(enough), watch=watch), clock
+    return measure(Turns(COUNTED), options, timer, clock, FakeRule(enough), watch=watch), clock
 
 
 def test_one_block_where_nothing_was_spoilt():

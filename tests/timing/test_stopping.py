@@ -12,7 +12,7 @@ from attnbench.records.measurement import Block, Measurement
 from attnbench.records.stats import median_interval, two_speeds
 from attnbench.settings import Timing
 from attnbench.timing.interleave import TimedArm
-from attnbench.timing.measure import WARMUP_CALLS, WARMUP_LIMIT, measure, warm_up
+from attnbench.timing.measure import WARMUP_CALLS, WARMUP_LIMIT, Turns, measure, warm_up
 from attnbench.timing.rounds import take_turns
 from attnbench.timing.sampling import Unwatched
 from attnbench.timing.stopping import (
@@ -143,7 +143,7 @@ def timed(lengths, name="cpu", **options):
     clock = FakeClock()
     timer = FakeTimer(clock, lengths)
     timer.name = name
-    found = measure(COUNTED, Timing(**options), timer, clock)
+    found = measure(Turns(COUNTED), Timing(**options), timer, clock)
     return found, clock.time_s - found.blocks[0].start_s
 
 
@@ -188,7 +188,7 @@ def taking_turns(*lengths, limit_s=4.0):
     for label, values in enumerate(lengths):
         timer = FakeTimer(clock, values)
         timer.name = "cpu"
-        arm = TimedArm(str(label), COUNTED, Timing(warmup_s=0.0, min_time_s=0.1), timer, Unwatched(), clock)
+        arm = TimedArm(str(label), Turns(COUNTED), Timing(warmup_s=0.0, min_time_s=0.1), timer, Unwatched(), clock)
         arm.warm_up()
         arms.append(arm)
     started = clock.now()

@@ -16,7 +16,7 @@ from attnbench.settings import Timing
 from attnbench.timing import conditions
 from attnbench.timing import telemetry as telemetry_process
 from attnbench.timing.conditions import Reading, make_judge, summarize
-from attnbench.timing.measure import measure
+from attnbench.timing.measure import Turns, measure
 from attnbench.timing.sampling import Unstable, Usability
 from attnbench.timing.sensors import CPUINFO_EVERY, SLOW_EVERY, CpuSensor, NvmlSensor
 from attnbench.timing.sentinel import take_sentinel
@@ -257,7 +257,7 @@ def measured(device, enough=40):
     device.clock.sleep = watched_sleep
     timer = WatchedTimer(device)
     options = OPTIONS.model_copy(update={"max_time_s": 100.0})
-    return measure(COUNTED, options, timer, device.clock, FakeRule(enough), watch=device.telemetry)
+    return measure(Turns(COUNTED), options, timer, device.clock, FakeRule(enough), watch=device.telemetry)
 
 
 def test_a_throttled_block_enters_no_number_and_is_counted(gpu):
@@ -447,7 +447,7 @@ def test_a_watched_measurement_of_a_real_process(process):
     watch = process()
     watch.facts()
     options = Timing(min_samples=10, min_time_s=0.001, max_time_s=0.2, warmup_s=0.0)
-    found = measure(COUNTED, options, CpuTimer(), watch=watch)
+    found = measure(Turns(COUNTED), options, CpuTimer(), watch=watch)
     (block,) = found.blocks
     assert block.conditions.load is not None and block.duration_s > 0
     assert abs(block.start_s - time.time()) < 60

@@ -11,7 +11,7 @@ from fakes.cuda import FakeCuda
 from attnbench.backend import Outputs
 from attnbench.settings import Timing
 from attnbench.timing import timers
-from attnbench.timing.measure import measure
+from attnbench.timing.measure import Turns, measure
 from attnbench.timing.sampling import Unwatched
 from attnbench.timing.timers import (
     CPU_RESOLUTION_S,
@@ -76,7 +76,7 @@ def test_a_measurement_of_a_call_of_known_length_is_that_length(monkeypatch):
     monkeypatch.setattr(clock, "now", lambda: counter.now_ns * 1e-9)
     for length_ns, calls_per_sample in ((50_000, 1), (2_000, 5)):
         options = Timing(min_samples=30, min_time_s=0.01, max_time_s=1.0, warmup_s=0.001)
-        found = measure([counter.call(length_ns)], options, CpuTimer(), clock)
+        found = measure(Turns([counter.call(length_ns)]), options, CpuTimer(), clock)
         assert set(found.samples_s) == {length_ns / 1e9} and found.converged
         assert found.calls_per_sample == calls_per_sample
         (block,) = found.blocks

@@ -61,7 +61,7 @@ def test_a_trial_without_timing_and_one_with():
     assert "repeats that differ bitwise" in [check.rule for check in record.accuracy.checks]
     record = run_trial(problem(), Backend(), timed=True)
     assert record.status == "ok" and record.measurement.input_sets == 1
-    assert record.accuracy.recheck == "last timed buffers; fresh inputs"
+    assert record.accuracy.recheck == "a buffer of every batch; fresh inputs"
     assert record.measurement.prep_s > 0 and record.measurement.compile_s >= 0
 
 
@@ -222,7 +222,7 @@ def test_an_answer_kept_by_shape_is_wrong_whether_it_is_timed_or_not(timed, case
     record = run_trial(shared, kernel, timed=timed)
     assert record.status == "incorrect" and record.likely_cause == KEPT_ANSWER
     assert record.reason.startswith(
-        "right when checked, wrong after timing: " if timed else "fresh_inputs_in_place: max error"
+        "right when checked, wrong while it was timed: " if timed else "fresh_inputs_in_place: max error"
     )
     assert not shared.inputs_written(), "its own inputs are back in their place"
 
