@@ -30,10 +30,10 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo "gpu-help        what a Hopper machine can do"
 
+# Compiled once: every run starts several processes, which would each do it where Python is told to write no bytecode.
 $(VENV)/.installed: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(CONSTRAINTS) -e .
-	@# Every run starts several processes, which would each compile these where Python is told to write no bytecode.
 	$(BIN)/python -m compileall -q attnbench
 	touch $@
 

@@ -104,8 +104,8 @@ class Base:
     that has an interpreter ("triton"). stateful: with `calls: n`, `prepare` returns a callable that takes a step's
     number and its q, k, v; step 0 is the prefill, whose inputs `prepare` was given.
 
-    copies_inputs: `prepare` transposes, widens, quantizes or packs the inputs; it is then called anew whenever their
-    numbers have changed, as they do between timed calls.
+    copies_inputs: `prepare` transposes, widens, quantizes or packs the inputs (a set of dtypes: in cases of these); it
+    is then called anew whenever their numbers have changed, as they do between timed calls.
 
     What no check reads yet has its neutral value here, so that a backend may declare it: batch_invariant (None: not
     known), approximate, declared, exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
@@ -124,7 +124,7 @@ class Base:
     interpreted: bool = False
     language: str | None = None
 
-    copies_inputs: bool = False
+    copies_inputs: bool | frozenset[str] = False
     scores_16bit: bool = False
     lse_informational: bool = False
     batch_invariant: bool | None = None
@@ -234,6 +234,12 @@ class _Completed(Base):
 def completed(backend: Backend) -> Base:
     """The backend with every optional member."""
     return backend if isinstance(backend, Base) else _Completed(backend)
+
+
+def copies(backend: Base, case: Case) -> bool:
+    """Whether `prepare` copies the inputs of this case."""
+    declared = backend.copies_inputs
+    return declared if isinstance(declared, bool) else case.dtype in declared
 
 
 def never_timed(backend: Base) -> bool:

@@ -47,6 +47,8 @@ class SixteenBit(KernelBackend):
 class EightBit(KernelBackend):
     """A schedule of kernels/fwd_fp8.cu, from the reference quantizer's tensors; V is permuted in `prepare`."""
 
+    copies_inputs = True
+
     @property
     def accumulator(self) -> str:  # type: ignore[override]  # read only, as everybody uses it
         return FP8_SCHEDULES[self.schedule].accumulator

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall
+from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall, copies
 from attnbench.case import Case
 from attnbench.correctness.contract import check_contract, guarded_call
 from attnbench.correctness.determinism import first_difference
 from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
-from attnbench.records.record import LIKELY_CAUSE, Accuracy, Record
+from attnbench.records.record import LIKELY_CAUSE, Accuracy, Check, Record
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes, written
 from attnbench.reference.signs import SignedInputs, Signs
 from attnbench.timing.measure import Turns
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
 # What most likely is wrong where other inputs get the same bits.
 KEPT_ANSWER = "it gave the answer of earlier inputs again: kept by their shape or address, not made of their numbers"
+# Of a call that is over before the work can be.
+NOT_IN_THE_CALL = "the work is not done within the timed call, or the clock is not the machine's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Prepared:
         started = time.perf_counter()
         self._signed[place].renew()
         backend = self.checked.backend
-        if backend.copies_inputs:
+        if copies(backend, self.problem.case):
             began = time.perf_counter()
             self.calls[place] = backend.prepare(self.problem.case, self._signed[place].inputs)
             self._again_s.append(time.perf_counter() - began)
@@ -141,10 +143,25 @@ class Prepared:
         assert base.accuracy is not None, "what is timed was checked"
         if failure is not None:
             return self._wrong(failure, "after timing", cause)
+        call_s = statistics.median(measurement.samples_s)
+        broken = problem.ceilings.beyond(problem.case, call_s, len(self.calls) * input_bytes(problem.case))
+        if broken:
+            return self._impossible(broken, measurement)
         accuracy = replace(base.accuracy, recheck="a buffer of every batch; fresh inputs")
         doubts = tuple(words for flag, words in IN_WORDS.items() if flag in measurement.flags)
         warnings = base.warnings + rotation_warning(problem, len(self.calls)) + doubts
+        warnings += problem.ceilings.warning(problem.case, call_s)
         return replace(base, accuracy=accuracy, measurement=measurement, warnings=warnings)
+
+    def _impossible(self, broken: Sequence[Check], measurement: Measurement) -> Record:
+        """Right, and faster than the machine can be: what was timed was not the work."""
+        base = self.checked.record
+        assert base.accuracy is not None, "what is timed was checked"
+        samples = measurement.samples_s
+        values = {**base.accuracy.values, "median_s": statistics.median(samples), "samples": float(len(samples))}
+        accuracy = replace(base.accuracy, checks=(*base.accuracy.checks, *broken), values=values)
+        reason = f"faster than this machine can be: {'; '.join(map(str, broken))}{LIKELY_CAUSE}{NOT_IN_THE_CALL}"
+        return replace(base, status="incorrect", reason=reason, accuracy=accuracy)
 
     def _recheck(self, last: Outputs) -> tuple[Accuracy | None, str]:
         """Judges the last timed buffers, with the signs of the checked inputs, and a call on fresh inputs; the failed

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from attnbench.interpreters.session import Session
     from attnbench.records.record import Record
     from attnbench.worker.arms import HeldBackend
+    from attnbench.worker.ceilings import Ceilings
     from attnbench.worker.problem import Problem
 
 
@@ -92,6 +93,7 @@ class Worker:
         self._phases = Phases(self._announce)
         self._streams = Streams()
         self._held: HeldBackend | None = None
+        self._ceilings: Ceilings | None = None
 
     def start(self, specs: list[str], interpret: str = "") -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
@@ -259,8 +261,10 @@ class Worker:
         self._report(held.release(job.together, job.order_seed, job.timed))
 
     def _problem(self, job: RunCase | HoldBackend, bits: str | None = None) -> Problem:
+        from attnbench.worker.ceilings import Ceilings
         from attnbench.worker.problem import Problem
 
+        self._ceilings = self._ceilings or Ceilings(self._device, self._cache_bytes)
         return Problem(
             case=job.case,
             device=self._device,
@@ -270,6 +274,7 @@ class Worker:
             phases=self._phases,
             bits=bits,
             watch=self._watch,
+            ceilings=self._ceilings,
         )
 
     def _begin(self, backend: str) -> None:

@@ -48,7 +48,7 @@ def test_it_installs_as_the_makefile_does(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "python3 -m venv .venv" and "install --quiet" in lines[1] and lines[1].endswith("-e .")
-    assert "-c constraints-cpu.txt" in lines[1] and "touch .venv/.installed" in lines[2]
+    assert "-c constraints-cpu.txt" in lines[1] and "touch .venv/.installed" in lines[3]
     usual = subprocess.run(
         ["make", "--no-print-directory", "-n", "-B", "install", *words], cwd=ROOT, capture_output=True, text=True
     ).stdout

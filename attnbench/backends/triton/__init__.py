@@ -42,6 +42,7 @@ class Triton(Base):
     devices: tuple[str, ...] = ("cuda",)
     accumulator: str = "two_level"
     language: str | None = "triton"
+    copies_inputs: bool | frozenset[str] = frozenset(FP8_DTYPES)  # V, transposed, where TMA loads it
     # Case key -> what the compiled kernel of that case's last call is; filled by the first call.
     _compiled: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
