@@ -33,7 +33,7 @@ class RunCase(NamedTuple):
     """Check all backends of one case, then time them. process: which of several that measure the same.
 
     bits: a folder where outputs are left for, or compared with, those of other processes. emulation: how emulated
-    kernels are launched; None: as they are by default.
+    kernels are launched; None: as they are by default. seed: of what a kernel must not know beforehand.
     """
 
     case: Case
@@ -44,6 +44,7 @@ class RunCase(NamedTuple):
     process: int = 0
     bits: str | None = None
     emulation: Emulation | None = None
+    seed: int | None = None
 
 
 class HoldBackend(NamedTuple):

@@ -67,6 +67,7 @@ def run_command(
     emulation: tuple[str, ...] | None,
     emulation_checks: str | None,
     interpret: str | None,
+    seed: int | None,
 ) -> int:
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
@@ -116,6 +117,7 @@ def run_command(
             resume=run is not None,
             show_output=show_output,
             interpret=interpret,
+            seed=seed,
         )
         for suite, place in zip(loaded, places)
     ]

@@ -67,6 +67,10 @@ def main() -> None:
 @click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
 @TIMEOUT
 @click.option("--show-output", is_flag=True, help="Print what kernels print, while they do.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**53 - 1), metavar="N",
+    help="Of what kernels must not know beforehand (default: drawn; in environment.json once the run is over).",
+)  # fmt: skip
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
 @click.option("--emulated", is_flag=True, help="Our kernels of the suite in the CPU emulation, smallest cases first.")
 @click.option(

@@ -113,7 +113,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One case on one backend. `measurement` only with status ok; see design rules in `__post_init__`."""
+    """One case on one backend. `measurement` only with status ok; see design rules in `__post_init__`.
+
+    seed: of what the kernel could not know beforehand, the signs of timed inputs; None where none was given.
+    """
 
     case: Case
     backend: str
@@ -126,6 +129,7 @@ class Record:
     measurement: Measurement | None = None
     kernel: Mapping[str, Any] | None = None
     schema: int = SCHEMA
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.backend + self.backend_version).isprintable():
@@ -173,6 +177,8 @@ class Record:
         row = asdict(self) | {"case": self.case.to_dict()}
         for block in (row["measurement"] or {"blocks": ()})["blocks"]:
             block["conditions"] = known_facts(block["conditions"])
+        if row["seed"] is None:
+            del row["seed"]
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}
         return json.dumps(_finite(row), allow_nan=False, separators=(",", ":"))
 

@@ -274,6 +274,16 @@ class Writer:
                 f"Make room, then continue with --resume {self.path}"
             ) from None
 
+    def tell(self, **facts: Any) -> None:
+        """Adds facts to the environment. Raises StoreError where they cannot be written."""
+        path = self.path / ENVIRONMENT
+        try:
+            with open_own(path, "rb") as file:
+                known = json.loads(file.read() or b"{}")
+            write_file(path, environment_text({**known, **facts}))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be written ({error})") from None
+
     def close(self) -> None:
         self._records.close()
         os.close(self._lock)

@@ -28,6 +28,10 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NAMES = tuple(_NON_FINITE)
 
 
+# May be left out, and is never null.
+_NO_SEED: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class _StoredRecord:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, allow_inf_nan=True)
@@ -44,6 +48,7 @@ class _StoredRecord:
     accuracy: Accuracy | None = None
     measurement: Measurement | None = None
     kernel: dict[str, Any] | None = None
+    seed: Count = _NO_SEED
 
     def made(self, unknown: set[str]) -> Record:
         return Record(
@@ -57,6 +62,7 @@ class _StoredRecord:
             accuracy=self.accuracy,
             measurement=self.measurement,
             kernel=None if self.kernel is None else _kernel(self.kernel),
+            seed=self.seed,
         )
 
 

@@ -7,6 +7,7 @@ context costs the one record that was being made; the rest of the job goes on in
 from __future__ import annotations
 
 import re
+import secrets
 import tempfile
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from attnbench.records.sentinels import END, PERIOD_S, PERIODIC, START, suspicio
 from attnbench.run.emulated import in_order, joining
 from attnbench.run.interpreted import CaseCost, smallest_first
 from attnbench.run.process import RunError
-from attnbench.run.supervisor import Supervisor
+from attnbench.run.supervisor import SEEDS, Supervisor
 from attnbench.suite.suite import Job, Suite
 
 STATUS_MEANS = {
@@ -72,6 +73,7 @@ class Request:
     out: the run directory, new, or with `resume` the one to continue. add_plugins: plugins join the suite's own list
     (not where a run is continued: its stored list is complete). budget_s: begin no case after so long. show_output:
     tell `progress` what kernels print. interpret: the mode of interpreters ("auto", "hlo", "tpu"), "" for none.
+    seed: the run's, of what kernels must not know beforehand; None: drawn, and in the environment once the run is over.
     """
 
     suite: Suite
@@ -84,6 +86,7 @@ class Request:
     budget_s: float | None = None
     show_output: bool = False
     interpret: str = ""
+    seed: int | None = None
 
 
 @dataclass
@@ -126,7 +129,8 @@ def run_suite(request: Request) -> Outcome:
     if not request.resume:
         store.refuse_occupied(request.out)  # before seconds go into a worker
     output = request.progress.output if request.show_output else None
-    supervisor = Supervisor(request.device, request.plugins, output, request.interpret)
+    seed = secrets.randbelow(SEEDS) if request.seed is None else request.seed
+    supervisor = Supervisor(request.device, request.plugins, output, request.interpret, seed)
     outcome = Outcome(request.out)
     try:
         ready = supervisor.start()
@@ -146,6 +150,8 @@ def run_suite(request: Request) -> Outcome:
         sentinels = Sentinels(supervisor.take_sentinel, writer.append_sentinel, outcome.spent_s)
         _run_jobs(request, jobs, backends, supervisor, writer, outcome, started, sentinels)
         sentinels.close()
+        if not request.resume:  # other seeds went before
+            writer.tell(seed=seed)
     except KeyboardInterrupt:
         outcome.interrupted = True
     except (store.StoreError, RunError) as error:

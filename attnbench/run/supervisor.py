@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ BETWEEN = "between"  # a record and the next phase, of whichever backend
 # What the wall time of a job is told as that a worker did not live to the end of: it took its phases' times with it.
 LOST = "crashes and time-outs"
 
+# Seeds are below this: whole numbers that every reader of JSON takes.
+SEEDS = 2**53
+
 Output = Callable[[str, str], None]  # of a backend, what it printed
 
 
@@ -51,9 +55,13 @@ def end_worker(worker: WorkerProcess | None) -> None:
 class Supervisor:
     """At most one worker at a time, started when needed and replaced when it is lost."""
 
-    def __init__(self, device: str, plugins: Sequence[str], output: Output | None = None, interpret: str = ""):
+    def __init__(
+        self, device: str, plugins: Sequence[str], output: Output | None = None, interpret: str = "",
+        seed: int | None = None,
+    ):  # fmt: skip
         """output: told what a worker prints, and by which backend ("": while it starts). interpret: the mode of
-        interpreters, "" for none."""
+        interpreters, "" for none. seed: the run's, from which each case's follows; None: workers draw their own."""
+        self._seed = seed
         self._device, self._plugins, self._output, self._interpret = device, plugins, output, interpret
         self._worker: WorkerProcess | None = None
         self._used = False
@@ -132,7 +140,7 @@ class Supervisor:
             alone = next((name for name in left if name in suspects), None)
             keep_noted = _noted(keep, (note, suspects[alone] if alone else ""))
             asked_of = left if alone is None else [alone]
-            listener = Listener(job, asked_of, keep_noted, watch, spent_s, output=self._output)
+            listener = Listener(job, asked_of, keep_noted, watch, spent_s, output=self._output, seed=self._seed)
             self._used, asked = True, time.monotonic()
             worker.submit(listener.run_case(process, bits))
             try:
@@ -181,6 +189,7 @@ class Listener:
     stacks: str = ""  # what the worker was doing when it was silent for too long
     output: Output | None = None  # see Supervisor
     answer: Event | None = None  # the last event that is about neither phases nor records
+    seed: int | None = None  # of the run
 
     def __post_init__(self) -> None:
         self.backend = self.left[0]
@@ -190,8 +199,16 @@ class Listener:
         job = self.job
         return RunCase(
             case=job.case, backends=tuple(self.left), time=job.time, timing=job.timing, checks=job.checks,
-            process=process, bits=bits, emulation=job.emulation,
+            process=process, bits=bits, emulation=job.emulation, seed=self.case_seed,
         )  # fmt: skip
+
+    @property
+    def case_seed(self) -> int | None:
+        """Of the job's case: it says nothing of the run's seed, and so nothing of other cases'."""
+        if self.seed is None:
+            return None
+        digest = hashlib.blake2b(f"{self.seed}.{self.job.case.key}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) % SEEDS
 
     def listen(self, worker: WorkerProcess) -> None:
         """Until the job is done. Raises WorkerDied, or WorkerSilent when the time-out of the phase has passed."""
@@ -257,7 +274,7 @@ class Listener:
     def _keep(self, record: Record) -> None:
         self.left.remove(record.backend)
         self.phase = BETWEEN
-        self.keep(record)
+        self.keep(record if record.status == "unsupported" else replace(record, seed=self.case_seed))
 
     def fail(self, kind: str, reason: str) -> None:
         """The record of the backend that was at work when the worker was lost; none if its record was already in."""

@@ -186,7 +186,7 @@ class Worker:
         Those that are never timed come last: they take no part in the timing, and what they compile first may take
         minutes.
         """
-        problem = self._problem(job, job.bits)
+        problem = self._problem(job, job.bits, job.seed)
         untimed = [name for name in job.backends if never_timed(self._backends[name])]
         self._run_some(job, problem, [name for name in job.backends if name not in untimed])
         self._build_ahead([name for name in untimed if self._backends[name].emulated])
@@ -260,7 +260,7 @@ class Worker:
         held, self._held = self._held, None
         self._report(held.release(job.together, job.order_seed, job.timed))
 
-    def _problem(self, job: RunCase | HoldBackend, bits: str | None = None) -> Problem:
+    def _problem(self, job: RunCase | HoldBackend, bits: str | None = None, seed: int | None = None) -> Problem:
         from attnbench.worker.ceilings import Ceilings
         from attnbench.worker.problem import Problem
 
@@ -274,6 +274,7 @@ class Worker:
             phases=self._phases,
             bits=bits,
             watch=self._watch,
+            seed=seed,
             ceilings=self._ceilings,
         )
 

@@ -202,7 +202,7 @@ def test_the_likely_cause_is_read_from_the_reason(reason, cause):
 def later(line, **changes):
     """A stored line as a later version may write it: further keys at every level."""
     row = json.loads(line)
-    row |= {"device": "nvidia-h200", "seed": 7}
+    row |= {"device": "nvidia-h200", "rack": 7}
     row["measurement"] |= {"phases": {"local": 1.0}}
     row["measurement"]["blocks"][0] |= {"rank": 3}
     row["measurement"]["blocks"][0]["conditions"] = {"telemetry_samples": 2, "fan_rpm": 900}
@@ -212,7 +212,7 @@ def later(line, **changes):
 
 
 LATER_KEYS = {
-    "device", "seed", "measurement.phases", "measurement.blocks.rank", "measurement.blocks.conditions.fan_rpm",
+    "device", "rack", "measurement.phases", "measurement.blocks.rank", "measurement.blocks.conditions.fan_rpm",
     "accuracy.oracle", "accuracy.checks.tensor",
 }  # fmt: skip
 

@@ -322,9 +322,9 @@ def rewritten(run_directory, change):
 
 
 def test_what_a_later_version_wrote_is_read_and_told_once_a_run(written):
-    run = rewritten(written, lambda row: row | {"device": "other", "seed": 1})
+    run = rewritten(written, lambda row: row | {"device": "other", "rack": 1})
     assert run.records == (FIRST, SECOND) and run.problems == ()
-    assert run.later.endswith("what this one does not know is left out: device, seed")
+    assert run.later.endswith("what this one does not know is left out: device, rack")
     with pytest.warns(UserWarning, match="written by a later version of attnbench") as told:
         attnbench.load(written)
     assert len(told) == 1

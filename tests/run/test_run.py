@@ -333,3 +333,20 @@ def test_one_backend_that_can_run_makes_it_a_run():
     ready = Ready(facts={}, backends={"a": "no GPU", "b": None, "c": "no GPU"})
     assert none_can_run(ready, ("a", "b")) == ({}, ()) and none_can_run(ready, ()) == ({}, ())
     assert none_can_run(ready, ("a", "c")) == ({"a": "no GPU", "c": "no GPU"}, ("b",))
+
+
+def test_the_same_seed_gives_the_same_seeds_verdicts_and_figures(module_command):
+    suite = module_command.suite("batch: 1, num_heads: 2, seqlen: [33, 40], head_dim: 32", name="seeds")
+    runs = []
+    for name, options in (("one", ["--seed", "5"]), ("again", ["--seed", "5"]), ("drawn", [])):
+        out = module_command.folder / f"seeds-{name}"
+        done = module_command("run", suite, "--backend", "naive", "--out", out, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        runs.append(read(out))
+    one, again, drawn = runs
+    assert one.environment["seed"] == again.environment["seed"] == 5 != drawn.environment["seed"]
+    seeds = [[record.seed for record in run.records] for run in runs]
+    assert seeds[0] == seeds[1] != seeds[2] and len(set(seeds[0])) == 2 and None not in seeds[2]
+    assert [record.accuracy for record in one.records] == [record.accuracy for record in again.records]
+    for value in ("-1", "x", str(2**53)):
+        assert module_command("run", suite, "--seed", value).returncode == 2

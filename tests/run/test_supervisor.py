@@ -349,6 +349,16 @@ def test_the_worker_gets_the_job():
     assert (sent.timing, sent.checks, sent.process, sent.bits) == (JOB.timing, JOB.checks, 2, "/x")
 
 
+def test_a_case_has_a_seed_that_follows_from_the_runs_and_tells_nothing_of_it():
+    def seed(run_seed, job=JOB):
+        return Listener(job, ["a"], print, print, Counter(), seed=run_seed).run_case().seed
+
+    assert seed(None) is None
+    other = dataclasses.replace(JOB, case=dataclasses.replace(JOB.case, seed=JOB.case.seed + 1))
+    assert seed(7) == seed(7) and len({seed(7), seed(8), seed(7, other), 7}) == 4
+    assert all(0 <= seed(number) < supervisor_module.SEEDS for number in range(200))
+
+
 @pytest.mark.parametrize("error", [WorkerRefused("no such plugin"), WorkerDied("gone", output="Traceback\nlast line")])
 def test_a_worker_that_cannot_start_ends_the_run_in_one_line(monkeypatch, error):
     def start(self):
