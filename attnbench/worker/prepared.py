@@ -94,7 +94,7 @@ class Prepared:
         check_contract(self.problem.case, self._inputs, outputs)
         passed, plain = self.checked.outputs, self._signed[self.turns.last].plain(outputs)
         if not same_numbers(passed, plain):
-            accuracy = judge(self.problem.spot, self.checked.backend, plain, self.problem.checks.factors)
+            accuracy = self.problem.judged_at_few_rows(self.problem.spot, self.checked.backend, plain)
             if not accuracy.passed:
                 self._signed[self.turns.last].restore()
                 self._refuse_written(self._signed[self.turns.last].inputs)
@@ -183,7 +183,7 @@ class Prepared:
             outputs, _ = guarded_call(problem.case, backend, inputs)
             if names := written(inputs, before):
                 raise ContractError(f"it wrote its inputs: {names} changed during a call after timing")
-        accuracy = judge(fresh, backend, outputs, factors)
+        accuracy = problem.judged_at_few_rows(fresh, backend, outputs)
         if accuracy.passed:
             return None, ""
         return accuracy, "" if first_difference(kept, outputs) else KEPT_ANSWER

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Base, Outputs
 from attnbench.case import Case
 from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
+from attnbench.correctness.judge import judge
 from attnbench.correctness.probes import RECHECK_SET
 from attnbench.correctness.rounding import make_budgets
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import PrepTiming
+from attnbench.records.record import RELATIVE_RMSE, Accuracy
 from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.inputs import checksums, input_bytes, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
@@ -135,6 +137,23 @@ class Problem:
             with self.phases("oracle"):
                 self._spot = make_reference(self.case, self.reference.inputs, "spot", seed=self.seed)
         return self._spot
+
+    def judged_at_few_rows(self, few: Reference, backend: Base, outputs: Outputs) -> Accuracy:
+        """The outputs at the rows of a spot check; where these fail, at all that the case is judged by.
+
+        Few rows of heavy-tailed inputs may be right and further off than the eager reference is by luck (e5m2, channel
+        outliers: RMSE 0.0096 at 16 rows, limit 0.0091; at all rows 0.0125, limit 0.0155). What only a spot check has
+        looked at stays wrong, but for the RMSE, which is no single row's.
+        """
+        factors = self.checks.factors
+        accuracy = judge(few, backend, outputs, factors)
+        if accuracy.passed:
+            return accuracy
+        with self.phases("oracle"):
+            whole = make_reference(self.case, few.inputs, self.checks.oracle)
+        again = judge(whole, backend, outputs, factors)
+        only_on_average = all(check.rule == RELATIVE_RMSE for check in accuracy.failures)
+        return again if whole.rows.coverage == "full" or only_on_average else accuracy
 
     def sign_seed(self, backend: str) -> int:
         """Of the signs of a backend's input sets."""

@@ -253,9 +253,8 @@ def check_outputs(
 def _repeated(problem: Problem, backend: Base, outputs: Outputs, accuracy: Accuracy) -> Accuracy:
     """With the check of further calls. Where more than usual are asked for, how many there was time for is a value."""
     asked = problem.checks.repeats
-    check, made = repeat_check(
-        problem.case, backend, problem.reference.inputs, outputs, asked, problem.phases.again
-    )  # fmt: skip
+    inputs = problem.reference.inputs
+    check, made = repeat_check(problem.case, backend, inputs, outputs, asked, problem.phases.again)
     values = {**accuracy.values, "repeats": float(made)} if asked > Checks().repeats else accuracy.values
     return replace(accuracy, checks=(*accuracy.checks, check), values=values)
 
@@ -300,7 +299,8 @@ def on_fresh_inputs(problem: Problem, context: LiveProbeContext, backend: Base) 
     fresh = problem.fresh
     with in_place_of(problem.reference.inputs, fresh.inputs) as inputs:
         outputs = context.called(problem.case, inputs, backend)
-    return Rejudged(outputs, context.judged(fresh, backend, outputs))
+    accuracy = problem.judged_at_few_rows(fresh, backend, outputs)
+    return Rejudged(outputs, accuracy if accuracy.passed else context.judged(fresh, backend, outputs))
 
 
 # What probes work with: further problems at the shape of a trial's case, posed once and shared by its backends.

@@ -17,7 +17,19 @@ SHAPES = (
     {"seqlen": 1}, {"seqlen_q": 3, "seqlen_k": 5, "causal": True}, {"seqlen_q": 1, "seqlen_k": 700},
     {"seqlen_q": 70, "seqlen_k": 130, "causal": True}, {"seqlen": 64, "head_dim": 256},
 )  # fmt: skip
-INPUTS = ("normal", "large_logits", "same_sign_v", "v_ones", "equal_logits", "needle", "sink", "steps")
+INPUTS = (
+    "normal",
+    "large_logits",
+    "same_sign_v",
+    "v_ones",
+    "equal_logits",
+    "needle",
+    "sink",
+    "steps",
+    "nan_q",
+    "nan_k",
+    "nan_v",
+)
 
 
 class Declares(Base):
