@@ -1,8 +1,8 @@
 """What the device can do at most: a rate beyond it was not measured, whatever the clock said.
 
-On a CPU the limit is GEMM_MARGIN times the best GEMM that torch did in this process, in fp32 and in the case's dtype; on a
-GPU the tensor cores' dense peak at the highest clock that the card has. Bytes are held against what a plain read of
-memory reached. A limit that a rate exceeds is measured again first: a shared machine may have been slow at first.
+On a CPU the limit is GEMM_MARGIN times the best GEMM that torch did in this process, in fp32 and in the case's dtype;
+on a GPU the tensor cores' dense peak at the highest clock that the card has. Bytes are held against what a plain read
+of memory reached. A limit that a rate exceeds is measured again first: a shared machine may have been slow at first.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import time
@@ -88,14 +87,8 @@ def time_alone(problem: Problem, checked: Checked) -> Record:
     def measured() -> Record:
         prepared = Prepared(problem, checked, [checked.backend])
         with problem.phases("time"):
-            measurement = measure(
-                prepared.turns,
-                problem.timing,
-                prepared.timer,
-                flush=prepared.flush(),
-                watch=problem.watch,
-                after=prepared.judge_last,
-            )
+            what = prepared.turns, problem.timing, prepared.timer
+            measurement = measure(*what, flush=prepared.flush(), watch=problem.watch, after=prepared.judge_last)
         return prepared.record(measurement)
 
     return guarded(problem, checked.record, measured, DURING)
@@ -269,8 +262,8 @@ def _beside_failure(
         if repeatable(backend) and repeat_check(problem.case, backend, problem.reference.inputs, outputs, 1)[0].value:
             cause = NOT_REPEATED
         further = _while_time_lasts(problem, context, backend)
-    except Exception:  # what is wrong is known; that it also breaks elsewhere takes nothing from that
-        further = ()
+    except Exception as error:
+        further = (_raised("repeats", error),)
     checks = (*accuracy.checks, *(check for check in further if not check.passed))
     return replace(accuracy, checks=checks, error_map=diagnosis.error_map), cause
 
@@ -280,9 +273,16 @@ def _while_time_lasts(problem: Problem, context: LiveProbeContext, backend: Base
     for name in probe_names(problem.checks.probes):
         if time.monotonic() > end:
             break
-        with contextlib.suppress(Exception):  # the record is incorrect already, whatever a probe raises
+        try:
             found += run_probes((name,), context, backend)
+        except Exception as error:
+            found.append(_raised(name, error))
     return tuple(found)
+
+
+def _raised(name: str, error: Exception) -> Check:
+    """Of a record that is incorrect already: it stays that, and what also broke is told."""
+    return Check(f"{name}: raised", 1, 0, False, describe(error).splitlines()[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -389,3 +389,16 @@ def test_a_kernel_right_only_by_its_own_accumulator_is_stamped():
     (warning,) = record.warnings
     assert warning.startswith("E1 ") and warning.endswith("the limit with fp32 accumulation; it declares hopper")
     assert run_trial(problem(FP8), builtin()["fp8_emulated"], timed=False).warnings == ()
+
+
+def test_a_probe_that_raises_beside_a_failure_is_told():
+    def breaks(call, inputs):
+        outputs = call()
+        if bool(inputs.v.isnan().any()):
+            raise ValueError("NaN in v")
+        return dataclasses.replace(outputs, out=outputs.out * 1.5)
+
+    record = run_trial(problem(checks=Checks(probes=("nan_v",))), Backend(breaks), timed=False)
+    assert record.status == "incorrect"
+    (raised,) = (check for check in record.accuracy.checks if check.rule.startswith("nan_v: "))
+    assert raised.rule == "nan_v: raised" and not raised.passed and "NaN in v" in raised.where
