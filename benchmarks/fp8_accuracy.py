@@ -31,6 +31,7 @@ from attnbench.reference import oracle  # noqa: E402
 from attnbench.reference.fp8 import ACCUMULATORS  # noqa: E402
 from attnbench.reference.inputs import make_inputs  # noqa: E402
 from attnbench.reference.quantize import plain_inputs  # noqa: E402
+from attnbench.reference.rows import choose_rows  # noqa: E402
 
 SHORTEST, LONGEST, KERNEL_LONGEST = 1024, 131072, 8192
 ROWS = 8  # queries of the error against seqlen
@@ -73,7 +74,7 @@ def e1_ratios(kernel: EmulatedKernel) -> Sequence[tuple[object, ...]]:
             for scaling in ("head", "block"):
                 case = Case.make(batch=1, seqlen_q=130, seqlen_k=700, num_heads=2, num_heads_kv=1, head_dim=head_dim,
                                  dtype="e4m3", causal=True, scaling=scaling, inputs="outliers")  # fmt: skip
-                inputs, every = make_inputs(case), oracle.choose_rows(case, "full", "cpu")
+                inputs, every = make_inputs(case), choose_rows(case, "full", "cpu")
                 exact = oracle.oracle(case, inputs, every).out
                 eager = rmse(oracle.eager(case, inputs, every, facts.accumulator).out, exact)
                 e1 = rmse(kernel_out(kernel, schedule, case, inputs), exact)
@@ -123,7 +124,7 @@ def outlier_errors(kernel: EmulatedKernel, head_dim: int, seed: int) -> OutlierE
     case, inputs = some_queries(whole, make_inputs(whole), blocks)
     plain = replace(whole, scaling="tensor", hadamard=False, p_scale=1)
     tensor_case, tensor_inputs = some_queries(plain, make_inputs(plain), blocks)
-    every = oracle.choose_rows(case, "full", "cpu")
+    every = choose_rows(case, "full", "cpu")
     exact = oracle.oracle(case, inputs, every, originals=True).out
 
     def pipeline(case: Case, inputs: Inputs) -> float:
@@ -143,7 +144,7 @@ def outlier_errors(kernel: EmulatedKernel, head_dim: int, seed: int) -> OutlierE
 
 def _kernels_over_pipeline(kernel: EmulatedKernel, whole: Case, block: torch.Tensor) -> tuple[float, ...]:
     case, inputs = some_queries(whole, make_inputs(whole), block)
-    every = oracle.choose_rows(case, "full", "cpu")
+    every = choose_rows(case, "full", "cpu")
     exact = oracle.oracle(case, inputs, every, originals=True).out
     pipeline = rmse(oracle.eager(case, inputs, every, "fp32").out, exact)
     return tuple(rmse(kernel_out(kernel, schedule, case, inputs), exact) / pipeline for schedule in FP8_SCHEDULES)
@@ -169,7 +170,7 @@ def against_seqlen(kernel: EmulatedKernel, longest: int) -> Sequence[tuple[objec
     while seqlen <= longest:
         case = Case.make(batch=1, seqlen_q=ROWS, seqlen_k=seqlen, num_heads=1, head_dim=128, dtype="e4m3",
                          scaling="block", inputs="same_sign_v")  # fmt: skip
-        inputs, every = make_inputs(case), oracle.choose_rows(case, "full", "cpu")
+        inputs, every = make_inputs(case), choose_rows(case, "full", "cpu")
         exact = oracle.oracle(case, inputs, every).out
         pipeline = [rmse(oracle.eager(case, inputs, every, one).out, exact) for one in ACCUMULATORS]
         kernels: list[float | None] = [None] * len(FP8_SCHEDULES)

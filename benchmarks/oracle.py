@@ -5,7 +5,8 @@ import time
 
 from attnbench.case import Case
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.oracle import oracle
+from attnbench.reference.rows import choose_rows
 
 CASE = Case.make(batch=1, seqlen=4096, num_heads=8, head_dim=128)
 TIMES = 3

@@ -17,7 +17,8 @@ class Fp8Emulated(Base):
         return beyond(case, FP8_DTYPES, takes=("mask_alignment",))
 
     def prepare(self, case: Case, inputs: Inputs) -> Call:
-        from attnbench.reference.oracle import choose_rows, eager
+        from attnbench.reference.oracle import eager
+        from attnbench.reference.rows import choose_rows
 
         rows = choose_rows(case, "full", inputs.q.device)
 

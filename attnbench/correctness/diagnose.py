@@ -23,8 +23,8 @@ from attnbench.correctness.noise import (
     small_everywhere,
 )
 from attnbench.correctness.special_rows import low_scores, places, rows_without_keys, special_rows
-from attnbench.reference.oracle import Rows
 from attnbench.reference.quantize import plain_inputs
+from attnbench.reference.rows import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor

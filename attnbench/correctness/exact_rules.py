@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attnbench.records.record import Check
 from attnbench.reference.distributions import NEEDLE_KEYS
 from attnbench.reference.fp8 import FORMATS
-from attnbench.reference.oracle import Rows, row_place, visible_keys
+from attnbench.reference.rows import Rows, row_place, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from attnbench.backend import Inputs
     from attnbench.case import Case
-    from attnbench.reference.oracle import Rows
+    from attnbench.reference.rows import Rows
 
 
 # 64 rows of 128 numbers give an RMSE within about 2 %; at seqlen 131072 each accumulator then takes about a minute.

@@ -23,8 +23,8 @@ from attnbench.correctness.mistakes.masks import masks
 from attnbench.correctness.mistakes.numbers import descales, dimensions, precision
 from attnbench.correctness.mistakes.scales import scale_that_fits, scales
 from attnbench.correctness.mistakes.sums import narrow, sweeps
-from attnbench.reference.oracle import Attention, Rows
 from attnbench.reference.quantize import plain_inputs
+from attnbench.reference.rows import Attention, Rows
 from attnbench.reference.single import UNIT, sum_units
 
 if TYPE_CHECKING:

@@ -31,17 +31,9 @@ from attnbench.records.record import (
     Check,
 )
 from attnbench.reference.fp8 import FORMATS
-from attnbench.reference.oracle import (
-    Reference,
-    Rows,
-    oracle,
-    rounds_scores,
-    row_place,
-    sums_in_fp32,
-    takes_int8_scores,
-    visible_keys,
-)
+from attnbench.reference.oracle import Reference, oracle, rounds_scores, sums_in_fp32, takes_int8_scores
 from attnbench.reference.quantize import plain_inputs
+from attnbench.reference.rows import Rows, row_place, visible_keys
 from attnbench.reference.single import noise_of
 from attnbench.settings import Factors
 

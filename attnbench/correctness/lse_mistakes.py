@@ -67,7 +67,7 @@ def _where(ref: Reference, bad: Tensor) -> str:
     """By what the places have in common: heads of a group, whole heads, or the first place."""
     import torch
 
-    from attnbench.reference.oracle import row_place
+    from attnbench.reference.rows import row_place
 
     case = ref.case
     group = case.num_heads // case.num_heads_kv

@@ -15,7 +15,7 @@ from attnbench.case import Case
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnbench.reference.oracle import Attention
+    from attnbench.reference.rows import Attention
 
 
 def first_keys(case: Case) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Inputs
 from attnbench.case import Case
 from attnbench.records.record import Check
-from attnbench.reference.oracle import Rows, row_place, visible_keys
+from attnbench.reference.rows import Rows, row_place, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from attnbench.reference.oracle import score_scatter, visible_keys
+from attnbench.reference.oracle import score_scatter
 from attnbench.reference.quantize import plain_inputs
+from attnbench.reference.rows import visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnbench.reference.oracle import Attention, Reference
+    from attnbench.reference.oracle import Reference
+    from attnbench.reference.rows import Attention
 
 
 # An error that grows with the number of keys as a power of at least this is an accumulator's.

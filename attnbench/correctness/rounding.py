@@ -17,15 +17,8 @@ from attnbench.backend import Base, Inputs
 from attnbench.case import Case
 from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.int8 import score_noise
-from attnbench.reference.oracle import (
-    TF32,
-    Reference,
-    Rows,
-    rounding_scatter,
-    rounds_scores,
-    sums_in_fp32,
-    takes_int8_scores,
-)
+from attnbench.reference.oracle import TF32, Reference, rounding_scatter, rounds_scores, sums_in_fp32, takes_int8_scores
+from attnbench.reference.rows import Rows
 from attnbench.reference.single import UNIT, noise_of, sum_units
 
 if TYPE_CHECKING:

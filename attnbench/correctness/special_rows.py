@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from attnbench.case import Case
 from attnbench.correctness.mistakes.guess import KEY_TILES, alternatives
 from attnbench.correctness.nan_rules import nan_given
-from attnbench.reference.oracle import Reference, Rows, parts, row_place, visible_keys
+from attnbench.reference.oracle import Reference
 from attnbench.reference.quantize import plain_inputs
+from attnbench.reference.rows import Rows, parts, row_place, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor

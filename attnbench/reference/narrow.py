@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.reference.oracle import Attention, Part, Rows, empty_attention, parts
+from attnbench.reference.rows import Attention, Part, Rows, empty_attention, parts
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.reference.oracle import Attention, Reference, Rows, empty_attention, parts
+from attnbench.reference.oracle import Reference
+from attnbench.reference.rows import Attention, Rows, empty_attention, parts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -26,6 +27,8 @@ BUILD = ROOT / "build" / "published"
 SUITE = HERE / "suite.yaml"
 # A suite of one adapter takes a minute; one that takes ten times as long hangs.
 LONGEST_S = 600.0
+# Adapters that run at once may need the same package.
+INSTALLING = threading.Lock()
 
 
 def installed(requirement: str) -> Path | None:
@@ -56,7 +59,8 @@ def judge(adapter: Adapter) -> float:
     shutil.rmtree(run, ignore_errors=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        folders = [folder for requirement in adapter.requirements if (folder := installed(requirement)) is not None]
+        with INSTALLING:
+            folders = [folder for each in adapter.requirements if (folder := installed(each)) is not None]
     except subprocess.CalledProcessError as error:
         log.write_text(f"pip installs no {error.cmd[-1]}\n")
         return time.monotonic() - started

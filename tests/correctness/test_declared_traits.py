@@ -11,7 +11,8 @@ import torch
 from attnbench.backend import Base, Outputs
 from attnbench.case import Case
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, eager
+from attnbench.reference.oracle import eager
+from attnbench.reference.rows import choose_rows
 from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.settings import Checks, Timing
 from attnbench.worker.phases import Phases

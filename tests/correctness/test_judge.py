@@ -10,8 +10,9 @@ from attnbench.backend import Base, Outputs
 from attnbench.case import Case
 from attnbench.correctness.judge import judge, relative_errors
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, eager, make_reference, visible_keys
+from attnbench.reference.oracle import eager, make_reference
 from attnbench.reference.quantize import dequantize
+from attnbench.reference.rows import choose_rows, visible_keys
 from attnbench.settings import Factors
 
 TILE = 32

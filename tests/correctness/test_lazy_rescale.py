@@ -5,7 +5,8 @@ import pytest
 from attnbench.case import Case
 from attnbench.correctness.judge import judge
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, make_reference, rounding_scatter
+from attnbench.reference.oracle import make_reference, rounding_scatter
+from attnbench.reference.rows import choose_rows
 from attnbench.selftest.forward import Choices, TiledForward
 
 

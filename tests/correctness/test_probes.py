@@ -14,7 +14,8 @@ from attnbench.correctness.probes import PROBES, kept
 from attnbench.records.record import Check
 from attnbench.reference.distributions import NEEDLE_KEYS, PROBE_INPUTS
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, make_reference, oracle
+from attnbench.reference.oracle import make_reference, oracle
+from attnbench.reference.rows import choose_rows
 from attnbench.selftest import runner
 from attnbench.selftest.bugs.masks import ThirdElementReadsSecond
 from attnbench.selftest.bugs.outputs import DecodingGroupReversed, LseOfFewKeysInLog2

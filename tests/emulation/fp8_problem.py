@@ -27,6 +27,7 @@ from attnbench.hopper.forward import Fp8Operands, fp8_args
 from attnbench.hopper.library import ForwardArgs, Variant, transpose_values
 from attnbench.reference import oracle
 from attnbench.reference.quantize import dequantize, quantize_tensor
+from attnbench.reference.rows import choose_rows
 
 BLOCK_SIZE = 128
 # How much louder one block of tokens is than another: neighbours differ, so that a wrong block's descale shows.
@@ -130,6 +131,6 @@ def _placed(tensor: Tensor, layout: str) -> Tensor:
 
 def _pipeline_errors(case: Case, inputs: Inputs, out: Tensor, lse: Tensor, accumulator: str) -> PipelineErrors:
     floor = 2.0**-8 * float(out.square().mean().sqrt())
-    made = oracle.eager(case, inputs, oracle.choose_rows(case, "full", "cpu"), accumulator)
+    made = oracle.eager(case, inputs, choose_rows(case, "full", "cpu"), accumulator)
     error = made.out.transpose(1, 2) - out
     return PipelineErrors(max(float(error.square().mean().sqrt()), floor), largest_lse_error(made.lse, lse))

@@ -19,6 +19,7 @@ EDGES = (
     {"group": "blocks_e4m3", "seqlen_q": 300, "head_dim": [64, 128]},
     {"group": "gqa", "num_heads_kv": 3},
     {"group": "decode", "num_heads_kv": 3, "seqlen_k": 129},
+    {"group": "decode_probes", "seqlen_k": 1023},
     {"group": "p_scale"},
     {"group": "sink_tail"},
     {"group": "extreme_inputs", "causal": True, "seqlen_k": 1025, "inputs": ["rising", "sink"]},

@@ -13,6 +13,7 @@ from attnbench.hopper.emulation import MUTATIONS, EmulationConfig, Emulator, emu
 from attnbench.records.record import Record
 from attnbench.records.stored_record import stored_record
 from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
 from attnbench.run.runner import Outcome
 from attnbench.settings import Checks, Emulation, Timing
 from attnbench.worker.phases import Phases
@@ -50,6 +51,18 @@ def test_every_probe_is_posed_to_the_8_bit_kernels_too():
     """One of them sets descales to 0, which the quantize kernel's own are not."""
     record, _ = tried(E4M3, builtin()["hopper_fp8_emulated"], checks=Checks(repeats=0, probes=("descale_zero",)))
     assert record.status == "ok", record.reason
+
+
+def test_the_reference_of_one_level_loses_what_the_kernel_loses():
+    """A long sum of one sign: every term is cut off by the sum's exponent. v = 1 is stored as 448, three digits of its
+    own, and the reference that multiplied by 1 lost a third of what the kernel does, and called that wrong."""
+    case = Case.make(batch=3, seqlen_q=1, seqlen_k=1023, num_heads=8, num_heads_kv=2, head_dim=64, dtype="e4m3",
+                     causal=True, inputs="v_ones")  # fmt: skip
+    inputs = make_inputs(case)
+    kernel = 1 - float(builtin()["hopper_fp8_emulated"].prepare(case, inputs)().out.double().mean())
+    reference = 1 - float(make_reference(case, inputs).eager("hopper").out.mean())
+    assert 0.015 < kernel < 0.021
+    assert reference == pytest.approx(kernel, rel=0.05)
 
 
 def test_a_quantize_kernel_with_other_bits_is_an_error(monkeypatch):

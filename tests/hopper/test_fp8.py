@@ -18,7 +18,8 @@ from attnbench.hopper.operators import hopper_fp8_forward, register_emulation
 from attnbench.hopper.schedules import FP8_SCHEDULES, BuiltKernel
 from attnbench.hopper.toolchain import KERNELS
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.oracle import oracle
+from attnbench.reference.rows import choose_rows
 
 
 def case(**values) -> Case:

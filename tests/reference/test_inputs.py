@@ -6,7 +6,8 @@ import torch
 from attnbench.case import DTYPES, Case
 from attnbench.reference.distributions import DISTRIBUTIONS, LARGE_LOGIT
 from attnbench.reference.inputs import copy_inputs, input_bytes, make_inputs
-from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.oracle import oracle
+from attnbench.reference.rows import choose_rows
 
 # What is random in every tensor; tests/correctness looks at the others.
 RANDOM = [name for name in DISTRIBUTIONS if name not in ("v_ones", "equal_logits", "nan_v", "nan_q", "nan_k")]

@@ -6,7 +6,8 @@ import torch
 from attnbench.case import Case
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.narrow import narrow_sums
-from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.oracle import oracle
+from attnbench.reference.rows import choose_rows
 from attnbench.selftest.bugs.softmax import OutputIsAccumulator, SumsIn16Bit
 from attnbench.selftest.forward import Choices
 

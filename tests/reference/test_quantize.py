@@ -9,7 +9,7 @@ import torch
 from attnbench.case import SCALINGS, Case
 from attnbench.reference.fp8 import ACCUMULATORS, FORMATS, FRACTION_BITS, WGMMA_K, matmul_into, to_fp8
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.oracle import emulated, oracle
 from attnbench.reference.quantize import (
     dequantize,
     overflowed,
@@ -19,6 +19,7 @@ from attnbench.reference.quantize import (
     signs,
     walsh_hadamard,
 )
+from attnbench.reference.rows import choose_rows
 
 BATCH, SEQLEN, HEADS, DIM = 2, 300, 3, 32
 
@@ -277,6 +278,17 @@ def test_hoppers_accumulator_loses_what_two_level_keeps():
         errors[kind] = abs(float(total) - exact) / exact
     assert errors["fp32"] < 1e-5 and errors["two_level"] < 3e-3
     assert errors["hopper"] > 5 * errors["two_level"]
+
+
+@pytest.mark.parametrize("hadamard", [False, True])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_descales_after_the_products_give_what_dequantized_factors_give(scaling, hadamard):
+    problem = make(seqlen=300, num_heads=4, num_heads_kv=2, scaling=scaling, hadamard=hadamard, inputs="outliers")
+    inputs = make_inputs(problem)
+    rows = choose_rows(problem, "full", "cpu")
+    stored, plain = emulated(problem, inputs, rows, "fp32", False), oracle(problem, inputs, rows)
+    assert float((stored.out - plain.out).abs().max()) < 1e-5 * float(plain.out.abs().max())
+    assert float((stored.lse - plain.lse).abs().max()) < 1e-5 * float(plain.lse.abs().max())
 
 
 def test_truncation_is_towards_zero_at_thirteen_fraction_bits():

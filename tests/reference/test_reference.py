@@ -10,18 +10,11 @@ import torch
 from attnbench.backend import Inputs
 from attnbench.backends import builtin
 from attnbench.case import Case
-from attnbench.reference import oracle as reference
+from attnbench.reference import rows as rows_module
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import (
-    FULL_SEQLEN,
-    SAMPLE_RANDOM_ROWS,
-    SAMPLE_TILE,
-    choose_rows,
-    eager,
-    oracle,
-    visible_keys,
-)
+from attnbench.reference.oracle import eager, oracle
 from attnbench.reference.quantize import dequantize, quantize
+from attnbench.reference.rows import FULL_SEQLEN, SAMPLE_RANDOM_ROWS, SAMPLE_TILE, choose_rows, visible_keys
 
 
 def make(**fields):
@@ -107,11 +100,11 @@ def test_chunks_change_nothing(dtype, causal, monkeypatch):
     inputs = make_inputs(case)
     rows = choose_rows(case, "full", "cpu")
     whole = oracle(case, inputs, rows), eager(case, inputs, rows)
-    assert len(list(reference.parts(case, rows))) == 1
+    assert len(list(rows_module.parts(case, rows))) == 1
     for chunk_bytes in (1, 8 * 70 * 2 * 13):
-        monkeypatch.setattr(reference, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(rows_module, "CHUNK_BYTES", chunk_bytes)
         chunked = oracle(case, inputs, rows), eager(case, inputs, rows)
-        assert len(list(reference.parts(case, rows))) > 20
+        assert len(list(rows_module.parts(case, rows))) > 20
         torch.testing.assert_close(chunked[0].out, whole[0].out, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(chunked[0].lse, whole[0].lse, rtol=1e-12, atol=1e-12)
         # The eager one rounds: matrix products of other shapes may sum in another order.
@@ -188,7 +181,7 @@ def peak_bytes(function, seqlen, num_heads=2):
 def test_extra_memory_does_not_grow_with_seqlen_squared(function, monkeypatch):
     scores_bytes = 2 * 512**2 * (8 if function is oracle else 4)
     assert peak_bytes(function, 512) > scores_bytes  # all rows in one chunk, and the meter sees it
-    monkeypatch.setattr(reference, "CHUNK_BYTES", 2**16)
+    monkeypatch.setattr(rows_module, "CHUNK_BYTES", 2**16)
     peaks = [peak_bytes(function, seqlen) for seqlen in (128, 256, 512)]
     assert peaks[2] < scores_bytes / 4, peaks
     assert peaks[2] - peaks[1] < 2.5 * (peaks[1] - peaks[0]) + 2**16, peaks  # linear: q, k, v and the results

@@ -15,7 +15,8 @@ from attnbench.cli.verbs import main
 from attnbench.correctness.broadcast import expanded
 from attnbench.correctness.relations import in_layouts
 from attnbench.reference.inputs import make_inputs
-from attnbench.reference.oracle import choose_rows, oracle
+from attnbench.reference.oracle import oracle
+from attnbench.reference.rows import choose_rows
 from attnbench.selftest import runner
 from attnbench.selftest.bugs import BUGS
 from attnbench.selftest.bugs.masks import MaskSeesOneMore

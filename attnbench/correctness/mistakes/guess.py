@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Inputs
 from attnbench.case import Case
-from attnbench.reference.oracle import Attention, Rows, eager, oracle
+from attnbench.reference.oracle import eager, oracle
+from attnbench.reference.rows import Attention, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor

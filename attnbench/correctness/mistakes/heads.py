@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.correctness.mistakes.guess import Guess, Tried, alternatives, solving
 from attnbench.correctness.mistakes.keys import from_rows
-from attnbench.reference.oracle import visible_keys
+from attnbench.reference.rows import visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor

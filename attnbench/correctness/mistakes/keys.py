@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.correctness.mistakes.guess import KEY_TILES, Guess, Tried, seeing, solving, tiles_by
 from attnbench.reference.int8 import int8_scores
-from attnbench.reference.oracle import visible_keys
+from attnbench.reference.rows import visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor

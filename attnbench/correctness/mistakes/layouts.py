@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Inputs
 from attnbench.case import Case
 from attnbench.correctness.mistakes.guess import Guess, Tried, solving
-from attnbench.reference.oracle import Attention, Rows, choose_rows, oracle
+from attnbench.reference.oracle import oracle
+from attnbench.reference.rows import Attention, Rows, choose_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,8 @@ from attnbench.case import Case
 from attnbench.correctness.mistakes.guess import Guess, Tried, solving
 from attnbench.correctness.narrowed import narrowed
 from attnbench.reference.int8 import int8_scores
-from attnbench.reference.oracle import Attention, Rows, eager, empty_attention, oracle, parts
+from attnbench.reference.oracle import eager, oracle
+from attnbench.reference.rows import Attention, Rows, empty_attention, parts
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnbench.backend import Inputs
 from attnbench.correctness.mistakes.guess import KEY_TILES, Guess, Tried, solving, tiles_by
 from attnbench.reference.narrow import narrow_sums
-from attnbench.reference.oracle import Attention, Part, empty_attention, parts
+from attnbench.reference.rows import Attention, Part, empty_attention, parts
 
 if TYPE_CHECKING:
     from torch import Tensor
