@@ -137,7 +137,7 @@ behaviour: $(VENV)/.installed ## rewrite docs/behaviour.md: what backends do whe
 claims: $(VENV)/.installed ## rewrite docs/claims.md from the committed runs
 	@$(BIN)/attnbench claims $$(git ls-files 'results/*/records.jsonl' | xargs -n 1 dirname) -o docs/claims.md
 
-# Packages come from the index into build/published/, without their dependencies.
+# Packages come from the index into build/published/
 .PHONY: published
 published: $(VENV)/.tested ## judge published kernels in the interpreters, rewrite docs/published-kernels.md
 	@$(BIN)/python -m benchmarks.published

@@ -2,7 +2,7 @@
 
     python -m benchmarks.published [--only NAME]... [--jobs N] [--page-only] [-o PAGE]
 
-Each adapter's packages are installed into build/published/packages/, without their dependencies, and kept between
+Each adapter's packages are installed into build/published/packages/, most without their dependencies, and kept between
 calls. Its run directory is build/published/runs/ADAPTER. Nothing is timed.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -31,25 +32,33 @@ LONGEST_S = 600.0
 INSTALLING = threading.Lock()
 
 
-def installed(requirement: str) -> Path | None:
-    """The folder of one pinned package, without dependencies; None where attnbench's environment holds that version.
+def installed(requirements: Sequence[str], dependencies: bool) -> Path:
+    """The folder of packages, alone or with what they depend on; installed where it is not there yet.
 
-    Raises CalledProcessError where pip does not find it.
+    Raises CalledProcessError where pip does not find one of them.
     """
-    name, _, pinned = requirement.partition("==")
-    if name == "triton" and version("triton") == pinned:
-        return None
-    folder = BUILD / "packages" / requirement
-    if not folder.is_dir():
+    folder = BUILD / "packages" / (requirements[0] + (" and dependencies" if dependencies else ""))
+    with INSTALLING:
+        if folder.is_dir():
+            return folder
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        alone = () if dependencies else ("--no-deps",)
         subprocess.run(
-            [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps",
-             "--no-compile", "--target", partial, requirement],
+            [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *alone,
+             "--no-compile", "--target", partial, *requirements],
             check=True,
         )  # fmt: skip
         partial.rename(folder)
     return folder
+
+
+def folders(adapter: Adapter) -> list[Path]:
+    """What the adapter imports from beside attnbench's environment. Raises as `installed` does."""
+    if adapter.dependencies:
+        return [installed(adapter.requirements, dependencies=True)]
+    ours = f"triton=={version('triton')}"
+    return [installed([each], dependencies=False) for each in adapter.requirements if each != ours]
 
 
 def judge(adapter: Adapter) -> float:
@@ -59,13 +68,12 @@ def judge(adapter: Adapter) -> float:
     shutil.rmtree(run, ignore_errors=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with INSTALLING:
-            folders = [folder for each in adapter.requirements if (folder := installed(each)) is not None]
+        paths = folders(adapter)
     except subprocess.CalledProcessError as error:
-        log.write_text(f"pip installs no {error.cmd[-1]}\n")
+        log.write_text(f"pip does not install {error.cmd[-1]} here\n")
         return time.monotonic() - started
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(BUILD / "home")}
-    environment["PYTHONPATH"] = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
     interpret = "--interpret" if adapter.interpret == "auto" else f"--interpret={adapter.interpret}"
     command = [sys.executable, "-m", "attnbench", "run", str(SUITE), "--plugin", str(adapter.file), interpret]
     command += ["--out", str(run)]

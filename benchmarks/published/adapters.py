@@ -1,9 +1,9 @@
 """The adapters of published kernels: their constants and the names of their kernels, read without importing them.
 
 An adapter is a file `triton_*.py` or `pallas_*.py` here, a plugin of `attnbench run`. Its constants: PACKAGES, exact
-pins; TRITON, the version of Triton that the package runs with (adapters of Triton); INTERPRET, what `--interpret` says
-where it is not "auto"; ONLY, which of the suite's cases run; NOTE, what a reader of the table must know, and how a
-fault was confirmed.
+pins; DEPENDENCIES, True where importing the package imports what it depends on; TRITON, the version of Triton that the
+package runs with (adapters of Triton); INTERPRET, what `--interpret` says where it is not "auto"; ONLY, which of the
+suite's cases run; NOTE, what a reader of the table must know, and how a fault was confirmed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Adapter:
     interpret: str = "auto"
     only: tuple[str, ...] = ("head_dim=32,64,80,128", "dtype=fp16,bf16")
     note: str = ""
+    dependencies: bool = False
 
     @property
     def name(self) -> str:
@@ -64,7 +65,11 @@ def adapter_of(file: Path) -> Adapter:
     if not isinstance(packages, tuple) or not all("==" in each for each in packages):
         raise ValueError(f"{file.name}: PACKAGES must be a tuple of exact pins, not {packages!r}")
     about = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
-    told = {name.lower(): constants[name] for name in ("TRITON", "INTERPRET", "ONLY", "NOTE") if name in constants}
+    told = {
+        name.lower(): constants[name]
+        for name in ("TRITON", "INTERPRET", "ONLY", "NOTE", "DEPENDENCIES")
+        if name in constants
+    }
     return Adapter(file=file, about=about, packages=packages, kernels=tuple(_kernels(tree)), **told)
 
 

@@ -27,7 +27,7 @@ WORSE = (RIGHT, ZEROS, NOT_RUN, RAISES, INPUTS, ROUNDING, HAZARD, WRONG)
 # How a likely cause begins that names none, and how far over its limits rounding may be where nothing else is said.
 UNNAMED, LITTLE = ("all rows are wrong", "the output is right, and only the lse is wrong"), 4.0
 # How likely causes begin that are matters of rounding (attnbench/correctness/noise.py, hypotheses.py).
-PRECISION = ("precision", "accumulation", "no row stands out: precision everywhere")
+PRECISION = ("precision", "accumulation", "bias: ", "no row stands out: precision everywhere")
 
 HEAD = f"""{MARK}
 
@@ -46,8 +46,8 @@ MEANS = {
     ZEROS: "so with 0 in masked lanes of loads that name no `other`, and not with NaN there; Triton's documentation "
     "leaves these lanes undefined: no fault on hardware that gives 0",
     WRONG: "a result is over the limits, and not by rounding",
-    ROUNDING: "a result is over the limits, and no row stands out: such as sums kept in the inputs' type, or a scale "
-    "multiplied into q before the scores",
+    ROUNDING: "a result is over the limits, and no row stands out: such as sums kept in the inputs' type, a scale "
+    "multiplied into q before the scores, or P cut off to TF32 and not rounded",
     HAZARD: "an access outside of every tensor, or a race, whatever the result",
     INPUTS: "a tensor that the caller gave holds other numbers afterwards",
     RAISES: "the package or Triton's compiler raises in cases that the package does not refuse",

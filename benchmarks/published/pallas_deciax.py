@@ -11,7 +11,8 @@ from published_kernel import PublishedKernel
 
 from attnbench.interpreters.pallas.arrays import on_jax_arrays
 
-PACKAGES = ("deciax==0.1.2", "jax==0.12.0.1", "jaxlib==0.12.0.1", "opt-einsum==3.4.0")
+PACKAGES = ("deciax==0.1.2", "jax==0.12.0.1", "jaxlib==0.12.0.1")
+DEPENDENCIES = True
 INTERPRET = "hlo"
 ONLY = ("head_dim=64", "dtype=bf16", "causal=false", "seqlen=1,33,64,97,128,130")
 NOTE = "Its output is fp32, rounded to q's type here. Needs Python 3.12."

@@ -10,14 +10,14 @@ from published_kernel import PublishedKernel
 
 from attnbench.interpreters.pallas.arrays import on_jax_arrays
 
-PACKAGES = ("tokamax==0.0.17", "jax==0.12.0.1", "jaxlib==0.12.0.1", "opt-einsum==3.4.0")
+PACKAGES = ("tokamax==0.0.17", "jax==0.12.0.1", "jaxlib==0.12.0.1")
+DEPENDENCIES = True
 INTERPRET = "hlo"
 ONLY = ("head_dim=64", "dtype=fp16,bf16", "seqlen=64,97,128")
 NOTE = (
     "splash has no softmax scale: it is multiplied into q before the call. Its default `use_base2_exp` multiplies "
     "log2(e) into q in q's type: at 128 keys in bf16, causal, log-sum-exp is up to 4.5e-3 off fp64 in jax's own "
-    "hlo interpreter, and 3.7e-7 with `use_base2_exp=False`. Needs Python 3.12 and tokamax's own "
-    "dependencies (`pip install tokamax`)."
+    "hlo interpreter, and 3.7e-7 with `use_base2_exp=False`. Needs Python 3.12."
 )
 
 

@@ -85,11 +85,15 @@ def launched(q, k, v, causal, softmax_scale, fault):
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, heads, seqlen_q), dtype=torch.float32, device="cuda")
     grid = (triton.cdiv(seqlen_q, BLOCK), batch * heads)
+    given = (
+        q, k, v, out, lse, seqlen_q, k.shape[1], heads, heads // k.shape[2], softmax_scale, *q.stride()[:3],
+        *k.stride()[:3], *out.stride()[:3], causal, fault, BLOCK, dim,
+    )  # fmt: skip
     with torch.cuda.device(q.device):
-        attention[grid](
-            q, k, v, out, lse, seqlen_q, k.shape[1], heads, heads // k.shape[2], softmax_scale, *q.stride()[:3],
-            *k.stride()[:3], *out.stride()[:3], causal, fault, BLOCK, dim,
-        )  # fmt: skip
+        compiled = attention[grid](*given)
+        if fault == "again":
+            out.zero_()
+            compiled[grid](*given)
     return out, lse
 
 

@@ -45,6 +45,11 @@ def test_a_right_kernel_is_right_counted_and_never_timed(dtype, causal):
     assert stored_record(record.to_json()) == record
 
 
+def test_a_compiled_kernel_can_be_launched_again():
+    """As flag-gems does, whose wrappers keep what a first launch returned."""
+    assert judged(planted.wrong("again")).status == "ok"
+
+
 def test_what_hardware_leaves_undefined_is_told_with_its_line():
     record = judged(planted.wrong("undefined"))
     assert record.status == "ok", record.reason

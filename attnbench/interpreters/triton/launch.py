@@ -185,6 +185,14 @@ class Kernel:
     def launch_metadata(self, *args: Any) -> None:
         return None
 
+    def __getitem__(self, grid: Sequence[int]) -> Callable[..., None]:
+        """A further launch of what a first one returned, as wrappers that keep compiled kernels do (flag-gems)."""
+
+        def launch(*arguments: Any) -> None:
+            self.run(*(*grid, 1, 1)[:3], 0, None, None, None, None, None, *arguments)
+
+        return launch
+
     def run(self, x: int, y: int, z: int, stream: Any, function: Any, packed: Any, metadata: Any, enter: Any,
             leave: Any, *arguments: Any) -> None:  # fmt: skip
         with stand_ins.as_it_is():
