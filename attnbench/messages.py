@@ -33,7 +33,8 @@ class RunCase(NamedTuple):
     """Check all backends of one case, then time them. process: which of several that measure the same.
 
     bits: a folder where outputs are left for, or compared with, those of other processes. emulation: how emulated
-    kernels are launched; None: as they are by default. seed: of what a kernel must not know beforehand.
+    kernels are launched; None: as they are by default. seed: of what a kernel must not know beforehand. hold: keep what
+    passes for `PrepareArms` or `TimeHeld`, and time nothing yet.
     """
 
     case: Case
@@ -45,6 +46,49 @@ class RunCase(NamedTuple):
     bits: str | None = None
     emulation: Emulation | None = None
     seed: int | None = None
+    hold: bool = False
+
+
+# The turns of backends that are held in two processes: those of a case whose plugins share no process with the others.
+
+
+class PrepareArms(NamedTuple):
+    """Prepare and warm up backends that are held. labels: of their blocks, by name; others: how many are held in
+    another process, and need memory too."""
+
+    labels: Mapping[str, str]
+    others: int
+    process: int
+
+
+class TakeTurn(NamedTuple):
+    """One block of one of them."""
+
+    backend: str
+    round: int
+    growth: int
+
+
+class AskEnough(NamedTuple):
+    """Whether an arm has enough samples, or would not have with `more` times as many either."""
+
+    backend: str
+    more: float
+
+
+class ReleaseArms(NamedTuple):
+    """The records of all arms. early: whether the turns ended since all had enough."""
+
+    together: tuple[str, ...]
+    order_seed: int
+    early: bool
+
+
+class TimeHeld(NamedTuple):
+    """Time what is held in this process alone. reason: why not with the others; "" where there are none."""
+
+    process: int
+    reason: str
 
 
 class HoldBackend(NamedTuple):
@@ -80,7 +124,18 @@ class TakeSentinel(NamedTuple):
     """Time the machine's own GEMM and copy."""
 
 
-Job = RunCase | HoldBackend | TakeBlock | ReleaseBackend | TakeSentinel
+Job = (
+    RunCase
+    | PrepareArms
+    | TakeTurn
+    | AskEnough
+    | ReleaseArms
+    | TimeHeld
+    | HoldBackend
+    | TakeBlock
+    | ReleaseBackend
+    | TakeSentinel
+)
 
 # Events.
 
@@ -138,6 +193,26 @@ class BlockTaken(NamedTuple):
     lost_s: float
 
 
+class ArmsReady(NamedTuple):
+    """After PrepareArms. limits_s: of each that is warm, how long its samples may take; reason: why they cannot all be
+    held at the same time, "" where they can."""
+
+    limits_s: Mapping[str, float]
+    reason: str = ""
+
+
+class TurnTaken(NamedTuple):
+    """After TakeTurn, unless the backend failed. lost_s: seconds of its blocks that the machine spoilt."""
+
+    lost_s: float
+
+
+class ArmEnough(NamedTuple):
+    """After AskEnough."""
+
+    enough: bool
+
+
 class SentinelTaken(NamedTuple):
     figures: Mapping[str, Any]
 
@@ -149,7 +224,7 @@ class JobDone(NamedTuple):
 
 
 class Poisoned(NamedTuple):
-    """The CUDA context is broken; the worker ends itself."""
+    """The process can be trusted no more, a broken CUDA context for instance; the worker ends itself."""
 
     reason: str
 
@@ -162,6 +237,9 @@ Event = (
     | CheckPassed
     | BackendHeld
     | BlockTaken
+    | ArmsReady
+    | TurnTaken
+    | ArmEnough
     | SentinelTaken
     | JobDone
     | Poisoned

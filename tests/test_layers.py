@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "interpreters": "backend case errors machine",
     "worker": "backend backends case correctness errors interpreters machine messages paths plugins records reference "
     "settings timing",
-    "run": "backends case errors hopper machine messages paths plugins records suite",
+    "run": "backends case errors hopper machine messages paths plugins records suite timing",
     "compare": "case floor markdown printable records units",
     "report": "case markdown records units",
     "claims": "case errors markdown records screen suite units",
@@ -55,6 +55,7 @@ ONLY = {
     ("suite", "correctness"): {"attnbench.correctness.probes"},  # the probes' names
     ("run", "hopper"): {"attnbench.hopper.build"},  # facts of builds
     ("ab", "timing"): {"attnbench.timing.rounds"},  # the order of turns measures nothing
+    ("run", "timing"): {"attnbench.timing.rounds"},
 }
 HEAVY = {
     "torch",

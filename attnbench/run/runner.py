@@ -28,6 +28,7 @@ from attnbench.run.emulated import in_order, joining
 from attnbench.run.interpreted import CaseCost, smallest_first
 from attnbench.run.process import RunError
 from attnbench.run.supervisor import SEEDS, Supervisor
+from attnbench.run.turns import TwoWorkers
 from attnbench.suite.suite import Job, Suite
 
 STATUS_MEANS = {
@@ -128,9 +129,8 @@ def run_suite(request: Request) -> Outcome:
     jobs = request.suite.jobs()
     if not request.resume:
         store.refuse_occupied(request.out)  # before seconds go into a worker
-    output = request.progress.output if request.show_output else None
     seed = secrets.randbelow(SEEDS) if request.seed is None else request.seed
-    supervisor = Supervisor(request.device, request.plugins, output, request.interpret, seed)
+    supervisor = _workers(request, jobs, seed)
     outcome = Outcome(request.out)
     try:
         ready = supervisor.start()
@@ -166,6 +166,15 @@ def run_suite(request: Request) -> Outcome:
     outcome.suspicions = suspicions(writer.sentinels)
     outcome.wall_s = time.monotonic() - started
     return outcome
+
+
+def _workers(request: Request, jobs: Sequence[Job], seed: int) -> Supervisor | TwoWorkers:
+    """One worker; two where plugins are timed, one of which imports none."""
+    output = request.progress.output if request.show_output else None
+    one = Supervisor(request.device, request.plugins, output, request.interpret, seed)
+    if not request.plugins or request.interpret or not any(job.time for job in jobs):
+        return one
+    return TwoWorkers(one, Supervisor(request.device, (), output, seed=seed))
 
 
 def none_can_run(ready: Ready, backends: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -228,7 +237,7 @@ def _run_jobs(
     request: Request,
     jobs: Sequence[Job],
     backends: Sequence[str],
-    supervisor: Supervisor,
+    supervisor: Supervisor | TwoWorkers,
     writer: store.Writer,
     outcome: Outcome,
     started: float,
@@ -279,7 +288,7 @@ def _apart(job: Job, taken: Sequence[Record]) -> str:
 
 
 def _replicated(
-    supervisor: Supervisor,
+    supervisor: Supervisor | TwoWorkers,
     job: Job,
     backends: Sequence[str],
     watch: Callable[[str, str], None],

@@ -22,8 +22,10 @@ from attnbench.messages import (
     SentinelTaken,
     TakeSentinel,
 )
+from attnbench.messages import Job as Message
 from attnbench.records.measurement import RecordError
 from attnbench.records.record import Record
+from attnbench.run.clock import held_against_the_clock
 from attnbench.run.process import RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
 from attnbench.run.stacks import is_compiling, places
 from attnbench.suite.suite import Job
@@ -31,6 +33,8 @@ from attnbench.suite.suite import Job
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
 HARNESS_PHASES = ("build", "inputs", "oracle")
 HARNESS_TIMEOUT_S = 900.0
+# Those in which calls are timed.
+TIMED_PHASES = ("time",)
 # A sentinel takes seconds; after so long the device hangs.
 SENTINEL_TIMEOUT_S = 60.0
 BETWEEN = "between"  # a record and the next phase, of whichever backend
@@ -64,14 +68,27 @@ class Supervisor:
         self._seed = seed
         self._device, self._plugins, self._output, self._interpret = device, plugins, output, interpret
         self._worker: WorkerProcess | None = None
+        self._ready: Ready | None = None
         self._used = False
+
+    def launch(self) -> None:
+        """A fresh worker, which is not waited for yet. Raises RunError where the last one does not end."""
+        self.stop()
+        self._worker, self._used = WorkerProcess(self._device, self._plugins, interpret=self._interpret), False
+        self._ready = None
 
     def start(self) -> Ready:
         """A fresh worker's ready event. Raises RunError when none can start."""
-        self.stop()
-        self._worker, self._used = WorkerProcess(self._device, self._plugins, interpret=self._interpret), False
+        self.launch()
+        return self.await_ready()
+
+    def await_ready(self) -> Ready:
+        """The ready event of the worker that was launched. Raises RunError when it could not start."""
+        assert self._worker is not None, "`launch` comes first"
+        if self._ready is not None:
+            return self._ready
         try:
-            ready = self._worker.start()
+            self._ready = ready = self._worker.start()
             if self._output is not None:
                 self._output("", self._worker.new_output())
             return ready
@@ -85,8 +102,9 @@ class Supervisor:
     def _running(self) -> WorkerProcess:
         """The worker, a fresh one where there is none. Raises RunError when none can start."""
         if self._worker is None:
-            self.start()
-        assert self._worker is not None, "`start` leaves a worker, or raises"
+            self.launch()
+        self.await_ready()
+        assert self._worker is not None, "`launch` leaves a worker, or raises"
         return self._worker
 
     def stop(self) -> None:
@@ -136,30 +154,55 @@ class Supervisor:
         left = list(backends)
         suspects: dict[str, str] = {}  # backend: what became of the worker that it was timed in
         while left:
-            worker = self._running()
             alone = next((name for name in left if name in suspects), None)
-            keep_noted = _noted(keep, (note, suspects[alone] if alone else ""))
-            asked_of = left if alone is None else [alone]
-            listener = Listener(job, asked_of, keep_noted, watch, spent_s, output=self._output, seed=self._seed)
-            self._used, asked = True, time.monotonic()
-            worker.submit(listener.run_case(process, bits))
+            keep_noted = noted(keep, (note, suspects[alone] if alone else ""))
+            listener = self.listener(job, left if alone is None else [alone], keep_noted, watch, spent_s)
+            listener.alone = alone is not None
             try:
-                listener.listen(worker)
-            except (WorkerDied, WorkerSilent) as error:
-                listener.show_output(worker)
-                spent_s[LOST] += time.monotonic() - asked  # type: ignore[assignment]  # a Counter adds floats too
-                if isinstance(error, WorkerSilent):
-                    listener.fail("timeout", listener.overdue())
-                elif listener.together and alone is None:
-                    suspects[listener.backend] = f"timed alone: {error.brief}, when it was timed with others"
-                else:
-                    listener.fail(error.kind, str(error))
-                self.stop()  # once its record is safe
+                self.follow(listener, listener.run_case(process, bits))
+            except Lost as lost:
+                suspects |= lost.suspects
             if alone is not None and alone not in listener.left:
                 left.remove(alone)
 
+    def listener(
+        self, job: Job, backends: list[str], keep: Callable[[Record], None], watch: Callable[[str, str], None],
+        spent_s: Counter[str],
+    ) -> Listener:  # fmt: skip
+        """Of a job that is about to be given to the worker. backends: loses each whose record arrives."""
+        return Listener(job, backends, keep, watch, spent_s, output=self._output, seed=self._seed)
 
-def _noted(keep: Callable[[Record], None], notes: Sequence[str]) -> Callable[[Record], None]:
+    def follow(self, listener: Listener, message: Message) -> None:
+        """The job given and followed to its end. Raises Lost where that cost the worker its life, once whoever was at
+        work has a record or is a suspect; and RunError when no worker can start."""
+        worker = self._running()
+        self._used, asked = True, time.monotonic()
+        worker.submit(message)
+        try:
+            listener.listen(worker)
+        except (WorkerDied, WorkerSilent) as error:
+            listener.show_output(worker)
+            listener.spent_s[LOST] += time.monotonic() - asked  # type: ignore[assignment]  # a Counter adds floats too
+            suspects = {}
+            if isinstance(error, WorkerSilent):
+                listener.fail("timeout", listener.overdue())
+            elif listener.together and not listener.alone:
+                suspects = {listener.backend: f"timed alone: {error.brief}, when it was timed with others"}
+            else:
+                listener.fail(error.kind, str(error))
+            self.stop()  # once its record is safe
+            raise Lost(suspects) from None
+
+
+class Lost(Exception):
+    """A worker ended before its job did. suspects: backends that may have done it, and what became of the worker."""
+
+    def __init__(self, suspects: dict[str, str]):
+        super().__init__("a worker was lost")
+        self.suspects = suspects
+
+
+def noted(keep: Callable[[Record], None], notes: Sequence[str]) -> Callable[[Record], None]:
     """`keep` for records whose timing has something beside it that a reader must know."""
     given = tuple(note for note in notes if note)
 
@@ -190,6 +233,9 @@ class Listener:
     output: Output | None = None  # see Supervisor
     answer: Event | None = None  # the last event that is about neither phases nor records
     seed: int | None = None  # of the run
+    alone: bool = False  # whether nothing else was timed in the worker
+    timed_s: Counter[str] = field(default_factory=Counter)  # by backend, what its timing lasted by this process's clock
+    heard_s: float = 0.0  # when, of the last event
 
     def __post_init__(self) -> None:
         self.backend = self.left[0]
@@ -212,8 +258,10 @@ class Listener:
 
     def listen(self, worker: WorkerProcess) -> None:
         """Until the job is done. Raises WorkerDied, or WorkerSilent when the time-out of the phase has passed."""
+        self.heard_s = time.monotonic()
         while True:
             event = self._next_event(worker)
+            self._count_time()
             self.show_output(worker)
             if isinstance(event, PhaseBegun):
                 self._enter(event.backend, event.phase)
@@ -223,7 +271,7 @@ class Listener:
             elif isinstance(event, RecordMade):
                 self._keep(self._of_this_job(event.line))
             elif isinstance(event, Poisoned):
-                raise WorkerDied(f"it left a broken CUDA context: {event.reason}")
+                raise WorkerDied(event.reason)
             elif isinstance(event, JobDone):
                 self.spent_s.update(event.spent_s)
                 return
@@ -245,6 +293,12 @@ class Listener:
                 out_of_time = spent_s >= timing.compile_timeout_s if compiled else not was_compiling
                 if out_of_time or self.phase in HARNESS_PHASES:
                     raise
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        if self.phase in TIMED_PHASES:
+            self.timed_s[self.backend] += now - self.heard_s  # type: ignore[assignment]  # a Counter adds floats too
+        self.heard_s = now
 
     def show_output(self, worker: WorkerProcess) -> None:
         """Hands on what the backend at work has printed so far, to whoever wants it."""
@@ -272,6 +326,7 @@ class Listener:
         return record
 
     def _keep(self, record: Record) -> None:
+        record = held_against_the_clock(record, self.timed_s[record.backend])
         self.left.remove(record.backend)
         self.phase = BETWEEN
         self.keep(record if record.status == "unsupported" else replace(record, seed=self.case_seed))

@@ -21,15 +21,17 @@ from attnbench.records.record import Record
 from attnbench.reference.inputs import input_bytes
 from attnbench.timing.interleave import TimedArm
 from attnbench.timing.rounds import take_turns
+from attnbench.worker.guard import DURING, guarded
 from attnbench.worker.prepared import Checked, Prepared, set_bytes
 from attnbench.worker.problem import MEMORY_SHARE
-from attnbench.worker.trial import DURING, check_trial, guarded, time_alone
+from attnbench.worker.trial import check_trial, time_alone
 
 if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
 
 
 ONE_BY_ONE = "timed one after the other"
+NO_MEMORY = ONE_BY_ONE + ": there was no memory for all of {count} at once"
 
 
 def time_together(problem: Problem, held: Sequence[Checked], process: int = 0) -> Iterator[Record]:
@@ -41,8 +43,7 @@ def time_together(problem: Problem, held: Sequence[Checked], process: int = 0) -
     while left:
         reason = too_large_together(problem, left) if len(left) > 1 else ""
         if len(left) == 1 or reason:
-            for checked in left:
-                yield _alone(problem, checked, reason)
+            yield from time_apart(problem, left, reason)
             return
         try:
             yield from _in_turns(problem, left, process)
@@ -51,8 +52,7 @@ def time_together(problem: Problem, held: Sequence[Checked], process: int = 0) -
             failure = error.record
         # NOTE: only here, with the exception, are the frames gone that hold every arm's input sets.
         if failure.kind == "oom":
-            for checked in left:
-                yield _alone(problem, checked, f"{ONE_BY_ONE}: there was no memory for all of {len(left)} at once")
+            yield from time_apart(problem, left, NO_MEMORY.format(count=len(left)))
             return
         yield failure
         left = [checked for checked in left if checked.backend.name != failure.backend]
@@ -60,11 +60,11 @@ def time_together(problem: Problem, held: Sequence[Checked], process: int = 0) -
 
 def _in_turns(problem: Problem, held: Sequence[Checked], process: int) -> Iterator[Record]:
     """The records of all, once all are timed. Raises ArmFailed before the first one."""
-    arms = [_prepared(problem, checked, held) for checked in held]
-    timed = [_timed_arm(arm, place, process) for place, arm in enumerate(arms, start=1)]
+    arms = [prepared_arm(problem, checked, held) for checked in held]
+    timed = [timed_arm(arm, str(place), process) for place, arm in enumerate(arms, start=1)]
     names = [arm.name for arm in arms]
     seed = order_seed(problem.case.key, names)
-    announced = [_Announced(problem, arm, times) for arm, times in zip(arms, timed)]
+    announced = [AnnouncedArm(problem, arm, times) for arm, times in zip(arms, timed)]
     for turn in announced:
         turn.warm_up()
     clock = problem.watch.clock
@@ -72,10 +72,11 @@ def _in_turns(problem: Problem, held: Sequence[Checked], process: int) -> Iterat
     early = take_turns(announced, seed + process, limit_s, lambda: clock.now() - sum(times.lost_s for times in timed))
     for arm, times in zip(arms, timed):
         problem.phases.backend = arm.name
-        yield guarded(problem, arm.checked.record, partial(_recorded, arm, times, names, seed, early), DURING)
+        yield guarded(problem, arm.checked.record, partial(recorded, arm, times, names, seed, early), DURING)
 
 
-def _recorded(arm: Prepared, times: TimedArm, names: Sequence[str], seed: int, early: bool) -> Record:
+def recorded(arm: Prepared, times: TimedArm, names: Sequence[str], seed: int, early: bool) -> Record:
+    """The record of an arm that took its turns."""
     return arm.record(times.measurement(names, seed, early))
 
 
@@ -84,26 +85,37 @@ def order_seed(case_key: str, names: Sequence[str]) -> int:
     return zlib.crc32(" ".join((case_key, *names)).encode())
 
 
-def too_large_together(problem: Problem, held: Sequence[Checked]) -> str:
-    """Why the input sets and outputs of all cannot be held at the same time; "" where they can."""
+def too_large_together(problem: Problem, held: Sequence[Checked], others: int = 0) -> str:
+    """Why the input sets and outputs of all cannot be held at the same time; "" where they can. others: so many more
+    in another process, and a second set of checked inputs."""
     backends = [checked.backend for checked in held]
-    need = set_bytes(problem.case, backends) + (len(held) + 1) * input_bytes(problem.case)
+    count = len(held) + others
+    need = set_bytes(problem.case, backends) + (count + 1) * input_bytes(problem.case)
+    if others:
+        need += (others + 1) * input_bytes(problem.case)
     have = int(available_memory_bytes(problem.device) * MEMORY_SHARE)
     if need <= have:
         return ""
     return (
-        f"{ONE_BY_ONE}: inputs of {len(held)} backends together need about {need / 2**30:.1f} GiB, and "
+        f"{ONE_BY_ONE}: inputs of {count} backends together need about {need / 2**30:.1f} GiB, and "
         f"{have / 2**30:.1f} GiB of the {problem.device} memory may be used"
     )
 
 
-def _alone(problem: Problem, checked: Checked, reason: str = "") -> Record:
+def time_apart(problem: Problem, held: Sequence[Checked], reason: str) -> Iterator[Record]:
+    """One after the other; reason: why, for their records; "" for a backend that has none beside it."""
+    for checked in held:
+        yield _alone(problem, checked, reason)
+
+
+def _alone(problem: Problem, checked: Checked, reason: str) -> Record:
     problem.phases.backend = checked.backend.name
     record = time_alone(problem, checked)
     return replace(record, warnings=(*record.warnings, reason)) if reason else record
 
 
-def _prepared(problem: Problem, checked: Checked, held: Sequence[Checked]) -> Prepared:
+def prepared_arm(problem: Problem, checked: Checked, held: Sequence[Checked]) -> Prepared:
+    """held: all that are to be held at the same time. Raises ArmFailed."""
     problem.phases.backend = checked.backend.name
     backends = [other.backend for other in held]
     arm = guarded(
@@ -117,10 +129,10 @@ def _prepared(problem: Problem, checked: Checked, held: Sequence[Checked]) -> Pr
     return arm
 
 
-def _timed_arm(arm: Prepared, place: int, process: int) -> TimedArm:
+def timed_arm(arm: Prepared, label: str, process: int) -> TimedArm:
     problem = arm.problem
     return TimedArm(
-        str(place),
+        label,
         arm.turns,
         problem.timing,
         arm.timer,
@@ -139,7 +151,7 @@ class ArmFailed(Exception):
         self.record = record
 
 
-class _Announced:
+class AnnouncedArm:
     """An arm whose turns are phases of its backend, so that whoever watches knows who is at work. Raises ArmFailed."""
 
     def __init__(self, problem: Problem, prepared: Prepared, arm: TimedArm):

@@ -24,6 +24,7 @@ from attnbench.reference.quantize import overflowed
 from attnbench.settings import Checks, Timing
 from attnbench.timing.sampling import Unwatched, Watch
 from attnbench.worker.ceilings import Ceilings
+from attnbench.worker.integrity import Integrity
 from attnbench.worker.phases import ALIVE_EVERY_S, Phases
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ class Problem:
     def __init__(
         self, case: Case, device: str, checks: Checks, timing: Timing, cache_bytes: int, phases: Phases,
         bits: str | None = None, watch: Watch | None = None, seed: int | None = None,
-        ceilings: Ceilings | None = None,
+        ceilings: Ceilings | None = None, integrity: Integrity | None = None,
     ):  # fmt: skip
         """bits: a folder where the outputs of another process lie, or are to be left for one. watch: of the machine.
-        seed: of what a kernel must not know beforehand; None: drawn. ceilings: of the device's rates, shared by all."""
+        seed: of what a kernel must not know beforehand; None: drawn. ceilings: of the device's rates, shared by all.
+        integrity: of what judges, looked at after each step of a backend; None where no plugin was imported."""
+        self.integrity = integrity
         self.ceilings = ceilings or Ceilings(device, cache_bytes)
         self.seed = secrets.randbits(SEED_BITS) if seed is None else seed
         self.case, self.device, self.checks, self.timing, self.bits = case, device, checks, timing, bits

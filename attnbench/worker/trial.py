@@ -1,21 +1,16 @@
-"""One backend on one case: check, time, check again, and the record of it.
-
-Everything wide is caught here, at the worker's edge, and becomes a status; what kills the process becomes one in `run`.
-"""
+"""One backend on one case: check, time, check again, and the record of it. What it raises: `guard`."""
 
 from __future__ import annotations
 
 import json
-import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attnbench.backend import Base, ContractError, HazardError, Inputs, Outputs, UnsupportedError, never_timed
+from attnbench.backend import Base, ContractError, Inputs, Outputs, never_timed
 from attnbench.case import Case
 from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference, process_check, repeat_check, repeatable
@@ -23,15 +18,13 @@ from attnbench.correctness.diagnose import Diagnosis
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import BLAMES, IN_PLACE, kept, probe_names, run_probes
 from attnbench.correctness.rounding import make_budgets
-from attnbench.paths import PACKAGE
 from attnbench.records.record import EMULATED, INTERPRETED, Accuracy, Check, Record
 from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Factors
 from attnbench.timing.measure import measure
-from attnbench.timing.sampling import Unstable
-from attnbench.worker.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
-from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared, WrongWhenTimed
+from attnbench.worker.guard import DURING, describe, guarded
+from attnbench.worker.prepared import KEPT_ANSWER, Checked, Prepared
 from attnbench.worker.problem import Problem
 from attnbench.worker.stamps import reason_of, stamps
 from attnbench.worker.steps import check_steps
@@ -40,8 +33,6 @@ T = TypeVar("T")
 # For probes beside a failure on the case's own inputs.
 PROBES_AFTER_FAILURE_S = 3.0
 NOT_REPEATED = "another output each time: a race, or memory that nobody initialized"
-# Ahead of the reason of an error that came after the check.
-DURING = "while being timed: "
 
 
 def run_trial(problem: Problem, backend: Base, timed: bool) -> Record:
@@ -92,29 +83,6 @@ def time_alone(problem: Problem, checked: Checked) -> Record:
         return prepared.record(measurement)
 
     return guarded(problem, checked.record, measured, DURING)
-
-
-def guarded(problem: Problem, base: Record, step: Callable[[], T], when: str = "") -> T | Record:
-    """What the step returns, or the record of what a backend raised in it; then the checked inputs are whole again."""
-    try:
-        return step()
-    except BaseException as error:  # a plugin may raise anything, SystemExit included
-        if isinstance(error, KeyboardInterrupt) and _hears_ctrl_c():
-            raise
-        if isinstance(error, WrongWhenTimed):
-            return error.record
-        try:
-            problem.inputs_written()
-        except Exception:  # inputs that cannot even be read again, after a CUDA error or a resize
-            problem.forget()
-        if isinstance(error, UnsupportedError):
-            return replace(base, status="unsupported", kind=None, reason=str(error), kernel=None, accuracy=None)
-        return replace(base, status="error", kind=failure_kind(error), reason=when + describe(error))
-
-
-def _hears_ctrl_c() -> bool:
-    """Whether a KeyboardInterrupt may be the user's: a worker ignores SIGINT, so that there it is the backend's own."""
-    return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def _cannot(problem: Problem, backend: Base) -> str | None:
@@ -357,44 +325,3 @@ class LiveProbeContext:
     def diagnosis(self) -> Diagnosis:
         """Of the first result that failed; empty where none did."""
         return Diagnosis() if self._failed is None else diagnosed(*self._failed, self._factors)
-
-
-# What a backend's exception becomes in a record: its kind, and what happened where.
-
-REASON_CHARACTERS = 2000
-
-
-def failure_kind(error: BaseException) -> str:
-    if isinstance(error, (ContractError, Unstable)):
-        return "contract" if isinstance(error, ContractError) else "unstable"
-    if isinstance(error, HazardError):
-        return "hazard"
-    return "oom" if is_out_of_memory(error) else "exception"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def describe(error: BaseException) -> str:
-    """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, (ContractError, HazardError, NoTerminalError, Unstable)):
-        return str(error)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_harness(Path(frame.filename))][
-        -3:
-    ]
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    text = traceback.format_exception_only(error)[-1].strip()
-    module = type(error).__module__
-    if module.partition(".")[0] == PACKAGE.name:  # nobody who reads it asks where in the harness an error has its class
-        text = text.removeprefix(f"{module}.")
-    text = text[-REASON_CHARACTERS:]
-    if is_debugger_quitting(error):
-        text += f": {NO_TERMINAL}"
-    return f"{text} ({places})" if places else text
-
-
-def _is_harness(file: Path) -> bool:
-    """Whether a frame is the harness's own; one of a backend that comes with it is not."""
-    return file.is_relative_to(PACKAGE) and not file.is_relative_to(PACKAGE / "backends")

@@ -6,6 +6,7 @@ What goes through the pipes: `attnbench.messages`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import importlib
 import os
@@ -16,13 +17,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import plugins
-from attnbench.backend import Base, never_timed
+from attnbench.backend import Base, ContractError, never_timed
 from attnbench.backends import builtin
 from attnbench.errors import UserError
 from attnbench.machine.facts import GET_TORCH
 from attnbench.machine.host import cpus_allowed
 from attnbench.messages import (
     STACKS_SIGNAL,
+    ArmEnough,
+    ArmsReady,
+    AskEnough,
     BackendHeld,
     BlockTaken,
     CheckPassed,
@@ -32,13 +36,19 @@ from attnbench.messages import (
     JobDone,
     PhaseBegun,
     Poisoned,
+    PrepareArms,
     Ready,
     RecordMade,
     Refused,
+    ReleaseArms,
     ReleaseBackend,
     RunCase,
     SentinelTaken,
     TakeBlock,
+    TakeSentinel,
+    TakeTurn,
+    TimeHeld,
+    TurnTaken,
     job_of,
     to_line,
 )  # fmt: skip
@@ -52,6 +62,8 @@ if TYPE_CHECKING:
     from attnbench.records.record import Record
     from attnbench.worker.arms import HeldBackend
     from attnbench.worker.ceilings import Ceilings
+    from attnbench.worker.held import HeldCase
+    from attnbench.worker.integrity import Integrity
     from attnbench.worker.problem import Problem
 
 
@@ -93,6 +105,10 @@ class Worker:
         self._phases = Phases(self._announce)
         self._streams = Streams()
         self._held: HeldBackend | None = None
+        self._case: HeldCase | None = None
+        self._integrity: Integrity | None = None
+        self._given: tuple[str, ...] = ()
+        self._imported = ""  # what plugins replaced while they were imported, of that which judges or measures
         self._ceilings: Ceilings | None = None
 
     def start(self, specs: list[str], interpret: str = "") -> bool:
@@ -101,9 +117,12 @@ class Worker:
             session = self._interpreters(interpret)
             with contextlib.nullcontext() if session is None else session.importing():
                 installed = plugins.installed()
+                if specs:
+                    self._watch_what_judges()
                 loaded = plugins.load(specs, taken=builtin(), known=installed)
             given = [name for name in loaded if name not in installed]
-            self._backends = builtin() | loaded
+            self._backends, self._given = builtin() | loaded, tuple(given)
+            self._look_after_import()
             if session is not None:
                 self._backends = session.backends(self._backends, given)
             facts = self._open_device()
@@ -114,6 +133,20 @@ class Worker:
         languages = tuple(name for name, module in LANGUAGES.items() if given and module in sys.modules)
         self._send(Ready(facts, reasons, self._unasked(reasons), tuple(given), languages))
         return True
+
+    def _watch_what_judges(self) -> None:
+        """How all that judges and measures is now, ahead of code that may want to change it."""
+        with contextlib.suppress(ImportError):  # without torch, which `_open_device` tells
+            from attnbench.worker.integrity import Integrity
+
+            self._integrity = Integrity()
+
+    def _look_after_import(self) -> None:
+        """What plugins replaced while they were imported is put back; their records say it."""
+        if self._integrity is not None:
+            with contextlib.suppress(ContractError):
+                self._integrity.look()
+            self._imported = self._integrity.accepted()
 
     def _interpreters(self, mode: str) -> Session | None:
         """Raises a user error where there is none."""
@@ -175,8 +208,10 @@ class Worker:
             self._take_block(job)
         elif isinstance(job, ReleaseBackend):
             self._release(job)
-        else:
+        elif isinstance(job, TakeSentinel):
             self._take_sentinel()
+        else:
+            self._turn(job)
         self._send(JobDone(dict(self._phases.spent_s)))
         self._phases.spent_s.clear()
 
@@ -186,6 +221,7 @@ class Worker:
         Those that are never timed come last: they take no part in the timing, and what they compile first may take
         minutes.
         """
+        self._case = None
         problem = self._problem(job, job.bits, job.seed)
         untimed = [name for name in job.backends if never_timed(self._backends[name])]
         self._run_some(job, problem, [name for name in job.backends if name not in untimed])
@@ -195,6 +231,7 @@ class Worker:
     def _run_some(self, job: RunCase, problem: Problem, names: Sequence[str]) -> None:
         from attnbench.records.record import Record
         from attnbench.worker.arms import time_together
+        from attnbench.worker.held import HeldCase
         from attnbench.worker.trial import check_trial, time_alone, with_printed
 
         held = []
@@ -203,6 +240,9 @@ class Worker:
             backend = self._backends[name]
             if backend.emulated and job.emulation is not None:
                 backend = backend.under(job.emulation)
+            if self._imported and name in self._given:
+                self._report(Record(job.case, name, "", "error", kind="contract", reason=self._imported))
+                continue
             before = self._streams.printed_bytes()
             checked = with_printed(check_trial(problem, backend, timed=job.time), self._streams.first_line(before))
             if isinstance(checked, Record):
@@ -213,8 +253,33 @@ class Worker:
                 held.append(checked)
             else:
                 self._report(time_alone(problem, checked))
+        if job.hold and held:
+            self._case = HeldCase(problem, held)
+            return
         for record in time_together(problem, held, job.process):
             self._report(record)
+
+    def _turn(self, job: PrepareArms | TakeTurn | AskEnough | ReleaseArms | TimeHeld) -> None:
+        """What the parent asks of backends that take turns with others in another process."""
+        case = self._case
+        assert case is not None, "turns are of backends that are held"
+        if isinstance(job, PrepareArms):
+            limits_s, reason, failed = case.prepare(job.labels, job.others, job.process)
+            for record in failed:
+                self._report(record)
+            self._send(ArmsReady(limits_s, reason))
+        elif isinstance(job, TakeTurn):
+            failure = case.take(job.backend, job.round, job.growth)
+            if failure is not None:
+                self._report(failure)
+            else:
+                self._send(TurnTaken(case.lost_s(job.backend)))
+        elif isinstance(job, AskEnough):
+            self._send(ArmEnough(case.enough(job.backend, job.more)))
+        else:
+            for record in case.release(*job) if isinstance(job, ReleaseArms) else case.alone(*job):
+                self._report(record)
+            self._case = None
 
     def _build_ahead(self, names: Sequence[str]) -> None:
         """Compiles the emulated kernels of a job side by side; what fails does so again when its turn comes."""
@@ -276,6 +341,7 @@ class Worker:
             watch=self._watch,
             seed=seed,
             ceilings=self._ceilings,
+            integrity=self._integrity,
         )
 
     def _begin(self, backend: str) -> None:
@@ -287,6 +353,9 @@ class Worker:
         self._send(PhaseBegun(backend, phase))
 
     def _report(self, record: Record) -> None:
+        if self._integrity is not None:
+            told = self._integrity.told(record.backend)
+            record = dataclasses.replace(record, warnings=(*record.warnings, *told)) if told else record
         self._send(RecordMade(record.to_json()))
         if record.status == "error":
             self._end_if_poisoned()
@@ -295,12 +364,15 @@ class Worker:
         """A sticky CUDA error makes every later call fail: a fresh process is the only cure."""
         import torch
 
+        if self._integrity is not None and self._integrity.broken:
+            self._send(Poisoned(self._integrity.broken))
+            os._exit(1)
         if self._device == "cpu":
             return
         try:
             torch.cuda.synchronize()
         except Exception as error:
-            self._send(Poisoned(str(error).splitlines()[0]))
+            self._send(Poisoned(f"it left a broken CUDA context: {str(error).splitlines()[0]}"))
             os._exit(1)
 
     def _send(self, event: Event) -> None:

@@ -78,8 +78,8 @@ SENTENCES = [
      lambda: speedups(QUICK, "cpu_flash", "naive", "bf16")),
     ("README.md", "is right in all of the {} cases of `edges` that it takes", lambda: how_many(EDGES)[1:2]),
     ("README.md", "Of {} published packages whose attention kernels were judged as they are, without a GPU, {} are "
-     "right, {} wrong (a tail of keys that is not masked, a causal mask aligned on the other side), {} touch memory "
-     "outside of their tensors, {} are over the limits by rounding, and {} are right only where masked lanes hold 0",
+     "right, {} wrong (a tail of keys that is not masked, a causal mask aligned on the other side), {} touches memory "
+     "outside of its tensors, {} are over the limits by rounding, and {} are right only where masked lanes hold 0",
      published),
     ("docs/index.md", "{} records were checked and {} of them timed, in {} s from its first sentinel to its last.",
      lambda: (*how_many(QUICK)[1:], duration_s(QUICK))),

@@ -18,10 +18,11 @@ from attnbench.worker import phases as phases_module
 from attnbench.worker import prepared
 from attnbench.worker import problem as problem_module
 from attnbench.worker.breakpoints import NO_TERMINAL, breakpointhook
+from attnbench.worker.guard import REASON_CHARACTERS, describe, failure_kind
 from attnbench.worker.phases import Phases
 from attnbench.worker.prepared import KEPT_ANSWER
 from attnbench.worker.problem import Problem
-from attnbench.worker.trial import REASON_CHARACTERS, describe, failure_kind, run_trial
+from attnbench.worker.trial import run_trial
 
 CASE = Case.make(batch=1, num_heads=2, num_heads_kv=1, head_dim=16, seqlen=24, dtype="fp16", causal=True)
 FP8 = dataclasses.replace(CASE, dtype="e4m3")
