@@ -8,6 +8,7 @@ taken. One writer at a time holds a lock on the directory; the lock ends with th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import errno
 import fcntl
 import gc
@@ -200,6 +201,7 @@ class Writer:
         self.sentinels: list[dict[str, Any]] = list(sentinels)
         self._lock = lock
         self._records = records
+        self._written = hashlib.blake2b((path / RECORDS).read_bytes())
 
     @classmethod
     def create(cls, path: Path, environment: dict[str, Any], suite_text: str) -> Writer:
@@ -251,7 +253,17 @@ class Writer:
 
     def append(self, record: Record) -> None:
         """Appends and fsyncs. Raises StoreError on a full disk; what was appended before stays whole."""
-        self._append(self._records, record.to_json(), "a record")
+        line = record.to_json()
+        self._append(self._records, line, "a record")
+        self._written.update(f"{line}\n".encode())
+
+    def altered(self) -> bool:
+        """Whether the records' file holds anything else than what was appended here."""
+        try:
+            with open_own(self.path / RECORDS, "rb") as file:
+                return hashlib.blake2b(file.read()).digest() != self._written.digest()
+        except OSError:
+            return True
 
     def append_sentinel(self, row: dict[str, Any]) -> None:
         """As `append`, to the sentinels."""

@@ -38,6 +38,9 @@ STATUS_MEANS = {
     130: "interrupted",
 }
 
+# Of a run directory in which somebody else wrote.
+ALTERED = "its records were changed while the run went on; they are not what was measured, run it again"
+
 
 class Progress(Protocol):
     """Told what happens; a bar on a terminal, plain lines elsewhere. todo: the jobs with the backends still to run."""
@@ -158,6 +161,8 @@ def run_suite(request: Request) -> Outcome:
         outcome.incomplete.append(str(error))
     finally:
         request.progress.end()
+        if writer.altered():
+            outcome.incomplete.append(f"{writer.path}: {ALTERED}")
         writer.close()
         try:
             supervisor.stop()

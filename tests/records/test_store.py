@@ -292,6 +292,23 @@ def test_a_directory_that_is_removed_meanwhile_is_told_and_takes_no_records(run_
     writer.close()
 
 
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace('"status":"ok"', '"status":"error"', 1), lambda text: text + text, lambda text: "",
+])  # fmt: skip
+def test_records_that_somebody_else_wrote_are_noticed(written, change):
+    writer = Writer.resume(written, {})
+    writer.append(SECOND)
+    assert not writer.altered()
+    records = written / "records.jsonl"
+    text = records.read_text()
+    assert change(text) != text
+    records.write_text(change(text))
+    assert writer.altered()
+    writer.append(FIRST)
+    assert writer.altered()
+    writer.close()
+
+
 def test_a_whole_file_or_nothing(tmp_path, monkeypatch):
     write_file(tmp_path / "facts", "old")
 
