@@ -8,10 +8,10 @@ taken. One writer at a time holds a lock on the directory; the lock ends with th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import errno
 import fcntl
 import gc
+import hashlib
 import json
 import os
 import secrets
