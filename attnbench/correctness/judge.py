@@ -17,6 +17,7 @@ from attnbench.case import Case
 from attnbench.correctness.diagnose import Diagnosis, diagnose
 from attnbench.correctness.exact_rules import Known, own_checks
 from attnbench.correctness.nan_rules import scores_tainted, swallowed_check, tainted_heads, without_heads
+from attnbench.correctness.patterns import pattern_cause, pattern_checks
 from attnbench.correctness.rounding import half_epsilon, rounding_bound, row_sum_bound, scores_noise, unit
 from attnbench.records.record import (
     LSE_ERROR,
@@ -71,6 +72,7 @@ def judge(ref: Reference, backend: Base, outputs: Outputs, factors: Factors = Fa
 
         checks += [beyond_rounding(largest, rows, out - exact_out, exact_out, bound), *others]
         checks += own_checks(case.inputs, lambda: _known(ref, backend, out, exact_out, budget_out))
+        checks += pattern_checks(ref, backend, out, exact_out)
         values = _values(ref, backend, out, exact_out, errors, eager, tainted)
     if outputs.lse is not None:
         nan = tainted if scores_tainted(ref.inputs) else None
@@ -103,7 +105,11 @@ def diagnosed(ref: Reference, backend: Base, outputs: Outputs, factors: Factors 
     if sums_in_fp32(ref.case, backend):
         errors = errors.at_least(fp32_errors(noise_of(ref).out, ref.oracle.out))
     worst = errors.worst_row
-    return diagnose(ref, out, lse, eager, factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor))
+    row_limit = factors.worst_row * (max(worst, floor) if math.isfinite(worst) else floor)
+    found = diagnose(ref, out, lse, eager, row_limit)
+    if (not found.named or not found.error_map) and (cause := pattern_cause(ref, backend, out)):
+        return replace(found, cause=cause, named=True)
+    return found
 
 
 def _plain(ref: Reference, backend: Base) -> Inputs:

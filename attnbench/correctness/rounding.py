@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Inputs
 from attnbench.case import Case
+from attnbench.correctness.patterns import applies, looked_at
 from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.int8 import score_noise
 from attnbench.reference.oracle import TF32, Reference, rounding_scatter, rounds_scores, sums_in_fp32, takes_int8_scores
@@ -89,6 +90,8 @@ def make_budgets(ref: Reference, backend: Base) -> None:
         ref.eager("fp32")
     if sums_in_fp32(ref.case, backend):
         noise_of(ref)
+    if applies(ref.case):
+        looked_at(ref)
 
 
 def rounding_bound(case: Case, plain: Inputs, rows: Rows, exact: Tensor, unit: float) -> Tensor:

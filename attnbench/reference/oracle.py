@@ -11,7 +11,7 @@ and e5m2 it is `fp8_pipeline`, with the accumulator that the kernel declares.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Base, Inputs
 from attnbench.case import Case
@@ -174,7 +174,7 @@ class Reference:
     """What the outputs of one case are held against; made once a case, used for every backend.
 
     originals: the oracle on the unquantized inputs, for 8-bit dtypes. budgets: the eager reference by accumulator, made
-    when first asked for. made: the noise of fp32 arithmetic, likewise.
+    when first asked for. made: the noise of fp32 arithmetic, likewise. looked: what others keep with it, by their name.
     """
 
     case: Case
@@ -184,6 +184,7 @@ class Reference:
     originals: Attention | None
     budgets: dict[str, Attention] = field(default_factory=dict)
     made: dict[str, Attention] = field(default_factory=dict)
+    looked: dict[str, Any] = field(default_factory=dict)
 
     def eager(self, accumulator: str) -> Attention:
         if accumulator not in self.budgets:

@@ -41,6 +41,11 @@ SHORT = {"batch": 1, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_head
 MORE_QUERIES = {**SHORT, "seqlen_q": 161, "seqlen_k": 128, "causal": True}
 DECODING = {**SHORT, "batch": 3, "seqlen_q": 1, "causal": False}
 LONG = {**SHORT, "seqlen_k": 4096 + 33}
+# Where rounding hides what kernels do in 16 bits; rows enough for the rule that finds it all the same.
+SHARP = {
+    "batch": 1, "seqlen_q": 1024, "seqlen_k": 1024, "num_heads": 2, "head_dim": 64, "dtype": "bf16", "causal": False,
+}  # fmt: skip
+SHARP_LONG = {**SHARP, "seqlen_q": 128, "seqlen_k": 4096, "causal": True}
 # Where every published tolerance passes a mask that is off by one on N(0, 1) inputs.
 LONGEST = {
     **SHORT, "seqlen_q": 1024, "seqlen_k": 65536, "num_heads": 1, "num_heads_kv": 1, "dtype": "bf16", "causal": True,
@@ -51,6 +56,7 @@ NEEDLES = ("needle", "needle_hidden")
 OF_FULL = ("tail unmasked", "causal always", "top left always", "lse of few keys in log2")
 # Bugs that show on these problems only.
 OF_MORE_QUERIES = ("mask short with more queries", "rows without keys")
+OF_PRECISION = ("scores in16 bit", "tile sums in16 bit", "small weights dropped")
 OF_DECODING = ("keys at stride of queries", "third element reads second", "decoding group reversed")
 # Lengths around 1, around the tile edges in use, and unequal both ways.
 SHAPES = (
@@ -144,6 +150,9 @@ def units(short: bool) -> Iterator[BugUnit | RightUnit]:
         yield BugUnit({**SHORT, "dtype": dtype, "causal": False}, exhaustive=not short, bugs=OF_FULL if short else ())
         yield BugUnit({**MORE_QUERIES, "dtype": dtype}, exhaustive=not short, bugs=OF_MORE_QUERIES)
         yield BugUnit({**DECODING, "dtype": dtype}, exhaustive=not short, bugs=OF_DECODING)
+    for case in (SHARP,) if short else (SHARP, SHARP_LONG):
+        yield BugUnit(case, exhaustive=False, bugs=OF_PRECISION)
+        yield RightUnit((case,))
     cases = list(right_cases())[:: 10 if short else 1]
     for start in range(0, len(cases), CASES_A_UNIT):
         yield RightUnit(tuple(cases[start : start + CASES_A_UNIT]))

@@ -25,7 +25,7 @@ from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.selftest.runner import RIGHT, BugUnit, RightUnit
 
 # Every bug of the method's list has a class; adding one there means adding it here.
-LISTED = 67
+LISTED = 69
 
 
 def test_short_form_catches_every_bug_and_accuses_nobody():
@@ -47,7 +47,7 @@ def test_every_bug_is_planted_in_all_dtypes_it_applies_to():
         "PSaturated": ("e4m3",), "ScoresIn16Bit": ("fp16", "bf16"), "ScoresOfIntegers": ("fp16", "bf16"),
         "SumsIn16Bit": ("fp16", "bf16"), "OutputIsAccumulator": ("fp16", "bf16"),
         "PartsNotNormalized": ("fp16",), "ThroughFp16": ("bf16",), "WeightsTruncated": ("bf16",),
-        "OutputTruncated": ("bf16",),
+        "OutputTruncated": ("bf16",), "TileSumsIn16Bit": ("bf16",), "SmallWeightsDropped": ("bf16",),
     }  # fmt: skip
 
 
@@ -121,7 +121,8 @@ def _case_of(bug):
         "ScaleSquaredWhereGiven": {"softmax_scale": 0.3}, "ThroughFp16": {"inputs": "fp8_descales"},
         "LseOfFewKeysInLog2": {"causal": False, "seqlen_k": 100},
         "DecodingGroupReversed": {"seqlen_q": 1}, "KeysAtStrideOfQueries": {"batch": 2},
-        "ThirdElementReadsSecond": {"batch": 3},
+        "ThirdElementReadsSecond": {"batch": 3}, "TileSumsIn16Bit": {"seqlen_k": 1024},
+        "SmallWeightsDropped": {"seqlen_k": 1024},
     }  # fmt: skip
     shape = {"batch": 1, "seqlen_q": 100, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 32}
     return Case.make(**{**shape, "dtype": dtype, "causal": True, "inputs": inputs.get(bug.__name__, "normal"),

@@ -76,9 +76,11 @@ from attnbench.selftest.bugs.softmax import (
     ScaleSquaredWhereGiven,
     ScoresIn16Bit,
     ScoresOfIntegers,
+    SmallWeightsDropped,
     StaleMaximum,
     SumsIn16Bit,
     ThroughFp16,
+    TileSumsIn16Bit,
     WeightsTruncated,
 )
 from attnbench.selftest.forward import Planted
@@ -89,7 +91,8 @@ BUGS: tuple[type[Planted], ...] = (
     TailOfGroupsShifted, SmallTilesSkipped, StaleMaximum, RescaleMissing, RescaleSkippedWhereSmall,
     ColumnsNotRescaled, RowSumMissesLastTile, MaximumStartsAtZero, ExponentClamped, FirstTileHidden,
     RowsWithoutKeys, ScaleFivePercentHigh, ScaleMissing, ScaleSquaredWhereGiven, ThroughFp16, ScoresIn16Bit,
-    ScoresOfIntegers, SumsIn16Bit, OutputIsAccumulator, PartsNotNormalized, WeightsTruncated, OutputTruncated,
+    ScoresOfIntegers, SumsIn16Bit, TileSumsIn16Bit, SmallWeightsDropped, OutputIsAccumulator, PartsNotNormalized,
+    WeightsTruncated, OutputTruncated,
     WrongGqaHead, KeysAtStrideOfQueries, ThirdElementReadsSecond, DecodingGroupReversed, VTileTransposed, RowZeroed,
     RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros, OneInAThousandOff, NanSwallowed, LseInLog2,
     LseMixesBases, LseOfFewKeysInLog2, LseSign, LseRowsSwapped, DescalesSwapped, KDescaleOfNextHead, PSaturated,

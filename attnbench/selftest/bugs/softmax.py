@@ -22,6 +22,10 @@ COLUMNS = 16
 # The rescale that a kernel takes for 1, and the exponent below which another one stops.
 NEARLY_ONE = 0.95
 LOWEST_EXPONENT = -10.0
+# Of a row's largest weight so far: what a kernel leaves out.
+SMALL_WEIGHT = 1e-3
+# Keys from which on rounding the sums of tiles shows on ordinary inputs.
+MANY_KEYS = 1024
 
 
 class StaleMaximum(Planted):
@@ -176,6 +180,28 @@ class SumsIn16Bit(Planted):
     def step(self, case: Case, state: Running, number: int, scores: Tensor, v: Tensor) -> None:
         super().step(case, state, number, scores, v)
         state.out = state.out.to(_dtype(case)).float()
+
+
+class TileSumsIn16Bit(Planted):
+    """What P V adds up to over a tile of keys is rounded to 16 bits, and added in fp32 to the tiles before it."""
+
+    dtypes = ("bf16",)
+
+    def unsupported(self, case: Case) -> str | None:
+        few = case.seqlen_k < MANY_KEYS
+        return super().unsupported(case) or ("the output's own rounding hides that of a few tiles" if few else None)
+
+    def add_values(self, out: Tensor, p: Tensor, v: Tensor) -> Tensor:
+        return out + self.product(p, v).bfloat16().float()
+
+
+class SmallWeightsDropped(Planted):
+    """Weights below a thousandth of a row's largest so far count in the row sum, and not in the output."""
+
+    dtypes = ("bf16",)
+
+    def rounded(self, case: Case, p: Tensor) -> Tensor:
+        return super().rounded(case, p.masked_fill(p < SMALL_WEIGHT, 0.0))
 
 
 class OutputIsAccumulator(Planted):

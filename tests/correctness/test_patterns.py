@@ -1,0 +1,103 @@
+"""What bf16's rounding hides is found by its pattern, and named; right kernels and declared ones are not accused."""
+
+import pytest
+import torch
+
+from attnbench.backends import builtin
+from attnbench.case import Case
+from attnbench.correctness.judge import judge
+from attnbench.correctness.patterns import LIMIT, RULES, SHARE, patterns
+from attnbench.records.record import MAX_ERROR
+from attnbench.reference.inputs import make_inputs
+from attnbench.reference.oracle import make_reference
+from attnbench.selftest.bugs.softmax import ScoresIn16Bit, SmallWeightsDropped, TileSumsIn16Bit
+from attnbench.selftest.forward import TiledForward
+from attnbench.selftest.runner import RIGHT, SHARP, SHARP_LONG
+from attnbench.settings import Checks, Timing
+from attnbench.worker.phases import Phases
+from attnbench.worker.problem import Problem
+from attnbench.worker.trial import run_trial
+
+PLANTED = (
+    (ScoresIn16Bit, "scores", "precision: scores rounded to 16 bits (bf16"),
+    (TileSumsIn16Bit, "sums", "accumulation: P V is summed in bf16 over tiles of 64 keys (the first visited first)"),
+    (SmallWeightsDropped, "weights", "weights: those below "),
+)
+
+
+def trial(backend, **fields):
+    problem = Problem(Case.make(**fields), "cpu", Checks(repeats=0), Timing(), 0, Phases())
+    return run_trial(problem, backend, timed=False)
+
+
+@pytest.mark.parametrize("fields", [SHARP, SHARP_LONG], ids=["1k", "4k"])
+@pytest.mark.parametrize(("bug", "kind", "cause"), PLANTED, ids=lambda value: getattr(value, "__name__", None))
+def test_each_is_found_on_ordinary_inputs_and_named(bug, kind, cause, fields):
+    """All other rules pass, but for the largest error's in some draws."""
+    record = trial(bug(), **fields)
+    assert record.status == "incorrect"
+    failed = {check.rule for check in record.accuracy.failures}
+    assert RULES[kind] in failed and failed <= {RULES[kind], MAX_ERROR}, record.reason
+    assert f"likely cause: {cause}" in record.reason
+
+
+def worst(case, backends, draws):
+    """{backend: most standard errors} over some draws."""
+    found = dict.fromkeys((name for name, _ in backends), 0.0)
+    for draw in range(draws):
+        ref = make_reference(case, make_inputs(case, "cpu", draw))
+        for name, backend in backends:
+            outputs = backend.prepare(case, ref.inputs)()
+            out = outputs.out.transpose(1, 2).double()
+            sigmas = [one.sigmas for one in patterns(ref, backend, out, ref.oracle.out)]
+            found[name] = max(found[name], *sigmas) if sigmas else found[name]
+    return found
+
+
+def test_right_kernels_stay_far_below_the_limit():
+    case = Case.make(**{**SHARP, "seqlen_q": 256})
+    right = [(str(choices), TiledForward(choices)) for choices in RIGHT]
+    library = [(name, builtin()[name]) for name in ("naive", "cpu_flash")]
+    found = worst(case, right + library, 2)
+    assert max(found.values()) < LIMIT - 2, found
+
+
+@pytest.mark.parametrize("declared", ["scores_16bit", "scores_int8"])
+def test_what_is_declared_is_not_held_against_a_kernel(declared):
+    class Declared(ScoresIn16Bit):
+        pass
+
+    setattr(Declared, declared, True)
+    case = Case.make(**SHARP)
+    ref = make_reference(case, make_inputs(case))
+    outputs = Declared().prepare(case, ref.inputs)()
+    rules = {check.rule for check in judge(ref, Declared(), outputs).checks}
+    assert RULES["scores"] not in rules and RULES["sums"] in rules
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"dtype": "fp16"}, {"dtype": "fp32"}, {"dtype": "e4m3"}, {"inputs": "outliers"}, {"seqlen_k": 256},
+     {"seqlen_q": 16}, {"dtype": "fp32", "kv_dtype": "bf16"}],
+    ids=str,
+)  # fmt: skip
+def test_it_is_asked_only_where_rounding_is_what_it_takes_it_for(fields):
+    """Of few keys, or few rows, or other types, there is no such check, rather than one that means nothing."""
+    case = Case.make(**{**SHARP, "seqlen_q": 128, **fields})
+    ref = make_reference(case, make_inputs(case))
+    outputs = TiledForward().prepare(case, ref.inputs)()
+    assert not {check.rule for check in judge(ref, TiledForward(), outputs).checks} & set(RULES.values())
+
+
+def test_the_share_is_the_part_of_the_mistake_that_is_made():
+    """Half of the rows with the mistake: about half of the predicted error."""
+    case = Case.make(**SHARP)
+    ref = make_reference(case, make_inputs(case))
+    outputs = ScoresIn16Bit().prepare(case, ref.inputs)().out
+    right = TiledForward().prepare(case, ref.inputs)().out
+    mixed = torch.where((torch.arange(case.seqlen_q) % 2 == 0)[None, :, None, None], outputs, right)
+    shares = {}
+    for name, out in (("all", outputs), ("half", mixed), ("none", right)):
+        found = patterns(ref, ScoresIn16Bit(), out.transpose(1, 2).double(), ref.oracle.out)
+        shares[name] = next(one.share for one in found if one.kind == "scores")
+    assert 0.9 < shares["all"] < 1.1 and 0.35 < shares["half"] < 0.65 and abs(shares["none"]) < SHARE
