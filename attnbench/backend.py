@@ -107,8 +107,11 @@ class Base:
     copies_inputs: `prepare` transposes, widens, quantizes or packs the inputs (a set of dtypes: in cases of these); it
     is then called anew whenever their numbers have changed, as they do between timed calls.
 
-    What no check reads yet has its neutral value here, so that a backend may declare it: batch_invariant (None: not
-    known), approximate, declared, exact_settings, absent_relations, unbiased, rank_rows, sent_bytes.
+    batch_invariant: a sequence's bits are the same alone, in a batch and elsewhere in it, which a probe judges; None
+    (not known): it tells; False: it does not ask.
+
+    What no check reads yet has its neutral value here, so that a backend may declare it: declared, exact_settings,
+    absent_relations, unbiased, rank_rows, sent_bytes. approximate: it is not asked for the patterns of small mistakes.
     """
 
     name: str

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
+from attnbench.correctness.batches import batch_checks
 from attnbench.correctness.broadcast import broadcast
 from attnbench.correctness.determinism import pressure_check, repeatable, stream_check
 from attnbench.correctness.merged import first_keys, halves, merged, merged_attention
@@ -240,6 +242,13 @@ def _same_bits(
     return run
 
 
+def _batches(context: ProbeContext, backend: Base) -> Sequence[Check]:
+    if not repeatable(backend) or backend.batch_invariant is False:
+        return ()
+    called = partial(context.called, backend=backend)
+    return batch_checks(context.case, context.reference.inputs, backend, called)
+
+
 # What a probe alone tells that fails where the case's own numbers, in their own places, came out right.
 BLAMES: Mapping[str, str] = {
     "half_scale": "scale: right with the case's softmax_scale, wrong with half of it",
@@ -253,6 +262,7 @@ BLAMES: Mapping[str, str] = {
     "guarded": "bounds: what lies beside the tensors reaches the output",
     "padded": "bounds: it reads past the end of each sequence, and what lies there reaches the output",
     "used_memory": "memory that nobody initialized reaches the output",
+    "batch_invariant": "batch: what else is in a batch, or the place in it, decides how keys are split or summed",
     "other_stream": "it works on a stream or thread of its own, and nobody waits for it",
 }
 
@@ -280,6 +290,8 @@ PROBES: Mapping[str, Probe] = {
         Probe("lse_merged", "two halves of the keys, merged by their lse, are the whole", _no_halves, _lse_merged),
         Probe("descale_zero", "q_descale 0 gives the mean of v, v_descale 0 gives 0", _not_fp8,
               lambda context, backend: tuple(_zero_descales(context, backend))),
+        Probe("batch_invariant", "the same bits alone, in a batch and elsewhere in it (where declared; else told)",
+              _anywhere, _batches),
         Probe("other_stream", "the same bits on another stream (on the CPU: another thread)", _anywhere,
               _same_bits(stream_check)),
         Probe("used_memory", "the same bits in memory that others left full of NaN", _anywhere,

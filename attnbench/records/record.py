@@ -41,6 +41,9 @@ THREADS_DIFFER = "calls on another thread that differ bitwise"
 STREAMS_DIFFER = "calls on another stream that differ bitwise"
 MEMORY_DIFFERS = "calls in used memory that differ bitwise"
 PROCESSES_DIFFER = "outputs that differ between processes"
+BATCH_DIFFERS = "sequences whose bits depend on the batch"
+# The same of a backend that does not say whether it is `batch_invariant`: limited by how many were compared.
+BATCH_TOLD = "sequences whose bits depend on the batch, told and not judged"
 V_DESCALE_ZERO = "outputs that are not 0 with v_descale 0"
 
 

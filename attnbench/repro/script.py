@@ -208,6 +208,8 @@ def _answered(problem: _Problem, standalone: bool) -> str:
     if problem.probe == "lse_merged":
         source = "\n\n".join(_source(function) for function in (halves, merged))
         return text.STAND_INS + text.MERGED_FUNCTION.substitute(source=source) if standalone else text.MERGED_BUILTIN
+    if problem.probe == "batch_invariant" and not standalone:
+        return text.PLAIN + text.BATCHES
     if problem.probe not in RELATIONS:
         return text.PLAIN + _again(problem)
     if not standalone:

@@ -286,6 +286,22 @@ for number in range(problem.calls):
     answers.append((name, step_case(problem, number), posed.q, posed.k, posed.v, answered.out.clone(), lse))
 """
 
+# The same sequences in other batches, whose bits must be those of the first call.
+BATCHES = """
+
+from attnbench.correctness.batches import batch_checks
+
+
+def called(problem, given):
+    answered = backend.prepare(problem, given)()
+    return replace(answered, out=answered.out.clone(), lse=None if answered.lse is None else answered.lse.clone())
+
+
+checks = batch_checks(*made(case, q, k, v), backend, called)
+differing = {check.rule: int(check.value) for check in checks}
+print(*(check for check in checks if check.value), sep="\\n")
+"""
+
 ZERO_DESCALE = Template("""
 given = replace(given, quantized=replace(given.quantized, $name=given.quantized.$name * 0))
 answered = backend.prepare(problem, given)()

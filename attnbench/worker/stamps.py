@@ -6,7 +6,15 @@ import math
 
 from attnbench.backend import Base
 from attnbench.case import Case
-from attnbench.records.record import LIKELY_CAUSE, LSE_LIMIT, LSE_VALUE, NO_ANSWER, RELATIVE_RMSE, Accuracy
+from attnbench.records.record import (
+    BATCH_TOLD,
+    LIKELY_CAUSE,
+    LSE_LIMIT,
+    LSE_VALUE,
+    NO_ANSWER,
+    RELATIVE_RMSE,
+    Accuracy,
+)
 from attnbench.reference.oracle import TF32
 from attnbench.settings import Factors
 
@@ -74,6 +82,14 @@ def declared_warnings(backend: Base, case: Case, accuracy: Accuracy) -> tuple[st
     return tuple(found)
 
 
+def batch_warnings(accuracy: Accuracy) -> tuple[str, ...]:
+    """A kernel whose bits depend on the batch, and which does not say whether they may."""
+    for check in accuracy.checks:
+        if check.rule.endswith(BATCH_TOLD) and check.value > 0:
+            return (f"its bits depend on the batch, and it declares nothing of it (batch_invariant): {check.where}",)
+    return ()
+
+
 def stamps(backend: Base, case: Case, accuracy: Accuracy) -> tuple[str, ...]:
     of_declared = (*accumulator_warnings(backend, accuracy), *declared_warnings(backend, case, accuracy))
-    return (*of_declared, *fp8_warnings(accuracy))
+    return (*of_declared, *fp8_warnings(accuracy), *batch_warnings(accuracy))

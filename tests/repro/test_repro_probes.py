@@ -81,7 +81,7 @@ ONLY_THERE = {
     "broadcast": "out = out * 1.1 if 0 in k.stride() else out",
 }
 # Probes that are no relation, and posed to 8 bits through the backend.
-EIGHT_BIT = ("descale_zero", "fresh_inputs", "used_memory", "lse_merged")
+EIGHT_BIT = ("descale_zero", "fresh_inputs", "used_memory", "lse_merged", "batch_invariant")
 PLANTED = """
 import threading
 
@@ -290,5 +290,6 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
         "descale_zero": "q_descale * 0",
         "fresh_inputs": "drawn(2)",
         "used_memory": "in_used_memory(got)",
+        "batch_invariant": "batch_checks(*made(case, q, k, v), backend, called)",
     }
     assert asked.get(probe, f"RELATIONS[{probe!r}]") in script or "v_descale * 0" in script

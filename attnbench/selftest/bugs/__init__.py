@@ -46,6 +46,7 @@ from attnbench.selftest.bugs.outputs import (
     RightOnlyOnce,
     RowNeverWritten,
     RowZeroed,
+    SplitsByBatch,
     WritesItsInput,
     WrongDtype,
     WrongShape,
@@ -97,6 +98,6 @@ BUGS: tuple[type[Planted], ...] = (
     RowNeverWritten, ColumnsNeverStored, HalfOfHeadDim, AllZeros, OneInAThousandOff, NanSwallowed, LseInLog2,
     LseMixesBases, LseOfFewKeysInLog2, LseSign, LseRowsSwapped, DescalesSwapped, KDescaleOfNextHead, PSaturated,
     AccumulationTruncated, WrongDtype, WrongShape, WritesItsInput, CachedAnswer, NobodyWaits, RightOnlyOnce,
-    Nondeterministic, RaceInOneOfAThousand, StridesOfEachOther, StrideOfZeroMisread, NanOfQSwallowed,
+    Nondeterministic, RaceInOneOfAThousand, SplitsByBatch, StridesOfEachOther, StrideOfZeroMisread, NanOfQSwallowed,
     NanOfKSwallowed, MaximumStartsFinite,
 )  # fmt: skip

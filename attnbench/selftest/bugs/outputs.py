@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Call, Inputs, Outputs
 from attnbench.case import Case
-from attnbench.selftest.forward import Choices, Planted, Running
+from attnbench.selftest.forward import Choices, Planted, Running, TiledForward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,3 +256,18 @@ class RaceInOneOfAThousand(Planted):
         flat = outputs.out.view(-1).view(torch.int16)
         flat[torch.randint(0, len(flat), (1 + len(flat) // 1000,))] ^= 1
         return outputs
+
+
+class SplitsByBatch(Planted):
+    """Keys are split in two where the batch has fewer than two elements, and the kernel says that bits do not depend on
+    the batch."""
+
+    batch_invariant = True
+
+    def unsupported(self, case: Case) -> str | None:
+        few = case.seqlen_k <= self.choices.tile_n
+        return super().unsupported(case) or ("one tile of keys cannot be split" if few else None)
+
+    def forward(self, case: Case, inputs: Inputs) -> Outputs:
+        splits = 2 if case.batch == 1 else 1
+        return TiledForward(replace(self.choices, splits=splits)).forward(case, inputs)
