@@ -88,6 +88,11 @@ class SignedInputs:
             numbers.bitwise_xor_(self._signs.change(self._place, part, size))
         self._place += 1
 
+    def rewrite(self) -> None:
+        """The same signs, written as `renew` writes others."""
+        for numbers, _, _ in self._numbers:
+            numbers.bitwise_xor_(0)
+
     def restore(self) -> None:
         """The numbers as they were at first."""
         if self._place is not None:

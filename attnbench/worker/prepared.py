@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Check, Record
-from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_bytes, written
+from attnbench.reference.inputs import checksums, copy_inputs, input_bytes, written
 from attnbench.reference.signs import SignedInputs, Signs
+from attnbench.timing.again import slower_when_changed
 from attnbench.timing.measure import Turns
 from attnbench.timing.sampling import KEPT_DIGITS, Timer
 from attnbench.timing.stopping import IN_WORDS
@@ -128,6 +130,7 @@ class Prepared:
         """The record with its measurement, or an incorrect one where timed outputs are wrong. Raises ContractError."""
         problem, base = self.problem, self.checked.record
         last = self._signed[self.turns.last].plain(self.timer.last())
+        kept = self._kept_per_input(statistics.median(measurement.samples_s))
         for signed in self._signed:
             signed.restore()
         compile_s = max(0.0, self.checked.first_call_s - statistics.median(measurement.samples_s))
@@ -150,8 +153,27 @@ class Prepared:
         accuracy = replace(base.accuracy, recheck="a buffer of every batch; fresh inputs")
         doubts = tuple(words for flag, words in IN_WORDS.items() if flag in measurement.flags)
         warnings = base.warnings + rotation_warning(problem, len(self.calls)) + doubts
-        warnings += problem.ceilings.warning(problem.case, call_s)
+        warnings += (*problem.ceilings.warning(problem.case, call_s), *kept)
         return replace(base, accuracy=accuracy, measurement=measurement, warnings=warnings)
+
+    def _kept_per_input(self, median_s: float) -> tuple[str, ...]:
+        """The warning that calls on unchanged inputs are faster, where they are."""
+        backend, timing = self.checked.backend, self.problem.timing
+        if self.timer.name == "graph" or timing.regime == "burst" or copies(backend, self.problem.case):
+            return ()
+        signed, call = self._signed[self.turns.last], self.calls[self.turns.last]
+
+        def take(changed: bool) -> float:
+            self.problem.phases.alive()
+            (time_s,) = self.timer.take(itertools.repeat(call), 1, 1, signed.renew if changed else signed.rewrite)
+            return time_s
+
+        with self.problem.phases("time"):
+            slower = slower_when_changed(take, median_s)
+        if slower is None:
+            return ()
+        words = f"the first call after its inputs changed takes {slower:.2g} times the next on the same: it keeps work"
+        return (f"{words} per input; the time told is that of changed inputs",)
 
     def _impossible(self, broken: Sequence[Check], measurement: Measurement) -> Record:
         """Right, and faster than the machine can be: what was timed was not the work."""
@@ -177,7 +199,7 @@ class Prepared:
             return accuracy, ""
         fresh = problem.fresh
         kept = replace(last, out=last.out.clone(), lse=None if last.lse is None else last.lse.clone())
-        with in_place_of(self._inputs, fresh.inputs) as inputs:
+        with problem.fresh_in_place(self._inputs) as inputs:
             before = checksums(inputs)
             problem.phases.again()
             outputs, _ = guarded_call(problem.case, backend, inputs)

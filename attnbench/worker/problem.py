@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attnbench.backend import Base, Outputs
+from attnbench.backend import Base, Inputs, Outputs
 from attnbench.case import Case
 from attnbench.correctness.fp8_sources import drawn_oracle, rmse_drawn, source_errors
 from attnbench.correctness.judge import judge
@@ -18,7 +19,8 @@ from attnbench.machine.facts import available_memory_bytes
 from attnbench.records.measurement import PrepTiming
 from attnbench.records.record import RELATIVE_RMSE, Accuracy
 from attnbench.reference.fp8 import FORMATS
-from attnbench.reference.inputs import checksums, input_bytes, make_inputs, written
+from attnbench.reference.inputs import checksums, in_place_of, input_bytes, make_inputs, written
+from attnbench.reference.key_order import keys_may_move, move_keys
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.reference.quantize import overflowed
 from attnbench.settings import Checks, Timing
@@ -132,6 +134,15 @@ class Problem:
             with self.phases("oracle"):
                 self._fresh = make_reference(self.case, inputs, "spot")
         return self._fresh
+
+    @contextmanager
+    def fresh_in_place(self, inputs: Inputs) -> Iterator[Inputs]:
+        """The numbers of `fresh` in the memory of these inputs, where no mask forbids it with their keys in a secret
+        order, which leaves the answer what it is; afterwards `inputs` hold their own again."""
+        with in_place_of(inputs, self.fresh.inputs) as given:
+            if keys_may_move(self.case):
+                move_keys(self.case, given, self.seed)
+            yield given
 
     @property
     def spot(self) -> Reference:

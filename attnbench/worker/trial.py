@@ -19,7 +19,7 @@ from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import BLAMES, IN_PLACE, kept, probe_names, run_probes
 from attnbench.correctness.rounding import make_budgets
 from attnbench.records.record import EMULATED, INTERPRETED, Accuracy, Check, Record
-from attnbench.reference.inputs import checksums, in_place_of, make_inputs, written
+from attnbench.reference.inputs import checksums, make_inputs, written
 from attnbench.reference.oracle import Reference, make_reference
 from attnbench.settings import Checks, Factors
 from attnbench.timing.measure import measure
@@ -265,7 +265,7 @@ def on_fresh_inputs(problem: Problem, context: LiveProbeContext, backend: Base) 
     """The fresh inputs lie where the checked ones were: an answer kept by address or by shape is as stale as one kept
     for ever."""
     fresh = problem.fresh
-    with in_place_of(problem.reference.inputs, fresh.inputs) as inputs:
+    with problem.fresh_in_place(problem.reference.inputs) as inputs:
         outputs = context.called(problem.case, inputs, backend)
     accuracy = problem.judged_at_few_rows(fresh, backend, outputs)
     return Rejudged(outputs, accuracy if accuracy.passed else context.judged(fresh, backend, outputs))
