@@ -66,21 +66,21 @@ def _of_part(case: Case, part: Part, inputs: Inputs, kinds: Collection[str]) -> 
             yield WEIGHTS, words, error
 
 
-def _softmax(scores: Tensor, hidden: Tensor) -> Tensor:
-    return scores.masked_fill_(hidden, -math.inf).softmax(dim=-1)
-
-
 def _scores(case: Case, products: Tensor, hidden: Tensor, v: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Rounded to bf16 before the scale is applied, after it, or with log2(e) in it, as exp2 takes them."""
-    p = _softmax(products * case.scale, hidden)
-    log2e = 1.0 / math.log(2.0)
-    forms = [("before the softmax scale is applied", 1.0), ("after the softmax scale is applied", case.scale)]
+    """Rounded to bf16 before the scale is applied, after it, with log2(e) in it, as exp2 takes them, or less the row's
+    maximum, as exp takes them."""
+    scores = (products * case.scale).masked_fill_(hidden, -math.inf)
+    p, log2e = scores.softmax(dim=-1), 1.0 / math.log(2.0)
+    forms = {"before the softmax scale is applied": 1.0, "after the softmax scale is applied": case.scale}
     if math.frexp(case.scale)[0] == 0.5:  # a power of two rounds nothing
-        forms = [("", 1.0)]
-    for when, factor in (*forms, ("after the softmax scale and log2(e) are applied", case.scale * log2e)):
-        rounded = (products * factor).bfloat16().float() * (case.scale / factor)
+        forms = {"": 1.0}
+    forms["after the softmax scale and log2(e) are applied"] = case.scale * log2e
+    for when, factor in forms.items():
+        rounded = _rounded(products * factor).mul_(case.scale / factor).masked_fill_(hidden, -math.inf)
         words = f"precision: scores rounded to 16 bits (bf16{', ' if when else ''}{when})"
-        yield words, (_softmax(rounded, hidden) - p) @ v
+        yield words, (rounded.softmax(dim=-1) - p) @ v
+    less = _rounded(scores - scores.amax(dim=-1, keepdim=True))
+    yield "precision: scores less their row's maximum are rounded to 16 bits (bf16)", (less.softmax(dim=-1) - p) @ v
 
 
 def _weights(scores: Tensor, v: Tensor) -> Iterator[tuple[str, Tensor]]:

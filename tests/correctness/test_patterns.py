@@ -10,8 +10,8 @@ from attnbench.correctness.patterns import LIMIT, RULES, SHARE, patterns
 from attnbench.records.record import MAX_ERROR
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference
-from attnbench.selftest.bugs.softmax import ScoresIn16Bit, SmallWeightsDropped, TileSumsIn16Bit
-from attnbench.selftest.forward import TiledForward
+from attnbench.selftest.bugs.softmax import ScoresIn16Bit, SmallWeightsDropped, SumsIn16Bit, TileSumsIn16Bit
+from attnbench.selftest.forward import Choices, TiledForward
 from attnbench.selftest.runner import RIGHT, SHARP, SHARP_LONG
 from attnbench.settings import Checks, Timing
 from attnbench.worker.phases import Phases
@@ -39,6 +39,28 @@ def test_each_is_found_on_ordinary_inputs_and_named(bug, kind, cause, fields):
     failed = {check.rule for check in record.accuracy.failures}
     assert RULES[kind] in failed and failed <= {RULES[kind], MAX_ERROR}, record.reason
     assert f"likely cause: {cause}" in record.reason
+
+
+class ExponentsIn16Bit(TiledForward):
+    """What exp takes, a score less the running maximum, is rounded."""
+
+    def weights(self, state, number, scores, maximum):
+        return (scores - maximum).bfloat16().float().exp()
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [
+        (ExponentsIn16Bit(), "scores"),
+        (TileSumsIn16Bit(Choices(tile_n=112, backwards=True)), "sums"),
+        (SumsIn16Bit(Choices(tile_n=128)), "sums"),
+        (SmallWeightsDropped(Choices(tile_n=32, backwards=True)), "weights"),
+    ],
+    ids=["exponents", "tiles of 112 backwards", "kept", "dropped backwards"],
+)
+def test_their_relatives_are_found_too(backend, kind):
+    record = trial(backend, **SHARP)
+    assert RULES[kind] in {check.rule for check in record.accuracy.failures}, record.reason
 
 
 def worst(case, backends, draws):

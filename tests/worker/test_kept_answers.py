@@ -1,6 +1,7 @@
 """What a kernel keeps of earlier numbers shows while it is timed; honest kernels pass, and nothing they see is odd."""
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -198,3 +199,33 @@ def test_few_rows_that_are_right_by_all_are_no_reason_to_accuse():
     assert run_trial(problem(case), backend, timed=True).status == "ok"
     spoiled = Outputs(outputs.out * 1.05, outputs.lse)
     assert not shared.judged_at_few_rows(shared.fresh, backend, spoiled).passed
+
+
+def all_numbers(inputs):
+    return tuple(x.view(torch.int16).numpy().tobytes() for x in (inputs.q, inputs.k, inputs.v))
+
+
+class Slowly(Keeps):
+    """Half a millisecond for every answer that is not kept."""
+
+    def prepare(self, case, inputs):
+        call = super().prepare(case, inputs)
+
+        def slowly():
+            if self.key(inputs) not in self.kept:
+                time.sleep(5e-4)
+            return call()
+
+        return slowly
+
+
+@pytest.mark.parametrize("sets", ["one", "eleven"])
+def test_work_that_is_kept_per_input_is_told_and_no_fault(sets):
+    """Right whatever the numbers, and timed with the work, since no timed call meets the numbers of another."""
+    shared = cold() if sets == "eleven" else problem()
+    kept, plain = (run_trial(shared, Slowly(key), timed=True) for key in (all_numbers, lambda inputs: object()))
+    words = "the first call after its inputs changed takes "
+    assert kept.status == plain.status == "ok"
+    assert [warning for warning in kept.warnings if warning.startswith(words)] != []
+    assert [warning for warning in plain.warnings if warning.startswith(words)] == []
+    assert min(kept.measurement.samples_s) > 5e-4
