@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from attnbench.reference.oracle import Reference
 
 
-# Rows at which each kind is predicted. Those whose scores spread most are taken: there small weights matter most, and
-# of these it takes many.
-ROWS: Mapping[tuple[str, ...], int] = {(SCORES, SUMS): 64, (WEIGHTS,): 384}
+# Rows at which kinds are predicted, and columns at least, of which every other is left out where there are twice as
+# many. Rows whose scores spread most are taken: there small weights matter most, and of these it takes many.
+LOOKED_AT: Mapping[tuple[str, ...], tuple[int, int]] = {(SCORES, SUMS): (64, 64), (WEIGHTS,): (384, 128)}
 ROWS_AT_LEAST = 64
 # A row that sees fewer keys is a matter of few weights, whose roundings are no noise.
 KEYS_AT_LEAST = 512
@@ -62,13 +62,14 @@ class Found(NamedTuple):
 class Looked(NamedTuple):
     """Predictions at some rows, as the regression takes them.
 
-    names: kind and words of each; places (batch, num_heads, rows) among the rows of the reference; weighted
-    (predictions, batch, num_heads, rows, head_dim_v) fp32: errors over the variance of a right answer's; sizes
-    (predictions, batch, num_heads, rows): their products with the errors, summed.
+    names: kind and words of each; places (batch, num_heads, rows) among the rows of the reference; step: every so many
+    columns; weighted (predictions, batch, num_heads, rows, columns) fp32: errors over the variance of a right answer's;
+    sizes (predictions, batch, num_heads, rows): their products with the errors, summed.
     """
 
     names: tuple[tuple[str, str], ...]
     places: Tensor
+    step: int
     weighted: Tensor
     sizes: Tensor
 
@@ -96,7 +97,7 @@ def patterns(ref: Reference, backend: Base, out: Tensor, exact: Tensor) -> Itera
         return
     allowed = declared(backend)
     for looked in looked_at(ref):
-        error = _at(out - exact, looked.places)
+        error = _at(out - exact, looked.places, looked.step)
         for (kind, words), share, sigmas in zip(looked.names, *_shares(looked, error)):
             if kind not in allowed:
                 yield Found(kind, words, share, sigmas)
@@ -115,13 +116,13 @@ def declared(backend: Base) -> set[str]:
 def looked_at(ref: Reference) -> tuple[Looked, ...]:
     """The predictions, made once a reference; none where too few rows see enough keys."""
     if "patterns" not in ref.looked:
-        each = (_looked(ref, kinds, rows) for kinds, rows in ROWS.items())
+        each = (_looked(ref, kinds, *wanted) for kinds, wanted in LOOKED_AT.items())
         ref.looked["patterns"] = tuple(looked for looked in each if looked is not None)
     found: tuple[Looked, ...] = ref.looked["patterns"]
     return found
 
 
-def _looked(ref: Reference, kinds: tuple[str, ...], wanted: int) -> Looked | None:
+def _looked(ref: Reference, kinds: tuple[str, ...], wanted: int, columns: int) -> Looked | None:
     import torch
 
     case, inputs = ref.case, ref.inputs
@@ -134,17 +135,20 @@ def _looked(ref: Reference, kinds: tuple[str, ...], wanted: int) -> Looked | Non
         return None
     norms = inputs.q[some].float().square().sum(dim=3).transpose(1, 2).gather(2, index)
     places = norms.masked_fill(~enough, -math.inf).topk(each, dim=2).indices.sort(dim=2).values
-    given = Inputs(inputs.q[some], inputs.k[some], inputs.v[some])
-    found = predicted(replace(case, batch=batch), given, Rows(index.gather(2, places), "sampled"), kinds)
+    step = max(1, case.head_dim_v // columns)
+    given = Inputs(inputs.q[some], inputs.k[some], inputs.v[some][..., ::step])
+    few = replace(case, batch=batch, head_dim_v=given.v.shape[-1])
+    found = predicted(few, given, Rows(index.gather(2, places), "sampled"), kinds)
     errors = torch.stack([one.error for one in found])
-    weighted = errors * _precision(_at(ref.oracle.out, places))
+    weighted = errors * _precision(_at(ref.oracle.out, places, step))
     names = tuple((one.kind, one.words) for one in found)
-    return Looked(names, places, weighted, (weighted * errors).sum(dim=-1))
+    return Looked(names, places, step, weighted, (weighted * errors).sum(dim=-1))
 
 
-def _at(x: Tensor, places: Tensor) -> Tensor:
-    """(batch, num_heads, rows, head_dim_v) fp32 of the same at all rows of the reference."""
-    return x[: places.shape[0]].gather(2, places[..., None].expand(*places.shape, x.shape[-1])).float()
+def _at(x: Tensor, places: Tensor, step: int) -> Tensor:
+    """(batch, num_heads, rows, columns) fp32 of (..., head_dim_v) at all rows of the reference."""
+    x = x[: places.shape[0], ..., ::step]
+    return x.gather(2, places[..., None].expand(*places.shape, x.shape[-1])).float()
 
 
 def _precision(exact: Tensor) -> Tensor:

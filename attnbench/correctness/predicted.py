@@ -26,7 +26,8 @@ LEFT_OUT_TILE = 64
 KEPT_TILES = 32
 # In which the running maximum, and with it the unit of what is rounded, comes about.
 FORWARDS, BACKWARDS, KNOWN = "the first visited first", "the last visited first", "the row's maximum known beforehand"
-ORDERS = (FORWARDS, BACKWARDS, KNOWN)
+DIVIDED, IN_FP32 = "the weights divided by their sum beforehand", "the weights divided by their sum, in fp32"
+ORDERS = (FORWARDS, BACKWARDS, DIVIDED, KNOWN, IN_FP32)
 
 
 class Prediction(NamedTuple):
@@ -57,6 +58,7 @@ def _of_part(case: Case, part: Part, inputs: Inputs, kinds: Collection[str]) -> 
     if SCORES in kinds:
         for words, error in _scores(case, products, hidden, v):
             yield SCORES, words, error
+        yield from ((SCORES, *found) for found in _scores_of_scaled(case, part, inputs, hidden, v))
     scores = products.mul_(case.scale).masked_fill_(hidden, -math.inf)
     if SUMS in kinds:
         for words, error in _sums(scores, v):
@@ -81,6 +83,21 @@ def _scores(case: Case, products: Tensor, hidden: Tensor, v: Tensor) -> Iterator
         yield words, (rounded.softmax(dim=-1) - p) @ v
     less = _rounded(scores - scores.amax(dim=-1, keepdim=True))
     yield "precision: scores less their row's maximum are rounded to 16 bits (bf16)", (less.softmax(dim=-1) - p) @ v
+
+
+def _scores_of_scaled(
+    case: Case, part: Part, inputs: Inputs, hidden: Tensor, v: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """Where q is rounded again once the scale is in it: what rounding the scores does beside that."""
+    q, k = part.queries(inputs.q).float(), part.keys(inputs.k).float()
+    for within, factor in (("the scale is", case.scale), ("the scale and log2(e) are", case.scale / math.log(2.0))):
+        if math.frexp(factor)[0] == 0.5:
+            continue
+        given = _rounded(q * factor) @ k.mT
+        both = ((x * (case.scale / factor)).masked_fill_(hidden, -math.inf) for x in (_rounded(given), given))
+        rounded, right = (scores.softmax(dim=-1) for scores in both)
+        words = f"precision: scores rounded to 16 bits (bf16, {within} multiplied into q beforehand)"
+        yield words, (rounded - right) @ v
 
 
 def _weights(scores: Tensor, v: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -123,17 +140,25 @@ def _sums(scores: Tensor, v: Tensor) -> Iterator[tuple[str, Tensor]]:
         values = torch.nn.functional.pad(v, (0, 0, 0, missing)).unflatten(1, (-1, width))
         of_tiles = tiles.amax(dim=-1)
         # (pairs, tiles, orders, rows): of a tile's weights, in that of the row's last; 0 ahead of what a row sees
-        unit = torch.stack([_maxima(of_tiles, order) for order in ORDERS], dim=1).permute(0, 3, 1, 2)
-        p = _rounded(tiles.transpose(1, 2)[:, :, None] / unit.masked_fill(unit == 0, 1.0)[..., None])
+        unit = torch.stack([_units(of_tiles, total, order) for order in ORDERS], dim=1).permute(0, 3, 1, 2)
+        p = tiles.transpose(1, 2)[:, :, None] / unit.masked_fill(unit == 0, 1.0)[..., None]
+        p[:, :, :-1] = _rounded(p[:, :, :-1])  # all but IN_FP32's
         sums = (p.flatten(2, 3) @ values).unflatten(2, (len(ORDERS), -1))  # (pairs, tiles, orders, rows, head_dim_v)
         part = (unit / total[:, None, None])[..., None]
         rounded = ((_rounded(sums) - sums) * part).sum(dim=1)
-        kept = [_kept(sums, part, order) for order in (FORWARDS, BACKWARDS)] if tiles.shape[2] <= KEPT_TILES else []
+        kept = [_kept(sums, part, order) for order in ORDERS[:3]] if tiles.shape[2] <= KEPT_TILES else []
         for place, order in enumerate(ORDERS):
             at = f"{width} keys ({order})"
             yield f"accumulation: P V is summed in bf16 over tiles of {at}", rounded[:, place]
             if place < len(kept):
                 yield f"accumulation: the sum is kept in bf16 from tile to tile of {at}", kept[place]
+
+
+def _units(of_tiles: Tensor, total: Tensor, order: str) -> Tensor:
+    """What weights are relative to in each of (pairs, rows, tiles). of_tiles: their largest ones; total: of all."""
+    if order in (DIVIDED, IN_FP32):
+        return total[..., None].expand_as(of_tiles)
+    return _maxima(of_tiles, order)
 
 
 def _maxima(of_tiles: Tensor, order: str) -> Tensor:
@@ -156,8 +181,11 @@ def _kept(sums: Tensor, part: Tensor, order: str) -> Tensor:
     before = torch.cat((part[:, :1], part[:, :-1]), dim=1)
     rescale = torch.where(part > 0, before / part, 0.0)
     kept = torch.zeros_like(sums[:, 0])
-    for of_tile, factor in zip(sums.unbind(1), rescale.unbind(1)):
+    for of_tile, factor in zip(sums[:, :-1].unbind(1), rescale[:, :-1].unbind(1)):
         kept = _rounded(kept * factor + of_tile)
+    kept = kept * rescale[:, -1] + sums[:, -1]
+    if order != DIVIDED:  # whose last rounding is the output's own, which is no mistake
+        kept = _rounded(kept)
     return kept * part[:, -1] - (sums * part).sum(dim=1)
 
 

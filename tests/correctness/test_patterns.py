@@ -53,14 +53,33 @@ class ExponentsIn16Bit(TiledForward):
     [
         (ExponentsIn16Bit(), "scores"),
         (TileSumsIn16Bit(Choices(tile_n=112, backwards=True)), "sums"),
+        (TileSumsIn16Bit(Choices(p_fp32=True, normalize_first=True)), "sums"),
         (SumsIn16Bit(Choices(tile_n=128)), "sums"),
         (SmallWeightsDropped(Choices(tile_n=32, backwards=True)), "weights"),
     ],
-    ids=["exponents", "tiles of 112 backwards", "kept", "dropped backwards"],
+    ids=["exponents", "tiles of 112 backwards", "of weights in fp32", "kept", "dropped backwards"],
 )
 def test_their_relatives_are_found_too(backend, kind):
     record = trial(backend, **SHARP)
     assert RULES[kind] in {check.rule for check in record.accuracy.failures}, record.reason
+
+
+class ScaledQuery(TiledForward):
+    """q is rounded again once the scale is in it: noise of the scores, and none of these mistakes."""
+
+    def operands(self, case, inputs):
+        q, k, v = super().operands(case, inputs)
+        return (q * case.scale).bfloat16().float() / case.scale, k, v
+
+
+class ScoresOfScaledQuery(ScaledQuery, ScoresIn16Bit):
+    pass
+
+
+@pytest.mark.parametrize(("backend", "accused"), [(ScaledQuery(), set()), (ScoresOfScaledQuery(), {RULES["scores"]})])
+def test_another_rounding_is_not_taken_for_one_of_these(backend, accused):
+    failed = {check.rule for check in trial(backend, **{**SHARP, "head_dim": 128}).accuracy.failures}
+    assert failed & set(RULES.values()) == accused, failed
 
 
 def worst(case, backends, draws):
