@@ -16,10 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Base, Inputs
-from attnbench.case import Case
 from attnbench.correctness.predicted import SCORES, SUMS, WEIGHTS, predicted
 from attnbench.records.record import Check
-from attnbench.reference.rows import Rows, visible_keys
+from attnbench.reference.rows import SPOT, Rows, visible_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +32,8 @@ LOOKED_AT: Mapping[tuple[str, ...], tuple[int, int]] = {(SCORES, SUMS): (64, 64)
 ROWS_AT_LEAST = 64
 # A row that sees fewer keys is a matter of few weights, whose roundings are no noise.
 KEYS_AT_LEAST = 512
+# And where there are more, predictions take longer than the answer.
+KEYS_AT_MOST = 2**14
 # Heads of all batch elements that are looked at, for the time it takes.
 HEADS_AT_MOST = 64
 # Of a predicted error, a share up to this may be in any kernel's: correlations of one rounding with another.
@@ -93,7 +94,7 @@ def pattern_cause(ref: Reference, backend: Base, out: Tensor) -> str | None:
 
 def patterns(ref: Reference, backend: Base, out: Tensor, exact: Tensor) -> Iterator[Found]:
     """Every prediction that may be held against this backend on this case, with its share in the error."""
-    if not applies(ref.case) or backend.approximate:
+    if not applies(ref) or backend.approximate:
         return
     allowed = declared(backend)
     for looked in looked_at(ref):
@@ -103,8 +104,11 @@ def patterns(ref: Reference, backend: Base, out: Tensor, exact: Tensor) -> Itera
                 yield Found(kind, words, share, sigmas)
 
 
-def applies(case: Case) -> bool:
-    return case.dtype == case.key_dtype == "bf16" and case.inputs == "normal"
+def applies(ref: Reference) -> bool:
+    """Whether there are predictions for such a case, and more rows than those of a spot check."""
+    case = ref.case
+    ordinary = case.dtype == case.key_dtype == "bf16" and case.inputs == "normal"
+    return ordinary and case.seqlen_k <= KEYS_AT_MOST and ref.rows.coverage != SPOT
 
 
 def declared(backend: Base) -> set[str]:

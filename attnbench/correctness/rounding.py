@@ -90,7 +90,7 @@ def make_budgets(ref: Reference, backend: Base) -> None:
         ref.eager("fp32")
     if sums_in_fp32(ref.case, backend):
         noise_of(ref)
-    if applies(ref.case):
+    if applies(ref):
         looked_at(ref)
 
 

@@ -18,7 +18,7 @@ FULL_SEQLEN = 4096
 # Every tile height in use (64, 80, 96, 128, 192, 256) begins and ends near one of these rows, or random ones hit it.
 SAMPLE_TILE = 64
 SAMPLE_RANDOM_ROWS = 64
-SPOT_ROWS = 6
+SPOT, SPOT_ROWS = "spot", 6
 # fp64 scores held at once; three such arrays stay below 200 MiB of extra memory.
 CHUNK_BYTES = 16 * 2**20
 
