@@ -14,6 +14,11 @@ UNITS = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 RETRIEVED = 1e-9
 # Sums in fp32 of up to 2^20 terms lose less than this of their largest.
 FP32_SUM = 2.0**-14
+# Errors that look like those of a mistake, in rows that see so many keys at least.
+PATTERN_KEYS = 512
+LIKE_SCORES = "error as of scores in 16 bits, in standard errors"
+LIKE_SUMS = "error as of sums in 16 bits, in standard errors"
+LIKE_WEIGHTS = "error as of small weights left out, in standard errors"
 # Figures that are shown whether or not a limit was recorded.
 ALWAYS = ("relative RMSE", "worst row's relative RMSE", "max error", "LSE error")
 
@@ -101,6 +106,69 @@ def figures(case, q, k, v, out, lse):
     return total, worst
 
 
+def mistaken(case, scores, v):
+    """(rule, what a small mistake of precision adds to a head's output); some of those that the judge looks for. scores
+    (rows, keys) fp32, products of q and k, hidden ones -inf."""
+    import torch
+
+    def rounded(x):
+        return x.bfloat16().float()
+
+    right = (scores * case.scale).softmax(-1)
+    for factor in (1.0, case.scale, case.scale / math.log(2.0)):
+        yield LIKE_SCORES, ((rounded(scores * factor) * (case.scale / factor)).softmax(-1) - right) @ v
+    yield LIKE_WEIGHTS, -right.masked_fill(right >= 1e-3 * right.amax(-1, True), 0.0) @ v
+    for width in (32, 64, 128):
+        starts = range(0, scores.shape[1], width)
+        for order in (starts, starts[::-1]):
+            largest = torch.full_like(right[:, :1], 0.0)
+            each, kept, exact, left_out = (torch.zeros_like(right[:, :1] * v[:1]) for _ in range(4))
+            for start in order:
+                tile = right[:, start : start + width]
+                larger = torch.maximum(largest, tile.amax(-1, True))
+                unit = larger.masked_fill(larger == 0, 1.0)
+                part = rounded(tile / unit) @ v[start : start + width]
+                each, exact = each + (rounded(part) - part) * unit, exact + part * unit
+                kept = rounded(kept * largest / unit + part)
+                left_out = left_out - tile.masked_fill(tile >= 1e-3 * larger, 0.0) @ v[start : start + width]
+                largest = larger
+            yield LIKE_SUMS, each
+            yield LIKE_SUMS, kept * largest - exact
+            yield LIKE_WEIGHTS, left_out
+
+
+def likenesses(case, q, k, v, out):
+    """{rule: by how many standard errors the output's error holds more than a twentieth of a predicted one}."""
+    import torch
+
+    rows = {}
+    for batch in range(case.batch):
+        for head in range(case.num_heads):
+            kv_head = head // (case.num_heads // case.num_heads_kv)
+            tensors = q[batch, :, head].float(), k[batch, :, kv_head].float(), v[batch, :, kv_head].float()
+            exact = oracle(case, *tensors)[0]
+            index = torch.arange(case.seqlen_q, device=q.device)
+            seen = index + 1 + case.diagonal if case.causal else torch.full_like(index, case.seqlen_k)
+            use = seen >= PATTERN_KEYS
+            error = (out[batch, :, head].double() - exact)[use]
+            spacing = 2.0 ** (exact[use].abs().clamp(min=1e-30).log2().floor() - 7)
+            noise = spacing.square() / 12 + (0.41 / 256) ** 2 * exact[use].square().mean(-1, True)
+            hidden = torch.arange(case.seqlen_k, device=q.device) >= seen[:, None]
+            scores = (tensors[0] @ tensors[1].T).masked_fill(hidden, -math.inf)[use]
+            for place, (rule, made) in enumerate(mistaken(case, scores, tensors[2])):
+                weighted = made / noise
+                sums = ((weighted * error).sum(-1), (weighted * made).sum(-1))
+                rows.setdefault((rule, place), []).append(sums)
+    found = {}
+    for (rule, _), parts in rows.items():
+        products, sizes = (torch.cat(part) for part in zip(*parts))
+        size = float(sizes.sum())
+        share = float(products.sum()) / max(size, 1e-30)
+        scatter = math.sqrt(float((products - share * sizes).square().sum())) / max(size, 1e-30)
+        found[rule] = max(found.get(rule, 0.0), (share - 0.05) / max(scatter, max(size, 1e-30) ** -0.5))
+    return found
+
+
 def measured(case, q, k, v, out, lse):
     """{rule: (value, place)}, by the names that the judge gives its rules."""
     sums, maxima = figures(case, q, k, v, out, lse)
@@ -128,6 +196,8 @@ def measured(case, q, k, v, out, lse):
         found["mean signed error with v of one sign"] = (abs(sums["signed"] / max(sums["signed_count"], 1)), "")
     if lse is not None:
         found["LSE error"] = maxima.get("lse", nothing)
+    if case.dtype == "bf16" and case.inputs == "normal" and case.seqlen_k >= PATTERN_KEYS:
+        found |= {rule: (sigmas, "") for rule, sigmas in likenesses(case, q, k, v, out).items()}
     return found
 
 

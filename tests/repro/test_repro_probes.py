@@ -293,3 +293,23 @@ def test_8_bit_probes_are_shown_through_the_backend(tmp_path, monkeypatch, capsy
         "batch_invariant": "batch_checks(*made(case, q, k, v), backend, called)",
     }
     assert asked.get(probe, f"RELATIONS[{probe!r}]") in script or "v_descale * 0" in script
+
+
+@pytest.mark.parametrize("rounds", [True, False], ids=["rounds", "mended"])
+def test_an_error_within_rounding_is_shown_by_its_pattern(tmp_path, monkeypatch, capsys, rounds):
+    """Scores in bf16, by a formulation of its own, with torch alone; and that a mended kernel makes no such error."""
+    text = kernel("pass")
+    rounded = text.replace("* softmax_scale", "* softmax_scale\n    scores = scores.bfloat16().float()")
+    (tmp_path / "kernel.py").write_text(rounded)
+    spec = f"{tmp_path / 'kernel.py'}:planted"
+    case = Case.make(batch=1, seqlen_q=128, seqlen_k=1024, num_heads=2, head_dim=64)
+    record = run_trial(Problem(case, "cpu", Checks(repeats=0), Timing(), 0, Phases()), load([spec])["planted"], False)
+    assert "error as of scores in 16 bits" in record.reason
+    script = repro_script(
+        write_run(tmp_path / "run", [record], {"device": "cpu", "plugins": [spec]}), case.key, "planted"
+    )
+    assert "attnbench." not in script and "import attnbench" not in script
+    (tmp_path / "kernel.py").write_text(rounded if rounds else text)
+    status, printed = executed(script, monkeypatch, capsys)
+    shown = next(line for line in printed.splitlines() if line.startswith("error as of scores in 16 bits"))
+    assert status == int(rounds) and ("WRONG" in shown) == rounds, printed
