@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Of products before they are scaled: what a kernel took for infinity (flashinfer issue 4267).
 LARGE = 5e4
+# Keys of a last tile.
+TAIL = 64
 
 
 class StridesOfEachOther(Planted):
@@ -36,7 +38,7 @@ def _exchanged(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StrideOfZeroMisread(Planted):
-    """Where k's heads or batch elements are one, expanded, the last key's v is that of the first key."""
+    """Where k's heads or batch elements are one, expanded, the last tile of keys gets the v of the first keys."""
 
     def operands(self, case: Case, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         import torch
@@ -44,7 +46,8 @@ class StrideOfZeroMisread(Planted):
         q, k, v = super().operands(case, inputs)
         given = inputs.k if inputs.quantized is None else inputs.quantized.k
         if 0 in given.stride():
-            v = torch.cat((v[:, :-1], v[:, :1]), dim=1)
+            tail = min(TAIL, case.seqlen_k)
+            v = torch.cat((v[:, :-tail], v[:, :tail]), dim=1)
         return q, k, v
 
 
