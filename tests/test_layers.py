@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "claims": "case errors markdown records screen suite units",
     "ab": "compare errors messages plugins printable records redaction run suite timing",
     "selftest": "backend case correctness records reference settings worker",
+    "judge": "backend backends case compare errors floor messages plugins records report run settings suite units",
     "repro": "case correctness errors records reference",
     "testing": "backend case interpreters plugins records settings suite worker",
     "cli": EVERYTHING,
@@ -72,6 +73,7 @@ HEAVY = {
     "onnxruntime",
     "openvino",
     "ray",
+    "mcp",
 }
 # Modules about one library, which are themselves imported in functions only, where that library is wanted.
 ABOUT = {

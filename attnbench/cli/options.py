@@ -126,6 +126,14 @@ DEVICE = click.option(
 TIMEOUT = click.option(
     "--timeout", type=Duration(), metavar="SECONDS", help="End a call that does not return within it (default 120)."
 )
+SEED = click.option(
+    "--seed", type=click.IntRange(min=0, max=2**53 - 1), metavar="N",
+    help="Of what kernels must not know beforehand (default: drawn; in environment.json once the run is over).",
+)  # fmt: skip
+INTERPRET = click.option(
+    "--interpret", is_flag=False, flag_value="auto", type=click.Choice(["auto", "hlo", "tpu"]),
+    help="Judge Triton and Pallas kernels in an interpreter on the CPU; hlo, tpu: which of jax's.",
+)  # fmt: skip
 MARGIN = click.option(
     "--margin", type=Percentage(), default="1%", show_default=True, metavar="PERCENT",
     help="How large a difference must be to matter.",

@@ -19,12 +19,14 @@ from attnbench.cli.options import (
     DEVICE,
     FORCE,
     GITHUB,
+    INTERPRET,
     JUNIT,
     MARGIN,
     ONLY,
     OVERWRITE,
     PATH,
     PLUGINS,
+    SEED,
     STRICT,
     TIMEOUT,
     Deliveries,
@@ -68,10 +70,7 @@ def main() -> None:
 @click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
 @TIMEOUT
 @click.option("--show-output", is_flag=True, help="Print what kernels print, while they do.")
-@click.option(
-    "--seed", type=click.IntRange(min=0, max=2**53 - 1), metavar="N",
-    help="Of what kernels must not know beforehand (default: drawn; in environment.json once the run is over).",
-)  # fmt: skip
+@SEED
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
 @click.option("--emulated", is_flag=True, help="Our kernels of the suite in the CPU emulation, smallest cases first.")
 @click.option(
@@ -83,13 +82,7 @@ def main() -> None:
 @click.option(
     "--emulation-checks", type=click.Choice(["full", "fast"]), help="fast: finds no races, in about half the time."
 )
-@click.option(
-    "--interpret",
-    is_flag=False,
-    flag_value="auto",
-    type=click.Choice(["auto", "hlo", "tpu"]),
-    help="Judge Triton and Pallas kernels in an interpreter on the CPU; hlo, tpu: which of jax's.",
-)
+@INTERPRET
 def run(suites: tuple[str, ...], **options: Any) -> None:
     """Check every case of SUITE on every backend against the fp64 oracle, then time it.
 
@@ -106,6 +99,46 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     from attnbench.cli.run import run_command
 
     sys.exit(reporting_mistakes(run_command, suites, **options))
+
+
+@main.command(
+    short_help="One kernel, one verdict: for loops and agents.",
+    epilog="Example: attnbench judge kernel.py:mine --against cpu_flash --json",
+)
+@click.argument("candidate", metavar="FILE[:function]", required=False)
+@click.option(
+    "--suite", default="quick", show_default=True, shell_complete=suite_names, help="The cases: a name, a file."
+)
+@click.option(
+    "--against", metavar="BACKEND", shell_complete=backend_names,
+    help="What it has to be faster than (default: the fastest stock backend here).",
+)  # fmt: skip
+@INTERPRET
+@click.option("--trusted", is_flag=True, help="Let it share the judge's process.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; its schema: attnbench schema --judge.")
+@click.option("--mcp", is_flag=True, help="Serve the same to agents by MCP, on stdin and stdout.")
+@DEVICE
+@click.option("--out", type=PATH, metavar="DIR", help="The run directory, new or empty.")
+@click.option("--budget", type=Duration(), help="Begin no case after so long, such as 15m.")
+@click.option(
+    "--timeout", type=Duration(), default="30s", show_default=True, metavar="SECONDS",
+    help="End a call that does not return within it.",
+)  # fmt: skip
+@SEED
+@STRICT
+def judge(candidate: str | None, mcp: bool, **options: Any) -> None:
+    """Judge one kernel: right or wrong, faster than the incumbent or not, in one verdict.
+
+    Its cases are checked untimed, the cheapest first, and judging stops at the first that fails. Only a kernel that is
+    right in all of them is timed, in turns with the incumbent. Writes a run directory.
+
+    \b
+    Exit status: 0 right and not slower (promoted, correct); 1 wrong (incorrect) or slower; 2 a mistake in the command;
+    3 it failed (error), or could not be compared; 4 inconclusive, only with --strict; 130 interrupted.
+    """
+    from attnbench.cli.judge import judge_verb
+
+    sys.exit(reporting_mistakes(judge_verb, candidate, mcp, **options))
 
 
 @main.command(
@@ -284,11 +317,15 @@ def repro(run_directory: Path, case_key: str, backend: str) -> None:
     short_help="Print the JSON Schema of the suite format.",
     epilog="Example: attnbench schema > attnbench.schema.json",
 )
-def schema() -> None:
+@click.option("--judge", is_flag=True, help="That of what `attnbench judge --json` prints instead.")
+def schema(judge: bool) -> None:
     """Print the JSON Schema of the suite format, for editors."""
     import json
 
-    from attnbench.suite.schema import json_schema
+    if judge:
+        from attnbench.judge.judgement import json_schema
+    else:
+        from attnbench.suite.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 

@@ -11,7 +11,7 @@ import secrets
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,21 @@ class Silent:
     def end(self) -> None: ...
 
 
+# Jobs that are run next, and the backends that they are run on.
+Stage = tuple[Sequence[Job], Sequence[str]]
+
+
+class Course(Protocol):
+    """How a run goes through its suite, where that is not every job once, on all backends, in the suite's order."""
+
+    def backends(self, request: Request, ready: Ready) -> tuple[str, ...]:
+        """Those of the run, which are stored with its suite. Raises RunError before anything is written."""
+
+    def stages(self, jobs: Sequence[Job], backends: Sequence[str], records: Sequence[Record]) -> Iterator[Stage]:
+        """What is run, one stage after the other. records: of the run, which grow meanwhile. A case that a backend has
+        a record of may come again: of two records the later counts."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One suite, to be run on a device ("cpu", "cuda", "cuda:1").
@@ -78,6 +93,7 @@ class Request:
     (not where a run is continued: its stored list is complete). budget_s: begin no case after so long. show_output:
     tell `progress` what kernels print. interpret: the mode of interpreters ("auto", "hlo", "tpu"), "" for none.
     seed: the run's, of what kernels must not know beforehand; None: drawn, and in the environment once the run is over.
+    course: how the run goes through its jobs; None: each once, on all backends.
     """
 
     suite: Suite
@@ -91,6 +107,7 @@ class Request:
     show_output: bool = False
     interpret: str = ""
     seed: int | None = None
+    course: Course | None = None
 
 
 @dataclass
@@ -137,7 +154,8 @@ def run_suite(request: Request) -> Outcome:
     outcome = Outcome(request.out)
     try:
         ready = supervisor.start()
-        backends = choose_backends(request, ready)
+        course = request.course
+        backends = choose_backends(request, ready) if course is None else course.backends(request, ready)
         note = joining(request.suite, request.device, ready.backends)[1]
         outcome.notes = tuple(told for told in (note, interpreter_note(request, ready)) if told)
         jobs = smallest_first(jobs) if request.interpret else in_order(jobs, backends)
@@ -151,7 +169,11 @@ def run_suite(request: Request) -> Outcome:
     try:
         outcome.records.extend(writer.taken)
         sentinels = Sentinels(supervisor.take_sentinel, writer.append_sentinel, outcome.spent_s)
-        _run_jobs(request, jobs, backends, supervisor, writer, outcome, started, sentinels)
+        stages = iter([(jobs, backends)]) if course is None else course.stages(jobs, backends, outcome.records)
+        for some, wanted in stages:
+            _run_jobs(request, some, wanted, supervisor, writer, outcome, started, sentinels)
+            if outcome.not_run:
+                break
         sentinels.close()
         if not request.resume:  # other seeds went before
             writer.tell(seed=seed)
@@ -227,7 +249,7 @@ def _open_writer(request: Request, ready: Ready, backends: tuple[str, ...]) -> s
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],
         **({"interpret": request.interpret} if request.interpret else {}),
-        "planned_records": len(request.suite.jobs()) * len(backends),
+        **({} if request.course else {"planned_records": len(request.suite.jobs()) * len(backends)}),
     }
     try:
         if request.resume:

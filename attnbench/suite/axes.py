@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attnbench.case import FP8_DTYPES, FP8_FIELDS, Case
+from attnbench.case import DEFAULTS as CASE_DEFAULTS
+from attnbench.case import FIELDS, FP8_DTYPES, FP8_FIELDS, REQUIRED, Case
 from attnbench.suite.expansion import MAX_CASES, expand
 from attnbench.suite.groups import Axis, Derived, Exclusion, Plan, targets
 from attnbench.suite.source import Source, SuiteError
@@ -237,3 +238,14 @@ def _refuse_names_that_are_gone(plan: Plan) -> None:
                     f'--axis: group "{plan.name}" derives {item.field} from {name} ({item.expression.text}), which is '
                     f"no axis any more; set {item.field} with --axis too"
                 )
+
+
+def axis_words(case: Case) -> list[str]:
+    """The case as options of `attnbench run`, without a suite: what must be said, and what is not at its default."""
+    fields = [name for name in FIELDS if name in REQUIRED or _is_set(case, name)]
+    return [word for name in fields for word in ("--axis", f"{name}={shown(getattr(case, name))}")]
+
+
+def _is_set(case: Case, name: str) -> bool:
+    counterpart = {"num_heads_kv": case.num_heads, "head_dim_v": case.head_dim}
+    return bool(getattr(case, name) != counterpart.get(name, CASE_DEFAULTS.get(name)))

@@ -1,0 +1,126 @@
+"""How a candidate is gone through: its cases untimed, the cheapest first, until one fails; then timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from attnbench.backend import never_timed
+from attnbench.backends import builtin
+from attnbench.case import forward_flops
+from attnbench.compare.differences import level
+from attnbench.judge.twins import is_twin, twin_name
+from attnbench.messages import Ready
+from attnbench.records.record import EMULATED, INTERPRETED, Record
+from attnbench.run.process import RunError
+from attnbench.run.runner import Request, Stage
+from attnbench.suite.suite import Job
+
+# What judging a case costs beside its FLOPs, in FLOPs: drawing inputs, the oracle's own overhead.
+FIXED_FLOPS = 2e7
+# A case's result is computed by the oracle in fp64 and by the eager reference, which take so many times the kernel's.
+REFERENCES = 4
+# Cases on which the incumbent faces itself.
+NULLS = 3
+# A case is timed for so long at least, where it does not converge before: for enough rounds to tell their spread.
+LEAST_MAX_TIME_S = 1.0
+# Cases on which the stock backends are tried for the fastest, where the first has none that takes it.
+TRIED = 3
+
+
+class JudgeCourse:
+    """The course of one candidate; afterwards it says who it was and whom it was held against.
+
+    against: the backend asked for, or None. failures: the candidate's own. untimed: why nothing is timed, "" where it
+    is.
+    """
+
+    def __init__(self, against: str | None):
+        self.against, self.name, self.untimed = against, "", ""
+        self.jobs: dict[str, Job] = {}  # those of the suite, by case key
+        self._stock: tuple[str, ...] = ()
+
+    def backends(self, request: Request, ready: Ready) -> tuple[str, ...]:
+        """The candidate, and the incumbent or what may be it. Raises RunError where there is not just one candidate,
+        or it cannot run here."""
+        names = [name for name in ready.given if not is_twin(name)]
+        if len(names) != 1:
+            raise RunError(f"there are {len(names)} backends ({', '.join(names)}); name one: FILE:function")
+        (self.name,) = names
+        reason = ready.backends[self.name]
+        if reason is not None:
+            raise RunError(f"{self.name} cannot run here: {reason}")
+        known = builtin()
+        stock = (name for name in ready.unasked if name in known and not never_timed(known[name]))
+        self._stock = (self.against,) if self.against else tuple(stock)
+        return (*self._stock, self.name)
+
+    def stages(self, jobs: Sequence[Job], backends: Sequence[str], records: Sequence[Record]) -> Iterator[Stage]:
+        self.jobs = {job.case.key: job for job in jobs}
+        for job in sorted(jobs, key=cost):
+            yield [replace(job, time=False)], [self.name]
+            if self.failed(records):
+                return
+        timed = self._to_time(jobs, records)
+        if not timed:
+            return
+        yield from self._choose_incumbent(timed, records)
+        if self.against is None:
+            return
+        nulls = {job.case.key for job in spread(timed, NULLS)}
+        for job in timed:
+            twins = [twin_name(self.against)] if job.case.key in nulls else []
+            yield [job], [self.against, *twins, self.name]
+            if self.failed(records):
+                return
+
+    def failed(self, records: Sequence[Record]) -> list[Record]:
+        """What the candidate failed in, each case once."""
+        of = {record.case_key: record for record in records if record.backend == self.name}
+        return [record for record in of.values() if record.status in ("incorrect", "error")]
+
+    def _to_time(self, jobs: Sequence[Job], records: Sequence[Record]) -> list[Job]:
+        """The timed cases that it is right in, from the one with the least to compute."""
+        right = {record.case_key: record for record in records if record.backend == self.name and record.status == "ok"}
+        timed = [job for job in jobs if job.time and job.case.key in right]
+        if not any(job.time for job in jobs):
+            self.untimed = "the suite times no case"
+        elif not timed:
+            self.untimed = "it takes no case that the suite times"
+        elif any({EMULATED, INTERPRETED} & set(record.kernel or ()) for record in right.values()):
+            self.untimed, timed = "kernels in an interpreter or an emulation are never timed", []
+        return sorted(map(_long_enough, timed), key=lambda job: forward_flops(job.case))
+
+    def _choose_incumbent(self, timed: Sequence[Job], records: Sequence[Record]) -> Iterator[Stage]:
+        """The fastest stock backend on the case with the most to compute that one of them takes."""
+        if self.against is not None or len(self._stock) <= 1:
+            self.against = self.against or next(iter(self._stock), None)
+            return
+        for job in list(reversed(timed))[:TRIED]:
+            before = len(records)
+            yield [job], self._stock
+            times = {
+                record.backend: level(record.measurement.blocks) for record in records[before:] if record.measurement
+            }
+            if times:
+                self.against = min(times, key=times.__getitem__)
+                return
+
+
+def _long_enough(job: Job) -> Job:
+    timing = job.timing.model_copy(update={"max_time_s": max(LEAST_MAX_TIME_S, job.timing.max_time_s)})
+    return replace(job, timing=timing)
+
+
+def cost(job: Job) -> float:
+    """What judging it takes, for an order: each probe is a problem of its own at the case's shape."""
+    flops = float(forward_flops(job.case))
+    problems = 1 + len(job.checks.probes)
+    return problems * (FIXED_FLOPS + REFERENCES * flops) + job.checks.repeats * flops
+
+
+def spread(jobs: Sequence[Job], number: int) -> list[Job]:
+    """So many of the jobs, evenly: the first, the last, and what lies between."""
+    if len(jobs) <= number:
+        return list(jobs)
+    return [jobs[round(place * (len(jobs) - 1) / (number - 1))] for place in range(number)]
