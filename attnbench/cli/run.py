@@ -16,6 +16,7 @@ from attnbench import plugins
 from attnbench.backend import Base
 from attnbench.backends import builtin
 from attnbench.cli.doctor import doubt_line
+from attnbench.cli.generated import OnlyPlanned, planned_only, shrunk_lines, with_cases
 from attnbench.cli.group import terminated_like_interrupted
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
@@ -26,6 +27,7 @@ from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run.emulated import emulated_names, emulated_twins
 from attnbench.run.process import RunError
 from attnbench.run.runner import RESULTS, STATUS_MEANS, Outcome, Request, choose_device, run_suite, unknown_backend
+from attnbench.run.shrinking import Shrinking
 from attnbench.screen import shell_command, wrapped
 from attnbench.suite.axes import parse_axes
 from attnbench.suite.groups import Match
@@ -68,12 +70,16 @@ def run_command(
     emulation_checks: str | None,
     interpret: str | None,
     seed: int | None,
+    generate: int | None,
 ) -> int:
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
     launched = {"delivery": emulation, "checks": emulation_checks}
     kept = tuple(map(parse_only, only))
     run = None if resume is None else _to_resume(resume, out, plugins, backends)
+    if run is not None and generate is not None:
+        raise RunError(f"--resume {resume} goes on with the cases stored there; leave out --generate {generate}")
+    given, seed = with_cases(_load(suites, axes, kept, run, bool(generate)), generate, seed, kept)
     loaded = [
         with_overrides(
             suite,
@@ -83,7 +89,7 @@ def run_command(
             timing=timing,
             emulation={name: value for name, value in launched.items() if value is not None},
         )
-        for suite in _load(suites, axes, kept, run)
+        for suite in given
     ]
     _check_names(loaded, backends, plugins)
     if emulated:
@@ -111,13 +117,14 @@ def run_command(
             suite,
             kind,
             place,
-            make_progress(),
+            OnlyPlanned(make_progress()) if generate else make_progress(),
             plugins,
             add_plugins=bool(joining),
             resume=run is not None,
             show_output=show_output,
             interpret=interpret,
             seed=seed,
+            course=Shrinking() if generate else None,
         )
         for suite, place in zip(loaded, places)
     ]
@@ -131,7 +138,8 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
         with terminated_like_interrupted():
             outcome = run_suite(replace(request, budget_s=left))
-        print_outcome(outcome, request.plugins)
+        print_outcome(planned_only(outcome, request), request.plugins)
+        click.echo("".join(f"{line}\n" for line in shrunk_lines(request)), nl=False)
         statuses.append(outcome.exit_status)
         if outcome.interrupted:
             for later in requests[len(statuses) :]:
@@ -140,14 +148,17 @@ def _run_all(requests: Sequence[Request], budget_s: float | None) -> int:
     return next(status for status in GRAVITY if status in statuses)
 
 
-def _load(suites: tuple[str, ...], axes: tuple[str, ...], only: Match, run: Run | None) -> list[Suite]:
-    """The suites named, the one that --axis makes, or the one stored with the run that is continued."""
+def _load(suites: tuple[str, ...], axes: tuple[str, ...], only: Match, run: Run | None, generate: bool) -> list[Suite]:
+    """The suites named, the one that --axis makes, or the one stored with the run that is continued; with `generate`
+    there may be none."""
     given = parse_axes(axes)
     if run is None:
         if not suites and not given:
+            if generate:
+                return []
             raise RunError(
                 "name a suite, such as quick, or a file (`attnbench list suites` shows those that ship), or a shape: "
-                "--axis head_dim=64,128 --axis seqlen=1k"
+                "--axis head_dim=64,128 --axis seqlen=1k, or let shapes be drawn: --generate 200"
             )
         return [load_suite(suite, given, only) for suite in suites] or [axes_suite(given)]
     if axes:

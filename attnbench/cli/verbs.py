@@ -71,6 +71,7 @@ def main() -> None:
 @TIMEOUT
 @click.option("--show-output", is_flag=True, help="Print what kernels print, while they do.")
 @SEED
+@click.option("--generate", type=click.IntRange(min=1), metavar="N", help="Draw N cases too, by --seed; not timed.")
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
 @click.option("--emulated", is_flag=True, help="Our kernels of the suite in the CPU emulation, smallest cases first.")
 @click.option(
@@ -91,6 +92,7 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     \b
     Without a file: attnbench run --axis head_dim=64,128 --axis seqlen=1k,2k --axis causal=true --plugin mine.py:mine
     (batch 1, num_heads 4, head_dim 128, seqlen 1k, dtype bf16 where no --axis sets them)
+    Shapes drawn at random: attnbench run --generate 200 --plugin mine.py:mine
 
     \b
     Exit status: 0 all good; 1 a result is incorrect; 2 a mistake in the command or the suite; 3 incomplete;

@@ -17,6 +17,7 @@ from attnbench.errors import suggest
 from attnbench.paths import shipped_folder
 from attnbench.suite.axes import override, suite_of_axes
 from attnbench.suite.expansion import expand
+from attnbench.suite.generate import drawn, source_of
 from attnbench.suite.groups import Axis, Match, Plan, build_defaults, build_match, build_plan, targets
 from attnbench.suite.source import Source, SuiteError, parse_source, read_source
 from attnbench.suite.suite import GROUP, ExpandedGroup, Suite, field_text, matcher, merge_only, only_text
@@ -42,6 +43,23 @@ def axes_suite(axes: Sequence[Axis]) -> Suite:
     """The suite that axes of the command line make without a file. Raises SuiteError."""
     source = suite_of_axes(axes)
     return _build(source, Path(source.name), axes)
+
+
+def with_generated(suite: Suite | None, number: int, seed: int, only: Match = ()) -> Suite:
+    """The suite with a further group, `generated`, of cases drawn by a seed; without a suite these alone.
+
+    They are checked and not timed. `only`: of the command line; it and the suite's own hold of what is drawn too.
+    Raises SuiteError where nothing can be drawn, and where the suite has a group of that name.
+    """
+    kept = tuple(item for item in merge_only(suite.only if suite else (), only) if item[0] != GROUP)
+    taken = {key for group in suite.groups for key in group.cases.each_key()} if suite else ()
+    source = source_of(drawn(number, seed, matcher(kept), taken), seed)
+    made = _build(source, Path(source.name))
+    if suite is None:
+        return made
+    if any(group.name == made.name for group in suite.groups):
+        raise SuiteError(f'--generate: suite "{suite.name}" has a group "{made.name}" already; rename it')
+    return dataclasses.replace(suite, groups=(*suite.groups, *made.groups))
 
 
 def parse_suite(text: str, name: str) -> Suite:
