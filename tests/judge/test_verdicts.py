@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from attnbench.compare.margin import Margin
 from attnbench.judge import runner
-from attnbench.judge.course import JudgeCourse, cost, spread
+from attnbench.judge.course import JudgeCourse, cheapest_first, cost, spread
 from attnbench.judge.question import Question, trust_of
 from attnbench.judge.speed import QUANTILE, Speed, grouped, speed_of
 from attnbench.judge.twin_backends import BACKENDS
@@ -108,7 +108,16 @@ def test_it_stops_at_the_first_case_that_fails_and_times_nothing():
         assert name == "mine" and not job.time
         fields = {**job.case.to_dict()}
         records.append(incorrect("mine", **fields) if len(posed) == 5 else ok("mine", None, **fields))
-    assert len(posed) == 5 and [cost(job) for job in posed] == sorted(cost(job) for job in jobs)[:5]
+    assert len(posed) == 5 and [job.case.key for job in posed] == [job.case.key for job in cheapest_first(jobs)[:5]]
+
+
+def test_cheap_cases_come_first_and_probes_before_what_is_alike():
+    jobs = load_suite("quick").jobs()
+    order = cheapest_first(jobs)
+    assert len(order) == len(jobs) and set(order) == set(jobs)
+    probes = next(place for place, job in enumerate(order) if job.group == "probes")
+    assert sum(map(cost, order[:probes])) < 0.3 * sum(map(cost, jobs)) and order[-1].case.seqlen_q >= 1024
+    assert {job.case.causal for job in order[:8]} == {True, False}
 
 
 def test_the_incumbent_is_the_fastest_stock_backend_and_faces_itself():
