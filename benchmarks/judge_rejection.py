@@ -1,5 +1,5 @@
 """How soon `attnbench judge` rejects a wrong kernel: the kernels of tests/reports/faults, each a fault that somebody
-reported, on the suite `quick`.
+reported, on the suite `quick`, untimed: what is right in all of it is another suite's to reject.
 
 Counted from when the worker has imported torch and the kernel until the verdict. A name of a fault judges that alone.
 """
@@ -18,12 +18,14 @@ from attnbench.judge.question import Question
 from attnbench.judge.runner import judge
 from attnbench.records.record import Record
 from attnbench.records.store import read
+from attnbench.suite.load import load_suite, with_overrides
 from attnbench.suite.suite import Job
 
 FAULTS = Path(__file__).parents[1] / "tests" / "reports" / "faults"
 # What the faults are written with.
 SHARED = "attention"
 LIMIT_S = 5.0
+SUITE = "quick.yaml"
 
 
 class Watch:
@@ -50,7 +52,8 @@ def rejected(name: str, folder: Path) -> tuple[Judgement, float, int]:
     file = FAULTS / f"{name}.py"
     spec = f"{file}:{name}" if f"def {name}(" in file.read_text() else str(file)
     watch = Watch()
-    told = judge(Question(spec, trusted=True, device="cpu", out=folder / name, seed=0), watch).judgement
+    question = Question(spec, str(folder / SUITE), trusted=True, device="cpu", out=folder / name, seed=0)
+    told = judge(question, watch).judgement
     posed = len(read(told.run).records) if told.run else 0
     return told, watch.ended_s - watch.begun_s, posed
 
@@ -58,9 +61,11 @@ def rejected(name: str, folder: Path) -> tuple[Judgement, float, int]:
 def main(names: Sequence[str]) -> int:
     names = names or sorted(path.stem for path in FAULTS.glob("*.py") if path.stem != SHARED)
     taken_s = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / SUITE).write_text(with_overrides(load_suite("quick"), time=False).to_yaml())
         for name in names:
-            told, seconds, posed = rejected(name, Path(folder))
+            told, seconds, posed = rejected(name, folder)
             print(f"{name:28} {told.verdict:10} {seconds:5.1f} s, {posed} cases", flush=True)
             if told.verdict in ("incorrect", "error"):
                 taken_s[name] = seconds

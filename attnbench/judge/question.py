@@ -50,20 +50,29 @@ class Question:
     seed: int | None = None
 
     @property
+    def place(self) -> str:
+        """The device: an interpreter's is the CPU. Raises RunError for a name that is no device."""
+        return choose_device("cpu" if self.interpret and self.device == "auto" else self.device)
+
+    @property
     def trust(self) -> str:
-        return trust_of(self.trusted)[0]
+        return UNTRUSTED if not self.trusted and not self.why_trusted else TRUSTED
 
+    @property
+    def why_trusted(self) -> str:
+        """Why it shares the judge's process though nobody asked for that; "" where it does not, or was asked to.
 
-def trust_of(trusted: bool) -> tuple[str, str]:
-    """How a candidate is judged where `trusted` is asked or not, and what the user must know of that ("": nothing).
-
-    NOTE: the one place that knows whether a run can be untrusted.
-    """
-    if trusted:
-        return TRUSTED, ""
-    if "untrusted" in (one.name for one in fields(Request)):
-        return UNTRUSTED, ""
-    return TRUSTED, "judged in the trusted mode: a process of its own for the candidate is not there yet"
+        NOTE: the one place that knows when a run can be untrusted.
+        """
+        if self.trusted:
+            return ""
+        if "trust" not in (one.name for one in fields(Request)):
+            return "judged in the trusted mode: a process of its own for the candidate is not there yet"
+        if self.interpret:
+            return "judged in the trusted mode: interpreters watch a kernel from within its process"
+        if self.place != "cpu":
+            return "judged in the trusted mode: a process of its own for the candidate is for the CPU only so far"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,7 @@ class Prepared:
 def prepared(question: Question, course: Course, progress: Progress) -> Prepared:
     """Raises a user error for what can be told without running anything."""
     check_spec(question.candidate)
-    interpreted = question.interpret and question.device == "auto"
-    device = choose_device("cpu" if interpreted else question.device)
+    device = question.place
     if question.against is not None:
         _check_incumbent(question.against, device)
     suite = with_overrides(load_suite(question.suite), timing={"timeout_s": question.timeout_s})
@@ -110,7 +118,7 @@ def prepared(question: Question, course: Course, progress: Progress) -> Prepared
 
 
 def _trust_options(question: Question) -> dict[str, Any]:
-    return {"untrusted": True} if question.trust == UNTRUSTED else {}
+    return {"trust": UNTRUSTED} if question.trust == UNTRUSTED else {}
 
 
 def _check_incumbent(name: str, device: str) -> None:

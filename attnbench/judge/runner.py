@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from attnbench.errors import UserError
 from attnbench.judge.course import JudgeCourse
 from attnbench.judge.judgement import Failed, Judged, Judgement, Speedup, Verdict, json_number
-from attnbench.judge.question import Prepared, Question, prepared, trust_of
+from attnbench.judge.question import TRUSTED, Prepared, Question, prepared
 from attnbench.judge.repeat import repeat_words
 from attnbench.judge.speed import FEWEST_ROUNDS, SLOWER, UNDECIDED, Speed, speed_of
 from attnbench.plugins import plain_spec
@@ -42,11 +42,7 @@ def judge(question: Question, progress: Progress, strict: bool = False) -> Judge
 
 def _refused(question: Question, error: UserError, status: int, started: float) -> Judged:
     reason = first_line(str(error))
-    return Judged(_judgement(question, "error", reason, started), status, trust_notes(question))
-
-
-def trust_notes(question: Question) -> tuple[str, ...]:
-    return tuple(filter(None, [trust_of(question.trusted)[1]]))
+    return Judged(_judgement(question, "error", reason, started), status)
 
 
 def _judged(asked: Prepared, course: JudgeCourse, outcome: Outcome, started: float, strict: bool) -> Judged:
@@ -68,7 +64,9 @@ def _judged(asked: Prepared, course: JudgeCourse, outcome: Outcome, started: flo
         run=str(outcome.path),
     )
     error_map = worst.accuracy.error_map if worst is not None and worst.accuracy is not None else ()
-    return Judged(judgement, status, (*trust_notes(asked.question), *outcome.suspicions, *outcome.notes), error_map)
+    return Judged(
+        judgement, status, (*filter(None, [asked.question.why_trusted]), *outcome.suspicions, *outcome.notes), error_map
+    )
 
 
 def _verdict(
@@ -140,13 +138,21 @@ def _speedup(speed: Speed) -> Speedup:
     return Speedup(against=speed.against, geomean=speed.value, low=speed.low, high=speed.high)
 
 
+def _trust(question: Question) -> str:
+    """In which mode it was judged, or would have been: a wrong name of a device says nothing of that."""
+    try:
+        return question.trust
+    except UserError:
+        return TRUSTED
+
+
 def _judgement(question: Question, verdict: Verdict, reason: str, started: float, **more: object) -> Judgement:
     values = {"failed": (), "speedup": None, "next": None, "run": None, **more}
     return Judgement.model_validate(
         {
             "candidate": plain_spec(question.candidate),
             "suite": question.suite,
-            "trust": question.trust,
+            "trust": _trust(question),
             "verdict": verdict,
             "reason": reason,
             "seconds": round(time.monotonic() - started, 3),

@@ -81,6 +81,7 @@ def test_a_candidate_that_cannot_be_judged_is_an_error_that_says_so(tmp_path, mo
         (["right.py:mine", "--against", "fa3", "--device", "cpu"], "--against fa3: it cannot run here"),
         (["right.py:mine", "--suite", "qick"], 'did you mean "quick"?'),
         (["right.py:mine", "--out", "."], "is not empty"),
+        (["right.py:mine", "--device", "gpu"], 'unknown device "gpu"'),
         (["right.py:mine", "--mcp"], "leave out FILE"),
     ],
 )

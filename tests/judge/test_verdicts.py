@@ -12,14 +12,14 @@ from scipy.special import stdtrit
 from attnbench.compare.margin import Margin
 from attnbench.judge import runner
 from attnbench.judge.course import JudgeCourse, cheapest_first, cost, spread
-from attnbench.judge.question import Question, trust_of
+from attnbench.judge.question import Question
 from attnbench.judge.speed import QUANTILE, Speed, grouped, speed_of
 from attnbench.judge.twin_backends import BACKENDS
 from attnbench.judge.twins import is_twin, twin_name
 from attnbench.messages import Ready
 from attnbench.records.measurement import Block
 from attnbench.run.process import RunError
-from attnbench.run.runner import Outcome
+from attnbench.run.runner import Outcome, Request
 from attnbench.suite.load import load_suite
 
 
@@ -146,9 +146,15 @@ def test_spread_takes_both_ends():
 
 
 def test_the_trust_that_is_told_is_the_one_that_holds():
-    told, note = trust_of(False)
-    assert (told == "untrusted" and not note) or (told == "trusted" and "is not there yet" in note)
-    assert trust_of(True) == ("trusted", "") and Question("a.py:f", trusted=True).trust == "trusted"
+    asked = Question("a.py:f", device="cpu")
+    if "trust" in Request.__dataclass_fields__:
+        assert (asked.trust, asked.why_trusted) == ("untrusted", "")
+        assert "from within" in Question("a.py:f", interpret="auto").why_trusted
+        assert "the CPU only" in Question("a.py:f", device="cuda:0").why_trusted
+    else:
+        assert asked.trust == "trusted" and "is not there yet" in asked.why_trusted
+    trusted = Question("a.py:f", trusted=True)
+    assert (trusted.trust, trusted.why_trusted) == ("trusted", "")
 
 
 def timed_in_turns(speeds, rounds, noise=0.0, **fields):
