@@ -11,7 +11,7 @@ from attnbench.backend import never_timed
 from attnbench.backends import builtin
 from attnbench.case import forward_flops
 from attnbench.compare.differences import level
-from attnbench.judge.twins import is_twin, twin_name
+from attnbench.judge.twins import SPEC, twin_name
 from attnbench.messages import Ready
 from attnbench.records.record import EMULATED, INTERPRETED, Record
 from attnbench.run.process import RunError
@@ -41,13 +41,14 @@ class JudgeCourse:
 
     def __init__(self, against: str | None):
         self.against, self.name, self.untimed = against, "", ""
+        self.further: tuple[str, ...] = ()
         self.jobs: dict[str, Job] = {}  # those of the suite, by case key
         self._stock: tuple[str, ...] = ()
 
     def backends(self, request: Request, ready: Ready) -> tuple[str, ...]:
         """The candidate, and the incumbent or what may be it. Raises RunError where there is not just one candidate,
         or it cannot run here."""
-        names = [name for name in ready.given if not is_twin(name)]
+        names = ready.given
         if len(names) != 1:
             raise RunError(f"there are {len(names)} backends ({', '.join(names)}); name one: FILE:function")
         (self.name,) = names
@@ -71,6 +72,7 @@ class JudgeCourse:
         yield from self._choose_incumbent(timed, records)
         if self.against is None:
             return
+        self.further = (SPEC,)  # not before: another import, and without trust another process
         nulls = {job.case.key for job in spread(timed, NULLS)}
         for job in timed:
             twins = [twin_name(self.against)] if job.case.key in nulls else []

@@ -12,7 +12,6 @@ from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.errors import UserError
-from attnbench.judge import twins
 from attnbench.plugins import check_spec, split_spec
 from attnbench.records.store import refuse_occupied
 from attnbench.run.process import RunError
@@ -107,7 +106,7 @@ def prepared(question: Question, course: Course, progress: Progress) -> Prepared
         device,
         out,
         progress,
-        (question.candidate, twins.SPEC),
+        (question.candidate,),
         interpret=question.interpret,
         budget_s=question.budget_s,
         seed=secrets.randbelow(SEEDS) if question.seed is None else question.seed,

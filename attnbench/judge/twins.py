@@ -12,7 +12,3 @@ SUFFIX = "[again]"
 
 def twin_name(name: str) -> str:
     return f"{name}{SUFFIX}"
-
-
-def is_twin(name: str) -> bool:
-    return name.endswith(SUFFIX)

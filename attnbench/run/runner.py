@@ -75,7 +75,12 @@ Stage = tuple[Sequence[Job], Sequence[str]]
 
 
 class Course(Protocol):
-    """How a run goes through its suite, where that is not every job once, on all backends, in the suite's order."""
+    """How a run goes through its suite, where that is not every job once, on all backends, in the suite's order.
+
+    further: plugins that a stage needs beside the request's, looked at ahead of each.
+    """
+
+    further: tuple[str, ...]
 
     def backends(self, request: Request, ready: Ready) -> tuple[str, ...]:
         """Those of the run, which are stored with its suite. Raises RunError before anything is written."""
@@ -171,6 +176,7 @@ def run_suite(request: Request) -> Outcome:
         sentinels = Sentinels(supervisor.take_sentinel, writer.append_sentinel, outcome.spent_s)
         stages = iter([(jobs, backends)]) if course is None else course.stages(jobs, backends, outcome.records)
         for some, wanted in stages:
+            supervisor.import_also(course.further if course else ())
             _run_jobs(request, some, wanted, supervisor, writer, outcome, started, sentinels)
             if outcome.not_run:
                 break

@@ -35,6 +35,8 @@ class Shrunk:
 class Shrinking:
     """The course of a run with generated cases. found: once it is over, a case for each backend that failed."""
 
+    further: tuple[str, ...] = ()
+
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self.found: list[Shrunk] = []
         self._now = now

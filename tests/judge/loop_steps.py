@@ -51,5 +51,5 @@ groups:
   - name: timed
     axes: {dtype: bf16, causal: true, batch: 1, num_heads: 4, head_dim: 32, seqlen: 256}
 checks: {repeats: 1}
-timing: {min_samples: 10, min_time_s: 0.03, max_time_s: 0.4, warmup_s: 0.005, cache: warm}
+timing: {min_samples: 10, min_time_s: 0.03, max_time_s: 3, warmup_s: 0.005, cache: warm}
 """
