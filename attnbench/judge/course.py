@@ -20,6 +20,8 @@ from attnbench.suite.suite import Job
 
 # What judging a problem costs beside its FLOPs, in FLOPs, such as drawing inputs: 0.04 s on two cores, at 6e9 FLOP/s.
 FIXED_FLOPS = 2.5e8
+# Of a wrong result, mistakes are tried tile by tile of keys: what that adds, in FLOPs a key.
+DIAGNOSIS_FLOPS = 1e5
 # A probe, of a case's own: most draw little and hold few rows against the oracle.
 PROBE = 0.6
 # A case's result is computed by the oracle in fp64 and by the eager reference, which take so many times the kernel's.
@@ -35,12 +37,13 @@ TRIED = 3
 class JudgeCourse:
     """The course of one candidate; afterwards it says who it was and whom it was held against.
 
-    against: the backend asked for, or None. failures: the candidate's own. untimed: why nothing is timed, "" where it
-    is.
+    against: the backend asked for, or the one that was chosen. untimed: why nothing is timed, "" where it is. timing:
+    whether it came so far.
     """
 
     def __init__(self, against: str | None):
         self.against, self.name, self.untimed = against, "", ""
+        self.timing = False
         self.further: tuple[str, ...] = ()
         self.jobs: dict[str, Job] = {}  # those of the suite, by case key
         self._stock: tuple[str, ...] = ()
@@ -72,6 +75,7 @@ class JudgeCourse:
         yield from self._choose_incumbent(timed, records)
         if self.against is None:
             return
+        self.timing = True
         self.further = (SPEC,)  # not before: another import, and without trust another process
         nulls = {job.case.key for job in spread(timed, NULLS)}
         for job in timed:
@@ -114,12 +118,12 @@ class JudgeCourse:
 
 
 def cheapest_first(jobs: Sequence[Job]) -> list[Job]:
-    """In the order of what a refutation costs: of cases that differ in lengths and dtype only, each further one finds
+    """In the order of what a refutation costs: of a group's cases with one mask, each further one counts as finding
     half of what the one before it would, so that probes come before the tenth length."""
     weights: dict[int, float] = {}
     alike: Counter[Any] = Counter()
     for place, job in sorted(enumerate(jobs), key=lambda pair: cost(pair[1])):
-        kind = job.group, job.case.causal, job.case.head_dim, job.case.num_heads_kv
+        kind = job.group, job.case.causal
         weights[place] = cost(job) * 2.0 ** alike[kind]
         alike[kind] += 1
     return [jobs[place] for place in sorted(weights, key=weights.__getitem__)]
@@ -134,7 +138,8 @@ def cost(job: Job) -> float:
     """What judging it takes, for an order: each probe is a problem of its own at the case's shape."""
     flops = float(forward_flops(job.case))
     problems = 1 + PROBE * len(job.checks.probes)
-    return problems * (FIXED_FLOPS + REFERENCES * flops) + job.checks.repeats * flops
+    judged = problems * (FIXED_FLOPS + REFERENCES * flops) + job.checks.repeats * flops
+    return judged + DIAGNOSIS_FLOPS * job.case.seqlen_k
 
 
 def spread(jobs: Sequence[Job], number: int) -> list[Job]:

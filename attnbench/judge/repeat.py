@@ -12,10 +12,10 @@ from attnbench.suite.axes import axis_words
 from attnbench.suite.suite import GROUP, Job, field_text
 
 
-def repeat_words(asked: Prepared, record: Record, job: Job) -> list[str]:
-    """A case whose checks are the default ones needs no suite; another is chosen from it."""
+def repeat_words(asked: Prepared, record: Record, job: Job, timed: bool) -> list[str]:
+    """A case of default checks needs no suite; another is chosen from it. timed: it failed while it was timed."""
     question = asked.question
-    if job.checks == Checks():
+    if job.checks == Checks() and not timed:
         case = axis_words(job.case)
     else:
         case = [question.suite, *(word for item in _only(asked, job).items() for word in ("--only", "=".join(item)))]
@@ -24,7 +24,9 @@ def repeat_words(asked: Prepared, record: Record, job: Job) -> list[str]:
         words.append("--interpret" if question.interpret == "auto" else f"--interpret={question.interpret}")
     elif question.device != "auto":
         words += ["--device", question.device]
-    return [*words, "--no-time", "--timeout", f"{question.timeout_s:g}", "--seed", str(asked.seed)]
+    if not timed:
+        words.append("--no-time")
+    return [*words, "--timeout", f"{question.timeout_s:g}", "--seed", str(asked.seed)]
 
 
 def _only(asked: Prepared, job: Job) -> Mapping[str, str]:

@@ -60,13 +60,14 @@ def _judged(asked: Prepared, course: JudgeCourse, outcome: Outcome, started: flo
         started,
         failed=tuple(map(_failed, failed)),
         speedup=None if speed is None else _speedup(speed),
-        next=None if worst is None else shlex.join(repeat_words(asked, worst, course.jobs[worst.case_key])),
+        next=None
+        if worst is None
+        else shlex.join(repeat_words(asked, worst, course.jobs[worst.case_key], course.timing)),
         run=str(outcome.path),
     )
     error_map = worst.accuracy.error_map if worst is not None and worst.accuracy is not None else ()
-    return Judged(
-        judgement, status, (*filter(None, [asked.question.why_trusted]), *outcome.suspicions, *outcome.notes), error_map
-    )
+    notes = (asked.question.why_trusted, *outcome.suspicions, *outcome.notes)
+    return Judged(judgement, status, tuple(filter(None, notes)), error_map)
 
 
 def _verdict(
@@ -97,6 +98,10 @@ def _verdict(
         return UNDECIDED, _not_compared(course, outcome), INCOMPLETE
     status = {SLOWER: BAD, UNDECIDED: INCONCLUSIVE if strict else RIGHT}.get(speed.verdict, RIGHT)
     return speed.verdict, f"right in {_taken(records)}; {speed.reason}", status
+
+
+def _again(asked: Prepared, course: JudgeCourse, record: Record) -> str:
+    return shlex.join(repeat_words(asked, record, course.jobs[record.case_key], course.timing))
 
 
 def _taken(records: Sequence[Record]) -> str:

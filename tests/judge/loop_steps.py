@@ -53,3 +53,12 @@ groups:
 checks: {repeats: 1}
 timing: {min_samples: 10, min_time_s: 0.03, max_time_s: 3, warmup_s: 0.005, cache: warm}
 """
+# An answer kept by where its inputs lie and two of their numbers: right when it is checked, wrong while it is timed.
+KEPT = (
+    HEAD.replace("def mine(", "kept = {}\n\n\ndef mine(")
+    + """    place = tuple((x.data_ptr(), float(x.flatten()[0]), float(x.flatten()[-1])) for x in (q, k, v))
+    if place not in kept:
+        kept[place] = attend(q, k, v, causal, softmax_scale, k.shape[1] - q.shape[1])
+    return kept[place].clone()
+"""
+)

@@ -103,5 +103,12 @@ def test_what_it_raises_is_an_error(loop):
     assert judged.judgement.failed[0].kind == "exception" and "no tile for this head_dim" in judged.judgement.reason
 
 
+@pytest.mark.full
+def test_what_is_wrong_only_while_it_is_timed_is_incorrect(loop):
+    told = loop(loop_steps.KEPT, against="naive").judgement
+    assert told.verdict == "incorrect" and "while it was timed" in told.reason and told.speedup is None
+    assert "--no-time" not in told.next and "--only group=timed" in told.next
+
+
 def test_the_schema_is_printed():
     assert json.loads(CliRunner().invoke(main, ["schema", "--judge"]).stdout) == json_schema()
