@@ -9,7 +9,7 @@ from fakes.report_runs import LAPTOP, accuracy, failed, incorrect, ok, unsupport
 from rich.console import Console
 
 from attnbench.cli.diagnosis import diagnosis, printed_table
-from attnbench.cli.run import of_two_speeds
+from attnbench.cli.run_end import of_two_speeds
 from attnbench.cli.run_table import MAX_ROWS, summary
 from attnbench.cli.terminal import outcome_text
 from attnbench.records.measurement import Block
