@@ -21,7 +21,7 @@ def mine(q, k, v, *, causal, softmax_scale):
 """
 WRONG_MASK = HEAD + "    return attend(q, k, v, causal, softmax_scale, 0)\n"
 WRONG_SCALE = HEAD + "    return attend(q, k, v, causal, 1.0, k.shape[1] - q.shape[1])\n"
-SLOW = HEAD + ("    time.sleep(0.01)\n    return attend(q, k, v, causal, softmax_scale, k.shape[1] - q.shape[1])\n")
+SLOW = HEAD + ("    time.sleep(0.03)\n    return attend(q, k, v, causal, softmax_scale, k.shape[1] - q.shape[1])\n")
 FAST = """
 import torch
 

@@ -15,6 +15,8 @@ from attnbench.judge.runner import judge
 from attnbench.records.store import read
 from attnbench.run.runner import Silent
 
+TRIES = 3
+
 
 @pytest.fixture
 def loop(tmp_path, monkeypatch):
@@ -30,6 +32,16 @@ def loop(tmp_path, monkeypatch):
         return judged
 
     return ask
+
+
+def told_in_the_end(ask, verdict):
+    """Where other work disturbs the machine it may take more than one question; no answer is the opposite."""
+    for _ in range(TRIES):
+        judged = ask()
+        assert judged.judgement.verdict in (verdict, "correct", "undecided"), judged.judgement.reason
+        if judged.judgement.verdict == verdict:
+            break
+    return judged
 
 
 def test_a_loop_is_told_the_truth_at_each_step(loop):
@@ -49,11 +61,11 @@ def test_a_loop_is_told_the_truth_at_each_step(loop):
     scaled = loop(loop_steps.WRONG_SCALE).judgement
     assert scaled.verdict == "incorrect" and "scale" in scaled.failed[0].cause
 
-    slow = loop(loop_steps.SLOW, against="naive")
-    assert (slow.judgement.verdict, slow.status) == ("slower", 1)
+    slow = told_in_the_end(lambda: loop(loop_steps.SLOW, against="naive"), "slower")
+    assert (slow.judgement.verdict, slow.status) == ("slower", 1), slow.judgement.reason
     assert slow.judgement.speedup.high < 1 and not slow.judgement.failed and slow.judgement.next is None
 
-    fast = loop(loop_steps.FAST, against="naive")
+    fast = told_in_the_end(lambda: loop(loop_steps.FAST, against="naive"), "promoted")
     assert (fast.judgement.verdict, fast.status) == ("promoted", 0), fast.judgement.reason
     assert fast.judgement.speedup.low > 1 and fast.judgement.speedup.against == "naive"
     run = read(fast.judgement.run)
