@@ -89,7 +89,7 @@ def advice(told: Judgement) -> str:
     if told.failed:
         return f"mend {told.failed[0].case_key}, where judging stopped, and judge again"
     return {
-        "promoted": "make it the incumbent",
+        "promoted": "make it the incumbent: --plugin FILE:NAME --against NAME",
         "slower": "it is right; make it faster",
         "correct": "it is right; a difference this small needs a larger change, or a quieter machine",
         "undecided": "judge again on a quieter machine, or with more samples (the suite's min_samples)",

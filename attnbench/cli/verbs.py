@@ -115,6 +115,7 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     "--against", metavar="BACKEND", shell_complete=backend_names,
     help="What it has to be faster than (default: the fastest stock backend here).",
 )  # fmt: skip
+@PLUGINS
 @INTERPRET
 @click.option("--trusted", is_flag=True, help="Let it share the judge's process.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; its schema: attnbench schema --judge.")

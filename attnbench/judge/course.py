@@ -13,9 +13,10 @@ from attnbench.case import forward_flops
 from attnbench.compare.differences import level
 from attnbench.judge.twins import SPEC, twin_name
 from attnbench.messages import Ready
+from attnbench.plugins import split_spec
 from attnbench.records.record import EMULATED, INTERPRETED, Record
 from attnbench.run.process import RunError
-from attnbench.run.runner import Request, Stage
+from attnbench.run.runner import Request, Stage, unknown_backend
 from attnbench.suite.suite import Job
 
 # What judging a problem costs beside its FLOPs, in FLOPs, such as drawing inputs: 0.04 s on two cores, at 6e9 FLOP/s.
@@ -37,12 +38,13 @@ TRIED = 3
 class JudgeCourse:
     """The course of one candidate; afterwards it says who it was and whom it was held against.
 
-    against: the backend asked for, or the one that was chosen. untimed: why nothing is timed, "" where it is. timing:
+    against: the backend asked for, or the one that was chosen. null: the one that faces itself, the incumbent where
+    it is stock, else another stock one. untimed: why nothing is timed, "" where it is. timing:
     whether it came so far.
     """
 
     def __init__(self, against: str | None):
-        self.against, self.name, self.untimed = against, "", ""
+        self.against, self.null, self.name, self.untimed = against, "", "", ""
         self.timing = False
         self.further: tuple[str, ...] = ()
         self.jobs: dict[str, Job] = {}  # those of the suite, by case key
@@ -50,18 +52,17 @@ class JudgeCourse:
 
     def backends(self, request: Request, ready: Ready) -> tuple[str, ...]:
         """The candidate, and the incumbent or what may be it. Raises RunError where there is not just one candidate,
-        or it cannot run here."""
-        names = ready.given
-        if len(names) != 1:
-            raise RunError(f"there are {len(names)} backends ({', '.join(names)}); name one: FILE:function")
-        (self.name,) = names
-        reason = ready.backends[self.name]
-        if reason is not None:
-            raise RunError(f"{self.name} cannot run here: {reason}")
+        or one of them is not there or cannot run here."""
+        self.name = _candidate(request, ready)
         known = builtin()
-        stock = (name for name in ready.unasked if name in known and not never_timed(known[name]))
-        self._stock = (self.against,) if self.against else tuple(stock)
-        return (*self._stock, self.name)
+        self._stock = tuple(name for name in ready.unasked if name in known and not never_timed(known[name]))
+        if self.against is not None and self.against not in ready.backends:
+            raise RunError(f"--against: {unknown_backend(self.against, tuple(ready.backends))}")
+        for name in (self.name, *filter(None, [self.against])):
+            reason = ready.backends[name]
+            if reason is not None:
+                raise RunError(f"{name} cannot run here: {reason}")
+        return (*([self.against] if self.against else self._stock), self.name)
 
     def stages(self, jobs: Sequence[Job], backends: Sequence[str], records: Sequence[Record]) -> Iterator[Stage]:
         self.jobs = {job.case.key: job for job in jobs}
@@ -78,9 +79,11 @@ class JudgeCourse:
         self.timing = True
         self.further = (SPEC,)  # not before: another import, and without trust another process
         nulls = {job.case.key for job in spread(timed, NULLS)}
+        self.null = self.against if self.against in builtin() else next(iter(self._stock), "")
+        twins = [self.null, twin_name(self.null)] if self.null else []
         for job in timed:
-            twins = [twin_name(self.against)] if job.case.key in nulls else []
-            yield [job], [self.against, *twins, self.name]
+            facing = twins if job.case.key in nulls else []
+            yield [job], tuple(dict.fromkeys((self.against, *facing, self.name)))
             if self.failed(records):
                 return
 
@@ -132,6 +135,16 @@ def cheapest_first(jobs: Sequence[Job]) -> list[Job]:
 def _long_enough(job: Job) -> Job:
     timing = job.timing.model_copy(update={"max_time_s": max(LEAST_MAX_TIME_S, job.timing.max_time_s)})
     return replace(job, timing=timing)
+
+
+def _candidate(request: Request, ready: Ready) -> str:
+    """Its name; without a function in its spec, that of its file's only backend. Raises RunError."""
+    name = split_spec(request.plugins[0])[1]
+    if name or len(request.plugins) > 1:
+        return name or ready.given[0]
+    if len(ready.given) != 1:
+        raise RunError(f"there are {len(ready.given)} backends ({', '.join(ready.given)}); name one: FILE:function")
+    return ready.given[0]
 
 
 def cost(job: Job) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, count
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.errors import UserError
-from attnbench.plugins import check_spec, split_spec
+from attnbench.plugins import announced_names, check_spec, split_spec
 from attnbench.records.store import refuse_occupied
 from attnbench.run.process import RunError
 from attnbench.run.runner import RESULTS, Course, Progress, Request, choose_device, unknown_backend
@@ -33,8 +33,9 @@ class JudgeError(UserError):
 @dataclass(frozen=True)
 class Question:
     """candidate: FILE, FILE:function or module:function. against: the backend to be faster than; None: the fastest
-    stock one. interpret: the mode of interpreters ("auto", "hlo", "tpu"), "" for none. trusted: it may share the
-    judge's process. out: the run directory, None for one under results/. seed: the run's; None: drawn.
+    stock one. plugins: kernels that `against` may name. interpret: the mode of interpreters ("auto", "hlo", "tpu"), ""
+    for none. trusted: it may share the judge's process. out: the run directory, None for one under results/. seed: the
+    run's; None: drawn.
     """
 
     candidate: str
@@ -47,6 +48,7 @@ class Question:
     timeout_s: float = TIMEOUT_S
     budget_s: float | None = None
     seed: int | None = None
+    plugins: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -94,10 +96,11 @@ class Prepared:
 
 def prepared(question: Question, course: Course, progress: Progress) -> Prepared:
     """Raises a user error for what can be told without running anything."""
-    check_spec(question.candidate)
+    for spec in (question.candidate, *question.plugins):
+        check_spec(spec)
     device = question.place
     if question.against is not None:
-        _check_incumbent(question.against, device)
+        _check_incumbent(question.against, question.plugins, device)
     suite = with_overrides(load_suite(question.suite), timing={"timeout_s": question.timeout_s})
     out = next(_folders(suite.name)) if question.out is None else question.out
     refuse_occupied(out)
@@ -106,7 +109,7 @@ def prepared(question: Question, course: Course, progress: Progress) -> Prepared
         device,
         out,
         progress,
-        (question.candidate,),
+        (question.candidate, *question.plugins),
         interpret=question.interpret,
         budget_s=question.budget_s,
         seed=secrets.randbelow(SEEDS) if question.seed is None else question.seed,
@@ -120,11 +123,14 @@ def _trust_options(question: Question) -> dict[str, Any]:
     return {"trust": UNTRUSTED} if question.trust == UNTRUSTED else {}
 
 
-def _check_incumbent(name: str, device: str) -> None:
-    """Raises RunError for a backend that there is not, or that cannot run here."""
+def _check_incumbent(name: str, specs: Sequence[str], device: str) -> None:
+    """Raises RunError for a backend that there is not, and JudgeError for one that cannot run here, as far as that can
+    be told without importing plugins."""
     known = builtin()
     if name not in known:
-        raise RunError(f"--against: {unknown_backend(name, tuple(known))}")
+        if name not in announced_names(specs) and all(split_spec(spec)[1] for spec in specs):
+            raise RunError(f"--against: {unknown_backend(name, (*known, *announced_names(specs)))}")
+        return
     kind, backend = device.split(":")[0], known[name]
     reason = backend.unavailable()
     if reason is None and kind not in backend.devices:
@@ -138,8 +144,3 @@ def _folders(suite: str) -> Iterator[Path]:
     stem = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-judge-{suite}"
     names = chain([stem], (Path(f"{stem}.{number}") for number in count(2)))
     return (path for path in names if not path.exists())
-
-
-def name_of(candidate: str) -> str:
-    """What a candidate is called before anything of it was imported."""
-    return split_spec(candidate)[1] or candidate

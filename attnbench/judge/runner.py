@@ -50,7 +50,7 @@ def _judged(asked: Prepared, course: JudgeCourse, outcome: Outcome, started: flo
     failed = course.failed(outcome.records)
     speed = None
     if not failed and course.against is not None and not outcome.interrupted:
-        speed = speed_of(outcome.records, course.name, course.against)
+        speed = speed_of(outcome.records, course.name, course.against, course.null)
     verdict, reason, status = _verdict(course, outcome, records, failed, speed, strict)
     worst = min(failed, key=lambda record: size(record.case), default=None)
     judgement = _judgement(

@@ -45,12 +45,22 @@ async def judge_tool(
     timeout_s: float = TIMEOUT_S,
     budget_s: float | None = None,
     seed: int | None = None,
+    plugins: tuple[str, ...] = (),
 ) -> Judgement:
     """candidate: FILE.py:function, FILE.py with BACKENDS, or module:function."""
     import anyio.to_thread
 
     question = Question(
-        candidate, suite, against, interpret, trusted, device, timeout_s=timeout_s, budget_s=budget_s, seed=seed
+        candidate,
+        suite,
+        against,
+        interpret,
+        trusted,
+        device,
+        timeout_s=timeout_s,
+        budget_s=budget_s,
+        seed=seed,
+        plugins=plugins,
     )
     # In a thread, so that the client's pings are answered meanwhile.
     judgement: Judgement = await anyio.to_thread.run_sync(_judged, question)

@@ -86,8 +86,8 @@ class Speed:
         return f"{self} as fast as {self.against}, {over}: {words} {percent(self.bound - 1)} ({floor}){left_out}"
 
 
-def speed_of(records: Sequence[Record], candidate: str, against: str) -> Speed | None:
-    """None where no case was timed with both in enough rounds."""
+def speed_of(records: Sequence[Record], candidate: str, against: str, null: str) -> Speed | None:
+    """None where no case was timed with both in enough rounds. null: the backend that faced itself."""
     pairs = in_turns(records, against, candidate)
     cases = [logs for base, new in pairs if len(logs := round_differences(base.blocks, new.blocks)) >= FEWEST_ROUNDS]
     if not cases:
@@ -97,7 +97,7 @@ def speed_of(records: Sequence[Record], candidate: str, against: str) -> Speed |
 
     reach = float(stdtrit(found.freedom, QUANTILE)) * found.standard_error
     value, low, high = (math.exp(-log) for log in (found.mean, found.mean + reach, found.mean - reach))
-    return Speed(against, value, low, high, len(cases), Margin(noise_floor=null_of(records, against)),
+    return Speed(against, value, low, high, len(cases), Margin(noise_floor=null_of(records, null)),
                  len(pairs) - len(cases))  # fmt: skip
 
 
@@ -114,10 +114,10 @@ def grouped(cases: Sequence[Sequence[float]]) -> Difference:
     return suite_mean(means, FEWEST_ROUNDS)
 
 
-def null_of(records: Sequence[Record], against: str) -> float | None:
-    """The A/A noise floor of a run: how far the incumbent lies from itself in the candidate's place; None where that
-    was not measured."""
-    nulls = in_turns(records, against, twin_name(against))
+def null_of(records: Sequence[Record], null: str) -> float | None:
+    """The A/A noise floor of a run: how far a backend lies from itself in the candidate's place; None where that was
+    not measured."""
+    nulls = in_turns(records, null, twin_name(null))
     try:
         return noise_floor(list(process_differences(base.blocks, twin.blocks).values()) for base, twin in nulls)
     except NotEnough:

@@ -122,5 +122,14 @@ def test_what_is_wrong_only_while_it_is_timed_is_incorrect(loop):
     assert "--no-time" not in told.next and "--only group=timed" in told.next
 
 
+@pytest.mark.full
+def test_the_kernel_promoted_last_is_the_next_incumbent(loop, tmp_path):
+    (tmp_path / "best.py").write_text(loop_steps.FAST.replace("def mine", "def best"))
+    judged = told_in_the_end(lambda: loop(loop_steps.SLOW, against="best", plugins=("best.py:best",)), "slower")
+    assert judged.status == 1 and judged.judgement.speedup.against == "best", judged.judgement.reason
+    judged = loop(loop_steps.SLOW, against="bets", plugins=("best.py:best",))
+    assert judged.status == 2 and 'did you mean "best"?' in judged.judgement.reason
+
+
 def test_the_schema_is_printed():
     assert json.loads(CliRunner().invoke(main, ["schema", "--judge"]).stdout) == json_schema()

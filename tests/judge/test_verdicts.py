@@ -19,7 +19,7 @@ from attnbench.judge.twins import SPEC, twin_name
 from attnbench.messages import Ready
 from attnbench.records.measurement import Block
 from attnbench.run.process import RunError
-from attnbench.run.runner import Outcome, Request
+from attnbench.run.runner import Outcome, Request, Silent
 from attnbench.suite.load import load_suite
 
 
@@ -85,23 +85,40 @@ def test_the_incumbent_failing_is_no_fault_of_the_candidate():
     assert (told, status) == ("undecided", 3) and "no memory" in reason
 
 
+def request(*plugins):
+    return Request(load_suite("quick"), "cpu", Path("run"), Silent(), plugins or ("k.py:mine",))
+
+
 def ready(given=("mine",), reasons=None):
     return Ready({}, {"mine": None, "yours": None, **(reasons or {})}, ("naive", "cpu_flash"), given)
 
 
 def test_there_is_one_candidate_that_can_run():
     course = JudgeCourse(None)
-    assert course.backends(None, ready()) == ("naive", "cpu_flash", "mine")
+    assert course.backends(request(), ready()) == ("naive", "cpu_flash", "mine")
     with pytest.raises(RunError, match="there are 2 backends"):
-        course.backends(None, ready(("mine", "yours")))
+        course.backends(request("k.py"), ready(("mine", "yours")))
     with pytest.raises(RunError, match="mine cannot run here: no GPU"):
-        course.backends(None, ready(reasons={"mine": "no GPU"}))
+        course.backends(request(), ready(reasons={"mine": "no GPU"}))
+
+
+def test_the_incumbent_may_be_a_plugin():
+    course, records = JudgeCourse("best"), []
+    both = Ready({}, {"mine": None, "best": None}, ("naive", "cpu_flash"), ("mine", "best"))
+    assert course.backends(request("k.py", "best.py:best"), both) == ("best", "mine")
+    jobs = [job for job in load_suite("quick").jobs() if job.group == "gqa"]
+    for (job,), names in course.stages(jobs, (), records):
+        records += [ok(name, 1e-3 if job.time else None, **job.case.to_dict()) for name in names]
+    assert [record.backend for record in records] == ["mine", "best", "naive", "naive[again]", "mine"]
+    assert course.null == "naive"
+    with pytest.raises(RunError, match='unknown backend "bets"'):
+        JudgeCourse("bets").backends(request(), ready())
 
 
 def test_it_stops_at_the_first_case_that_fails_and_times_nothing():
     jobs = load_suite("quick").jobs()
     course, records = JudgeCourse(None), []
-    course.backends(None, ready())
+    course.backends(request(), ready())
     posed = []
     for (job,), (name,) in course.stages(jobs, (), records):
         posed.append(job)
@@ -123,7 +140,7 @@ def test_cheap_cases_come_first_and_probes_before_what_is_alike():
 def test_the_incumbent_is_the_fastest_stock_backend_and_faces_itself():
     jobs = [job for job in load_suite("quick").jobs() if job.group == "dense"]
     course, records = JudgeCourse(None), []
-    course.backends(None, ready())
+    course.backends(request(), ready())
     faced = {}
     for stage, names in course.stages(jobs, (), records):
         (job,) = stage
@@ -177,23 +194,23 @@ def both(ratio):
 
 def test_the_speedup_is_the_geometric_mean_of_paired_rounds():
     records = [*timed_in_turns(both(2.0), 5, 0.01, seqlen=64), *timed_in_turns(both(0.5), 9, 0.01, seqlen=128)]
-    found = speed_of(records, "mine", "cpu_flash")
+    found = speed_of(records, "mine", "cpu_flash", "cpu_flash")
     assert found.value == pytest.approx(1.0, abs=0.01) and found.low < 1 < found.high and found.cases == 2
     assert found.margin.noise_floor is None and found.high / found.low < 1.05
 
 
 def test_cases_of_too_few_rounds_are_left_out_and_told():
     records = [*timed_in_turns(both(2.0), 6, 0.01), *timed_in_turns(both(2.0), 2, seqlen=64)]
-    found = speed_of(records, "mine", "cpu_flash")
+    found = speed_of(records, "mine", "cpu_flash", "cpu_flash")
     assert (found.cases, found.left_out) == (1, 1) and "1 case of too few rounds left out" in found.reason
-    assert speed_of(timed_in_turns(both(2.0), 2), "mine", "cpu_flash") is None
-    assert speed_of([ok("mine", 1e-3), ok("cpu_flash", 2e-3)], "mine", "cpu_flash") is None  # not in turns
+    assert speed_of(timed_in_turns(both(2.0), 2), "mine", "cpu_flash", "cpu_flash") is None
+    assert speed_of([ok("mine", 1e-3), ok("cpu_flash", 2e-3)], "mine", "cpu_flash", "cpu_flash") is None  # not in turns
 
 
 def test_a_gain_within_what_the_incumbent_differs_from_itself_is_none():
-    assert speed_of(timed_in_turns(both(1.05), 8, 0.001), "mine", "cpu_flash").verdict == "promoted"
+    assert speed_of(timed_in_turns(both(1.05), 8, 0.001), "mine", "cpu_flash", "cpu_flash").verdict == "promoted"
     records = timed_in_turns({**both(1.05), twin_name("cpu_flash"): 1.04}, 8, 0.001)
-    found = speed_of(records, "mine", "cpu_flash")
+    found = speed_of(records, "mine", "cpu_flash", "cpu_flash")
     assert found.margin.noise_floor == pytest.approx(0.04, abs=0.003) and found.verdict == "correct"
     assert "noise floor 3." in found.reason or "noise floor 4" in found.reason
 
