@@ -143,7 +143,7 @@ published: $(VENV)/.tested ## judge published kernels in the interpreters, rewri
 	@$(BIN)/python -m benchmarks.published
 
 # Half an hour together; the others take minutes.
-LONG_BENCHMARKS := benchmarks/false_alarms.py benchmarks/ab_null.py
+LONG_BENCHMARKS := benchmarks/false_alarms.py benchmarks/ab_null.py benchmarks/judge_null.py
 # They need a machine on which nothing else runs; one of them installs other tools.
 QUIET_BENCHMARKS := benchmarks/busy_machine.py benchmarks/equal_code.py
 .PHONY: bench

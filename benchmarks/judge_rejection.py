@@ -1,7 +1,10 @@
 """How soon `attnbench judge` rejects a wrong kernel: the kernels of tests/reports/faults, each a fault that somebody
 reported, on the suite `quick`, untimed: what is right in all of it is another suite's to reject.
 
-Counted from when the worker has imported torch and the kernel until the verdict. A name of a fault judges that alone.
+    python benchmarks/judge_rejection.py [FAULT...]
+
+Counted from when the worker has imported torch and the kernel until the last record. Exit status 1 where one takes over
+5 s, which is meant for two idle cores.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ ATTEMPTS = 60
 BUDGET_S = 60.0
 # One past a multiple of these is the shortest length with the same number of tiles.
 TILES = (64, 16)
+# What would cost a time-out or the machine's memory each time, or is the machine's own.
+COSTLY = ("timeout", "oom", "unstable")
 # Backends of which a failing case is shrunk.
 BACKENDS = 3
 
@@ -49,7 +51,7 @@ class Shrinking:
         generated = {job.case.key: job for job in jobs if job.group == NAME}
         failing: dict[str, Record] = {}
         for record in sorted(records, key=lambda record: forward_flops(record.case)):
-            if record.case_key in generated and record.status in ("incorrect", "error"):
+            if record.case_key in generated and record.status in ("incorrect", "error") and record.kind not in COSTLY:
                 failing.setdefault(record.backend, record)
         for record in list(failing.values())[:BACKENDS]:
             yield from self._shrink(generated[record.case_key], record, records)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from fakes.report_runs import ok, write_run
 
 from attnbench.cli.verbs import main
 from attnbench.records.store import read
@@ -67,6 +68,12 @@ def test_a_seed_that_was_drawn_is_told(call):
 def test_mistakes_are_one_line(call, arguments, words):
     done = call(*arguments, "--dry-run")
     assert done.exit_code == 2 and words in done.stderr.replace('"', "'") and done.stderr.count("\n") == 1
+
+
+def test_a_run_that_is_continued_keeps_its_cases(call, tmp_path):
+    write_run(tmp_path / "run", [ok("naive", 1e-3)], {"device": "cpu"})
+    done = call("--resume", "run", "--generate", 5)
+    assert done.exit_code == 2 and "goes on with the cases stored there; leave out --generate 5" in done.stderr
 
 
 def test_a_planted_tail_is_found_and_made_small(command):

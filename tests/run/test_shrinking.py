@@ -56,6 +56,15 @@ def test_nothing_is_posed_where_nothing_fails():
     assert not found and len(posed) == 1
 
 
+@pytest.mark.parametrize(("kind", "attempts"), [("timeout", 0), ("crash", 1)])
+def test_a_hang_is_not_posed_again_and_again(kind, attempts):
+    course, records, posed = Shrinking(), [], 0
+    for jobs, _ in course.stages(JOBS[:1], ["mine"], records):
+        posed += 1
+        records += [failed("mine", kind, "it ended", **job.case.to_dict()) for job in jobs]
+    assert (posed > 1) == bool(attempts) == bool(course.found)
+
+
 def test_only_generated_cases_are_shrunk():
     found, posed = shrunk(lambda case: True, replace(JOBS[0], group="mine"))
     assert not found and len(posed) == 1
