@@ -117,12 +117,14 @@ class Supervisor:
         if self._used:
             self.stop()
 
-    def import_also(self, plugins: Sequence[str]) -> None:
-        """Sees to it that the next job finds these plugins too: in a fresh worker, where they are new."""
+    def import_also(self, plugins: Sequence[str]) -> Ready | None:
+        """Sees to it that the next job finds these plugins too: in a fresh worker, whose ready event this is, where
+        they are new; else None. Raises RunError where it cannot start."""
         new = [spec for spec in plugins if spec not in self._plugins]
-        if new:
-            self._plugins = (*self._plugins, *new)
-            self.stop()
+        if not new:
+            return None
+        self._plugins = (*self._plugins, *new)
+        return self.start()
 
     def take_sentinel(self) -> dict[str, Any]:
         """The figures of one sentinel, or the `error` there was. Raises RunError when no worker can start."""

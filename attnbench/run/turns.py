@@ -77,6 +77,12 @@ class TwoWorkers:
         self.candidates.restart()
         self.references.restart()
 
+    def import_also(self, plugins: Sequence[str]) -> None:
+        """As `Supervisor.import_also` has it: the references import none."""
+        ready = self.candidates.import_also(plugins)
+        if ready is not None:
+            self._given = frozenset(ready.given)
+
     def take_sentinel(self) -> dict[str, Any]:
         """Of the process that no plugin is in."""
         return self.references.take_sentinel()

@@ -11,7 +11,7 @@ from attnbench.records.environment import Machine
 from attnbench.records.sentinels import PERIOD_S, drifts, gemm_flops_per_s, suspicions, why_suspect
 from attnbench.records.store import SENTINELS, StoreError, Writer, read
 from attnbench.run.process import RunError
-from attnbench.run.runner import Sentinels
+from attnbench.run.sentinels import Sentinels
 from attnbench.settings import Timing
 from attnbench.timing import sentinel as sentinel_module
 from attnbench.timing import timers
