@@ -184,6 +184,15 @@ class Base:
         """Memory in bytes that a call needs beyond its inputs and outputs."""
         return 0
 
+    def input_set(self, inputs: Inputs) -> Inputs | None:
+        """A copy of the inputs where its calls see what is done to them later; None where they see that anyway."""
+        return None
+
+    def own_timer(self, case: Case, input_sets: int, seed: int) -> Any:
+        """A `timing.sampling.Timer` for calls that none of the device's can time; None where one of these can. seed:
+        secret."""
+        return None
+
     def kernel_facts(self, case: Case) -> Mapping[str, Any] | None:
         """What is known of the machine code behind this case (registers, spills, instructions), for the record."""
         return None
@@ -261,3 +270,11 @@ class UnsupportedError(Exception):
 
 class ContractError(Exception):
     """A backend that broke its contract: wrong type, shape, dtype or device, or it wrote its inputs."""
+
+
+class RemoteError(Exception):
+    """What a backend raised in a process of its own, or what became of that process; kind: of the record."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind = kind

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # At this signal a worker writes its stacks into a file that its parent reads; no kernel that hangs can prevent it.
 STACKS_SIGNAL = signal.SIGUSR1
+# Whether plugins share the process that judges them.
+TRUST = TRUSTED, UNTRUSTED = "trusted", "untrusted"
 
 
 class MessageError(ValueError):

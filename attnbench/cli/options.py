@@ -123,6 +123,9 @@ PLUGINS = click.option(
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, or one card: cuda:1."
 )
+UNTRUSTED = click.option(
+    "--untrusted", is_flag=True, help="Plugins run in processes of their own, without judge, oracle or records."
+)
 TIMEOUT = click.option(
     "--timeout", type=Duration(), metavar="SECONDS", help="End a call that does not return within it (default 120)."
 )

@@ -20,6 +20,7 @@ from attnbench.cli.group import terminated_like_interrupted
 from attnbench.cli.run_end import PLAIN, print_outcome, say
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
+from attnbench.messages import TRUSTED, UNTRUSTED
 from attnbench.records.environment import section
 from attnbench.records.store import SUITE, Run, read, refuse_occupied
 from attnbench.run.emulated import emulated_twins
@@ -30,6 +31,7 @@ from attnbench.suite.axes import parse_axes
 from attnbench.suite.groups import Match
 from attnbench.suite.load import axes_suite, load_suite, parse_suite, with_overrides
 from attnbench.suite.suite import Suite, parse_only
+from attnbench.untrusted.confine import missing
 
 # Lines on combinations that --axis left no place for.
 SHOWN_LEFT_OUT = 5
@@ -61,6 +63,7 @@ def run_command(
     interpret: str | None,
     seed: int | None,
     generate: int | None,
+    untrusted: bool,
 ) -> int:
     """The exit status. Raises a user error for a mistake, before anything is written."""
     timing = {name: value for name, value in (("timeout_s", timeout), ("processes", processes)) if value is not None}
@@ -96,12 +99,15 @@ def run_command(
     from attnbench.cli.terminal import make_progress
 
     interpret = _interpreted(interpret, run)
+    trust = _trust(untrusted, interpret, run)
     device = "cpu" if interpret and device == "auto" and run is None else device
     kind = choose_device(device) if run is None else _device_of(run, device)
     places = _run_directories(loaded, out) if run is None else [run.path]
     doubt = doubt_line(kind) if any(_may_be_timed(suite, kind) for suite in loaded) else ""
     if doubt:
         say(doubt)
+    if trust == UNTRUSTED and (lacking := missing()):
+        say(f"--untrusted, without: {'; '.join(lacking)}")
     requests = [
         Request(
             suite,
@@ -115,6 +121,7 @@ def run_command(
             interpret=interpret,
             seed=seed,
             course=Shrinking() if generate else None,
+            trust=trust,
         )
         for suite, place in zip(loaded, places)
     ]
@@ -188,6 +195,17 @@ def _interpreted(asked: str | None, run: Run | None) -> str:
         how = f"with --interpret={begun}" if begun else "without --interpret"
         raise RunError(f"--resume {run.path}: this run was begun {how}; go on with it that way")
     return begun or asked or ""
+
+
+def _trust(untrusted: bool, interpret: str, run: Run | None) -> str:
+    """A member of `messages.TRUST`; a run goes on as it was begun."""
+    begun = TRUSTED if run is None else str(section(run.environment, "trust").get("mode", TRUSTED))
+    if run is not None and untrusted and begun != UNTRUSTED:
+        raise RunError(f"--resume {run.path}: this run was begun without --untrusted; go on with it that way")
+    trust = UNTRUSTED if untrusted else begun
+    if interpret and trust == UNTRUSTED:
+        raise RunError("--untrusted and --interpret exclude each other: interpreters watch kernels from within")
+    return trust
 
 
 def _check_names(suites: Sequence[Suite], asked: tuple[str, ...], specs: tuple[str, ...]) -> None:

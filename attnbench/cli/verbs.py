@@ -29,6 +29,7 @@ from attnbench.cli.options import (
     SEED,
     STRICT,
     TIMEOUT,
+    UNTRUSTED,
     Deliveries,
     Duration,
     backend_names,
@@ -75,15 +76,14 @@ def main() -> None:
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Measure every case in N fresh processes.")
 @click.option("--emulated", is_flag=True, help="Our kernels of the suite in the CPU emulation, smallest cases first.")
 @click.option(
-    "--emulation",
-    type=Deliveries(),
-    metavar="DELIVERY[,...]",
+    "--emulation", type=Deliveries(), metavar="DELIVERY[,...]",
     help="When emulated asynchronous work executes: lazy, eager, random[:SEED]; each call under all that are named.",
-)
+)  # fmt: skip
 @click.option(
     "--emulation-checks", type=click.Choice(["full", "fast"]), help="fast: finds no races, in about half the time."
 )
 @INTERPRET
+@UNTRUSTED
 def run(suites: tuple[str, ...], **options: Any) -> None:
     """Check every case of SUITE on every backend against the fp64 oracle, then time it.
 

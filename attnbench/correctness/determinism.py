@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Call, Inputs, Outputs
 from attnbench.case import Case
-from attnbench.correctness.contract import check_contract
+from attnbench.contract import check_contract
 from attnbench.records.record import (
     MEMORY_DIFFERS,
     PROCESSES_DIFFER,

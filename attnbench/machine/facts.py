@@ -116,7 +116,7 @@ def worker_facts(device: str) -> dict[str, Any]:
 
 def with_worker(facts: Mapping[str, Any], worker: Mapping[str, Any]) -> dict[str, Any]:
     """What `collect` found, completed by `worker_facts`: what torch knows of the GPU joins the rest of `gpu`."""
-    rest = {name: value for name, value in worker.items() if name != "gpu"}
+    rest = {name: value for name, value in worker.items() if name not in ("gpu", "trust")}
     gpu = {**(facts.get("gpu") or {}), **(worker.get("gpu") or {})} or None
     return {**facts, "gpu": gpu, "worker": rest}
 

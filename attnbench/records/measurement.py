@@ -153,6 +153,8 @@ class Measurement:
     together: the arms that took turns with this one, itself among them, in the order of their labels; empty where it
     was timed alone. order_seed: what made the order of turns (`rounds.orders`). Blocks of two measurements with the
     same `together` and `order_seed` pair by (process, round).
+    handover_s: of a call in a process of its own, what each sample was relieved of: the median time of an empty
+    hand-over of `calls_per_sample` calls. None where calls are made in this process.
     discarded: cause -> how many blocks were spoilt by the machine; their samples are in no number.
     flags: what was unusual about the blocks that were kept (`power_capped`, `clock_varied`, `host_bound`, ...).
     """
@@ -176,6 +178,7 @@ class Measurement:
     together: tuple[str, ...] = ()
     order_seed: Count | None = None
     prep_call: PrepTiming | None = None
+    handover_s: Seconds | None = None
 
     def __post_init__(self) -> None:
         texts = (self.timer, self.regime, self.cache, self.peak_by, *self.unmet, *self.flags, *self.together)

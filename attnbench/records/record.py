@@ -180,6 +180,8 @@ class Record:
         row = asdict(self) | {"case": self.case.to_dict()}
         for block in (row["measurement"] or {"blocks": ()})["blocks"]:
             block["conditions"] = known_facts(block["conditions"])
+        if row["measurement"] and row["measurement"]["handover_s"] is None:
+            del row["measurement"]["handover_s"]
         if row["seed"] is None:
             del row["seed"]
         row = {"schema": row.pop("schema"), "case": row.pop("case"), "case_key": self.case_key, **row}

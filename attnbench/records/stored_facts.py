@@ -92,6 +92,11 @@ class _Interleaved(Open):
     arm: str | None = None
 
 
+class _Trust(Open):
+    mode: str | None = None
+    missing: list[str] | None = None
+
+
 class Environment(Open):
     """environment.json, as far as readers look into it."""
 
@@ -111,6 +116,7 @@ class Environment(Open):
     kernels: dict[str, str | None] | None = None
     worker: _Worker | None = None
     plugins: list[str] | None = None
+    trust: _Trust | None = None
     suspect: bool | str | None = None
     sentinels: _Ceiling | None = None
     processes: Count | None = None

@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import IO
 
 from attnbench.errors import UserError
-from attnbench.messages import STACKS_SIGNAL, Event, Job, MessageError, Ready, Refused, event_of, to_line
+from attnbench.messages import (
+    STACKS_SIGNAL,
+    TRUSTED,
+    UNTRUSTED,
+    Event,
+    Job,
+    MessageError,
+    Ready,
+    Refused,
+    event_of,
+    to_line,
+)
 from attnbench.paths import PACKAGE, import_folder
 
 # Importing torch and opening a CUDA device, on a cold disk.
@@ -72,8 +83,11 @@ class Place:
 class WorkerProcess:
     """One measuring process. What it prints goes to a file of its own, whose tail explains a crash."""
 
-    def __init__(self, device: str, plugins: Sequence[str], place: Place | None = None, interpret: str = ""):
-        """interpret: the mode of interpreters, "" for none."""
+    def __init__(
+        self, device: str, plugins: Sequence[str], place: Place | None = None, interpret: str = "",
+        trust: str = TRUSTED,
+    ):  # fmt: skip
+        """interpret: the mode of interpreters, "" for none. trust: a member of `messages.TRUST`."""
         jobs_read, jobs_write = _pipe()
         events_read, events_write = _pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # it is `kill` that closes it
@@ -81,6 +95,8 @@ class WorkerProcess:
         self._shown = 0  # bytes of the output that `new_output` has given
         self._folder = str(place.folder if place else Path.cwd())
         self._oom_kills = _oom_kills()
+        # Scratch folders of candidates: a worker that is killed removes nothing.
+        self._scratch = tempfile.TemporaryDirectory(prefix="attnbench-") if trust == UNTRUSTED else None
         given = (jobs_read, events_write, self._stacks.fileno())
         self._process = subprocess.Popen(
             # NOTE: -P, or whatever lies in the worker's folder would take the place of any module, of this package too.
@@ -91,6 +107,7 @@ class WorkerProcess:
                 *map(str, (jobs_read, events_write, self._stacks.fileno())),
                 device,
                 interpret,
+                trust,
                 *plugins,
             ],
             stdin=subprocess.DEVNULL,
@@ -98,7 +115,7 @@ class WorkerProcess:
             stderr=subprocess.STDOUT,
             pass_fds=given,
             cwd=place.folder if place else None,
-            env=_environment(place),
+            env=_environment(place) | ({"TMPDIR": self._scratch.name} if self._scratch else {}),
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         os.close(jobs_read)
@@ -148,7 +165,7 @@ class WorkerProcess:
             raise WorkerDied(f"it wrote into the event pipe: {line[:100]!r}", output=self._tail()) from None
 
     def stacks(self) -> str:
-        """What each of its threads is doing, as `run.stacks` reads it; "" where it does not say."""
+        """What each of its threads is doing, as `attnbench.stacks` reads it; "" where it does not say."""
         stacks = self._stacks.fileno()  # NOTE: sought by nobody, since the worker shares its place in the file
         before = size = os.fstat(stacks).st_size
         if not before:
@@ -187,6 +204,8 @@ class WorkerProcess:
             os.close(descriptor)
         self._output.close()
         self._stacks.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def _jobs_close(self) -> None:
         with contextlib.suppress(BrokenPipeError):

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from attnbench.errors import suggest
 from attnbench.machine.nvml import gpus
-from attnbench.messages import Ready
+from attnbench.messages import TRUSTED, UNTRUSTED, Ready
 from attnbench.plugins import plain_spec
 from attnbench.records import store
 from attnbench.records.record import Record, merge_processes
@@ -100,6 +100,7 @@ class Request:
     tell `progress` what kernels print. interpret: the mode of interpreters ("auto", "hlo", "tpu"), "" for none.
     seed: the run's, of what kernels must not know beforehand; None: drawn, and in the environment once the run is over.
     course: how the run goes through its jobs; None: each once, on all backends.
+    trust: in plugins, a member of `messages.TRUST`.
     """
 
     suite: Suite
@@ -114,6 +115,7 @@ class Request:
     interpret: str = ""
     seed: int | None = None
     course: Course | None = None
+    trust: str = TRUSTED
 
 
 @dataclass
@@ -205,8 +207,9 @@ def run_suite(request: Request) -> Outcome:
 def _workers(request: Request, jobs: Sequence[Job], seed: int) -> Supervisor | TwoWorkers:
     """One worker; two where plugins are timed, one of which imports none."""
     output = request.progress.output if request.show_output else None
-    one = Supervisor(request.device, request.plugins, output, request.interpret, seed)
-    if not request.plugins or request.interpret or not any(job.time for job in jobs):
+    one = Supervisor(request.device, request.plugins, output, request.interpret, seed, request.trust)
+    apart = request.trust == UNTRUSTED  # in processes of their own already
+    if not request.plugins or apart or request.interpret or not any(job.time for job in jobs):
         return one
     return TwoWorkers(one, Supervisor(request.device, (), output, seed=seed))
 
@@ -252,6 +255,7 @@ def _open_writer(request: Request, ready: Ready, backends: tuple[str, ...]) -> s
 
     facts = {
         **environment.with_worker(environment.collect(request.device), ready.facts),
+        "trust": ready.facts.get("trust", {"mode": TRUSTED}),
         **build_facts(),
         "device": request.device,
         "plugins": [plain_spec(spec) for spec in request.plugins],

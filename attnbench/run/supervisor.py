@@ -11,6 +11,7 @@ from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.messages import (
+    TRUSTED,
     CheckPassed,
     Event,
     JobDone,
@@ -27,7 +28,7 @@ from attnbench.records.measurement import RecordError
 from attnbench.records.record import Record
 from attnbench.run.clock import held_against_the_clock
 from attnbench.run.process import RunError, WorkerDied, WorkerProcess, WorkerRefused, WorkerSilent, WorkerStuck
-from attnbench.run.stacks import is_compiling, places
+from attnbench.stacks import is_compiling, places
 from attnbench.suite.suite import Job
 
 # Phases that are the harness's own work: their time does not count against a backend's time-out.
@@ -61,10 +62,12 @@ class Supervisor:
 
     def __init__(
         self, device: str, plugins: Sequence[str], output: Output | None = None, interpret: str = "",
-        seed: int | None = None,
+        seed: int | None = None, trust: str = TRUSTED,
     ):  # fmt: skip
         """output: told what a worker prints, and by which backend ("": while it starts). interpret: the mode of
-        interpreters, "" for none. seed: the run's, from which each case's follows; None: workers draw their own."""
+        interpreters, "" for none. seed: the run's, from which each case's follows; None: workers draw their own. trust:
+        in plugins, a member of `messages.TRUST`."""
+        self._trust = trust
         self._seed = seed
         self._device, self._plugins, self._output, self._interpret = device, plugins, output, interpret
         self._worker: WorkerProcess | None = None
@@ -74,7 +77,8 @@ class Supervisor:
     def launch(self) -> None:
         """A fresh worker, which is not waited for yet. Raises RunError where the last one does not end."""
         self.stop()
-        self._worker, self._used = WorkerProcess(self._device, self._plugins, interpret=self._interpret), False
+        self._worker = WorkerProcess(self._device, self._plugins, interpret=self._interpret, trust=self._trust)
+        self._used = False
         self._ready = None
 
     def start(self) -> Ready:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from attnbench.backend import ContractError
 from attnbench.case import DTYPES, Case
+from attnbench.contract import poisoned_memory
 from attnbench.correctness.probes import PROBES
 from attnbench.records.record import (
     LSE_ERROR,
@@ -33,7 +34,7 @@ from attnbench.selftest.forward import Choices, Planted, TiledForward
 from attnbench.settings import Checks, Factors, Timing
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
-from attnbench.worker.trial import LiveProbeContext, poisoned_memory, run_trial
+from attnbench.worker.trial import LiveProbeContext, run_trial
 
 # Not square, so that mask corners differ; the last tile short, so that its tail shows; two query heads a group.
 SHORT = {"batch": 1, "seqlen_q": 128, "seqlen_k": 161, "num_heads": 4, "num_heads_kv": 2, "head_dim": 64}

@@ -41,12 +41,15 @@ SHORT_PER_LONG = 8
 FALL_ALLOWANCE = 0.2
 # A flag, as it stands in a measurement.
 GAVE_UP = "gave_up"  # sampling ended early, since the time left would not have been enough
+HAND_OVER = "hand_over"  # the hand-over to a process of a plugin's own is a large part of a sample
 
 
 # What a record says of a measurement with such a flag, in the same words each time: reports tell equal ones once.
 IN_WORDS = {
     GAVE_UP: "sampling ended early: going by the samples at hand, the time left could not have met the stopping rule",
     TWO_SPEEDS: "two speeds: the calls fall into two clusters with nothing between them, so that their median is none",
+    HAND_OVER: "the hand-over to the plugin's process is more than 5 % of a sample, and too few input sets for longer "
+    "ones: the time of a call, from which it is subtracted, is less certain",
 }
 
 

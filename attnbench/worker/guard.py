@@ -6,17 +6,15 @@ Everything wide is caught here, at the worker's edge, and becomes a status; what
 from __future__ import annotations
 
 import signal
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from attnbench.backend import ContractError, HazardError, UnsupportedError
-from attnbench.paths import PACKAGE
+from attnbench.backend import ContractError, HazardError, RemoteError, UnsupportedError
+from attnbench.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
+from attnbench.failures import is_out_of_memory, raised
 from attnbench.records.record import Record
 from attnbench.timing.sampling import Unstable
-from attnbench.worker.breakpoints import NO_TERMINAL, NoTerminalError, is_debugger_quitting
 from attnbench.worker.prepared import WrongWhenTimed
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Ahead of the reason of an error that came after the check.
 DURING = "while being timed: "
-REASON_CHARACTERS = 2000
 
 
 def guarded(problem: Problem, base: Record, step: Callable[[], T], when: str = "") -> T | Record:
@@ -63,34 +60,15 @@ def _hears_ctrl_c() -> bool:
 def failure_kind(error: BaseException) -> str:
     if isinstance(error, (ContractError, Unstable)):
         return "contract" if isinstance(error, ContractError) else "unstable"
+    if isinstance(error, RemoteError):
+        return error.kind
     if isinstance(error, HazardError):
         return "hazard"
     return "oom" if is_out_of_memory(error) else "exception"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
 def describe(error: BaseException) -> str:
     """The error and where it came from, innermost first, without this machine's paths."""
-    if isinstance(error, (ContractError, HazardError, NoTerminalError, Unstable)):
+    if isinstance(error, (ContractError, HazardError, NoTerminalError, RemoteError, Unstable)):
         return str(error)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_harness(Path(frame.filename))][
-        -3:
-    ]
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    text = traceback.format_exception_only(error)[-1].strip()
-    module = type(error).__module__
-    if module.partition(".")[0] == PACKAGE.name:  # nobody who reads it asks where in the harness an error has its class
-        text = text.removeprefix(f"{module}.")
-    text = text[-REASON_CHARACTERS:]
-    if is_debugger_quitting(error):
-        text += f": {NO_TERMINAL}"
-    return f"{text} ({places})" if places else text
-
-
-def _is_harness(file: Path) -> bool:
-    """Whether a frame is the harness's own; one of a backend that comes with it is not."""
-    return file.is_relative_to(PACKAGE) and not file.is_relative_to(PACKAGE / "backends")
+    return raised(error, NO_TERMINAL if is_debugger_quitting(error) else "")

@@ -25,7 +25,10 @@ from attnbench.backend import ContractError
 from attnbench.messages import STACKS_SIGNAL
 
 # Of this package: all that has a part in a verdict or a time.
-JUDGING = ("backend", "case", "correctness", "messages", "records", "reference", "settings", "timing", "worker")
+JUDGING = (
+    "backend", "case", "contract", "correctness", "failures", "messages", "records", "reference", "settings", "timing",
+    "worker",
+)  # fmt: skip
 # Of variables: those that steer a library's threads, its kernels or its precision.
 STEERING = (
     "OMP_",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall, copies
 from attnbench.case import Case
-from attnbench.correctness.contract import check_contract, guarded_call
+from attnbench.contract import check_contract
+from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference
 from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
@@ -65,7 +66,7 @@ class Prepared:
 
     def __init__(self, problem: Problem, checked: Checked, held: Sequence[Base]):
         self.problem, self.checked = problem, checked
-        self._inputs = copy_inputs(problem.reference.inputs)
+        self._inputs = own_copy(checked.backend, problem.reference.inputs)
         with problem.phases("prepare"):
             first, self._prep_s, self._peak = _prepare_watched(
                 problem.case, checked.backend, self._inputs, problem.phases.again
@@ -75,7 +76,12 @@ class Prepared:
         self._signed = [SignedInputs(inputs, signs) for inputs in sets]
         self._again_s: list[float] = []
         self.turns = Turns(self.calls, problem.phases.alive, self._renew)
-        self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
+        seed = problem.sign_seed(checked.backend.name)
+        self.timer = checked.backend.own_timer(problem.case, len(self.calls), seed)
+        if self.timer is None:
+            self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
+        else:
+            self.timer.judge = self.judge_one
 
     def _renew(self, place: int) -> None:
         """Other signs for an input set; where the backend keeps a copy of its inputs, it is prepared anew."""
@@ -91,15 +97,19 @@ class Prepared:
     def judge_last(self) -> None:
         """Holds what the last timed call returned against the answer that passed: the same bits but for the flipped
         columns, else within the limits on a few rows. Raises WrongWhenTimed and ContractError."""
+        self.judge_one(0, self.timer.last())
+
+    def judge_one(self, ago: int, outputs: Outputs) -> None:
+        """The same of what a call returned that was so many turns ago, and whose inputs have not changed since."""
         started = time.perf_counter()
-        outputs = self.timer.last()
+        signed = self._signed[(self.turns.last - ago) % len(self._signed)]
         check_contract(self.problem.case, self._inputs, outputs)
-        passed, plain = self.checked.outputs, self._signed[self.turns.last].plain(outputs)
+        passed, plain = self.checked.outputs, signed.plain(outputs)
         if not same_numbers(passed, plain):
             accuracy = self.problem.judged_at_few_rows(self.problem.spot, self.checked.backend, plain)
             if not accuracy.passed:
-                self._signed[self.turns.last].restore()
-                self._refuse_written(self._signed[self.turns.last].inputs)
+                signed.restore()
+                self._refuse_written(signed.inputs)
                 cause = KEPT_ANSWER if same_numbers(passed, outputs) else ""
                 raise WrongWhenTimed(self._wrong(accuracy, "while it was timed", cause))
         self.problem.phases.spent("signs", time.perf_counter() - started)
@@ -138,6 +148,8 @@ class Prepared:
             prep_call = time_prep_call(problem, self.checked.backend, self._inputs)
         prep_s = statistics.median(self._again_s) if self._again_s else self._prep_s
         measurement = replace(measurement, prep_s=prep_s, prep_call=prep_call, compile_s=compile_s)
+        handover_s = getattr(self.timer, "handover_s", None)
+        measurement = replace(measurement, handover_s=handover_s)
         if self._peak is not None:
             measurement = replace(measurement, peak_bytes=self._peak.bytes, peak_by=self._peak.by)
         self._refuse_written(self._inputs)
@@ -268,9 +280,14 @@ def rotation(
     wanted = _input_sets(problem, held)
     while len(calls) < wanted and time.perf_counter() - started < ROTATION_PREPARE_S:
         problem.phases.alive()
-        sets.append(copy_inputs(inputs))
+        sets.append(own_copy(backend, inputs))
         calls.append(backend.prepare(problem.case, sets[-1]))
     return calls, sets
+
+
+def own_copy(backend: Base, inputs: Inputs) -> Inputs:
+    """The same numbers in memory that the backend's calls see."""
+    return backend.input_set(inputs) or copy_inputs(inputs)
 
 
 def set_bytes(case: Case, held: Sequence[Base]) -> int:

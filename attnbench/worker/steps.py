@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from attnbench.backend import Base, ContractError, Inputs, Outputs
 from attnbench.case import Case
-from attnbench.correctness.contract import check_contract
+from attnbench.contract import check_contract
 from attnbench.correctness.determinism import first_difference, repeatable
 from attnbench.correctness.judge import diagnosed, judge
 from attnbench.correctness.probes import kept

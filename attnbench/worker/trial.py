@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from attnbench.backend import Base, ContractError, Inputs, Outputs, never_timed
 from attnbench.case import Case
+from attnbench.contract import poisoned_memory
 from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference, process_check, repeat_check, repeatable
 from attnbench.correctness.diagnose import Diagnosis
@@ -147,20 +148,6 @@ def _stepped(problem: Problem, backend: Base, base: Record) -> Record:
     warnings = (*stamps(backend, problem.case, accuracy), *backend.warnings(problem.case))
     kernel = _kernel_facts(backend, problem.case)
     return replace(base, status=status, kind=None, reason=reason, accuracy=accuracy, warnings=warnings, kernel=kernel)
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """torch's deterministic mode with uninitialized memory filled with NaN: an output never written shows."""
-    import torch
-
-    # NOTE: not use_deterministic_algorithms, which imports all of torch's compiler for this: seconds in every process.
-    torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]  # set on the module's class
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode("default")
 
 
 def _version(backend: Base) -> str:

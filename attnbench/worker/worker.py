@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from attnbench import plugins
 from attnbench.backend import Base, ContractError, never_timed
-from attnbench.backends import builtin
+from attnbench.breakpoints import breakpointhook
 from attnbench.errors import UserError
 from attnbench.machine.facts import GET_TORCH
 from attnbench.machine.host import cpus_allowed
 from attnbench.messages import (
     STACKS_SIGNAL,
+    UNTRUSTED,
     ArmEnough,
     ArmsReady,
     AskEnough,
@@ -53,13 +53,13 @@ from attnbench.messages import (
     to_line,
 )  # fmt: skip
 from attnbench.timing.telemetry import TelemetryProcess
-from attnbench.worker.breakpoints import breakpointhook
+from attnbench.worker.loading import load, load_untrusted
 from attnbench.worker.phases import Phases
 from attnbench.worker.streams import Streams
 
 if TYPE_CHECKING:
-    from attnbench.interpreters.session import Session
     from attnbench.records.record import Record
+    from attnbench.untrusted.session import Session as Candidates
     from attnbench.worker.arms import HeldBackend
     from attnbench.worker.ceilings import Ceilings
     from attnbench.worker.held import HeldCase
@@ -67,15 +67,11 @@ if TYPE_CHECKING:
     from attnbench.worker.problem import Problem
 
 
-# Languages of kernels that need a GPU, or an interpreter, by the module that a plugin imports for them.
-LANGUAGES = {"Triton": "triton", "Pallas": "jax.experimental.pallas"}
-
-
 def main() -> None:
     """Arguments: descriptors of the job and event pipes and of a file for stacks, the device, the mode of interpreters
-    ("": none), then plugin specs."""
+    ("": none), whether plugins are trusted (a member of `messages.TRUST`), then plugin specs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; a KeyboardInterrupt here is a backend's
-    jobs_fd, events_fd, stacks_fd, device, interpret, *specs = sys.argv[1:]
+    jobs_fd, events_fd, stacks_fd, device, interpret, trust, *specs = sys.argv[1:]
     stacks = open(int(stacks_fd), "w")  # noqa: SIM115  # for as long as the process lives
     faulthandler.register(STACKS_SIGNAL, stacks)
     print(os.getpid(), file=stacks, flush=True)  # to whom that signal is to be sent
@@ -83,7 +79,7 @@ def main() -> None:
     cores = len(cpus_allowed())  # NOTE: ahead of torch's import, by which OpenMP pins this thread to one core
     with os.fdopen(int(jobs_fd)) as jobs, os.fdopen(int(events_fd), "w", buffering=1) as events:
         worker = Worker(events, device, cores, TelemetryProcess(device, cores))  # which is to have all cores, too
-        if worker.start(specs, interpret):
+        if worker.start(specs, interpret, trust == UNTRUSTED):
             import_what_measures()  # while the parent writes down what it was told
             for line in jobs:
                 worker.work(job_of(line))
@@ -110,28 +106,26 @@ class Worker:
         self._given: tuple[str, ...] = ()
         self._imported = ""  # what plugins replaced while they were imported, of that which judges or measures
         self._ceilings: Ceilings | None = None
+        self._candidates: Candidates | None = None
 
-    def start(self, specs: list[str], interpret: str = "") -> bool:
+    def start(self, specs: list[str], interpret: str = "", untrusted: bool = False) -> bool:
         """Loads torch, the device and every backend, and says so; False when it cannot work."""
         try:
-            session = self._interpreters(interpret)
-            with contextlib.nullcontext() if session is None else session.importing():
-                installed = plugins.installed()
-                if specs:
-                    self._watch_what_judges()
-                loaded = plugins.load(specs, taken=builtin(), known=installed)
-            given = [name for name in loaded if name not in installed]
-            self._backends, self._given = builtin() | loaded, tuple(given)
+            if untrusted:
+                threads = 0 if "OMP_NUM_THREADS" in os.environ else self._threads
+                loaded = load_untrusted(specs, self._device, threads)
+            else:
+                loaded = load(specs, interpret, self._device, ahead=self._watch_what_judges)
+            self._backends, self._given, self._candidates = loaded.backends, loaded.given, loaded.candidates
             self._look_after_import()
-            if session is not None:
-                self._backends = session.backends(self._backends, given)
             facts = self._open_device()
         except (UserError, DeviceError) as error:
             self._send(Refused(str(error)))
             return False
         reasons = {name: self._cannot_run(backend) for name, backend in self._backends.items()}
-        languages = tuple(name for name, module in LANGUAGES.items() if given and module in sys.modules)
-        self._send(Ready(facts, reasons, self._unasked(reasons), tuple(given), languages))
+        if self._candidates is not None:
+            facts["trust"] = {"mode": UNTRUSTED, "missing": list(self._candidates.missing)}
+        self._send(Ready(facts, reasons, self._unasked(reasons), loaded.given, loaded.languages))
         return True
 
     def _watch_what_judges(self) -> None:
@@ -147,16 +141,6 @@ class Worker:
             with contextlib.suppress(ContractError):
                 self._integrity.look()
             self._imported = self._integrity.accepted()
-
-    def _interpreters(self, mode: str) -> Session | None:
-        """Raises a user error where there is none."""
-        if not mode:
-            return None
-        from attnbench.interpreters.session import InterpretError, Session
-
-        if self._device != "cpu":
-            raise InterpretError(f"--interpret runs kernels on the CPU, not on {self._device}; add --device cpu")
-        return Session(mode)
 
     def _cannot_run(self, backend: Base) -> str | None:
         """Why the backend can run no case on this device here; None where it can."""
@@ -330,6 +314,8 @@ class Worker:
         from attnbench.worker.problem import Problem
 
         self._ceilings = self._ceilings or Ceilings(self._device, self._cache_bytes)
+        if self._candidates is not None:
+            self._candidates.wait(job.timing.timeout_s, job.timing.compile_timeout_s, self._phases.again)
         return Problem(
             case=job.case,
             device=self._device,

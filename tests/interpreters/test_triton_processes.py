@@ -19,10 +19,10 @@ import planted_triton as planted  # noqa: E402
 import attnbench  # noqa: E402
 from attnbench.backend import HazardError  # noqa: E402
 from attnbench.case import Case  # noqa: E402
+from attnbench.contract import poisoned_memory  # noqa: E402
 from attnbench.interpreters.backend import Conditions  # noqa: E402
 from attnbench.interpreters.triton import launch, processes, stand_ins  # noqa: E402
 from attnbench.interpreters.triton.language import PROCESSES, ProcessesError, TritonLanguage  # noqa: E402
-from attnbench.worker.trial import poisoned_memory  # noqa: E402
 
 LANGUAGE = TritonLanguage()
 POISONED = {"poisoned": True, "order": 7}

@@ -15,7 +15,7 @@ from fakes.workers import READY_BY_HAND, workers_in
 import attnbench
 from attnbench.messages import PhaseBegun, Poisoned, Ready, ReleaseBackend, TakeSentinel
 from attnbench.run.process import WorkerDied, WorkerRefused, WorkerSilent, WorkerStuck
-from attnbench.run.stacks import is_compiling, places
+from attnbench.stacks import is_compiling, places
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ import torch
 
 from attnbench.backend import Base, ContractError, Outputs
 from attnbench.backends import builtin
+from attnbench.breakpoints import NO_TERMINAL, breakpointhook
 from attnbench.case import Case
 from attnbench.correctness.probes import RECHECK_SET
+from attnbench.failures import REASON_CHARACTERS
 from attnbench.reference.inputs import checksums, copy_inputs, in_place_of, input_tensors, make_inputs
 from attnbench.settings import Checks, Timing
 from attnbench.timing.stopping import GAVE_UP, IN_WORDS
 from attnbench.worker import phases as phases_module
 from attnbench.worker import prepared
 from attnbench.worker import problem as problem_module
-from attnbench.worker.breakpoints import NO_TERMINAL, breakpointhook
-from attnbench.worker.guard import REASON_CHARACTERS, describe, failure_kind
+from attnbench.worker.guard import describe, failure_kind
 from attnbench.worker.phases import Phases
 from attnbench.worker.prepared import KEPT_ANSWER
 from attnbench.worker.problem import Problem
