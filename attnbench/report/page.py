@@ -151,7 +151,7 @@ def _facts(entry: LabelledRun) -> Iterator[tuple[str, str]]:
     yield "nvcc", _text(environment.get("nvcc"))
     for kernel, sha in sorted(section(environment, "kernels").items()):
         yield f"kernels/{kernel}", f"sha256 {sha}"
-    yield "plugins", _trust(section(environment, "trust"))
+    yield "plugins", trust_words(section(environment, "trust"))
     yield "attnbench revision", _text(own.get("revision")) + (" with local changes" if own.get("dirty") else "")
     yield "resumed", _text(len(environment.get("resumed") or ()) or None, lambda times: count(times, "time"))
 
@@ -179,7 +179,7 @@ def _text(value: Any, show: Callable[[Any], str] = str) -> str:
     return NOT_RECORDED if value is None else show(value)
 
 
-def _trust(trust: Mapping[str, Any]) -> str:
+def trust_words(trust: Mapping[str, Any]) -> str:
     """Whether plugins shared the judge's process; of those that did not, what protection the system lacked."""
     if trust.get("mode") != "untrusted":
         return NOT_RECORDED

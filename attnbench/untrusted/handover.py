@@ -102,21 +102,17 @@ class HandOver:
         asked = candidate.tell("run", number=self._number, calls=list(held))
         said = candidate.next_message()
         if said.get("ready") != self._number:
-            return self._refused(asked, said)
+            candidate.answer(asked, said)
+            raise candidate.broken("it answered a hand-over that it had not begun")
         started_ns = time.perf_counter_ns()
         self._words[GO] = self._number
-        said = candidate.next_message()
+        done = candidate.done()
         ended_ns = candidate.heard_ns
-        if said.get("done") != self._number:
-            return self._refused(asked, said)
         answer = candidate.answer(asked)
+        if not done:
+            raise candidate.broken("it answered a hand-over without saying that it was done")
         self._lse = isinstance(answer, dict) and answer.get("lse") is True
         return (ended_ns - started_ns) * 1e-9
-
-    def _refused(self, asked: int, said: dict[str, Any]) -> float:
-        """Raises what the answer says that came ahead of its turn."""
-        self.candidate.answer(asked, said)
-        raise self.candidate.broken("it answered a hand-over that it had not begun")
 
     def ready_output(self, lse: bool) -> int:
         """The number of a call that returns a ready output."""

@@ -88,32 +88,36 @@ class Candidate:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # `end` closes it
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND)  # so that it may be cut while it is written to
         self._stacks = os.memfd_create("attnbench-stacks", os.MFD_CLOEXEC)
+        self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._end, theirs = wire.pair()
         with theirs, on_every_cpu():
             self._process = self._started(theirs.fileno())
         self._poll = select.poll()
         self._poll.register(self._end, select.POLLIN)
+        self._poll_done = select.poll()
+        for descriptor in (self._end.fileno(), self._done):
+            self._poll_done.register(descriptor, select.POLLIN)
 
     def _started(self, control: int) -> subprocess.Popen[bytes]:
         protection = {**self.setup.protection, "scratch": str(self.scratch)} if self.spec is not None else {}
         options = {"spec": self.spec, "threads": self.setup.threads, "cpus": cpus_allowed(), "protection": protection}
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "attnbench.untrusted.candidate", str(control), str(self._stacks),
-             json.dumps(options)],
+            [sys.executable, "-P", "-m", "attnbench.untrusted.candidate",
+             *map(str, (control, self._done, self._stacks)), json.dumps(options)],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            pass_fds=(control, self._stacks),
+            pass_fds=(control, self._done, self._stacks),
             env=environment(self.scratch),
             start_new_session=True,
         )  # fmt: skip
 
     def start(self) -> dict[str, Any]:
         """What it says of itself."""
-        said, _ = self._receive(START_S)
+        if not self._heard(self._poll, START_S):
+            raise RemoteError("timeout", f"it did not start within {START_S:g} s")
+        said = self._message()
         self.show_output()
-        if said is None:
-            raise self._death()
         return said
 
     def ask(self, op: str, places_named: Iterable[Place] = (), **values: Any) -> Any:
@@ -152,41 +156,55 @@ class Candidate:
 
     def next_message(self) -> dict[str, Any]:
         """Waits as long as a call may take, or as compiling may where that is what it does."""
+        self._wait(self._poll)
+        return self._message()
+
+    def done(self) -> bool:
+        """Waits likewise until it says that the calls of a hand-over are done; False where it answers instead."""
+        if self._done not in self._wait(self._poll_done):
+            return False
+        os.eventfd_read(self._done)
+        return True
+
+    def _wait(self, poll: select.poll) -> list[int]:
+        """The descriptors that have something to say, and `heard_ns`, when they had. Raises what is overdue."""
         patience = self.setup.patience
         spent_s, compiling = 0.0, False
         while True:
             wait_s = min(patience.call_s, patience.compile_s - spent_s) if compiling else patience.call_s
-            said, late = self._receive(wait_s)
-            if said is not None:
-                return said
-            if not late:
-                raise self._death()
+            if ready := self._heard(poll, wait_s):
+                return ready
             spent_s += wait_s
             stacks = self._stack_text()
             was_compiling, compiling = compiling, is_compiling(stacks)
             if spent_s >= patience.compile_s if compiling else not was_compiling:
                 raise self._overdue(compiling, places(stacks))
 
-    def _receive(self, limit_s: float) -> tuple[dict[str, Any] | None, bool]:
-        """(its message, whether it is late); None and False where its end is closed."""
+    def _heard(self, poll: select.poll, limit_s: float) -> list[int]:
+        """The same within so many seconds; none where nothing is said."""
         deadline = time.monotonic() + limit_s
         while True:
             left_s = deadline - time.monotonic()
-            if self._poll.poll(1000 * max(0.0, min(left_s, ALIVE_EVERY_S))):
+            if ready := poll.poll(1000 * max(0.0, min(left_s, ALIVE_EVERY_S))):
                 self.heard_ns = time.perf_counter_ns()
-                break
+                return [descriptor for descriptor, _ in ready]
             if left_s <= 0:
-                return None, True
+                return []
             self.setup.patience.alive()
+
+    def _message(self) -> dict[str, Any]:
+        """The message that is there."""
         try:
             message, descriptors = wire.receive(self._end)
         except wire.WireError as error:
             raise self.broken(str(error)) from None
         except OSError:
-            return None, False
+            raise self._death() from None
         for descriptor in descriptors:
             os.close(descriptor)
-        return message, False
+        if message is None:
+            raise self._death()
+        return message
 
     def broken(self, words: str) -> RemoteError:
         """It is ended for what it wrote; the error to raise."""
@@ -229,6 +247,7 @@ class Candidate:
         self._end.close()
         self._output.close()
         os.close(self._stacks)
+        os.close(self._done)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def show_output(self) -> None:
@@ -261,9 +280,11 @@ class Candidate:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """What a candidate has of this process's environment; its home is its scratch folder."""
+    """What a candidate has of this process's environment: this very attnbench, and its scratch folder as its home."""
     kept = {name: value for name, value in os.environ.items() if VARIABLES.fullmatch(name)}
-    return {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "XDG_CACHE_HOME": str(scratch)}
+    path = os.pathsep.join(filter(None, (import_folder(), kept.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
+    return {**kept, **own, "HOME": str(scratch), "TMPDIR": str(scratch), "XDG_CACHE_HOME": str(scratch)}
 
 
 def _oom_kills() -> int:

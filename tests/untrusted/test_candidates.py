@@ -8,6 +8,7 @@ import pytest
 from plugged import BACKENDS, Right
 
 from attnbench.backend import RemoteError
+from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.plugins import PluginError
 from attnbench.reference.inputs import make_inputs
@@ -16,9 +17,10 @@ from attnbench.timing.stopping import HAND_OVER
 from attnbench.untrusted import traits
 from attnbench.untrusted.confine import missing
 from attnbench.untrusted.session import Session, UntrustedError
+from attnbench.worker.arms import time_together
 from attnbench.worker.phases import Phases
 from attnbench.worker.problem import Problem
-from attnbench.worker.trial import run_trial
+from attnbench.worker.trial import check_trial, run_trial
 
 PLUGIN = str(Path(__file__).parent / "plugged.py")
 CASE = Case.make(batch=1, seqlen=48, num_heads=4, num_heads_kv=2, head_dim=16, causal=True, dtype="fp32")
@@ -74,6 +76,16 @@ def test_several_calls_to_a_hand_over_are_on_other_input_sets_each(judged):
     assert 1 <= measurement.calls_per_sample <= (measurement.input_sets + 1) // 2
 
 
+def test_it_takes_turns_with_trusted_backends(session):
+    problem = Problem(CASE, "cpu", CHECKS, WARM, 0, Phases())
+    checked = [check_trial(problem, backend) for backend in (session.given["right"], builtin()["naive"])]
+    right, naive = sorted(time_together(problem, checked), key=lambda record: record.backend == "naive")
+    assert (right.status, naive.status) == ("ok", "ok"), (right.reason, naive.reason)
+    assert right.measurement.handover_s > 0
+    assert naive.measurement.handover_s is None
+    assert right.measurement.together == naive.measurement.together == ("right", "naive")
+
+
 def test_a_sequence_keeps_its_state(judged):
     case = Case.make(batch=1, seqlen=20, num_heads=2, head_dim=16, causal=True, dtype="fp32", calls=4)
     record = judged("sequence", case)
@@ -110,11 +122,7 @@ def test_what_a_plugin_does_costs_its_own_record(judged, name, kind, words):
     record = judged(name, call_s=0.2 if name == "hang" else 20.0)
     assert (record.status, record.kind) == ("error", kind), record.reason
     assert re.search(words, record.reason)
-
-
-def test_a_fresh_candidate_goes_on(judged):
-    assert judged("segfault").kind == "crash"
-    assert judged("right").status == "ok"
+    assert judged("right").status == "ok"  # by a fresh candidate where that one was lost
 
 
 def test_a_fork_does_not_speak_for_the_candidate(judged):
