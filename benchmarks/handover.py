@@ -72,7 +72,7 @@ def empty(where: str, candidate: Candidate) -> float:
     ready = hand_over.ready_output(True)
     for calls in CALLS:
         with alone():
-            taken = [1e6 * hand_over.take([ready] * calls) for _ in range(WARM_UP + HAND_OVERS)][WARM_UP:]
+            taken = [1e6 * hand_over.take([ready] * calls)[1] for _ in range(WARM_UP + HAND_OVERS)][WARM_UP:]
         median, high = statistics.median(taken), statistics.quantiles(taken, n=10)[-1]
         print(f"empty hand-over of {calls}, {where}: median {median:.1f} us, 90th percentile {high:.1f} us")
         medians.append(median)

@@ -42,12 +42,14 @@ FALL_ALLOWANCE = 0.2
 # A flag, as it stands in a measurement.
 GAVE_UP = "gave_up"  # sampling ended early, since the time left would not have been enough
 HAND_OVER = "hand_over"  # the hand-over to a process of a plugin's own is a large part of a sample
+AHEAD = "ahead"  # such a process took long until it was ready: longer than it takes to look the calls up
 
 
 # What a record says of a measurement with such a flag, in the same words each time: reports tell equal ones once.
 IN_WORDS = {
     GAVE_UP: "sampling ended early: going by the samples at hand, the time left could not have met the stopping rule",
     TWO_SPEEDS: "two speeds: the calls fall into two clusters with nothing between them, so that their median is none",
+    AHEAD: "the plugin's process took longer to be ready than calls take to be looked up; that is counted as theirs",
     HAND_OVER: "the hand-over to the plugin's process is more than 5 % of a sample, and too few input sets for longer "
     "ones: the time of a call, from which it is subtracted, is less certain",
 }

@@ -31,8 +31,8 @@ SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/p
 WRITABLE_DEVICES = ("/dev/null",)
 # Landlock denies TCP since its 4th ABI, signals to other processes since its 6th: Linux 6.7 and 6.12.
 ABI_OF_NETWORK, ABI_OF_SIGNALS = 4, 6
-# No kernel needs these: to reach the network, other processes, or the machine's settings. io_uring opens sockets of its
-# own; clone and fork stay, since compilers are programs.
+# No kernel needs these: to reach the network, other processes or the machine's settings, or to leave the process group,
+# which is stopped between calls. io_uring opens sockets of its own; clone and fork stay, since compilers are programs.
 REFUSED = (
     "socket", "connect", "bind", "listen", "accept", "accept4",
     "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp",
@@ -41,7 +41,7 @@ REFUSED = (
     "pivot_root", "chroot", "setns", "unshare", "init_module", "finit_module", "delete_module", "kexec_load",
     "kexec_file_load", "reboot", "swapon", "swapoff", "acct", "quotactl", "settimeofday", "clock_settime",
     "adjtimex", "clock_adjtime", "sethostname", "setdomainname", "setpriority", "sched_setscheduler", "sched_setattr",
-    "ioprio_set", "setrlimit",
+    "ioprio_set", "setrlimit", "setsid", "setpgid",
 )  # fmt: skip
 # prlimit(2) of a new limit; without one, it only tells the old.
 NEW_LIMIT_ARGUMENT = 2
@@ -149,6 +149,9 @@ def _readable(specs: Sequence[str]) -> Iterator[Path]:
     yield from map(Path, SYSTEM_FOLDERS)
     yield from map(Path, (sys.prefix, sys.base_prefix, import_folder()))
     yield from (Path(entry) for entry in sys.path if entry)
+    for name, module in list(sys.modules.items()):  # setuptools' way to a package that is installed as a checkout
+        if name.startswith("__editable__"):
+            yield from map(Path, getattr(module, "MAPPING", {}).values())
     for spec in specs:
         place, _ = split_spec(spec)
         if place.endswith(".py"):

@@ -16,13 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Call, Outputs, RemoteError
 from attnbench.case import Case
 from attnbench.machine.threads import on_every_cpu
 from attnbench.timing.measure import region_calls
-from attnbench.timing.stopping import HAND_OVER
+from attnbench.timing.stopping import AHEAD, HAND_OVER
 from attnbench.timing.timers import CPU_RESOLUTION_S
 from attnbench.untrusted.memory import Place
 from attnbench.untrusted.process import Candidate
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 MOST_SHARE = 0.05
 # A sample is at least this much of what was taken: a hand-over that took longer than usual makes no call free.
 LEAST_LEFT = 0.5
+# Copies of outputs are a part of each call, which more calls make no smaller: at most so many times the calls that make
+# the rest of a hand-over small enough.
+BEYOND = 4
 # Hand-overs whose median counts: the last so many; of empty ones at least so many.
 KEPT, EMPTY_LEAST = 65, 15
 # Slots that one message names.
@@ -91,14 +95,16 @@ class HandOver:
             named = [place for slot in placed for place in slot.values()]
             self.candidate.ask("more_slots", named, slots=words)
 
-    def take(self, held: Sequence[int]) -> float:
-        """Seconds of a hand-over of these prepared calls, by this process's clock. Raises what a call raised.
+    def take(self, held: Sequence[int]) -> tuple[float, float]:
+        """Seconds of a hand-over of these prepared calls, by this process's clock: up to go, in which the candidate is
+        continued and looks them up; and from go on. Raises what a call raised.
 
         NOTE: it waits to be woken, and looks at no flag over and over: a process that does so keeps a core from the
         candidate, and where all are busy loses its turn just when it is needed.
         """
         candidate = self.candidate
         self._number += 1
+        continued_ns = time.perf_counter_ns()
         asked = candidate.tell("run", number=self._number, calls=list(held))
         said = candidate.next_message()
         if said.get("ready") != self._number:
@@ -112,7 +118,7 @@ class HandOver:
         if not done:
             raise candidate.broken("it answered a hand-over without saying that it was done")
         self._lse = isinstance(answer, dict) and answer.get("lse") is True
-        return (ended_ns - started_ns) * 1e-9
+        return (started_ns - continued_ns) * 1e-9, (ended_ns - started_ns) * 1e-9
 
     def ready_output(self, lse: bool) -> int:
         """The number of a call that returns a ready output."""
@@ -133,6 +139,22 @@ class HandOver:
         return self._lse
 
 
+@dataclass
+class Taken:
+    """The last hand-overs of so many calls: seconds up to go and from there on."""
+
+    before_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    calls_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def add(self, taken: tuple[float, float]) -> None:
+        self.before_s.append(taken[0])
+        self.calls_s.append(taken[1])
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.calls_s)
+
+
 class HandOverTimer:
     """A timer (`timing.sampling.Timer`) of hand-overs. seed: of the calls that are drawn to be judged. judge: given how
     many turns ago a call of a sample was, and its outputs; called for one call of each sample, once that is over.
@@ -151,49 +173,57 @@ class HandOverTimer:
         self._drawn = random.Random(seed)
         self._pair: tuple[HandOver, HandOver] | None = None  # to the candidate, and empty ones
         self._ready = 0
-        self._empty_s: dict[int, deque[float]] = {}  # by number of calls
-        self._taken_s: dict[int, deque[float]] = {}  # the same of samples, before they are relieved of anything
+        self._empty: dict[int, Taken] = {}  # by number of calls
+        self._full: dict[int, Taken] = {}  # likewise
         self._fixed_s = self._each_s = 0.0  # of an empty hand-over: of itself, and of each call
         self._last: Outputs | None = None
-        self._calls = 1  # of the last sample
+        self._flags: dict[str, None] = {}
         self.handover_s = 0.0
         self.judge: Callable[[int, Outputs], None] = lambda ago, outputs: None
 
     @property
     def flags(self) -> tuple[str, ...]:
-        taken = self._taken_s.get(self._calls)
-        return (HAND_OVER,) if taken and self.handover_s > MOST_SHARE * statistics.median(taken) else ()
+        return tuple(self._flags)
 
     def region(self, estimate_s: float) -> int:
         """So many calls that the hand-over is at most MOST_SHARE of a sample, as far as there are input sets."""
         left_s = MOST_SHARE * estimate_s - (1 - MOST_SHARE) * self._each_s
-        enough = math.ceil((1 - MOST_SHARE) * self._fixed_s / left_s) if left_s > 0 else self._most
-        return min(self._most, max(enough, region_calls(estimate_s, CPU_RESOLUTION_S)))
+        others = (1 - MOST_SHARE) * self._fixed_s
+        most = math.ceil(BEYOND * others / (MOST_SHARE * (estimate_s + self._each_s)))
+        enough = math.ceil(others / left_s) if left_s > 0 else most
+        return min(self._most, max(min(enough, most), region_calls(estimate_s, CPU_RESOLUTION_S)))
 
     def take(
         self, calls: Iterator[Call], count: int, calls_per_sample: int, before: Callable[[], None] | None
     ) -> Sequence[float]:
-        samples: list[float] = []
-        self._calls = calls_per_sample
-        taken = self._taken_s.setdefault(calls_per_sample, deque(maxlen=KEPT))
+        taken = []
+        full = self._full.setdefault(calls_per_sample, Taken())
         with alone():
-            for _ in range(count):
+            for number in range(count):
                 turn: list[Any] = list(itertools.islice(calls, calls_per_sample))
                 own = self._claimed(turn)
-                self.handover_s = self._empty(calls_per_sample, another=not samples)
+                self._take_empty(calls_per_sample, another=number == 0)
                 if before is not None:
                     before()
-                taken_s = own.take([call.held for call in turn])
-                taken.append(taken_s)
-                samples.append(max(taken_s - self.handover_s, LEAST_LEFT * taken_s) / calls_per_sample)
+                full.add(own.take([call.held for call in turn]))
+                taken.append(full.calls_s[-1])
                 self._last = own.outputs(calls_per_sample - 1)
                 drawn = self._drawn.randrange(calls_per_sample)
                 self.judge(calls_per_sample - 1 - drawn, own.outputs(drawn))
-        return samples
+        ahead_s = self._look_at(full, self._empty[calls_per_sample])
+        return [(max(one - self.handover_s, LEAST_LEFT * one) + ahead_s) / calls_per_sample for one in taken]
 
     def last(self) -> Outputs:
         assert self._last is not None, "last() before take()"
         return self._last
+
+    def _look_at(self, full: Taken, empty: Taken) -> float:
+        """Sets `handover_s` and the flags, as they are now; seconds that each sample owes for work ahead of go."""
+        self.handover_s, enough_s = empty.median_s, MOST_SHARE * full.median_s
+        ahead_s = statistics.median(full.before_s) - statistics.median(empty.before_s)
+        found = {HAND_OVER: self.handover_s > enough_s, AHEAD: ahead_s > enough_s}
+        self._flags = dict.fromkeys(flag for flag, is_so in found.items() if is_so)
+        return ahead_s if found[AHEAD] else 0.0
 
     def _claimed(self, turn: Sequence[Any]) -> HandOver:
         """The hand-overs to the candidate, and the empty ones, ready for as many calls as there may be."""
@@ -206,21 +236,21 @@ class HandOverTimer:
             own.take([turn[0].held])  # untimed: whether it gives an lse
             empty.claim(self._most)
             self._ready = empty.ready_output(own.lse)
-            one_s, most_s = self._empty(1), self._empty(self._most)
+            one_s, most_s = self._take_empty(1), self._take_empty(self._most)
             self._each_s = max(0.0, (most_s - one_s) / max(1, self._most - 1))
             self._fixed_s = max(0.0, one_s - self._each_s)
         for each in self._pair:
             each.claim(self._most)
         return self._pair[0]
 
-    def _empty(self, count: int, another: bool = False) -> float:
-        """Seconds of an empty hand-over of so many calls: the median of the last ones. another: one more is made."""
+    def _take_empty(self, count: int, another: bool = False) -> float:
+        """Sees to it that there are enough empty hand-overs of so many calls; the median. another: makes one more."""
         assert self._pair is not None, "claimed ahead of it"
-        kept = self._empty_s.setdefault(count, deque(maxlen=KEPT))
-        while another or len(kept) < EMPTY_LEAST:
+        empty = self._empty.setdefault(count, Taken())
+        while another or len(empty.calls_s) < EMPTY_LEAST:
             another = False
-            kept.append(self._pair[1].take([self._ready] * count))
-        return statistics.median(kept)
+            empty.add(self._pair[1].take([self._ready] * count))
+        return empty.median_s
 
 
 @contextmanager

@@ -43,9 +43,9 @@ STACK_S, STACK_BYTES = 0.5, 1 << 16
 REASON_CHARACTERS = 2000
 KINDS = ("contract", "exception", "hazard", "oom", "unsupported")
 # Variables that a candidate has: of Python, of the libraries that compute, of where programs and their parts lie.
-# Whatever else is in the environment, tokens and addresses, it has not.
+# Whatever else is in the environment, tokens and addresses, it has not; nor caches, which it may not write to.
 VARIABLES = re.compile(
-    r"(PATH|LANG|LC_\w+|TZ|TERM|LD_LIBRARY_PATH|PYTHON\w*|OMP_\w+|GOMP_\w+|KMP_\w+|MKL_\w+|OPENBLAS_\w+|ONEDNN_\w+"
+    r"(?!\w*CACHE)(PATH|LANG|LC_\w+|TZ|TERM|LD_LIBRARY_PATH|PYTHON\w*|OMP_\w+|GOMP_\w+|KMP_\w+|MKL_\w+|OPENBLAS_\w+|ONEDNN_\w+"
     r"|ATEN_\w+|TORCH\w*|PYTORCH_\w+|TRITON_\w+|CUDA_\w+|NVIDIA_\w+|CC|CXX|ATTNBENCH_\w+)"
 )
 
@@ -71,7 +71,11 @@ class Setup:
 
 class Candidate:
     """A process that runs one plugin, or, with no spec, nothing but empty hand-overs. Raises RemoteError from `start`,
-    and from whatever is asked of it; once it has ended, from everything."""
+    and from whatever is asked of it; once it has ended, from everything.
+
+    It is stopped, with what it started, whenever nothing is asked of it: it works ahead for no call, and takes no core
+    from what else is timed.
+    """
 
     def __init__(self, spec: str | None, setup: Setup):
         self.spec, self.setup = spec, setup
@@ -117,6 +121,7 @@ class Candidate:
         if not self._heard(self._poll, START_S):
             raise RemoteError("timeout", f"it did not start within {START_S:g} s")
         said = self._message()
+        self._signal(signal.SIGSTOP)
         self.show_output()
         return said
 
@@ -133,6 +138,7 @@ class Candidate:
         ended, self.arena.ended = self.arena.ended, []
         dropped, self.dropped = self.dropped, []
         message = {"id": self._numbers, "op": op, "segments": new, "ended": ended, "dropped": dropped, **values}
+        self._signal(signal.SIGCONT)
         try:
             wire.send(self._end, message, [self.arena.descriptor(number) for number in new])
         except OSError:
@@ -143,6 +149,7 @@ class Candidate:
     def answer(self, number: int, said: dict[str, Any] | None = None) -> Any:
         """What it answers, or has (`said`). Raises what the backend raised."""
         said = said or self.next_message()
+        self._signal(signal.SIGSTOP)
         self.show_output()
         if said.get("id") != number:
             raise self.broken(f"it answered {str(said)[:60]!r}, which nobody asked")
@@ -240,8 +247,7 @@ class Candidate:
         if self.ended:
             return
         self.ended = why
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self.show_output()
         self._end.close()
@@ -249,6 +255,11 @@ class Candidate:
         os.close(self._stacks)
         os.close(self._done)
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To it and to its descendants, which seccomp keeps in its process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def show_output(self) -> None:
         """Hands on what it has printed, up to a limit."""

@@ -58,7 +58,7 @@ class ScriptedWorker:
 
     scripts, hired, submitted, allowed_s, at = [], 0, [], [], ()
 
-    def __init__(self, device, plugins, interpret=""):
+    def __init__(self, device, plugins, interpret="", trust="trusted"):
         type(self).hired += 1
         self.script, self.alive, self.seen = iter(self.scripts[self.hired - 1]), True, iter(self.at)
 

@@ -96,22 +96,49 @@ class Kept(Right):
 
 
 class Skipping(Right):
-    """In a sequence of calls, computes all but every fourth."""
+    """Once there are many input sets, computes every fourth call only."""
 
     name = "skipping"
-    made = 0
+    made = prepared = 0
 
     def prepare(self, case, inputs):
+        Skipping.prepared += 1
         right = super().prepare(case, inputs)
 
         def call():
             Skipping.made += 1
-            if Skipping.made > 60 and Skipping.made % 4 == 0:
+            if Skipping.prepared > 30 and Skipping.made % 4:
                 return Skipping.before
             Skipping.before = right()
             return Skipping.before
 
         return call
+
+
+class Ticking(Right):
+    """Works on in a thread when its call has returned; says when it could not."""
+
+    name = "ticking"
+    ticks = ()
+
+    def prepare(self, case, inputs):
+        right = super().prepare(case, inputs)
+
+        def call():
+            Ticking.ticks = [time.monotonic()]
+            threading.Thread(target=self.tick, daemon=True).start()
+            return right()
+
+        return call
+
+    def tick(self):
+        while len(self.ticks) < 2000:
+            time.sleep(0.001)
+            self.ticks.append(time.monotonic())
+
+    def warnings(self, case):
+        time.sleep(0.05)
+        return [f"{max(later - earlier for earlier, later in zip(self.ticks, self.ticks[1:])):.3f}"]
 
 
 class Sequence(Right):
@@ -217,5 +244,6 @@ DEEDS = (
     write_elsewhere, write_scratch, reach_out, signal_judge, talk, work_later,
 )  # fmt: skip
 BACKENDS = (
-    Right(), Copying(), Telling(), Kept(), Skipping(), Sequence(), *(Doing(deed.__name__, deed) for deed in DEEDS),
+    Right(), Copying(), Telling(), Kept(), Skipping(), Sequence(), Ticking(),
+    *(Doing(deed.__name__, deed) for deed in DEEDS),
 )  # fmt: skip

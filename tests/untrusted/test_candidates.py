@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from attnbench.case import Case
 from attnbench.plugins import PluginError
 from attnbench.reference.inputs import make_inputs
 from attnbench.settings import Checks, Timing
-from attnbench.timing.stopping import HAND_OVER
+from attnbench.timing.stopping import AHEAD, HAND_OVER
 from attnbench.untrusted import traits
 from attnbench.untrusted.confine import missing
+from attnbench.untrusted.handover import HandOverTimer, Taken
 from attnbench.untrusted.session import Session, UntrustedError
 from attnbench.worker.arms import time_together
 from attnbench.worker.phases import Phases
@@ -142,7 +144,7 @@ def test_an_answer_that_was_kept_is_found_while_it_is_timed(judged):
 
 def test_a_call_that_is_skipped_now_and_then_is_found(judged):
     cold = Timing(min_samples=20, min_time_s=0.3, max_time_s=1, warmup_s=0.001)
-    record = judged("skipping", timing=cold, timed=True, cache_bytes=1 << 14)
+    record = judged("skipping", timing=cold, timed=True, cache_bytes=1 << 18)
     assert record.status == "incorrect", record
     assert "while it was timed" in record.reason
 
@@ -161,6 +163,27 @@ def test_inputs_stay_where_they_are_in_the_candidate(session):
     before = call().out
     inputs.v.neg_()
     assert call().out.equal(-before)
+
+
+def test_a_candidate_is_stopped_between_calls(session):
+    """A thread that goes on when a call has returned gets no further until something is asked again."""
+    backend = session.given["ticking"]
+    backend.prepare(CASE, make_inputs(CASE))()
+    time.sleep(0.6)
+    (longest_s,) = backend.warnings(CASE)
+    assert float(longest_s) > 0.5
+
+
+def test_work_ahead_of_go_is_counted():
+    timer = HandOverTimer(None, None, CASE, 8, seed=1)
+    empty, honest, ahead = Taken(), Taken(), Taken()
+    empty.add((100e-6, 10e-6))
+    honest.add((104e-6, 1000e-6))
+    ahead.add((900e-6, 200e-6))
+    assert (timer._look_at(honest, empty), timer.flags) == (0, ())
+    assert timer.handover_s == 10e-6
+    assert timer._look_at(ahead, empty) == pytest.approx(800e-6)
+    assert timer.flags == (AHEAD,)
 
 
 protected = pytest.mark.skipif(
