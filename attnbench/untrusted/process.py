@@ -39,7 +39,7 @@ ALIVE_EVERY_S = 1.0
 OUTPUT_BYTES, KEPT_OUTPUT_BYTES = 1 << 14, 1 << 20
 TAIL_BYTES = 2000
 # A stack is written at once, from a signal handler.
-STACK_S, STACK_BYTES = 0.5, 1 << 16
+STACK_S, STACK_POLL_S, STACK_BYTES = 2.0, 0.05, 1 << 16
 REASON_CHARACTERS = 2000
 KINDS = ("contract", "exception", "hazard", "oom", "unsupported")
 # Variables that a candidate has: of Python, of the libraries that compute, of where programs and their parts lie.
@@ -285,8 +285,12 @@ class Candidate:
         before = os.fstat(self._stacks).st_size
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(STACKS_SIGNAL)
-        time.sleep(STACK_S)
-        size = os.fstat(self._stacks).st_size
+        deadline, size = time.monotonic() + STACK_S, before
+        while time.monotonic() < deadline:
+            time.sleep(STACK_POLL_S)
+            last, size = size, os.fstat(self._stacks).st_size
+            if last == size > before:
+                break
         return os.pread(self._stacks, min(size - before, STACK_BYTES), before).decode(errors="replace")
 
 

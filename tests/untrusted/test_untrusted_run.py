@@ -9,8 +9,6 @@ PLUGIN = """
 import sys
 import torch
 
-print("imported by", "candidate" if "attnbench.untrusted.candidate" in " ".join(sys.orig_argv) else "another")
-
 
 def mine(q, k, v, *, causal, softmax_scale):
     assert not any(name.startswith("attnbench.worker") for name in sys.modules)
