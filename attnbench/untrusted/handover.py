@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from attnbench.backend import Call, Outputs, RemoteError
@@ -75,7 +75,8 @@ class HandOver:
         self._page, self._words = page, page.numpy().data
         self._slots: list[dict[str, Tensor]] = []
         self._number = self._told = 0
-        self._lse = False
+        self.lse = False  # whether the last call returned one
+        self.outputs: list[Outputs] = []
 
     def claim(self, count: int) -> None:
         """Makes the candidate ready for hand-overs of up to so many calls."""
@@ -95,9 +96,11 @@ class HandOver:
             named = [place for slot in placed for place in slot.values()]
             self.candidate.ask("more_slots", named, slots=words)
 
-    def take(self, held: Sequence[int]) -> tuple[float, float]:
+    def take(self, held: Sequence[int], wanted: Sequence[int] = ()) -> tuple[float, float]:
         """Seconds of a hand-over of these prepared calls, by this process's clock: up to go, in which the candidate is
         continued and looks them up; and from go on. Raises what a call raised.
+
+        wanted: the places of calls whose `outputs` are copied, right when all are done, while the candidate is stopped.
 
         NOTE: it waits to be woken, and looks at no flag over and over: a process that does so keeps a core from the
         candidate, and where all are busy loses its turn just when it is needed.
@@ -114,10 +117,16 @@ class HandOver:
         self._words[GO] = self._number
         done = candidate.done()
         ended_ns = candidate.heard_ns
+        if done and wanted:
+            candidate.hold()
+            self.outputs = [self._copied(place) for place in wanted]
+            candidate.go_on()
         answer = candidate.answer(asked)
         if not done:
             raise candidate.broken("it answered a hand-over without saying that it was done")
-        self._lse = isinstance(answer, dict) and answer.get("lse") is True
+        self.lse = isinstance(answer, dict) and answer.get("lse") is True
+        if not self.lse:
+            self.outputs = [replace(one, lse=None) for one in self.outputs]
         return (started_ns - continued_ns) * 1e-9, (ended_ns - started_ns) * 1e-9
 
     def ready_output(self, lse: bool) -> int:
@@ -128,15 +137,10 @@ class HandOver:
         assert isinstance(found, int), "our own process answers with a number"
         return found
 
-    def outputs(self, place: int) -> Outputs:
-        """What lies in a slot, copied to where the candidate cannot reach it."""
+    def _copied(self, place: int) -> Outputs:
+        """What lies in a slot, where the candidate cannot reach it."""
         slot = self._slots[place]
-        return Outputs(slot["out"].clone(), slot["lse"].clone() if self._lse else None)
-
-    @property
-    def lse(self) -> bool:
-        """Whether the last call returned one."""
-        return self._lse
+        return Outputs(slot["out"].clone(), slot["lse"].clone())
 
 
 @dataclass
@@ -205,11 +209,12 @@ class HandOverTimer:
                 self._take_empty(calls_per_sample, another=number == 0)
                 if before is not None:
                     before()
-                full.add(own.take([call.held for call in turn]))
-                taken.append(full.calls_s[-1])
-                self._last = own.outputs(calls_per_sample - 1)
+                last = calls_per_sample - 1
                 drawn = self._drawn.randrange(calls_per_sample)
-                self.judge(calls_per_sample - 1 - drawn, own.outputs(drawn))
+                full.add(own.take([call.held for call in turn], (last, drawn)))
+                taken.append(full.calls_s[-1])
+                self._last, one = own.outputs
+                self.judge(last - drawn, one)
         ahead_s = self._look_at(full, self._empty[calls_per_sample])
         return [(max(one - self.handover_s, LEAST_LEFT * one) + ahead_s) / calls_per_sample for one in taken]
 

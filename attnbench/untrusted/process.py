@@ -121,7 +121,7 @@ class Candidate:
         if not self._heard(self._poll, START_S):
             raise RemoteError("timeout", f"it did not start within {START_S:g} s")
         said = self._message()
-        self._signal(signal.SIGSTOP)
+        self.hold()
         self.show_output()
         return said
 
@@ -138,7 +138,7 @@ class Candidate:
         ended, self.arena.ended = self.arena.ended, []
         dropped, self.dropped = self.dropped, []
         message = {"id": self._numbers, "op": op, "segments": new, "ended": ended, "dropped": dropped, **values}
-        self._signal(signal.SIGCONT)
+        self.go_on()
         try:
             wire.send(self._end, message, [self.arena.descriptor(number) for number in new])
         except OSError:
@@ -149,7 +149,7 @@ class Candidate:
     def answer(self, number: int, said: dict[str, Any] | None = None) -> Any:
         """What it answers, or has (`said`). Raises what the backend raised."""
         said = said or self.next_message()
-        self._signal(signal.SIGSTOP)
+        self.hold()
         self.show_output()
         if said.get("id") != number:
             raise self.broken(f"it answered {str(said)[:60]!r}, which nobody asked")
@@ -255,6 +255,12 @@ class Candidate:
         os.close(self._stacks)
         os.close(self._done)
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def hold(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         """To it and to its descendants, which seccomp keeps in its process group."""
