@@ -42,6 +42,8 @@ WORD_BYTES = 8
 # Looks at the control page before the core is given to others, and how long they go on before it sleeps between looks:
 # the judge sets the word as soon as it is told that everything is ready.
 LOOKS, YIELDING_S, ASLEEP_S = 2000, 0.02, 50e-6
+# Of each thread: torch shares out an operation on more elements than this (at::internal::GRAIN_SIZE).
+PARALLEL_ELEMENTS = 32768
 # Characters of a text that it says of itself.
 TEXT_CHARACTERS = 2000
 
@@ -95,6 +97,8 @@ class Slot:
 
 class Candidate:
     def __init__(self, end: socket.socket, done: int):
+        import torch
+
         self._end, self._done, self._process = end, done, os.getpid()
         self._backends: dict[str, Base] = {}
         self._held: dict[int, Held] = {}
@@ -102,6 +106,9 @@ class Candidate:
         self._slots: list[Slot] = []
         self._control: memoryview | None = None
         self._made = 0
+        # NOTE: torch's threads sleep soon after they have worked, and to wake them takes the first call of a hand-over
+        # as long as many calls; where calls share a process with what changes their inputs, they are awake.
+        self._pool_waker = torch.zeros(torch.get_num_threads() * PARALLEL_ELEMENTS)
         os.register_at_fork(after_in_child=self._mute)
 
     def _mute(self) -> None:
@@ -224,6 +231,7 @@ class Candidate:
         assert control is not None, "the control page comes ahead of the first hand-over"
         held = [self._held[one] for one in message["calls"]]
         calls = [one.call for one in held]
+        self._pool_waker.add_(1)
         wire.send(self._end, {"ready": number})
         slots[0].touch()
         _wait_for(control, GO, number)
@@ -246,7 +254,11 @@ class Candidate:
 
     def _tensor(self, words: Sequence[Any]) -> Tensor:
         place = Place.of(words)
-        return place.tensor(self._segments[place.segment])
+        segment = self._segments[place.segment]
+        tensor = place.tensor(segment)
+        if tensor.is_contiguous():
+            segment.populate(place.offset, tensor.numel() * tensor.element_size())
+        return tensor
 
     def _slot(self, words: Mapping[str, Any]) -> Slot:
         return Slot(self._tensor(words["out"]), self._tensor(words["lse"]))
