@@ -77,11 +77,11 @@ class Prepared:
         self._again_s: list[float] = []
         self.turns = Turns(self.calls, problem.phases.alive, self._renew)
         seed = problem.sign_seed(checked.backend.name)
-        self.timer = checked.backend.own_timer(problem.case, len(self.calls), seed)
-        if self.timer is None:
-            self.timer = make_timer(problem.timing.timer, problem.device, len(self.calls))
-        else:
-            self.timer.judge = self.judge_one
+        own = checked.backend.own_timer(problem.case, len(self.calls), seed)
+        if own is not None:
+            own.judge = self.judge_one
+        made = own or make_timer(problem.timing.timer, problem.device, len(self.calls))
+        self.timer: Timer = made
 
     def _renew(self, place: int) -> None:
         """Other signs for an input set; where the backend keeps a copy of its inputs, it is prepared anew."""
@@ -140,6 +140,7 @@ class Prepared:
         """The record with its measurement, or an incorrect one where timed outputs are wrong. Raises ContractError."""
         problem, base = self.problem, self.checked.record
         last = self._signed[self.turns.last].plain(self.timer.last())
+        handover_s = getattr(self.timer, "handover_s", None)  # of the samples, not of what is timed after them
         kept = self._kept_per_input(statistics.median(measurement.samples_s))
         for signed in self._signed:
             signed.restore()
@@ -148,7 +149,6 @@ class Prepared:
             prep_call = time_prep_call(problem, self.checked.backend, self._inputs)
         prep_s = statistics.median(self._again_s) if self._again_s else self._prep_s
         measurement = replace(measurement, prep_s=prep_s, prep_call=prep_call, compile_s=compile_s)
-        handover_s = getattr(self.timer, "handover_s", None)
         measurement = replace(measurement, handover_s=handover_s)
         if self._peak is not None:
             measurement = replace(measurement, peak_bytes=self._peak.bytes, peak_by=self._peak.by)
