@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 from attnbench.backends import builtin
 from attnbench.errors import UserError
+from attnbench.messages import TRUSTED, UNTRUSTED
 from attnbench.plugins import announced_names, check_spec, split_spec
 from attnbench.records.store import refuse_occupied
 from attnbench.run.process import RunError
@@ -23,7 +23,6 @@ from attnbench.suite.suite import Suite
 SUITE = "quick"
 # A loop waits for every answer: a call that does not return is told after so long, not after the 120 s of a run.
 TIMEOUT_S = 30.0
-TRUSTED, UNTRUSTED = "trusted", "untrusted"
 
 
 class JudgeError(UserError):
@@ -67,8 +66,6 @@ class Question:
         """
         if self.trusted:
             return ""
-        if "trust" not in (one.name for one in fields(Request)):
-            return "judged in the trusted mode: a process of its own for the candidate is not there yet"
         if self.interpret:
             return "judged in the trusted mode: interpreters watch a kernel from within its process"
         if self.place != "cpu":
@@ -114,13 +111,9 @@ def prepared(question: Question, course: Course, progress: Progress) -> Prepared
         budget_s=question.budget_s,
         seed=secrets.randbelow(SEEDS) if question.seed is None else question.seed,
         course=course,
-        **_trust_options(question),
+        trust=question.trust,
     )
     return Prepared(question, request, course)
-
-
-def _trust_options(question: Question) -> dict[str, Any]:
-    return {"trust": UNTRUSTED} if question.trust == UNTRUSTED else {}
 
 
 def _check_incumbent(name: str, specs: Sequence[str], device: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from attnbench.case import FIELDS
 from attnbench.judge.question import Prepared
+from attnbench.messages import UNTRUSTED
 from attnbench.records.record import Record
 from attnbench.settings import Checks
 from attnbench.suite.axes import axis_words
@@ -24,6 +25,8 @@ def repeat_words(asked: Prepared, record: Record, job: Job, timed: bool) -> list
         words.append("--interpret" if question.interpret == "auto" else f"--interpret={question.interpret}")
     elif question.device != "auto":
         words += ["--device", question.device]
+    if question.trust == UNTRUSTED:
+        words.append("--untrusted")
     if not timed:
         words.append("--no-time")
     return [*words, "--timeout", f"{question.timeout_s:g}", "--seed", str(asked.seed)]

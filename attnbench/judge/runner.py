@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from attnbench.errors import UserError
 from attnbench.judge.course import JudgeCourse
 from attnbench.judge.judgement import Failed, Judged, Judgement, Speedup, Verdict, json_number
-from attnbench.judge.question import TRUSTED, Prepared, Question, prepared
+from attnbench.judge.question import Prepared, Question, prepared
 from attnbench.judge.repeat import repeat_words
 from attnbench.judge.speed import FEWEST_ROUNDS, SLOWER, UNDECIDED, Speed, speed_of
+from attnbench.messages import TRUSTED
 from attnbench.plugins import plain_spec
 from attnbench.records.record import LIKELY_CAUSE, Record
 from attnbench.report.causes import WRONG, first_line, size

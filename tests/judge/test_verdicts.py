@@ -165,12 +165,9 @@ def test_spread_takes_both_ends():
 
 def test_the_trust_that_is_told_is_the_one_that_holds():
     asked = Question("a.py:f", device="cpu")
-    if "trust" in Request.__dataclass_fields__:
-        assert (asked.trust, asked.why_trusted) == ("untrusted", "")
-        assert "from within" in Question("a.py:f", interpret="auto").why_trusted
-        assert "the CPU only" in Question("a.py:f", device="cuda:0").why_trusted
-    else:
-        assert asked.trust == "trusted" and "is not there yet" in asked.why_trusted
+    assert (asked.trust, asked.why_trusted) == ("untrusted", "")
+    assert "from within" in Question("a.py:f", interpret="auto").why_trusted
+    assert "the CPU only" in Question("a.py:f", device="cuda:0").why_trusted
     trusted = Question("a.py:f", trusted=True)
     assert (trusted.trust, trusted.why_trusted) == ("trusted", "")
 
