@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attnbench.case import Case, alignments_differ
@@ -45,6 +45,10 @@ class Inputs:
     quantized: Quantized | None = None
 
 
+# Where an output is a small part of a larger piece of memory, only it is copied.
+MOST_COPIED = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """out (batch, seqlen_q, num_heads, head_dim_v) in the case's output dtype; lse (batch, num_heads, seqlen_q) fp32,
@@ -55,6 +59,27 @@ class Outputs:
     dq: Tensor | None = None
     dk: Tensor | None = None
     dv: Tensor | None = None
+
+
+def as_returned(outputs: Outputs) -> Outputs:
+    """A copy of what a call returned, made before any other thread of Python can run: memory that is still being
+    written shows as it is. On CUDA the copy is on the current stream: so does what another stream writes."""
+    lse = None if outputs.lse is None else _copied(outputs.lse)
+    return replace(outputs, out=_copied(outputs.out), lse=lse)
+
+
+def _copied(x: Tensor) -> Tensor:
+    import ctypes
+
+    import torch
+
+    memory = x.untyped_storage()
+    if x.is_cuda or memory.nbytes() > MOST_COPIED * x.numel() * x.element_size() or not memory.nbytes():
+        return x.clone()
+    # NOTE: torch and ctypes.memmove let other threads run while they copy; a bytearray made of a buffer does not.
+    held = bytearray((ctypes.c_char * memory.nbytes()).from_address(memory.data_ptr()))
+    copied = torch.frombuffer(held, dtype=torch.uint8).view(x.dtype)
+    return copied.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 Call = Callable[[], Outputs]

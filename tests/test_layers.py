@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "report": "case markdown records units",
     "claims": "case errors markdown records screen suite units",
     "ab": "compare errors messages plugins printable records redaction run suite timing",
-    "selftest": "backend case contract correctness records reference settings worker",
+    "selftest": "backend backends case contract correctness messages records reference run settings suite worker",
     "judge": "backend backends case compare errors floor messages plugins records report run settings suite units",
     "repro": "case correctness errors records reference",
     "testing": "backend case interpreters plugins records settings suite worker",
@@ -106,6 +106,19 @@ ABOUT = {
     "attnbench.interpreters.pallas.launch": {"jax", "numpy"},
     "attnbench.interpreters.pallas.tpu_memory": {"jax", "numpy"},
     "attnbench.interpreters.pallas.switches": {"jax", "numpy"},
+    **{
+        f"attnbench.selftest.cheats.{name}": {"torch"}
+        for name in (
+            "answers_on_disk",
+            "child_process",
+            "judged_rows_only",
+            "lazy_output",
+            "other_thread",
+            "replaced_judge",
+            "slowed_references",
+            "thread_count",
+        )
+    },
     "attnbench.records.frame": {"pandas"},
     "attnbench.report.plots": {"matplotlib"},
     "attnbench.report.fp8": {"matplotlib"},

@@ -36,6 +36,7 @@ from attnbench.cli.options import (
     run_directories,
     suite_names,
 )
+from attnbench.cli.selftest import selftest
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -345,27 +346,6 @@ def doctor() -> None:
 
 
 @main.command(
-    short_help="Plant known bugs: do the checks catch each one?",
-    epilog="Example: attnbench selftest --short",
-)
-@click.option("--short", is_flag=True, help="bf16 and e4m3 on one short problem, and a tenth of the right kernels.")
-def selftest(short: bool) -> None:
-    """Plant known bugs into a right kernel and show that the checks catch each one, and accuse no right kernel.
-
-    Prints who caught what. Exit status 1 where a bug escapes or a right kernel is accused. Two to four minutes on two
-    cores.
-    """
-    from attnbench.cli.terminal import watched
-    from attnbench.screen import columns, wrapped
-    from attnbench.selftest.runner import run_selftest
-
-    def say(line: str) -> None:
-        click.echo("\n".join(wrapped(line)))
-
-    sys.exit(run_selftest(short, say, watched, columns()))
-
-
-@main.command(
     short_help="What a backend does where libraries differ.",
     epilog="Example: attnbench behaviour naive cpu_flash --plugin mine.py:mine",
 )
@@ -394,3 +374,4 @@ def behaviour(backends: tuple[str, ...], plugins: tuple[str, ...], as_json: bool
 
 
 main.add_command(kernels)
+main.add_command(selftest)

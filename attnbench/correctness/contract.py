@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
-from attnbench.backend import Base, Inputs, Outputs
+from attnbench.backend import Base, Inputs, Outputs, as_returned
 from attnbench.case import Case
 from attnbench.contract import check_contract
 
@@ -22,7 +21,7 @@ def guarded_call(case: Case, backend: Base, inputs: Inputs) -> tuple[Outputs, fl
     started = time.perf_counter()
     outputs = backend.prepare(case, inputs)()
     check_contract(case, inputs, outputs)
-    outputs = replace(outputs, out=outputs.out.clone(), lse=None if outputs.lse is None else outputs.lse.clone())
+    outputs = as_returned(outputs)
     if inputs.q.is_cuda:
         torch.cuda.synchronize()
     return outputs, time.perf_counter() - started

@@ -13,6 +13,8 @@ from attnbench.printable import one_line
 
 # Raw samples kept of a block, evenly thinned; more would only fill disks, the statistics are the same.
 KEPT_SAMPLES = 512
+# A flag: the backend keeps copies of its inputs and was prepared anew ahead of each call, since their numbers change.
+PREPARED_ANEW = "prepared_anew"
 # `PrepTiming.about` where the backend has no quantizer of its own.
 REFERENCE_PREP = "attnbench's reference quantizer"
 # `Measurement.peak_by`: torch's allocator, to the byte; the process's resident memory, by the page, where a backend

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from attnbench.records.measurement import Measurement
+from attnbench.records.measurement import PREPARED_ANEW, Measurement
 from attnbench.records.record import LIKELY_CAUSE, Check, Record
 
 RULE_MORE, RULE_LESS = "samples beyond the time that passed, s", "time that samples do not explain, s"
@@ -53,5 +53,8 @@ def _checks(measurement: Measurement, timed_s: float) -> Iterator[Check]:
     if measurement.regime == "burst":  # which idles by intention
         return
     allowed_s = UNSAMPLED * total_s + FIXED_S + (measurement.warmup_s or 0.0)
+    if PREPARED_ANEW in measurement.flags:
+        calls = sum(block.sample_count for block in measurement.blocks) * measurement.calls_per_sample
+        allowed_s += UNSAMPLED * calls * measurement.prep_s
     allowed_s += DISCARDED_S * sum(measurement.discarded.values())
     yield Check(RULE_LESS, timed_s, allowed_s, timed_s <= allowed_s)

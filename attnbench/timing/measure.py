@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from attnbench.backend import Call
+from attnbench.backend import Call, Outputs
 from attnbench.records.measurement import KEPT_SAMPLES, Block, Measurement
 from attnbench.records.stats import BATCHES, SAMPLES_PER_BATCH, batches, interval, outliers
 from attnbench.settings import Timing
@@ -164,7 +164,8 @@ class Turns(Iterator[Call]):
 
     alive: called ahead of each. renew: given the place of a set whose numbers are to change: of the one that is
     farthest from its last call and from its next, so that it is neither in use nor in the cache again; with one set,
-    right ahead of its call. calls: looked at anew for each turn.
+    right ahead of its call. calls: looked at anew for each turn. keep: given what a call returned that a timer drew, as
+    soon as it is timed.
     """
 
     def __init__(
@@ -172,8 +173,9 @@ class Turns(Iterator[Call]):
         calls: Sequence[Call],
         alive: Callable[[], None] = lambda: None,
         renew: Callable[[int], None] = lambda place: None,
+        keep: Callable[[Outputs], None] = lambda outputs: None,
     ):
-        self._calls, self._alive, self._renew = calls, alive, renew
+        self._calls, self._alive, self._renew, self.keep = calls, alive, renew, keep
         self.last = len(calls) - 1  # the place of the set that was called last
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from attnbench.records.measurement import TWO_SPEEDS
+from attnbench.records.measurement import PREPARED_ANEW, TWO_SPEEDS
 from attnbench.records.stats import (
     BATCHES,
     SAMPLES_PER_BATCH,
@@ -47,6 +47,7 @@ AHEAD = "ahead"  # such a process took long until it was ready: longer than it t
 
 # What a record says of a measurement with such a flag, in the same words each time: reports tell equal ones once.
 IN_WORDS = {
+    PREPARED_ANEW: "prepared anew ahead of each call, since it copies its inputs: use costs prep_s and the call",
     GAVE_UP: "sampling ended early: going by the samples at hand, the time left could not have met the stopping rule",
     TWO_SPEEDS: "two speeds: the calls fall into two clusters with nothing between them, so that their median is none",
     AHEAD: "the plugin's process took longer to be ready than calls take to be looked up; that is counted as theirs",

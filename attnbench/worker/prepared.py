@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall, copies
+from attnbench.backend import Base, Call, ContractError, Inputs, Outputs, PrepCall, as_returned, copies
 from attnbench.case import Case
 from attnbench.contract import check_contract
 from attnbench.correctness.contract import guarded_call
 from attnbench.correctness.determinism import first_difference
 from attnbench.correctness.judge import judge
 from attnbench.machine.facts import available_memory_bytes
-from attnbench.records.measurement import ALLOCATOR, REFERENCE_PREP, Measurement, PrepTiming
+from attnbench.records.measurement import ALLOCATOR, PREPARED_ANEW, REFERENCE_PREP, Measurement, PrepTiming
 from attnbench.records.record import LIKELY_CAUSE, Accuracy, Check, Record
 from attnbench.reference.inputs import checksums, copy_inputs, input_bytes, written
 from attnbench.reference.signs import SignedInputs, Signs
@@ -75,13 +75,16 @@ class Prepared:
         signs = Signs(self._inputs, problem.sign_seed(checked.backend.name))
         self._signed = [SignedInputs(inputs, signs) for inputs in sets]
         self._again_s: list[float] = []
-        self.turns = Turns(self.calls, problem.phases.alive, self._renew)
+        self._drawn: list[tuple[Outputs, bool, int]] = []  # what the timer handed on of the last batch
+        self.turns = Turns(self.calls, problem.phases.alive, self._renew, self._keep)
         seed = problem.sign_seed(checked.backend.name)
         own = checked.backend.own_timer(problem.case, len(self.calls), seed)
         if own is not None:
             own.judge = self.judge_one
         made = own or make_timer(problem.timing.timer, problem.device, len(self.calls))
         self.timer: Timer = made
+        for place in range(len(self.calls)):  # or the first calls would all see the numbers that were checked
+            self._renew(place)
 
     def _renew(self, place: int) -> None:
         """Other signs for an input set; where the backend keeps a copy of its inputs, it is prepared anew."""
@@ -94,24 +97,42 @@ class Prepared:
             self._again_s.append(time.perf_counter() - began)
         self.problem.phases.spent("signs", time.perf_counter() - started)
 
+    def _keep(self, outputs: Outputs) -> None:
+        """What a call returned that the timer drew, as it is when the call returns, before its inputs change again."""
+        check_contract(self.problem.case, self._inputs, outputs)
+        self._drawn.append(self._without_signs(as_returned(outputs), self.turns.last))
+
+    def _without_signs(self, outputs: Outputs, place: int) -> tuple[Outputs, bool, int]:
+        """The outputs as they would be without the signs of an input set; whether they are those of the checked inputs,
+        signs or not; and the set's place."""
+        started = time.perf_counter()
+        found = self._signed[place].plain(outputs), same_numbers(self.checked.outputs, outputs), place
+        self.problem.phases.spent("signs", time.perf_counter() - started)
+        return found
+
     def judge_last(self) -> None:
-        """Holds what the last timed call returned against the answer that passed: the same bits but for the flipped
-        columns, else within the limits on a few rows. Raises WrongWhenTimed and ContractError."""
-        self.judge_one(0, self.timer.last())
+        """Holds what drawn calls of the last batch returned against the answer that passed: the same bits but for the
+        flipped columns, else within the limits on a few rows. Raises WrongWhenTimed and ContractError."""
+        if not self._drawn:  # of a timer that hands nothing on
+            self.judge_one(0, self.timer.last())
+        drawn, self._drawn = self._drawn, []
+        for plain, stale, place in drawn:
+            self._judge_plain(plain, stale, place)
 
     def judge_one(self, ago: int, outputs: Outputs) -> None:
         """The same of what a call returned that was so many turns ago, and whose inputs have not changed since."""
-        started = time.perf_counter()
-        signed = self._signed[(self.turns.last - ago) % len(self._signed)]
         check_contract(self.problem.case, self._inputs, outputs)
-        passed, plain = self.checked.outputs, signed.plain(outputs)
-        if not same_numbers(passed, plain):
+        self._judge_plain(*self._without_signs(outputs, (self.turns.last - ago) % len(self._signed)))
+
+    def _judge_plain(self, plain: Outputs, stale: bool, place: int) -> None:
+        started = time.perf_counter()
+        if not same_numbers(self.checked.outputs, plain):
             accuracy = self.problem.judged_at_few_rows(self.problem.spot, self.checked.backend, plain)
             if not accuracy.passed:
+                signed = self._signed[place]
                 signed.restore()
                 self._refuse_written(signed.inputs)
-                cause = KEPT_ANSWER if same_numbers(passed, outputs) else ""
-                raise WrongWhenTimed(self._wrong(accuracy, "while it was timed", cause))
+                raise WrongWhenTimed(self._wrong(accuracy, "while it was timed", KEPT_ANSWER if stale else ""))
         self.problem.phases.spent("signs", time.perf_counter() - started)
 
     def _refuse_written(self, inputs: Inputs) -> None:
@@ -150,6 +171,8 @@ class Prepared:
         prep_s = statistics.median(self._again_s) if self._again_s else self._prep_s
         measurement = replace(measurement, prep_s=prep_s, prep_call=prep_call, compile_s=compile_s)
         measurement = replace(measurement, handover_s=handover_s)
+        if copies(self.checked.backend, problem.case):
+            measurement = replace(measurement, flags=(*measurement.flags, PREPARED_ANEW))
         if self._peak is not None:
             measurement = replace(measurement, peak_bytes=self._peak.bytes, peak_by=self._peak.by)
         self._refuse_written(self._inputs)
@@ -159,6 +182,8 @@ class Prepared:
         if failure is not None:
             return self._wrong(failure, "after timing", cause)
         call_s = statistics.median(measurement.samples_s)
+        if PREPARED_ANEW in measurement.flags:  # the work may be there
+            call_s += prep_s
         broken = problem.ceilings.beyond(problem.case, call_s, len(self.calls) * input_bytes(problem.case))
         if broken:
             return self._impossible(broken, measurement)
@@ -177,6 +202,7 @@ class Prepared:
 
         def take(changed: bool) -> float:
             self.problem.phases.alive()
+            time_s: float
             (time_s,) = self.timer.take(itertools.repeat(call), 1, 1, signed.renew if changed else signed.rewrite)
             return time_s
 

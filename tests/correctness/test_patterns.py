@@ -117,8 +117,7 @@ def test_right_kernels_stay_far_below_the_limit():
 @pytest.mark.parametrize(
     ("declared", "left_out"),
     [({"scores_16bit": True}, {"scores"}), ({"scores_int8": True}, {"scores"}), ({"accumulator": "hopper"}, set()),
-     ({"approximate": True}, set(RULES))],
-    ids=str,
+     ({"approximate": True}, set(RULES))], ids=["scores_16bit", "scores_int8", "accumulator", "approximate"],
 )  # fmt: skip
 def test_what_is_declared_is_not_held_against_a_kernel(declared, left_out):
     """How 8-bit products are summed says nothing of a bf16 case."""

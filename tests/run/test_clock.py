@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from fakes.report_runs import measurement, ok
 
+from attnbench.records.measurement import PREPARED_ANEW
 from attnbench.run.clock import RULE_LESS, RULE_MORE, held_against_the_clock, sampled_s
 
 
@@ -35,7 +36,15 @@ def test_time_that_its_samples_do_not_explain():
     assert (check.rule, check.value) == (RULE_LESS, 3.0) and check.limit == pytest.approx(2.0, rel=0.01)
 
 
-@pytest.mark.parametrize("fields", [{"warmup_s": 2.0}, {"discarded": {"throttled": 1}}, {"regime": "burst"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"warmup_s": 2.0},
+        {"discarded": {"throttled": 1}},
+        {"regime": "burst"},
+        {"flags": (PREPARED_ANEW,), "prep_s": 0.01},
+    ],
+)
 def test_warm_ups_pauses_and_intended_idleness_are_no_fault(fields):
     record = timed(1e-6, **fields)
     assert held_against_the_clock(record, 3.0) is record
