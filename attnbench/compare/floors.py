@@ -60,7 +60,7 @@ class Finding:
 def find(floors: Sequence[Floor], run: Run) -> list[Finding]:
     """What every floor comes to in a run."""
     timed = {
-        (one.case, one.backend): one for one in latest(results(run)) if isinstance(one, TimedResult)
+        (one.case, one.backend): one.as_used for one in latest(results(run)) if isinstance(one, TimedResult)
     }  # fmt: skip
     gemm = gemm_range(run.sentinels)
     return [finding for floor in floors for finding in _findings(floor, timed, gemm)]

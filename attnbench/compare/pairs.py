@@ -123,7 +123,8 @@ def _case(one: CaseRecords) -> Case:
 
 
 def _measurements(records: Sequence[Record | None]) -> list[Measurement | None]:
-    return [None if record is None else record.measurement for record in records]
+    measurements = (None if record is None else record.measurement for record in records)
+    return [None if each is None else each.as_used for each in measurements]
 
 
 # From the measurements of both sides of a case to a pair that can be judged: in time, in cycles, and their clocks.

@@ -126,6 +126,6 @@ def null_of(records: Sequence[Record], null: str) -> float | None:
 
 def in_turns(records: Sequence[Record], base: str, new: str) -> list[tuple[Measurement, Measurement]]:
     """The measurements of both, of each case in which they took turns."""
-    timed = {(one.case_key, one.backend): one.measurement for one in records if one.measurement}
+    timed = {(one.case_key, one.backend): one.measurement.as_used for one in records if one.measurement}
     pairs = [(own, timed.get((key, new))) for (key, backend), own in timed.items() if backend == base]
     return [(own, other) for own, other in pairs if other is not None and took_turns(own, other)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Annotated, Any, overload
 
@@ -200,6 +200,14 @@ class Measurement:
     def samples_s(self) -> tuple[float, ...]:
         """All kept samples, in time order."""
         return tuple(chain.from_iterable(block.samples_s for block in self.blocks))
+
+    @property
+    def as_used(self) -> Measurement:
+        """What comparisons use: with PREPARED_ANEW a call costs what preparing does, too, which stands in no sample."""
+        if PREPARED_ANEW not in self.flags:
+            return self
+        blocks = (replace(each, samples_s=tuple(one + self.prep_s for one in each.samples_s)) for each in self.blocks)
+        return replace(self, blocks=tuple(blocks))
 
 
 @overload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnbench.case import Case, LaterCase, forward_flops
 from attnbench.records.environment import Machine
@@ -153,6 +153,14 @@ class _Measured(Result):
 @dataclass(frozen=True, slots=True)
 class TimedResult(_Measured):
     """A result that holds a measurement, of a case whose FLOPs are known."""
+
+    @property
+    def as_used(self) -> TimedResult:
+        """With its measurement as comparisons use it."""
+        used = self.measurement.as_used
+        if used is self.measurement:
+            return self
+        return replace(self, record=replace(self.record, measurement=used), statistics=Statistics.of(used))
 
     @property
     def flops_per_s(self) -> float:
