@@ -19,6 +19,8 @@ CLOCKS_AGREE, MESSAGES_S = 1.02, 0.1
 # Beside a sample: changed signs, a judged buffer, lead-in calls, another process on the same core. Honest calls of
 # 30 us took up to 2.4 times their samples on a busy machine, and small ones take a fixed time more.
 UNSAMPLED, FIXED_S = 25.0, 2.0
+# On a GPU, ahead of each call: flips of signs, each a launch, and a spin that hides them.
+LAUNCHES_S = 2e-4
 # Of a block that was discarded: it, its pause and another warm-up.
 DISCARDED_S = 30.0
 CAUSE = "the clock that timed it is not the machine's, or the work is not done within the timed call"
@@ -53,8 +55,10 @@ def _checks(measurement: Measurement, timed_s: float) -> Iterator[Check]:
     if measurement.regime == "burst":  # which idles by intention
         return
     allowed_s = UNSAMPLED * total_s + FIXED_S + (measurement.warmup_s or 0.0)
+    calls = sum(block.sample_count for block in measurement.blocks) * measurement.calls_per_sample
+    if measurement.timer != "cpu":
+        allowed_s += LAUNCHES_S * calls
     if PREPARED_ANEW in measurement.flags:
-        calls = sum(block.sample_count for block in measurement.blocks) * measurement.calls_per_sample
         allowed_s += UNSAMPLED * calls * measurement.prep_s
     allowed_s += DISCARDED_S * sum(measurement.discarded.values())
     yield Check(RULE_LESS, timed_s, allowed_s, timed_s <= allowed_s)

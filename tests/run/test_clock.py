@@ -11,7 +11,9 @@ from attnbench.run.clock import RULE_LESS, RULE_MORE, held_against_the_clock, sa
 
 def timed(call_s, **fields):
     record = ok("mine", call_s)
-    return dataclasses.replace(record, measurement=dataclasses.replace(measurement(call_s), **fields))
+    return dataclasses.replace(
+        record, measurement=dataclasses.replace(measurement(call_s), **{"timer": "cpu", **fields})
+    )
 
 
 def test_times_that_fit_are_left_alone():
@@ -48,6 +50,14 @@ def test_time_that_its_samples_do_not_explain():
 def test_warm_ups_pauses_and_intended_idleness_are_no_fault(fields):
     record = timed(1e-6, **fields)
     assert held_against_the_clock(record, 3.0) is record
+
+
+def test_launches_between_calls_of_a_gpu_are_no_fault():
+    blocks = tuple(dataclasses.replace(block, sample_count=30_000) for block in timed(1e-6).measurement.blocks)
+    record = timed(1e-6, blocks=blocks, timer="events")
+    assert held_against_the_clock(record, 6.0) is record
+    assert held_against_the_clock(record, 12.0).status == "incorrect"
+    assert held_against_the_clock(timed(1e-6, blocks=blocks), 6.0).status == "incorrect"
 
 
 def test_calls_of_several_a_sample_count_as_often():
