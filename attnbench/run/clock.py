@@ -18,7 +18,7 @@ RULE_MORE, RULE_LESS = "samples beyond the time that passed, s", "time that samp
 CLOCKS_AGREE, MESSAGES_S = 1.02, 0.1
 # Beside a sample: changed signs, a judged buffer, lead-in calls, another process on the same core. Honest calls of
 # 30 us took up to 2.4 times their samples on a busy machine, and small ones take a fixed time more.
-UNSAMPLED, FIXED_S = 25.0, 2.0
+UNSAMPLED, FIXED_S = 25.0, 15.0
 # On a GPU, ahead of each call: flips of signs, each a launch, and a spin that hides them.
 LAUNCHES_S = 2e-4
 # Of a block that was discarded: it, its pause and another warm-up.

@@ -33,11 +33,11 @@ class Loaded:
 
 def load(specs: Sequence[str], interpret: str, device: str, ahead: Callable[[], None]) -> Loaded:
     """Imports plugins into this process. interpret: the mode of interpreters, "" for none. ahead: called before the
-    specs are imported. Raises a user error."""
+    specs are imported, but for interpreters, which replace functions of torch themselves. Raises a user error."""
     session = _interpreters(interpret, device)
     with contextlib.nullcontext() if session is None else session.importing():
         installed = plugins.installed()
-        if specs:
+        if specs and session is None:
             ahead()
         loaded = plugins.load(specs, taken=builtin(), known=installed)
     given = tuple(name for name in loaded if name not in installed)

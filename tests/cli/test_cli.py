@@ -363,7 +363,7 @@ def test_python_m_is_the_same_program(command):
 
 
 VERBS = ("run", "list", "report", "claims", "compare", "gate", "ab", "doctor", "selftest", "kernels", "repro", "schema",
-         "behaviour")  # fmt: skip
+         "behaviour", "judge")  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "kernels build", "kernels inspect"])

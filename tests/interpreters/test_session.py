@@ -10,7 +10,7 @@ from attnbench.backend import Base
 from attnbench.interpreters import session as module
 from attnbench.interpreters.backend import OWN_TRAITS, Interpreted
 from attnbench.interpreters.session import InterpretError, Session
-from attnbench.worker.worker import Worker
+from attnbench.worker.loading import load
 
 
 class Plain(Base):
@@ -29,10 +29,9 @@ def test_another_mode_is_refused_with_the_ones_there_are():
 
 
 def test_a_gpu_is_not_what_an_interpreter_runs_on():
-    worker = Worker(None, "cuda:0", 1, None)
     with pytest.raises(InterpretError, match="on the CPU, not on cuda:0; add --device cpu"):
-        worker._interpreters("auto")
-    assert worker._interpreters("") is None
+        load((), "auto", "cuda:0", ahead=list)
+    assert load((), "", "cuda:0", ahead=list).given == ()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="not run: needs Triton")

@@ -33,9 +33,10 @@ def test_more_samples_than_there_was_time():
 
 
 def test_time_that_its_samples_do_not_explain():
-    record = held_against_the_clock(timed(1e-6), 3.0)
+    assert held_against_the_clock(timed(1e-6), 14.0).status == "ok", "what a measurement costs beside its samples"
+    record = held_against_the_clock(timed(1e-6), 16.0)
     (check,) = record.accuracy.failures
-    assert (check.rule, check.value) == (RULE_LESS, 3.0) and check.limit == pytest.approx(2.0, rel=0.01)
+    assert (check.rule, check.value) == (RULE_LESS, 16.0) and check.limit == pytest.approx(15.0, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -49,15 +50,15 @@ def test_time_that_its_samples_do_not_explain():
 )
 def test_warm_ups_pauses_and_intended_idleness_are_no_fault(fields):
     record = timed(1e-6, **fields)
-    assert held_against_the_clock(record, 3.0) is record
+    assert held_against_the_clock(record, 16.0) is record
 
 
 def test_launches_between_calls_of_a_gpu_are_no_fault():
     blocks = tuple(dataclasses.replace(block, sample_count=30_000) for block in timed(1e-6).measurement.blocks)
     record = timed(1e-6, blocks=blocks, timer="events")
-    assert held_against_the_clock(record, 6.0) is record
-    assert held_against_the_clock(record, 12.0).status == "incorrect"
-    assert held_against_the_clock(timed(1e-6, blocks=blocks), 6.0).status == "incorrect"
+    assert held_against_the_clock(record, 20.0) is record
+    assert held_against_the_clock(record, 25.0).status == "incorrect"
+    assert held_against_the_clock(timed(1e-6, blocks=blocks), 20.0).status == "incorrect"
 
 
 def test_calls_of_several_a_sample_count_as_often():
