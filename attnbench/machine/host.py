@@ -210,3 +210,12 @@ def _cgroup_values(controller: str, name: str) -> Iterator[str]:
                 yield text
             if folder == root:
                 break
+
+
+def oom_kills() -> int:
+    """How often the kernel's out-of-memory killer struck on this machine so far; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from attnbench.errors import UserError
+from attnbench.machine.host import oom_kills
 from attnbench.messages import (
     STACKS_SIGNAL,
     TRUSTED,
@@ -94,7 +95,7 @@ class WorkerProcess:
         self._stacks = _inherited_file()
         self._shown = 0  # bytes of the output that `new_output` has given
         self._folder = str(place.folder if place else Path.cwd())
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         # Scratch folders of candidates: a worker that is killed removes nothing.
         self._scratch = tempfile.TemporaryDirectory(prefix="attnbench-") if trust == UNTRUSTED else None
         given = (jobs_read, events_write, self._stacks.fileno())
@@ -220,7 +221,7 @@ class WorkerProcess:
         if code >= 0:
             return WorkerDied(f"the worker process exited with status {code}", output=tail)
         ended_by = signal.Signals(-code)
-        if ended_by is signal.SIGKILL and _oom_kills() > self._oom_kills:
+        if ended_by is signal.SIGKILL and oom_kills() > self._oom_kills:
             return WorkerDied("killed by the kernel: out of host memory", kind="oom", output=tail)
         return WorkerDied(f"the worker process was killed by {ended_by.name}{MEANING.get(ended_by, '')}", output=tail)
 
@@ -293,15 +294,6 @@ def _import_path(place: Place | None) -> str:
     """This very attnbench for the worker, whatever its working directory; an empty part would stand for that."""
     further = place.import_path if place else os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(part for part in (import_folder(), *further) if part)
-
-
-def _oom_kills() -> int:
-    """How often the kernel's out-of-memory killer struck on this machine so far; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 class RunError(UserError):

@@ -57,7 +57,7 @@ def confine(protection: Mapping[str, Any]) -> list[str]:
     if not _without_landlock():
         _landlock(Path(protection["scratch"]), protection["specs"])
     if not _without_seccomp():
-        _seccomp()
+        lacking += _seccomp()
     return lacking
 
 
@@ -158,13 +158,17 @@ def _readable(specs: Sequence[str]) -> Iterator[Path]:
             yield Path(place).resolve().parent
 
 
-def _seccomp() -> None:
+def _seccomp() -> list[str]:
+    """Which calls it could not refuse, in words."""
     import pyseccomp
 
-    rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+    rules, unknown = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW), []
     for name in REFUSED:
-        with contextlib.suppress(OSError, ValueError):  # a call that this architecture or libseccomp does not know
+        try:
             rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+        except (OSError, ValueError):  # a call that this architecture has not, or that libseccomp does not know
+            unknown.append(name)
     set_limit = pyseccomp.Arg(NEW_LIMIT_ARGUMENT, pyseccomp.NE, 0)
     rules.add_rule(pyseccomp.ERRNO(errno.EPERM), "prlimit64", set_limit)
     rules.load()
+    return [f"seccomp on {', '.join(unknown)}: unknown to libseccomp here"] if unknown else []

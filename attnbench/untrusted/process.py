@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.backend import ContractError, HazardError, RemoteError, UnsupportedError
-from attnbench.machine.host import cpus_allowed
+from attnbench.machine.host import cpus_allowed, oom_kills
 from attnbench.machine.threads import on_every_cpu
 from attnbench.messages import STACKS_SIGNAL
 from attnbench.paths import import_folder
@@ -84,7 +84,7 @@ class Candidate:
         self.slots: Any = None  # who has the control page now; see `handover`
         self.ended = ""
         self.heard_ns = 0  # when it was heard last, by `perf_counter_ns`
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         self._sent: set[int] = set()
         self._numbers = 0
         self._shown = self._stack_shown = 0
@@ -237,7 +237,7 @@ class Candidate:
         how, kind = f"exited with status {code}", "crash"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-            if -code == signal.SIGKILL and _oom_kills() > self._oom_kills:
+            if -code == signal.SIGKILL and oom_kills() > self._oom_kills:
                 how, kind = "was killed by the kernel: out of host memory", "oom"
         self.end(f"the candidate process {how}")
         return RemoteError(kind, f"{self.ended}; its last output: {tail}" if tail else self.ended)
@@ -306,12 +306,3 @@ def environment(scratch: Path) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (import_folder(), kept.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
     return {**kept, **own, "HOME": str(scratch), "TMPDIR": str(scratch), "XDG_CACHE_HOME": str(scratch)}
-
-
-def _oom_kills() -> int:
-    """How often the kernel's out-of-memory killer struck so far; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -187,7 +187,8 @@ def test_work_ahead_of_go_is_counted():
 
 
 protected = pytest.mark.skipif(
-    any(text.startswith(("Landlock", "seccomp")) for text in missing()), reason=f"without {'; '.join(missing())}"
+    any(text.startswith(("Landlock", "seccomp")) for text in missing()),
+    reason=f"not run: without {'; '.join(missing())}",
 )
 
 
