@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnbench.cli.terminal import outcome_text, show_left
+from attnbench.cli.running.terminal import outcome_text, show_left
 from attnbench.compare.differences import process_differences
 from attnbench.compare.margin import signed
 from attnbench.compare.text import medians_apart

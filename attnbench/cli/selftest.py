@@ -19,7 +19,7 @@ def selftest(short: bool, cheats: bool) -> None:
     Prints who caught what. Exit status 1 where a bug escapes, a right kernel is accused or a cheat fares otherwise than
     it is known to. Two to four minutes on two cores, and five with --cheats.
     """
-    from attnbench.cli.terminal import watched
+    from attnbench.cli.running.terminal import watched
     from attnbench.screen import columns, wrapped
 
     def say(line: str) -> None:

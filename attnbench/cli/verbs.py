@@ -99,7 +99,7 @@ def run(suites: tuple[str, ...], **options: Any) -> None:
     Exit status: 0 all good; 1 a result is incorrect; 2 a mistake in the command or the suite; 3 incomplete;
     130 interrupted. Where several apply: 1 over 3.
     """
-    from attnbench.cli.run import run_command
+    from attnbench.cli.running.command import run_command
 
     sys.exit(reporting_mistakes(run_command, suites, **options))
 

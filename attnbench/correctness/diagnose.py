@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnbench.correctness.hypotheses import NOTHING, likely_mistake
-from attnbench.correctness.lse_mistakes import lse_cause
+from attnbench.correctness.mistakes.lse import lse_cause
 from attnbench.correctness.nan_rules import nan_given
 from attnbench.correctness.narrowed import errors_of_a_size
 from attnbench.correctness.noise import (

@@ -17,7 +17,7 @@ from attnbench.case import Case
 from attnbench.correctness.diagnose import Diagnosis, diagnose
 from attnbench.correctness.exact_rules import Known, own_checks
 from attnbench.correctness.nan_rules import scores_tainted, swallowed_check, tainted_heads, without_heads
-from attnbench.correctness.patterns import pattern_cause, pattern_checks
+from attnbench.correctness.patterns.shares import pattern_cause, pattern_checks
 from attnbench.correctness.rounding import half_epsilon, rounding_bound, row_sum_bound, scores_noise, unit
 from attnbench.records.record import (
     LSE_ERROR,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.backend import Base, Inputs
 from attnbench.case import Case
-from attnbench.correctness.patterns import applies, looked_at
+from attnbench.correctness.patterns.shares import applies, looked_at
 from attnbench.reference.fp8 import FORMATS
 from attnbench.reference.int8 import score_noise
 from attnbench.reference.oracle import TF32, Reference, rounding_scatter, rounds_scores, sums_in_fp32, takes_int8_scores

@@ -208,7 +208,9 @@ def requested(monkeypatch):
     from attnbench.run.runner import Outcome
 
     made = []
-    monkeypatch.setattr("attnbench.cli.run.run_suite", lambda request: made.append(request) or Outcome(request.out))
+    monkeypatch.setattr(
+        "attnbench.cli.running.command.run_suite", lambda request: made.append(request) or Outcome(request.out)
+    )
     return made
 
 
@@ -239,7 +241,7 @@ def test_what_an_interruption_left_unbegun_is_named(in_process, tmp_path, monkey
         begun.append(request.out)
         return Outcome(request.out, interrupted=len(begun) == 2)
 
-    monkeypatch.setattr("attnbench.cli.run.run_suite", run_suite)
+    monkeypatch.setattr("attnbench.cli.running.command.run_suite", run_suite)
     done = in_process("run", "a.yaml", "b.yaml", "c.yaml", "--device", "cpu", "--out", "out")
     assert done.returncode == 130 and [path.name for path in begun] == ["a", "b"]
     assert "go on with: attnbench run --resume out/b\n" in done.stdout and done.stdout.endswith("not begun: c\n")
@@ -260,7 +262,7 @@ def test_resume_stays_on_its_machine(in_process, tmp_path, monkeypatch):
     (run / "suite.yaml").write_text(GROUP)
     assert "this run was begun on i486, and here is " in one_line(in_process("run", "--resume", run))
     found = [SimpleNamespace(name=name) for name in ("K80", "H100")]
-    monkeypatch.setattr("attnbench.cli.run.gpus", lambda: found)
+    monkeypatch.setattr("attnbench.cli.running.command.gpus", lambda: found)
     run = write_run(tmp_path / "cuda", [ok("naive", 1e-3)], {"device": "cuda:1", "gpu": {"name": "H200"}})
     (run / "suite.yaml").write_text(GROUP)
     assert "was begun on H200, and here is H100; begin a run of its own" in one_line(in_process("run", "--resume", run))

@@ -8,10 +8,10 @@ import pytest
 from fakes.report_runs import LAPTOP, accuracy, failed, incorrect, ok, unsupported, write_run
 from rich.console import Console
 
-from attnbench.cli.diagnosis import diagnosis, printed_table
-from attnbench.cli.run_end import of_two_speeds
-from attnbench.cli.run_table import MAX_ROWS, summary
-from attnbench.cli.terminal import outcome_text
+from attnbench.cli.running.diagnosis import diagnosis, printed_table
+from attnbench.cli.running.end import of_two_speeds
+from attnbench.cli.running.table import MAX_ROWS, summary
+from attnbench.cli.running.terminal import outcome_text
 from attnbench.records.measurement import Block
 
 KEY = "bf16-d128-h16-b4-q4096-k4096-full-normal.0"
@@ -228,7 +228,7 @@ def test_many_kinds_of_failures_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["pandas", "matplotlib", "torch", "numpy"])
-@pytest.mark.parametrize("own", ["terminal", "run_table", "diagnosis"])
+@pytest.mark.parametrize("own", ["terminal", "table", "diagnosis"])
 def test_stays_light(module, own):
-    code = f"import attnbench.cli.{own}, sys; sys.exit({module!r} in sys.modules)"
+    code = f"import attnbench.cli.running.{own}, sys; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

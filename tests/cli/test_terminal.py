@@ -9,9 +9,9 @@ import rich.progress
 from fakes.report_runs import case, failed, incorrect, ok, unsupported
 from rich.console import Console
 
-from attnbench.cli import time_left
-from attnbench.cli.terminal import BarProgress, PlainProgress, outcome_text, show_left
-from attnbench.cli.time_left import TimeLeft
+from attnbench.cli.running import time_left
+from attnbench.cli.running.terminal import BarProgress, PlainProgress, outcome_text, show_left
+from attnbench.cli.running.time_left import TimeLeft
 from attnbench.report.causes import cut, first_line, in_short
 
 RECORDS = (

@@ -11,7 +11,7 @@ from fakes.report_runs import LAPTOP, failed, incorrect, ok, write_run
 from attnbench.claims.ledger import papers
 from attnbench.claims.page import claims_lines, claims_page
 from attnbench.cli import doctor, listing, main
-from attnbench.cli.terminal import watched
+from attnbench.cli.running.terminal import watched
 from attnbench.correctness.probes import PROBES
 from attnbench.machine.findings import ADVICE, PROBLEM, Finding
 from attnbench.selftest import runner

@@ -6,7 +6,7 @@ import torch
 from attnbench.backends import builtin
 from attnbench.case import Case
 from attnbench.correctness.judge import judge
-from attnbench.correctness.patterns import LIMIT, RULES, SHARE, patterns
+from attnbench.correctness.patterns.shares import LIMIT, RULES, SHARE, patterns
 from attnbench.records.record import MAX_ERROR
 from attnbench.reference.inputs import make_inputs
 from attnbench.reference.oracle import make_reference

@@ -360,7 +360,7 @@ def test_a_run_that_times_begins_with_that_line(monkeypatch, tmp_path, options, 
     from attnbench.run.runner import Outcome
 
     monkeypatch.setattr(machine_findings.os, "getloadavg", lambda: (9.0, 0, 0))
-    monkeypatch.setattr("attnbench.cli.run.run_suite", lambda request: Outcome(request.out))
+    monkeypatch.setattr("attnbench.cli.running.command.run_suite", lambda request: Outcome(request.out))
     words = ["run", "quick", "--device", "cpu", "--out", str(tmp_path / "run"), *options]
     printed = CliRunner().invoke(main, words).stdout
     assert printed.startswith("figures will be doubtful: load average 9.0 on 8 cores (attn") == told

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.backend import Base, Inputs
-from attnbench.correctness.predicted import SCORES, SUMS, WEIGHTS, predicted
+from attnbench.correctness.patterns.predicted import SCORES, SUMS, WEIGHTS, predicted
 from attnbench.records.record import Check
 from attnbench.reference.rows import SPOT, Rows, visible_keys
 

@@ -15,9 +15,9 @@ import click
 from attnbench import plugins
 from attnbench.backends import builtin
 from attnbench.cli.doctor import doubt_line
-from attnbench.cli.generated import OnlyPlanned, planned_only, shrunk_lines, with_cases
 from attnbench.cli.group import terminated_like_interrupted
-from attnbench.cli.run_end import PLAIN, print_outcome, say
+from attnbench.cli.running.end import PLAIN, print_outcome, say
+from attnbench.cli.running.generated import OnlyPlanned, planned_only, shrunk_lines, with_cases
 from attnbench.machine.host import cpu_facts
 from attnbench.machine.nvml import gpus
 from attnbench.messages import TRUSTED, UNTRUSTED
@@ -96,7 +96,7 @@ def run_command(
         for suite in loaded:
             _print_plan(suite, joining)
         return 0
-    from attnbench.cli.terminal import make_progress
+    from attnbench.cli.running.terminal import make_progress
 
     interpret = _interpreted(interpret, run)
     trust = _trust(untrusted, interpret, run)

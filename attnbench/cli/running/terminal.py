@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from attnbench.cli.run_table import show_times
-from attnbench.cli.time_left import TimeLeft, Todo
+from attnbench.cli.running.table import show_times
+from attnbench.cli.running.time_left import TimeLeft, Todo
 from attnbench.printable import printable
 from attnbench.records.record import Record
 from attnbench.screen import wrapped

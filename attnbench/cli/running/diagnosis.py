@@ -17,7 +17,7 @@ SHOWN = 4
 
 
 def printed_table(records: Sequence[Record], run: Path) -> None:
-    from attnbench.cli.run_table import summary
+    from attnbench.cli.running.table import summary
     from attnbench.records.store import read
 
     try:

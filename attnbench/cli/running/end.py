@@ -33,7 +33,7 @@ def print_outcome(outcome: Outcome, plugins: Sequence[str] = ()) -> None:
         print_nothing_ran(outcome)
         return
 
-    from attnbench.cli.diagnosis import diagnosis, printed_table
+    from attnbench.cli.running.diagnosis import diagnosis, printed_table
 
     if outcome.records:
         printed_table(outcome.records, outcome.path)
