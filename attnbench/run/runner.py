@@ -245,6 +245,9 @@ def choose_backends(request: Request, ready: Ready) -> tuple[str, ...]:
 
 
 def unknown_backend(name: str, known: Sequence[str]) -> str:
+    parts = name.split(",")
+    if len(parts) > 1 and set(parts) <= set(known):
+        return f'unknown backend "{name}"; name them one by one: {" ".join(f"--backend {part}" for part in parts)}'
     return f'unknown backend "{name}"{suggest(name, known)}; `attnbench list backends` shows all'
 
 

@@ -24,6 +24,7 @@ MISTAKES = {
     "unknown axis": (group("heads: 4, " + SIZES), [], 's.yaml:1: unknown key "heads" under "axes"'),
     "unknown backend in the file": ("backends: [naiv]\n" + GROUP, [], 's.yaml:1: unknown backend "naiv"'),
     "unknown backend asked for": (GROUP, ["--backend", "naiv"], 'unknown backend "naiv"'),
+    "backends in one": (GROUP, ["--backend", "naive,flex"], "name them one by one: --backend naive --backend flex"),
     "expands to nothing": (group(SIZES.replace("batch: 1", "batch: []")), [], "expands to nothing"),
     "everything excluded": (group(rest=", exclude: [{when: {batch: 1}, reason: x}]"), [], "expands to nothing"),
     "the same case twice": (group("softmax_scale: [null, 0.125], " + SIZES), [], "-q64-k64-full-normal.0 twice"),
