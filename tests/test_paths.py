@@ -16,8 +16,8 @@ from attnbench.hopper import toolchain
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 # Looked for, and gone without where they are missing.
-OPTIONAL = {"cudnn", "fa3_fwd_interface", "flash_attn_interface", "flashinfer", "jax", "onnx", "onnxruntime",
-            "openvino", "triton"}  # fmt: skip
+OPTIONAL = {"cudnn", "fa3_fwd_interface", "flash_attn_interface", "flashinfer", "jax", "landlockpy", "mcp", "onnx",
+            "onnxruntime", "openvino", "pyseccomp", "triton"}  # fmt: skip
 
 
 def test_a_checkout_uses_its_own_folders():

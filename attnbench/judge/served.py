@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any, Literal
 
@@ -48,8 +49,6 @@ async def judge_tool(
     plugins: tuple[str, ...] = (),
 ) -> Judgement:
     """candidate: FILE.py:function, FILE.py with BACKENDS, or module:function."""
-    import anyio.to_thread
-
     question = Question(
         candidate,
         suite,
@@ -63,8 +62,7 @@ async def judge_tool(
         plugins=plugins,
     )
     # In a thread, so that the client's pings are answered meanwhile.
-    judgement: Judgement = await anyio.to_thread.run_sync(_judged, question)
-    return judgement
+    return await asyncio.to_thread(_judged, question)
 
 
 def _judged(question: Question) -> Judgement:

@@ -117,7 +117,7 @@ def test_a_kill_is_a_crash_and_the_out_of_memory_killers_is_oom(worker_that, mon
     death = died(worker_that(kill))
     assert (death.kind, str(death)) == ("crash", "the worker process was killed by SIGKILL")
     kills = iter((3, 4))  # at the worker's start, and at its end
-    monkeypatch.setattr("attnbench.run.process._oom_kills", lambda: next(kills))
+    monkeypatch.setattr("attnbench.run.process.oom_kills", lambda: next(kills))
     death = died(worker_that(kill))
     assert (death.kind, str(death)) == ("oom", "killed by the kernel: out of host memory")
 
